@@ -1,0 +1,229 @@
+"""Every hyper-parameter, once: its name, its default (the released code's), its range and its meaning.
+
+Where the paper and its released code differ, both are values of one field here, and `RECIPES` picks them.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, model_validator
+
+from dmf.values import Value, digest
+
+Count = Annotated[int, Field(ge=1)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+BACKBONE_CHANNELS = {"resnet12": 640, "conv64f": 64}
+"""Channels of the feature map that each backbone makes."""
+
+
+class DataConfig(Value):
+    """Which images, and how they come to a square of `image_size` pixels."""
+
+    name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")] = "mini_imagenet"
+    """A known data set (`dmf.data.DATASETS`) or, for images of one's own, any other name."""
+    root: str | None = None
+    """Folder or archive with the images; None: embedded ones for `glyphs`. Not part of a run's identity."""
+    image_size: Annotated[int, Field(ge=8)] = 84
+    channels: Literal[1, 3] = 3
+    resize: Literal["square", "center_crop"] = "square"
+    """Larger images: both sides to `image_size`; or both to 92/84 of it, then the centre (released tieredImageNet)."""
+    rotations_as_classes: bool = False
+    """Every class four times, turned by 0, 90, 180 and 270 degrees (usual for Omniglot)."""
+    normalisation: Literal["imagenet", "cifar", "half"] = "imagenet"
+    """Channel mean and deviation (`dmf.augment.NORMALISATIONS`)."""
+
+
+class AugmentationConfig(Value):
+    """Training images, in this order: crop, colour jitter, flip, normalisation, erasing."""
+
+    crop: Literal["none", "padded", "resized"] = "padded"
+    """`padded`: RandomCrop after `crop_padding` zeros on each side; `resized`: RandomResizedCrop from full size."""
+    crop_padding: Annotated[int, Field(ge=0)] = 8
+    color_jitter: Fraction = 0.4
+    """Brightness, contrast and saturation factors from [1 - j, 1 + j]."""
+    flip: bool = True
+    erasing: Fraction = 0.5
+    """Probability of a rectangle of 2-40 % of the area, filled after normalisation."""
+
+
+class EpisodeConfig(Value):
+    """Training episodes."""
+
+    way: Annotated[int, Field(ge=2)] = 5
+    shot: Count = 1
+    queries: Count = 6
+    """Queries per class."""
+
+
+class ModelConfig(Value):
+    """Backbone and method. Fields from `groups` on are DMF's, other methods leave them alone."""
+
+    method: Literal["dmf", "proto_net", "raw_pixels"] = "dmf"
+    backbone: Literal["resnet12", "conv64f"] = "resnet12"
+    last_pooling: bool = False
+    """Pool after the fourth block (Table 2b)."""
+    drop_rate: Fraction = 0.1
+    """Dropout after blocks 1-2 and DropBlock after blocks 3-4 of ResNet-12."""
+    drop_block_ramp: Count = 40_000
+    """Training forwards until DropBlock drops `drop_rate`."""
+    groups: Count = 64
+    """Filters per position; must divide the backbone's channels (Table 2c)."""
+    kernel_size: Literal[1, 3] = 1
+    """Side of the meta-filter."""
+    dynamic_sampling: bool = True
+    """Deformable neighbourhoods; off: the ordinary 3x3 one (Table 2a)."""
+    alignment: Literal[0, 1, 2, 3, "ode"] = "ode"
+    """Number of alignments, or the neural ODE (Table 2d)."""
+    solver: Literal["rk4", "dopri5", "exact"] = "rk4"
+    """For "ode": one 3/8-rule step (released), adaptive Dormand-Prince (paper), the closed form (kernel_size 1)."""
+    rectified: bool = True
+    """dX/dt = relu(filter * X) (released); False: without the relu (paper, eq. 7)."""
+    score_border: Literal[0, 1] = 1
+    """Zero border of the score map in the loss: 1 (released, a padded 1x1 convolution), 0 (paper)."""
+    class_weight: Literal["normalised", "pooled"] = "normalised"
+    """Support map to class weight: L2 over channels at each position, then the mean (released); the mean (paper)."""
+    global_input: Literal["query", "aligned"] = "query"
+    """The global classifier sees the query map (released) or the query aligned to its own class (paper)."""
+
+    @property
+    def channels(self) -> int:
+        """Channels of the backbone's feature map."""
+        return BACKBONE_CHANNELS[self.backbone]
+
+    @model_validator(mode="after")
+    def _can_be_built(self) -> Self:
+        if self.channels % self.groups:
+            divisors = [g for g in range(1, self.channels + 1) if self.channels % g == 0]
+            raise ValueError(
+                f"groups={self.groups} does not divide the {self.channels} channels of {self.backbone}; "
+                f"try one of {', '.join(map(str, divisors))}"
+            )
+        if self.solver == "exact" and self.kernel_size != 1:
+            raise ValueError("solver='exact' is a closed form for kernel_size=1 only; take 'rk4' or 'dopri5'")
+        return self
+
+
+class TrainingConfig(Value):
+    """Optimisation and model selection."""
+
+    seed: Annotated[int, Field(ge=0)] = 0
+    epochs: Count = 95
+    """All epochs, the `warmup_epochs` included."""
+    episodes_per_epoch: Count = 1200
+    episodes_per_step: Count = 4
+    learning_rate: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 0.35
+    learning_rate_floor: Fraction = 1e-5
+    """Smallest learning rate, as a fraction of `learning_rate`."""
+    warmup_epochs: Annotated[int, Field(ge=0)] = 5
+    momentum: Fraction = 0.9
+    nesterov: bool = True
+    weight_decay: NonNegative = 5e-4
+    few_shot_weight: NonNegative = 0.5
+    global_weight: NonNegative = 1.0
+    """The loss is global_weight * global + few_shot_weight * few-shot (released 1, 0.5; paper eq. 10: 0.5, 1)."""
+    validation_episodes: Count = 2000
+    validate_every: Count = 10
+    """Validate at epochs 1, `validate_every`, 2 * `validate_every`, ..., from `validate_all_from` on at every one, and
+    at the last."""
+    validate_all_from: Count = 60
+    threads: Count = 1
+    """CPU threads; recorded and restored, since one more changes the last bits. Not part of a run's identity."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """`auto`: the GPU where there is one. Not part of a run's identity."""
+
+    @model_validator(mode="after")
+    def _is_possible(self) -> Self:
+        if self.warmup_epochs >= self.epochs:
+            raise ValueError(f"warmup_epochs={self.warmup_epochs} leaves nothing of epochs={self.epochs}")
+        if self.episodes_per_epoch % self.episodes_per_step:
+            raise ValueError(
+                f"episodes_per_epoch={self.episodes_per_epoch} is no multiple of episodes_per_step="
+                f"{self.episodes_per_step}"
+            )
+        if self.nesterov and self.momentum == 0:
+            raise ValueError("nesterov=true needs momentum above 0")
+        if self.few_shot_weight == 0 and self.global_weight == 0:
+            raise ValueError("few_shot_weight and global_weight are both 0, nothing would be learnt")
+        return self
+
+
+class ExperimentConfig(Value):
+    """One training, whole. Two trainings with equal `key` are the same training."""
+
+    data: DataConfig = DataConfig()
+    augmentation: AugmentationConfig = AugmentationConfig()
+    episodes: EpisodeConfig = EpisodeConfig()
+    model: ModelConfig = ModelConfig()
+    training: TrainingConfig = TrainingConfig()
+
+    @property
+    def key(self) -> str:
+        """The training's identity: 16 hexadecimal digits over every value that is not a default.
+
+        Defaults stay out, so a field added later leaves old keys valid (and a default, once published, never
+        changes: tests/test_config.py holds them); where and with what it runs stays out too.
+        """
+        sections = self.model_dump(mode="json", exclude_defaults=True, exclude=NOT_IDENTITY)
+        return digest({name: section for name, section in sections.items() if section})
+
+
+NOT_IDENTITY: Any = {"data": {"root"}, "training": {"threads", "device"}}
+
+
+class EvaluationConfig(Value):
+    """What a trained model is tested on. It has an identity of its own: more episodes never retrain."""
+
+    split: Literal["val", "test"] = "test"
+    episodes: Annotated[int, Field(ge=2)] = 2000
+    way: Annotated[int, Field(ge=2)] = 5
+    shot: Count | None = None
+    """Shots per class; None: as many as in training."""
+    queries: Count = 15
+    """Queries per class."""
+    seed: Annotated[int, Field(ge=0)] = 112
+    """Seed of the episode bank."""
+
+    def resolve(self, experiment: ExperimentConfig) -> EvaluationConfig:
+        """With the shot that `experiment` was trained for, where none is given."""
+        return self if self.shot is not None else self.replace(shot=experiment.episodes.shot)
+
+    @property
+    def key(self) -> str:
+        """The evaluation's identity, to be joined with a training's."""
+        return digest(self.model_dump(mode="json", exclude_defaults=True))
+
+
+RECIPES: dict[str, dict[str, Any]] = {
+    "released": {},
+    "paper": {
+        "model.solver": "dopri5",
+        "model.rectified": False,
+        "model.score_border": 0,
+        "model.class_weight": "pooled",
+        "model.global_input": "aligned",
+        "training.few_shot_weight": 1.0,
+        "training.global_weight": 0.5,
+        "training.nesterov": False,
+        "training.warmup_epochs": 0,
+        "training.epochs": 90,
+    },
+    "released_tiered": {
+        "data.name": "tiered_imagenet",
+        "data.resize": "center_crop",
+        "augmentation.crop": "resized",
+        "training.learning_rate": 0.05,
+        "training.epochs": 85,
+        "training.episodes_per_epoch": 13_980,
+    },
+}
+"""Named starting points: dotted paths that differ from the defaults, which are the released code's on miniImageNet."""
+
+
+def recipe(name: str) -> ExperimentConfig:
+    """The configuration of a named recipe."""
+    if name not in RECIPES:
+        raise ValueError(f"base={name!r} is no recipe; there are {', '.join(RECIPES)}")
+    return ExperimentConfig().with_paths(RECIPES[name])

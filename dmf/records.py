@@ -1,0 +1,89 @@
+"""What a run leaves behind: one record per training, one per evaluation of it."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from dmf.config import EvaluationConfig, ExperimentConfig
+from dmf.values import Value
+
+
+class Epoch(Value):
+    """One epoch's curve points. Losses are means over the epoch's steps; accuracies are fractions in [0, 1]."""
+
+    epoch: int
+    """1 is the first."""
+    loss: float
+    losses: dict[str, float]
+    """By name, as the method gives them: `few_shot`, `global`."""
+    learning_rate: float
+    """At the epoch's last step."""
+    validation_accuracy: float | None = None
+    seconds: float
+    """Wall time, validation included."""
+
+
+class Provenance(Value):
+    """What else a number depends on."""
+
+    data_fingerprint: str
+    """SHA-256 over classes and pixels of the data set (`ImageSplit.fingerprint`s joined)."""
+    image_sizes: str
+    """Sizes of the images as found, such as "84x84" or "56x40..500x375": published numbers differ between copies."""
+    git_commit: str | None
+    """With "+changes" behind it when the working tree had any; None outside a repository."""
+    versions: dict[str, str]
+    """python, torch and what else took part."""
+    device: str
+    threads: int
+
+
+class Failure(Value):
+    """Why a training has no result."""
+
+    reason: str
+    """One sentence."""
+    traceback: str = ""
+    step: int | None = None
+    """For `diverged`: the first step (from 1) whose loss was not finite."""
+    last_finite: dict[str, float] = Field(default_factory=dict)
+    """For `diverged`: the losses of the step before."""
+
+
+class TrainingRecord(Value):
+    """One training, ended."""
+
+    key: str
+    config: ExperimentConfig
+    outcome: Literal["finished", "diverged", "failed"]
+    failure: Failure | None = None
+    history: tuple[Epoch, ...] = ()
+    best_epoch: int | None = None
+    """The epoch whose weights are kept: highest validation accuracy, the first of equals."""
+    best_validation_accuracy: float | None = None
+    parameters: int | None = None
+    """Number of learnt numbers."""
+    seconds: float = 0.0
+    """Wall time over all the starts that it took."""
+    provenance: Provenance | None = None
+
+
+class EvaluationRecord(Value):
+    """One trained model on one bank of episodes."""
+
+    training_key: str
+    evaluation_key: str
+    config: EvaluationConfig
+    accuracy: float
+    """Mean over episodes, a fraction in [0, 1]."""
+    ci95: float
+    """Half-width 1.96 * std / sqrt(episodes): it covers the choice of episodes, given model and data."""
+    episode_accuracies: tuple[float, ...]
+    bank: str
+    """Hash of the episode bank: two evaluations with the same bank can be compared episode by episode."""
+    data_fingerprint: str
+    epoch: int
+    """Whose weights were tested."""
+    seconds: float

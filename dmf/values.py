@@ -1,0 +1,90 @@
+"""The base of every value that crosses a file: configurations, records, plans.
+
+Pydantic's own defaults drop a misspelt key silently and read `"3"` as 3; `Value` refuses both and names the path.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any, Self
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from dmf.files import write_text
+
+
+class Value(BaseModel):
+    """A frozen pydantic model: unknown keys and wrong types are errors, lists become tuples."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=True, ser_json_inf_nan="strings")
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> Self:
+        """Validate plain data (as YAML or JSON give it); a mistake is a ValueError that names every wrong path."""
+        try:
+            return cls.model_validate_json(json.dumps(data))
+        except ValidationError as error:
+            raise ValueError(describe(error, cls.__name__)) from None
+
+    @classmethod
+    def read(cls, path: str | Path) -> Self:
+        """Read what `write` wrote."""
+        try:
+            return cls.model_validate_json(Path(path).read_bytes())
+        except ValidationError as error:
+            raise ValueError(describe(error, f"{cls.__name__} in {path}")) from None
+
+    def write(self, path: str | Path) -> None:
+        """Write as JSON, whole or not at all."""
+        write_text(path, self.model_dump_json(indent=1) + "\n")
+
+    def replace(self, **paths: Any) -> Self:
+        """A copy with other values at dotted paths (`__` for the dot), validated again.
+
+        >>> config.replace(model__groups=160, episodes__shot=5)
+        """
+        return self.with_paths({path.replace("__", "."): value for path, value in paths.items()})
+
+    def with_paths(self, values: dict[str, Any]) -> Self:
+        """A copy with `values` (dotted path -> value) in place, validated again."""
+        data = self.model_dump(mode="json")
+        for path, value in values.items():
+            *parents, leaf = path.split(".")
+            node = data
+            for depth, name in enumerate(parents):
+                if not isinstance(node.get(name), dict):
+                    raise ValueError(f"{'.'.join(parents[: depth + 1])!r} is no section; there are {', '.join(data)}")
+                node = node[name]
+            if leaf not in node:
+                raise ValueError(f"{path!r} is no parameter; there are {', '.join(node)}")
+            node[leaf] = value
+        return type(self).from_dict(data)
+
+    def at(self, path: str) -> Any:
+        """The value at a dotted path such as `model.groups`."""
+        node: Any = self
+        for name in path.split("."):
+            node = getattr(node, name)
+        return node
+
+
+def describe(error: ValidationError, what: str) -> str:
+    """Every mistake of a pydantic error on a line of its own: path, what was got, what was expected."""
+    lines = []
+    for mistake in error.errors():
+        path = ".".join(str(part) for part in mistake["loc"]) or what
+        message = mistake["msg"].removeprefix("Value error, ")
+        if mistake["type"] == "extra_forbidden":
+            message = "no such parameter"
+        elif mistake["type"] not in ("missing", "value_error"):
+            message += f", got {mistake['input']!r}"
+        lines.append(f"{path}: {message}")
+    return f"{what}: " + "\n".join(lines) if len(lines) == 1 else f"{what}:\n  " + "\n  ".join(lines)
+
+
+def digest(data: Any, length: int = 16) -> str:
+    """The first `length` hexadecimal digits of the SHA-256 of `data` as canonical JSON."""
+    text = json.dumps(data, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:length]

@@ -1,0 +1,86 @@
+"""Configurations: identity, recipes, and mistakes."""
+
+from __future__ import annotations
+
+import pytest
+
+from dmf.config import RECIPES, EvaluationConfig, ExperimentConfig, recipe
+
+
+def test_defaults_are_the_released_hyper_parameters() -> None:
+    """Identities leave defaults out, so none may ever change; a new field may only be added."""
+    config = ExperimentConfig()
+    assert config.key == "44136fa355b3678a", "a default changed: old records would be taken for what they are not"
+    training = config.training
+    assert (training.learning_rate, training.weight_decay, training.momentum) == (0.35, 5e-4, 0.9)
+    assert (training.epochs, training.warmup_epochs, training.episodes_per_epoch) == (95, 5, 1200)
+    assert (training.global_weight, training.few_shot_weight) == (1.0, 0.5)
+    assert (config.model.groups, config.model.alignment, config.model.solver) == (64, "ode", "rk4")
+    assert (config.episodes.way, config.episodes.shot, config.episodes.queries) == (5, 1, 6)
+
+
+def test_identity_is_what_is_trained_not_where() -> None:
+    config = ExperimentConfig()
+    elsewhere = config.replace(data__root="/elsewhere", training__threads=7, training__device="cpu")
+    assert elsewhere.key == config.key
+    for path, value in [("model.groups", 160), ("training.seed", 1), ("episodes.shot", 5), ("data.image_size", 64)]:
+        assert config.with_paths({path: value}).key != config.key, path
+
+
+def test_identity_does_not_depend_on_how_a_default_was_given() -> None:
+    assert ExperimentConfig.from_dict({"model": {"groups": 64}, "data": {}}).key == ExperimentConfig().key
+
+
+def test_more_episodes_are_another_evaluation_of_the_same_training() -> None:
+    config = ExperimentConfig()
+    short, long = EvaluationConfig(episodes=600), EvaluationConfig(episodes=2000)
+    assert short.key != long.key
+    assert short.resolve(config).shot == config.episodes.shot
+    assert EvaluationConfig(shot=5).resolve(config).shot == 5
+
+
+def test_a_copy_is_validated_again() -> None:
+    with pytest.raises(ValueError, match="groups=7 does not divide the 640 channels of resnet12"):
+        ExperimentConfig().replace(model__groups=7)
+
+
+def test_every_mistake_is_named_at_once() -> None:
+    with pytest.raises(ValueError) as caught:
+        ExperimentConfig.from_dict({"model": {"group": 64, "alignment": 4}, "training": {"epochs": "3"}})
+    message = str(caught.value)
+    assert "model.group: no such parameter" in message
+    assert "model.alignment" in message
+    assert "training.epochs: Input should be a valid integer, got '3'" in message
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"model.kernel_size": 3, "model.solver": "exact"}, "closed form for kernel_size=1"),
+        ({"training.epochs": 5}, "leaves nothing"),
+        ({"training.episodes_per_epoch": 1201}, "no multiple"),
+        ({"training.learning_rate": 0.0}, "greater than 0"),
+        ({"training.learning_rate": float("nan")}, "training.learning_rate"),
+        ({"model.group": 1}, "'model.group' is no parameter; there are method"),
+        ({"modell.groups": 1}, "'modell' is no section"),
+    ],
+)
+def test_impossible_values_are_refused(values: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        ExperimentConfig().with_paths(values)
+
+
+def test_recipes_can_be_built_and_differ() -> None:
+    keys = {name: recipe(name).key for name in RECIPES}
+    assert len(set(keys.values())) == len(RECIPES)
+    with pytest.raises(ValueError, match="there are released, paper, released_tiered"):
+        recipe("relased")
+
+
+def test_a_config_survives_its_file(tmp_path) -> None:
+    config = recipe("paper").replace(training__learning_rate=1e-3)
+    config.write(tmp_path / "config.json")
+    assert ExperimentConfig.read(tmp_path / "config.json") == config
+    (tmp_path / "config.json").write_text('{"model": {"groupz": 3}}')
+    with pytest.raises(ValueError, match="config.json.*model.groupz: no such parameter"):
+        ExperimentConfig.read(tmp_path / "config.json")
