@@ -1,0 +1,74 @@
+"""Backbones: shapes, DropBlock."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from dmf.backbones import BACKBONES, DropBlock
+from dmf.config import BACKBONE_CHANNELS
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "last_pooling", "side"),
+    [
+        ("resnet12", 84, False, 11),
+        ("resnet12", 84, True, 6),
+        ("resnet12", 64, True, 4),
+        ("conv64f", 84, False, 10),
+        ("conv64f", 84, True, 5),
+        ("conv64f", 28, False, 3),
+    ],
+)
+@pytest.mark.parametrize("channels", [1, 3])
+def test_map_sizes(name: str, size: int, last_pooling: bool, side: int, channels: int) -> None:
+    backbone = BACKBONES[name](in_channels=channels, last_pooling=last_pooling)
+    maps = backbone(torch.randn(2, channels, size, size))  # training mode: DropBlock copes with a 4x4 map
+    assert maps.shape == (2, BACKBONE_CHANNELS[name], side, side)
+
+
+def fully_ramped(rate: float, block: int) -> DropBlock:
+    drop = DropBlock(rate, block, ramp=10)
+    drop.forwards.fill_(10)
+    return drop.train()
+
+
+@pytest.mark.parametrize("block", [1, 3, 5])
+def test_dropblock_drops_about_its_rate_in_whole_blocks(block: int) -> None:
+    torch.manual_seed(0)
+    out = fully_ramped(0.1, block)(torch.ones(64, 32, 12, 12))
+    dropped = out == 0
+    # Overlapping blocks and the missing seeds at the border make it a little less than the rate.
+    assert 0.07 < dropped.float().mean() <= 0.105
+    # Every dropped position belongs to a dropped block that lies inside the map.
+    whole = -torch.nn.functional.max_pool2d(-dropped.float(), block, stride=1)
+    covered = torch.nn.functional.max_pool2d(torch.nn.functional.pad(whole, [block - 1] * 4), block, stride=1)
+    assert torch.equal(covered, dropped.float())
+
+
+def test_dropblock_keeps_the_mean() -> None:
+    torch.manual_seed(0)
+    out = fully_ramped(0.3, 3)(torch.ones(8, 16, 9, 9))
+    assert out.mean().item() == pytest.approx(1, abs=1e-5)
+
+
+def test_dropblock_ramps_up_over_training_forwards_only() -> None:
+    drop = DropBlock(0.5, 3, ramp=1000)
+    maps = torch.ones(16, 16, 10, 10)
+    drop.eval()
+    assert torch.equal(drop(maps), maps)
+    assert drop.forwards == 0
+    drop.train()
+    torch.manual_seed(0)
+    early = (drop(maps) == 0).float().mean()
+    drop.forwards.fill_(1000)
+    late = (drop(maps) == 0).float().mean()
+    assert early < 0.01 < 0.3 < late
+    assert drop.forwards == 1001
+
+
+def test_dropblock_never_exceeds_the_map() -> None:
+    torch.manual_seed(0)
+    out = fully_ramped(0.2, 5)(torch.ones(200, 50, 3, 4))
+    channels = (out == 0).flatten(2).float().mean(2)
+    assert channels.max() > 0.5 and 0.1 < channels.mean() < 0.25
