@@ -1,0 +1,96 @@
+"""Alignment of a query map X by a meta-filter f: dX/dt = relu(f (*) X) for t in [0, 1] (paper, eq. 7).
+
+(*) filters each channel at each position with the k x k weights of its group; f stays constant in t. "T alignments"
+are T Euler steps of unit length, X_{t+1} = X_t + relu(f (*) X_t); "ode" integrates.
+
+For k = 1 every element follows its own linear equation with a constant f > 0, so that the aligned map is known:
+
+    x <= 0 stays (the relu),  x > 0 becomes phi(f) x,  with
+    phi(f) = (1 + f)^T                                T alignments
+             1 + f + f^2/2 + f^3/6 + f^4/24           one fourth-order Runge-Kutta step (any such: X' = f X is linear)
+             exp(f)                                   the exact ODE
+
+and without the relu phi applies to both signs. `Alignment.growth` is phi.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torchdiffeq import odeint
+
+DOPRI5_RTOL, DOPRI5_ATOL = 1e-5, 1e-6
+"""The paper names Dormand-Prince but no tolerances; these keep phi to five digits in float32."""
+
+
+@dataclass(frozen=True)
+class Alignment:
+    """How queries are aligned; the fields are those of `ModelConfig`."""
+
+    steps: Literal[0, 1, 2, 3, "ode"] = "ode"
+    solver: Literal["rk4", "dopri5", "exact"] = "rk4"
+    kernel_size: int = 1
+    rectified: bool = True
+
+    def growth(self, filters: Tensor) -> Tensor:
+        """phi(f) for 1x1 `filters` of any shape."""
+        if self.steps != "ode":
+            return (1 + filters) ** self.steps
+        if self.solver == "exact":
+            return filters.exp()
+        if self.solver == "rk4":
+            # Horner: 1 + f (1 + f/2 (1 + f/3 (1 + f/4)))
+            return 1 + filters * (1 + filters / 2 * (1 + filters / 3 * (1 + filters / 4)))
+        return self._integrate(lambda _, phi: filters * phi, torch.ones_like(filters))
+
+    def __call__(self, query: Tensor, filters: Tensor) -> Tensor:
+        """Align `query` [P, C, H, W] with `filters` [P, G*k*k, H, W] -> [P, C, H, W].
+
+        Channel c takes the filters of group c // (C/G), whose k*k taps are neighbours in `filters`.
+        """
+        if self.steps == 0:
+            return query
+        if self.kernel_size == 1:
+            growth = self.growth(filters).repeat_interleave(query.shape[1] // filters.shape[1], dim=1)
+            if not self.rectified:
+                return query * growth
+            positive = F.relu(query)
+            return query - positive + positive * growth
+
+        def rate(_: Tensor | None, maps: Tensor) -> Tensor:
+            change = apply_filter(maps, filters, self.kernel_size)
+            return F.relu(change) if self.rectified else change
+
+        if self.steps == "ode":
+            return self._integrate(rate, query)
+        for _ in range(self.steps):
+            query = query + rate(None, query)
+        return query
+
+    def _integrate(self, rate, start: Tensor) -> Tensor:
+        times = torch.tensor([0.0, 1.0], dtype=start.dtype, device=start.device)
+        if self.solver == "rk4":
+            return odeint(rate, start, times, method="rk4")[-1]
+        return odeint(rate, start, times, method="dopri5", rtol=DOPRI5_RTOL, atol=DOPRI5_ATOL)[-1]
+
+
+def apply_filter(maps: Tensor, filters: Tensor, kernel_size: int) -> Tensor:
+    """Filter `maps` [P, C, H, W] at each position with its own `filters` [P, G*k*k, H, W] -> [P, C, H, W].
+
+    Tap t = (i, j) = divmod(t, k) reads the neighbour at (y + i - k//2, x + j - k//2); outside the map are zeros.
+    """
+    pairs, channels, height, width = maps.shape
+    taps = kernel_size**2
+    groups = filters.shape[1] // taps
+    padded = F.pad(maps, [kernel_size // 2] * 4)
+    weights = filters.view(pairs, groups, 1, taps, height, width)
+    filtered = torch.zeros_like(maps).view(pairs, groups, channels // groups, height, width)
+    for tap in range(taps):
+        i, j = divmod(tap, kernel_size)
+        neighbour = padded[:, :, i : i + height, j : j + width]
+        filtered = filtered + weights[:, :, :, tap] * neighbour.reshape(filtered.shape)
+    return filtered.view_as(maps)

@@ -1,0 +1,40 @@
+"""What a few-shot method is to the rest: features, scores of episodes, losses."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from dmf.episodes import Episode
+
+
+class FewShotMethod(nn.Module):
+    """A backbone and a way to score queries with its maps."""
+
+    backbone: nn.Module
+
+    def forward(self, episode: Episode) -> Tensor:
+        """Images in, logits [B, Q, N] out."""
+        maps = self.features(episode)
+        return self.score(maps.support, maps.query)
+
+    def features(self, episode: Episode) -> Episode:
+        """The episode with every image replaced by its map; all images of the batch pass the backbone together."""
+        support, query = episode.support, episode.query
+        rows = support.shape[:3].numel()
+        images = torch.cat([support.flatten(0, 2), query.flatten(0, 1)])
+        maps = self.backbone(images)
+        return Episode(
+            maps[:rows].unflatten(0, support.shape[:3]),
+            maps[rows:].unflatten(0, query.shape[:2]),
+            episode.targets,
+            episode.labels,
+        )
+
+    def score(self, support: Tensor, query: Tensor) -> Tensor:
+        """Maps [B, N, K, C, H, W] and [B, Q, C, H, W] -> logits [B, Q, N]."""
+        raise NotImplementedError(f"{type(self).__name__} has no score")
+
+    def losses(self, episode: Episode) -> dict[str, Tensor]:
+        """Images in, scalars out, by name and unweighted: `few_shot` and, where there is one, `global`."""
+        raise NotImplementedError(f"{type(self).__name__} has no losses")

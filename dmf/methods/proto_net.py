@@ -1,0 +1,41 @@
+"""Prototypical networks (Snell et al., NeurIPS 2017)."""
+
+from __future__ import annotations
+
+from typing import Self
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from dmf.config import ModelConfig
+from dmf.episodes import Episode
+from dmf.methods.base import FewShotMethod
+
+
+class ProtoNet(FewShotMethod):
+    """Logits are -scale * mean((query - class mean)^2) over the flattened map.
+
+    Squared distances of hundreds of dimensions saturate the softmax; the mean and a learnt scale, as in MetaOptNet's
+    implementation, keep it in range.
+    """
+
+    def __init__(self, backbone: nn.Module, initial_scale: float = 10.0) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.log_scale = nn.Parameter(torch.tensor(initial_scale).log())
+
+    @classmethod
+    def build(cls, backbone: nn.Module, config: ModelConfig, base_classes: int) -> Self:
+        """ProtoNet has no settings of its own and no global classifier."""
+        return cls(backbone)
+
+    def score(self, support: Tensor, query: Tensor) -> Tensor:
+        prototypes, queries = support.mean(2).flatten(2), query.flatten(2)  # [B, N, D], [B, Q, D]
+        # |q - p|^2 = |q|^2 - 2 qp + |p|^2; |q|^2 is the same for all classes, and softmax does not see it.
+        distances = prototypes.square().sum(-1)[:, None] - 2 * queries @ prototypes.transpose(1, 2)
+        return -self.log_scale.exp() * distances / queries.shape[-1]
+
+    def losses(self, episode: Episode) -> dict[str, Tensor]:
+        logits = self(episode)
+        return {"few_shot": F.cross_entropy(logits.flatten(0, 1), episode.targets.flatten())}

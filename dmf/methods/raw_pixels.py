@@ -1,0 +1,25 @@
+"""The floor under every result: nearest class by the cosine of raw pixels, nothing learnt."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from dmf.episodes import Episode
+from dmf.methods.base import FewShotMethod
+
+
+class RawPixels(FewShotMethod):
+    """Cosine between a query's normalised pixels and the mean of a class's."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.backbone = nn.Identity()
+
+    def score(self, support: Tensor, query: Tensor) -> Tensor:
+        prototypes = F.normalize(support.mean(2).flatten(2), dim=-1)
+        return F.normalize(query.flatten(2), dim=-1) @ prototypes.transpose(1, 2)
+
+    def losses(self, episode: Episode) -> dict[str, Tensor]:
+        """None: there is nothing to train."""
+        return {}

@@ -1,0 +1,98 @@
+"""Installation, and the compiled dynamic-sampling operator.
+
+Environment: DMF_NO_EXTENSION=1 installs without it (the PyTorch definition serves); DMF_CUDA=1 compiles the CUDA
+kernels where no GPU is visible; TORCH_CUDA_ARCH_LIST and MAX_JOBS as for every PyTorch extension.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+from setuptools import setup
+
+ROOT = Path(__file__).parent
+VERSION = re.search(r'__version__ = "(.+)"', (ROOT / "dmf/__init__.py").read_text()).group(1)
+FLAGS = ["-O3", "-g0"]
+
+
+def extensions() -> dict[str, Any]:
+    """`dmf._C` (schema, CPU kernels) and, with a CUDA compiler and a use for it, `dmf._C_cuda`."""
+    if os.environ.get("DMF_NO_EXTENSION") == "1":
+        return {}
+    import torch
+    from torch.utils.cpp_extension import CUDA_HOME, BuildExtension, CppExtension, CUDAExtension
+
+    class Build(BuildExtension):
+        """Says what to do when the compiler fails."""
+
+        def build_extensions(self) -> None:
+            try:
+                super().build_extensions()
+            except Exception as error:
+                raise RuntimeError(
+                    f"dmf's compiled operator could not be built ({error}); install a C++20 compiler, "
+                    "or set DMF_NO_EXTENSION=1 to go without it (slower, same results)"
+                ) from error
+
+    common = {"depends": ["csrc/dynamic_sampling.h"], "py_limited_api": True}
+    flags = [*FLAGS, "-fopenmp-simd"]
+    modules = [CppExtension("dmf._C", ["csrc/dynamic_sampling.cpp"], extra_compile_args=flags, **common)]
+    forced = os.environ.get("DMF_CUDA") == "1"
+    if forced and (torch.version.cuda is None or CUDA_HOME is None):
+        raise RuntimeError(f"DMF_CUDA=1 needs a PyTorch with CUDA and nvcc; got {torch.version.cuda=}, {CUDA_HOME=}")
+    if forced or (CUDA_HOME is not None and torch.version.cuda is not None and torch.cuda.is_available()):
+        modules.append(
+            CUDAExtension(
+                "dmf._C_cuda",
+                ["csrc/dynamic_sampling.cu"],
+                extra_compile_args={"cxx": FLAGS, "nvcc": ["-O3"]},
+                **common,
+            )
+        )
+    return {
+        "ext_modules": modules,
+        "cmdclass": {"build_ext": Build},
+        "options": {"bdist_wheel": {"py_limited_api": "cp311"}},
+    }
+
+
+setup(
+    name="dmf",
+    version=VERSION,
+    description="Dynamic Meta-filter few-shot learning: models, training, evaluation, ablation sweeps and their tables",
+    python_requires=">=3.11",
+    packages=["dmf", "dmf.methods", "orchestrator", "reports"],
+    package_data={
+        "dmf": ["*.csv", "*.json", "*.txt"],
+        "reports": ["*.csv", "*.json", "templates/*"],
+        "orchestrator": ["templates/*"],
+    },
+    install_requires=[
+        "torch>=2.11",
+        "torchvision>=0.26",
+        "torchdiffeq>=0.2.4",
+        "numpy>=1.26",
+        "pydantic>=2.9,<3",
+        "pillow>=10",
+        "safetensors>=0.4",
+        "scipy>=1.11",
+    ],
+    extras_require={
+        "sweep": [
+            "ray[tune]>=2.50",
+            "optuna>=4",
+            "mlflow>=3",
+            "pandas>=2",
+            "pyyaml>=6",
+            "rich>=13",
+            "jinja2>=3.1",
+            "matplotlib>=3.8",
+        ],
+        "test": ["pytest>=8"],
+    },
+    zip_safe=False,
+    **extensions(),
+)

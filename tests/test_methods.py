@@ -1,0 +1,169 @@
+"""Methods: DMF's score against its definition, ProtoNet, raw pixels, and the interface that they share."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from dmf.alignment import Alignment
+from dmf.config import DataConfig, ModelConfig
+from dmf.episodes import Episode
+from dmf.methods import METHODS, build_method
+from dmf.methods.dmf import DMF
+from dmf.methods.proto_net import ProtoNet
+from dmf.methods.raw_pixels import RawPixels
+
+B, N, K, Q, C, H, W = 2, 3, 2, 4, 8, 5, 4
+GENERATOR = torch.Generator().manual_seed(1)
+
+
+def maps(*shape: int) -> Tensor:
+    return F.leaky_relu(torch.randn(*shape, generator=GENERATOR, dtype=torch.float64), 0.1)
+
+
+SUPPORT, QUERY = maps(B, N, K, C, H, W), maps(B, Q, C, H, W)
+TARGETS = torch.tensor([[0, 1, 2, 0], [2, 2, 1, 0]])
+LABELS = torch.tensor([[4, 1, 0, 4], [3, 3, 2, 0]])
+
+
+def dmf(steps=1, solver="rk4", kernel_size=1, rectified=True, groups=4, **options) -> DMF:
+    torch.manual_seed(2)
+    alignment = Alignment(steps, solver, kernel_size, rectified)
+    return DMF(nn.Identity(), C, base_classes=5, groups=groups, alignment=alignment, **options).double()
+
+
+def defined_scores(model: DMF, support: Tensor, query: Tensor) -> Tensor:
+    """The score map pair by pair, from torchvision's deformable convolution and explicitly aligned maps."""
+    from torchvision.ops import deform_conv2d
+
+    scores = torch.empty(B, Q, N, H, W, dtype=torch.float64)
+    for b, n, q in itertools.product(range(B), range(N), range(Q)):
+        class_map, query_map = support[b, n].mean(0)[None], query[b, q][None]
+        aligned = query_map
+        if model.meta_filter is not None:
+            offsets = torch.zeros(1, 18, H, W, dtype=torch.float64)
+            if model.meta_filter.offset_conv is not None:
+                offsets = model.meta_filter.offset_conv(torch.cat([query_map, class_map], 1))
+            filters = deform_conv2d(class_map, offsets, model.meta_filter.filter_conv.weight, padding=1).sigmoid()
+            aligned = model.alignment(query_map, filters)
+        normalised = class_map / class_map.norm(dim=1, keepdim=True) if model.class_weight == "normalised" else class_map
+        weight = normalised.mean((2, 3))[0]
+        scores[b, q, n] = (weight[:, None, None] * aligned[0]).sum(0)
+    return scores
+
+
+@pytest.mark.parametrize("steps", [0, 1, 2, 3, "ode"])
+@pytest.mark.parametrize("dynamic_sampling", [True, False])
+@pytest.mark.parametrize(("kernel_size", "groups"), [(1, 1), (1, 4), (1, 8), (3, 2)])
+def test_score_equals_its_definition(steps, dynamic_sampling: bool, kernel_size: int, groups: int) -> None:
+    model = dmf(steps, kernel_size=kernel_size, groups=groups, dynamic_sampling=dynamic_sampling)
+    classes = SUPPORT.mean(2)
+    ours = model.score_map(classes, QUERY, model.filters(classes, QUERY))
+    torch.testing.assert_close(ours, defined_scores(model, SUPPORT, QUERY), rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("solver", ["rk4", "dopri5", "exact"])
+@pytest.mark.parametrize("rectified", [True, False])
+@pytest.mark.parametrize("class_weight", ["normalised", "pooled"])
+def test_choices_equal_their_definition(solver: str, rectified: bool, class_weight: str) -> None:
+    model = dmf("ode", solver, rectified=rectified, class_weight=class_weight)
+    classes = SUPPORT.mean(2)
+    ours = model.score_map(classes, QUERY, model.filters(classes, QUERY))
+    tolerance = 1e-4 if solver == "dopri5" else 1e-9  # its steps follow from the batch's largest error
+    torch.testing.assert_close(ours, defined_scores(model, SUPPORT, QUERY), rtol=tolerance, atol=tolerance)
+
+
+def test_every_choice_changes_the_score() -> None:
+    """None of the axes is a switch that does nothing."""
+    variants = {
+        "full": dmf("ode"),
+        "no alignment": dmf(0),
+        "one": dmf(1),
+        "two": dmf(2),
+        "three": dmf(3),
+        "exact": dmf("ode", "exact"),
+        "static": dmf("ode", dynamic_sampling=False),
+        "groups": dmf("ode", groups=2),
+        "k=3": dmf("ode", kernel_size=3),
+        "not rectified": dmf("ode", rectified=False),
+        "pooled": dmf("ode", class_weight="pooled"),
+        "no border": dmf("ode", score_border=0),
+    }
+    scores = {name: model.score(SUPPORT, QUERY) for name, model in variants.items()}
+    for one, other in itertools.combinations(scores, 2):
+        assert (scores[one] - scores[other]).abs().max() > 1e-6, f"{one} and {other} are the same"
+
+
+def test_loss_of_the_bordered_score_map() -> None:
+    """The released code's zero border, here really padded."""
+    model = dmf()
+    scores = maps(B, Q, N, H, W)
+    bordered = F.pad(scores, [1] * 4).flatten(0, 1)
+    expected = F.cross_entropy(bordered, TARGETS.flatten()[:, None, None].expand(-1, H + 2, W + 2))
+    torch.testing.assert_close(model.few_shot_loss(scores, TARGETS), expected)
+    without = dmf(score_border=0).few_shot_loss(scores, TARGETS)
+    torch.testing.assert_close(
+        without, F.cross_entropy(scores.flatten(0, 1), TARGETS.flatten()[:, None, None].expand(-1, H, W))
+    )
+    assert dmf().few_shot_loss(torch.zeros_like(scores), TARGETS).item() == pytest.approx(math.log(N))
+
+
+def test_global_classifier_sees_the_query_or_its_own_alignment() -> None:
+    episode = Episode(SUPPORT, QUERY, TARGETS, LABELS)
+    plain, aligned = dmf(1, global_input="query"), dmf(1, global_input="aligned")
+    logits = plain.global_classifier(QUERY.flatten(0, 1))
+    expected = F.cross_entropy(logits, LABELS.flatten()[:, None, None].expand(-1, H, W))
+    torch.testing.assert_close(plain.losses(episode)["global"], expected)
+
+    filters = aligned.filters(SUPPORT.mean(2), QUERY)
+    own = torch.stack([
+        aligned.alignment(QUERY[b, q][None], filters[b, TARGETS[b, q], q][None])[0] for b in range(B) for q in range(Q)
+    ])
+    expected = F.cross_entropy(aligned.global_classifier(own), LABELS.flatten()[:, None, None].expand(-1, H, W))
+    torch.testing.assert_close(aligned.losses(episode)["global"], expected)
+    assert not torch.allclose(aligned.losses(episode)["global"], plain.losses(episode)["global"])
+
+
+def test_gradients_reach_every_weight_of_dmf() -> None:
+    for options in ({}, {"kernel_size": 3, "groups": 2}, {"solver": "dopri5", "steps": "ode"}):
+        model = dmf(**({"steps": "ode"} | options))
+        losses = model.losses(Episode(SUPPORT, QUERY, TARGETS, LABELS))
+        (losses["few_shot"] + losses["global"]).backward()
+        for name, parameter in model.named_parameters():
+            assert parameter.grad is not None and parameter.grad.abs().max() > 0, name
+
+
+def test_proto_net_is_the_softmax_over_distances() -> None:
+    model = ProtoNet(nn.Identity(), initial_scale=3.0).double()
+    prototypes = SUPPORT.mean(2)
+    expected = torch.empty(B, Q, N, dtype=torch.float64)
+    for b, q, n in itertools.product(range(B), range(Q), range(N)):
+        expected[b, q, n] = -3.0 * (QUERY[b, q] - prototypes[b, n]).square().mean()
+    torch.testing.assert_close(
+        model.score(SUPPORT, QUERY).log_softmax(-1), expected.log_softmax(-1), rtol=1e-6, atol=1e-6
+    )
+
+
+def test_raw_pixels_is_a_cosine() -> None:
+    prototypes = SUPPORT.mean(2)
+    expected = F.cosine_similarity(QUERY.flatten(2)[:, :, None], prototypes.flatten(2)[:, None], dim=-1)
+    torch.testing.assert_close(RawPixels().score(SUPPORT, QUERY), expected)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_methods_share_their_interface(method: str) -> None:
+    torch.manual_seed(0)
+    data = DataConfig(image_size=20, channels=1)
+    model = build_method(ModelConfig(method=method, backbone="conv64f", groups=16), data, base_classes=9)
+    episode = Episode(
+        torch.rand(2, 5, 1, 1, 20, 20), torch.rand(2, 10, 1, 20, 20), torch.zeros(2, 10).long(), torch.ones(2, 10).long()
+    )
+    assert model(episode).shape == (2, 10, 5)
+    losses = model.losses(episode)
+    assert set(losses) == {"dmf": {"few_shot", "global"}, "proto_net": {"few_shot"}, "raw_pixels": set()}[method]
+    assert all(loss.isfinite() and loss.dim() == 0 for loss in losses.values())
