@@ -1,0 +1,108 @@
+"""Checkpoints of the released DMF code (`.pth.tar`), read and written without running pickled code."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dmf.config import DataConfig, ModelConfig
+from dmf.files import replacing
+from dmf.methods import build_method
+from dmf.methods.dmf import DMF
+
+HEAD = {
+    "global_classifier.weight": "global_clasifier.weight",  # as spelt there
+    "global_classifier.bias": "global_clasifier.bias",
+    "meta_filter.offset_conv.weight": "dw_gen.off_conv.weight",
+    "meta_filter.filter_conv.weight": "dw_gen.kernel_conv.weight",
+}
+"""Our names of the head's weights, and the released ones."""
+
+# What `best_acc` and the like need, which the released scripts save beside the weights: numbers, no code.
+_NUMBERS = [np.dtype, np.dtypes.Float64DType, np.dtypes.Float32DType, np.dtypes.Int64DType, np._core.multiarray.scalar]
+
+
+def load(source: str | Path | Mapping[str, Any]) -> DMF:
+    """The DMF model of a released checkpoint, given as a path or as a state dict already in memory.
+
+    The number of groups and of base classes is read off the shapes. Keys may carry `module.` prefixes, and the state
+    dict may lie under `state_dict`. Raises ValueError when keys are missing, unknown or of another shape.
+    """
+    where = "the state dict"
+    if isinstance(source, (str, Path)):
+        where = str(source)
+        source = _read(Path(source))
+    state = source.get("state_dict", source)
+    state = {key.removeprefix("module."): value for key, value in state.items()}
+    missing = [name for name in HEAD.values() if name not in state]
+    if missing:
+        raise ValueError(f"{where} is no checkpoint of the released DMF: it lacks {', '.join(missing)}")
+    base_classes = state["global_clasifier.weight"].shape[0]
+    groups = state["dw_gen.kernel_conv.weight"].shape[0]
+    model = build_method(ModelConfig(groups=groups), DataConfig(), base_classes)
+    ours = {key: state.pop(name) for key, name in _names(model).items() if name in state}
+    # Blocks 1 and 2 count forwards for a DropBlock that they do not have.
+    unknown = [name for name in state if not re.fullmatch(r"base\.layer[12]\.0\.num_batches_tracked", name)]
+    absent = [name for key, name in _names(model).items() if key not in ours]
+    if unknown or absent:
+        raise ValueError(f"{where}: unknown keys {unknown or 'none'}, missing keys {absent or 'none'}")
+    try:
+        model.load_state_dict(ours)
+    except RuntimeError as error:
+        raise ValueError(f"{where}: {error}") from None
+    return model
+
+
+def save(model: DMF, path: str | Path) -> None:
+    """Write `model` for the released code. Raises ValueError for a model that it cannot express."""
+    state = to_state_dict(model)
+    with replacing(path) as aside:
+        torch.save({"state_dict": state}, aside)
+
+
+def to_state_dict(model: DMF) -> dict[str, Tensor]:
+    """The released keys, with our weights."""
+    ours = model.state_dict()
+    names = _names(model)
+    strange = sorted(set(ours) - set(names)) + sorted(set(names) - set(ours))
+    if strange or model.alignment.kernel_size != 1:
+        raise ValueError(
+            "the released code expresses ResNet-12 with dynamic sampling, an alignment and kernel_size=1 only; "
+            f"here kernel_size={model.alignment.kernel_size} and without counterpart: {strange or 'nothing'}"
+        )
+    state = {name: ours[key].detach().cpu() for key, name in names.items()}
+    for layer in (1, 2):
+        state[f"base.layer{layer}.0.num_batches_tracked"] = state["base.layer3.0.num_batches_tracked"].clone()
+    return state
+
+
+def _read(path: Path) -> Mapping[str, Any]:
+    if not path.is_file():
+        raise ValueError(f"there is no checkpoint at {path}")
+    try:
+        with torch.serialization.safe_globals(_NUMBERS):
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch.load raises many types for what is no checkpoint; all are the file's fault
+        raise ValueError(f"{path} is no checkpoint that holds only tensors and numbers: {error}") from error
+    if not isinstance(content, Mapping):
+        raise ValueError(f"{path} holds a {type(content).__name__}, expected a state dict")
+    return content
+
+
+def _names(model: DMF) -> dict[str, str]:
+    """Our keys, and the released ones, of a ResNet-12 DMF."""
+    names = dict(HEAD)
+    for key in model.backbone.state_dict():
+        match = re.fullmatch(r"blocks\.(\d)\.(.+)", key)
+        if match is None:
+            continue
+        layer, rest = int(match[1]) + 1, match[2]
+        rest = rest.replace("shortcut.", "downsample.").replace("drop.forwards", "num_batches_tracked")
+        names[f"backbone.{key}"] = f"base.layer{layer}.0.{rest}"
+    return names
