@@ -17,6 +17,7 @@ from dmf import released
 from dmf.alignment import Alignment
 from dmf.episodes import Episode
 from dmf.methods.dmf import DMF
+from tests.conftest import SHARED
 from tests.released_numbers import inputs
 
 SMALL = ["head_small_g1", "head_small_g4_5shot", "head_small_g32"]
@@ -130,6 +131,7 @@ def without_dropout(model: DMF) -> DMF:
     return model
 
 
+@pytest.mark.parametrize("numbers", ["whole" if SHARED.is_dir() else "copied"], indirect=True)  # 20 s each
 def test_whole_model_equals_released(numbers, official_state: dict[str, Tensor]) -> None:
     fixture = numbers("image_g64")
     way, shots, per_class = fixture["way"], fixture["shots"], fixture["queries_per_class"]
