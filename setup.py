@@ -1,7 +1,8 @@
 """Installation, and the compiled dynamic-sampling operator.
 
 Environment: DMF_NO_EXTENSION=1 installs without it (the PyTorch definition serves); DMF_CUDA=1 compiles the CUDA
-kernels where no GPU is visible; TORCH_CUDA_ARCH_LIST and MAX_JOBS as for every PyTorch extension.
+kernels where no GPU is visible; CUDA_HOME, TORCH_CUDA_ARCH_LIST and MAX_JOBS as for every PyTorch extension.
+`pip install --no-build-isolation .` compiles with the PyTorch that is installed instead of fetching one for the build.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from setuptools import setup
+from setuptools import Extension, setup
 
 ROOT = Path(__file__).parent
 VERSION = re.search(r'__version__ = "(.+)"', (ROOT / "dmf/__init__.py").read_text()).group(1)
@@ -26,16 +27,22 @@ def extensions() -> dict[str, Any]:
     from torch.utils.cpp_extension import CUDA_HOME, BuildExtension, CppExtension, CUDAExtension
 
     class Build(BuildExtension):
-        """Says what to do when the compiler fails."""
+        """Keeps the libraries' object files apart, and says what to do when the compiler fails."""
 
         def build_extensions(self) -> None:
             try:
                 super().build_extensions()
             except Exception as error:
                 raise RuntimeError(
-                    f"dmf's compiled operator could not be built ({error}); install a C++20 compiler, "
-                    "or set DMF_NO_EXTENSION=1 to go without it (slower, same results)"
+                    f"dmf's compiled operator could not be built ({error}); a C++20 compiler (g++ 11, clang 14) is "
+                    "needed, or DMF_NO_EXTENSION=1 to go without the operator (slower)"
                 ) from error
+
+        def build_extension(self, ext: Extension) -> None:
+            # Both libraries have an object file dynamic_sampling.o.
+            folder, self.build_temp = self.build_temp, os.path.join(self.build_temp, ext.name)
+            super().build_extension(ext)
+            self.build_temp = folder
 
     common = {"depends": ["csrc/dynamic_sampling.h"], "py_limited_api": True}
     flags = [*FLAGS, "-fopenmp-simd"]

@@ -1,0 +1,25 @@
+# make demo: a small ablation on embedded images, from nothing to the printed tables.
+# make test: everything that CI runs.
+# Both make .venv when it is missing or requirements.txt has changed since, and build the extension when its sources have.
+
+PYTHON ?= python3
+VENV := .venv
+RUN := $(VENV)/bin/python
+
+.PHONY: demo test setup
+
+demo: setup
+	$(RUN) -m orchestrator.sweep sweeps/demo.yaml
+
+test: setup
+	$(RUN) -m pytest
+
+setup:
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v <= (3, 13) else f"Python {v[0]}.{v[1]} is not 3.11 to 3.13; name another with: make PYTHON=python3.12")'
+	@cmp -s requirements.txt $(VENV)/requirements.installed || { \
+	  echo "installing requirements.txt into $(VENV) (torch and its CUDA libraries: about 6 GB)"; \
+	  rm -rf $(VENV) && $(PYTHON) -m venv $(VENV) && \
+	  $(RUN) -m pip install --quiet --requirement requirements.txt && \
+	  $(RUN) -m compileall -q $(VENV)/lib && \
+	  cp requirements.txt $(VENV)/requirements.installed; }
+	@$(RUN) setup.py --quiet build_ext --inplace
