@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import torch
+
 from dmf.backbones import BACKBONES
 from dmf.config import DataConfig, ModelConfig
 from dmf.methods.base import FewShotMethod
@@ -13,7 +15,10 @@ METHODS = {"dmf": DMF, "proto_net": ProtoNet, "raw_pixels": RawPixels}
 
 
 def build_method(config: ModelConfig, data: DataConfig, base_classes: int) -> FewShotMethod:
-    """The method that `config` names, for images of `data` and a global classifier over `base_classes`."""
+    """The method that `config` names, for images of `data` and a global classifier over `base_classes`.
+
+    Weights lie channels last, as `FewShotMethod.maps` has the images.
+    """
     if config.method == "raw_pixels":
         return RawPixels()
     backbone = BACKBONES[config.backbone](
@@ -22,7 +27,7 @@ def build_method(config: ModelConfig, data: DataConfig, base_classes: int) -> Fe
         drop_rate=config.drop_rate,
         drop_block_ramp=config.drop_block_ramp,
     )
-    return METHODS[config.method].build(backbone, config, base_classes)
+    return METHODS[config.method].build(backbone, config, base_classes).to(memory_format=torch.channels_last)
 
 
 __all__ = ["METHODS", "FewShotMethod", "build_method"]
