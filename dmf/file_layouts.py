@@ -1,0 +1,152 @@
+"""Readers of layouts that keep images as files of their own, in folders or zip archives."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import logging
+from collections.abc import Iterator
+from functools import partial
+from pathlib import PurePosixPath
+
+from dmf.image_trees import Tree, inside
+from dmf.pickles import with_text_keys
+from dmf.raw_images import RawImage, RawSplit, check_lengths, decode, field
+
+LOG = logging.getLogger("dmf.data")
+SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp")
+"""Of image files, in either case."""
+
+OMNIGLOT_VALIDATION = ("Armenian", "Bengali", "Early_Aramaic", "Hebrew", "Mkhedruli_(Georgian)")
+OMNIGLOT_TEST = (
+    "Kannada",
+    "Keble",
+    "Malayalam",
+    "Manipuri",
+    "Mongolian",
+    "Old_Church_Slavonic_(Cyrillic)",
+    "Oriya",
+    "Sylheti",
+    "Syriac_(Serto)",
+    "Tengwar",
+    "Tibetan",
+    "ULOG",
+)
+OMNIGLOT_GURMUKHI_IN_TEST = 42
+"""Characters of Gurmukhi from this one on are in the test split: Vinyals' 1,200 first characters end within it."""
+
+
+def read_csv(tree: Tree, split: str, parts: list[str]) -> RawSplit:
+    """`images/` or `images.zip`, and a CSV with the header `filename,label` or `filename,class`; blank rows are out."""
+    images, where = tree.mount(parts[1]), tree.where(parts[0])
+    rows = csv.reader(io.StringIO(tree.read(parts[0]).decode("utf-8-sig")))
+    header = [name.strip() for name in next(rows, [])]
+    label = next((name for name in ("label", "class") if name in header), None)
+    if "filename" not in header or label is None:
+        raise ValueError(f"{where}: the header is {','.join(header)!r}, expected 'filename,label' or 'filename,class'")
+    columns = header.index("filename"), header.index(label)
+    pairs = []
+    for row in rows:
+        if not any(cell.strip() for cell in row):
+            continue
+        if len(row) < len(header):
+            raise ValueError(f"{where}, line {rows.line_num}: {len(row)} cells, expected {len(header)}")
+        name, class_id = (row[column].strip() for column in columns)
+        pairs.append((class_id, inside(name, f"{where}, line {rows.line_num}")))
+    present = set(images.files())
+    missing = [name for _, name in pairs if name not in present]
+    if missing:
+        place = images.where()
+        raise ValueError(f"{where}: {len(missing)} of {len(pairs)} files are not in {place}, first {missing[0]!r}")
+    if len(set(pairs)) < len(pairs):
+        raise ValueError(f"{where}: lists {len(pairs) - len(set(pairs))} files twice; expected every file once")
+    return _file_split(images, pairs)
+
+
+def read_class_folders(tree: Tree, split: str, parts: list[str]) -> RawSplit:
+    """`<split>/<class>/.../<image>`."""
+    return _file_split(tree, [(name.split("/")[1], name) for name in _images_in(tree, parts[0], levels=1)])
+
+
+def read_class_lists(tree: Tree, split: str, parts: list[str]) -> RawSplit:
+    """Bertinetto's CIFAR-FS: `splits/bertinetto/<split>.txt` lists classes, `data/<class>/<image>` has their images."""
+    lines = tree.read(parts[0]).decode("utf-8-sig").splitlines()
+    classes = [inside(line.strip(), tree.where(parts[0])) for line in lines if line.strip()]
+    images = tree.mount(parts[1])
+    files = [(name.split("/")[0], name) for name in _images_in(images, "", levels=1)]
+    absent = sorted(set(classes) - {class_id for class_id, _ in files})
+    if absent:
+        raise ValueError(f"{tree.where(parts[0])}: no images in {images.where()} for {', '.join(absent)}")
+    wanted = set(classes)
+    return _file_split(images, [pair for pair in files if pair[0] in wanted])
+
+
+def read_json(tree: Tree, split: str, parts: list[str]) -> RawSplit:
+    """CloserLook's `base.json`, `val.json`, `novel.json`: absolute paths `image_names` and numbers `image_labels`.
+
+    The paths are another machine's: files are found by their last two components, class and name, anywhere in the root.
+    """
+    where = tree.where(parts[0])
+    try:
+        data = json.loads(tree.read(parts[0]))
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}; expected JSON with image_names and image_labels") from error
+    data = with_text_keys(data, where)
+    names, labels = field(data, "image_names", where), field(data, "image_labels", where)
+    check_lengths(where, len(names), labels)
+    ends = [PurePosixPath(name.replace("\\", "/")).parts[-2:] for name in names]
+    numbers = {(end[0], label) for end, label in zip(ends, labels, strict=True)}
+    if len({folder for folder, _ in numbers}) != len(numbers) or len(set(labels)) != len(numbers):
+        raise ValueError(f"{where}: image_labels do not agree with the images' folders; expected one label per folder")
+    files = {tuple(name.split("/")[-2:]): name for name in reversed(_images_in(tree, "", levels=1))}
+    missing = [end for end in ends if end not in files]
+    if missing:
+        first = "/".join(missing[0])
+        raise ValueError(f"{where}: {len(missing)} of {len(ends)} files are not in {tree.where()}, first {first!r}")
+    return _file_split(tree, [(end[0], files[end]) for end in ends])
+
+
+def read_omniglot(tree: Tree, split: str, parts: list[str]) -> RawSplit:
+    """Both archives or folders of Omniglot, `<alphabet>/<character>/<image>`, split as Vinyals et al. did."""
+    splits = []
+    for part in parts:
+        images = tree.mount(part)
+        pairs = [("/".join(name.split("/")[:2]), name) for name in _images_in(images, "", levels=2)]
+        splits.append(_file_split(images, [pair for pair in pairs if omniglot_split(pair[0]) == split]))
+
+    def images() -> Iterator[RawImage]:
+        for part in splits:
+            yield from part.images()
+
+    return RawSplit([class_id for part in splits for class_id in part.class_ids], images)
+
+
+def omniglot_split(character: str) -> str:
+    """The split of a class such as `Greek/character07`: 1,028 are for training, 172 for validation, 423 for testing."""
+    alphabet, name = character.split("/")
+    if alphabet == "Gurmukhi":
+        return "test" if int(name.removeprefix("character")) >= OMNIGLOT_GURMUKHI_IN_TEST else "train"
+    return "val" if alphabet in OMNIGLOT_VALIDATION else "test" if alphabet in OMNIGLOT_TEST else "train"
+
+
+def _images_in(tree: Tree, folder: str, levels: int) -> list[str]:
+    """The image files in `folder`, at least `levels` folders deep; what else lies there is counted in the log."""
+    names = tree.files(folder)
+    kept = [name for name in names if name.lower().endswith(SUFFIXES) and name.count("/") >= levels]
+    if len(kept) < len(names) and folder:
+        others = sorted(set(names) - set(kept))
+        place = tree.where(folder)
+        LOG.warning("%s: left out %d files that are no images of a class, first %s", place, len(others), others[0])
+    return [folder + name for name in kept]
+
+
+def _file_split(tree: Tree, pairs: list[tuple[str, str]]) -> RawSplit:
+    """Files by (class, name), in that order, so that equal images in another layout come in the same order."""
+    pairs = sorted(pairs)
+
+    def images() -> Iterator[RawImage]:
+        for _, name in pairs:
+            yield RawImage(tree.where(name), partial(decode, partial(tree.read, name)))
+
+    return RawSplit([class_id for class_id, _ in pairs], images)

@@ -1,0 +1,85 @@
+"""How an image becomes a square, and how images are read back from the cache."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+
+CENTER_CROP = 92 / 84
+"""Side before the centre crop, relative to the side after it (released code, tieredImageNet)."""
+
+
+@dataclass(frozen=True)
+class Form:
+    """What becomes of an image: its `channels`, and a square of `size` in the way of `DataConfig.resize`."""
+
+    size: int
+    channels: int
+    resize: str
+
+    def pixels(self, image: Image.Image) -> np.ndarray:
+        """All of `image`, uint8 [h, w, C]."""
+        if image.mode in ("I", "F") or image.mode.startswith("I;"):
+            raise ValueError(f"it has mode {image.mode}, expected 8 bits per channel")
+        mode = "RGB" if self.channels == 3 else "L"
+        array = np.asarray(image if image.mode == mode else image.convert(mode))
+        return array if self.channels == 3 else array[..., None]
+
+    def square(self, pixels: np.ndarray) -> np.ndarray:
+        """uint8 [h, w, C] -> [S, S, C]: antialiased bilinear, not where the size is right already.
+
+        "center_crop" makes both sides 92/84 of S and cuts the middle out, as the released code does on tieredImageNet.
+        """
+        side = round(self.size * CENTER_CROP) if self.resize == "center_crop" else self.size
+        if pixels.shape[:2] != (side, side):
+            image = Image.fromarray(pixels if self.channels == 3 else pixels[..., 0])
+            pixels = np.asarray(image.resize((side, side), Image.Resampling.BILINEAR)).reshape(side, side, -1)
+        start = round((side - self.size) / 2)
+        return pixels[start : start + self.size, start : start + self.size]
+
+
+@dataclass(frozen=True, eq=False)
+class Squares:
+    """uint8 [M, S, S, C] on disk."""
+
+    array: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.array)
+
+    def squares(self, indices: np.ndarray) -> np.ndarray:
+        """A copy of those images, [n, S, S, C]."""
+        return self.array[indices]
+
+
+@dataclass(frozen=True, eq=False)
+class FullSizes:
+    """Images of any size on disk, one after the other in `bytes`; `sizes` [M, 2] are heights and widths."""
+
+    bytes: np.ndarray
+    sizes: np.ndarray
+    starts: np.ndarray
+    form: Form
+
+    def __len__(self) -> int:
+        return len(self.sizes)
+
+    def full(self, index: int) -> np.ndarray:
+        """uint8 [h, w, C]."""
+        height, width = self.sizes[index]
+        count = height * width * self.form.channels
+        return self.bytes[self.starts[index] : self.starts[index] + count].reshape(height, width, self.form.channels)
+
+    def squares(self, indices: np.ndarray) -> np.ndarray:
+        """Those images, made square now, [n, S, S, C]."""
+        squares = np.empty((len(indices), self.form.size, self.form.size, self.form.channels), np.uint8)
+        for square, index in zip(squares, indices, strict=True):
+            square[:] = self.form.square(self.full(index))
+        return squares
+
+
+def starts_of(sizes: np.ndarray, channels: int) -> np.ndarray:
+    """Where images of `sizes` [M, 2] start when they lie one after the other, and where the last one ends: [M + 1]."""
+    return np.concatenate([[0], np.cumsum(sizes.prod(axis=1) * channels)])

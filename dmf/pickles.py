@@ -1,0 +1,172 @@
+"""Plain data out of pickles that strangers made, without running anything of theirs.
+
+A pickle is a program for a small machine; what it can do is bounded by the names it may look up. Here it may look up
+the handful that numpy and PIL need to describe an array or a picture, and each of them is a stand-in that only keeps
+what it is told; numpy and PIL see nothing but checked sizes and bytes.
+"""
+
+from __future__ import annotations
+
+import pickle
+import re
+from collections.abc import Callable
+from typing import Any, BinaryIO
+
+import numpy as np
+from PIL import Image
+
+ADMITTED = "arrays, lists, dicts, strings, numbers and PIL images"
+PICTURE_MODES = ("1", "L", "P", "RGB", "RGBA")
+
+
+def read_pickle(file: BinaryIO, where: str) -> Any:
+    """The data in `file`; `where` names it in errors.
+
+    Pickles of Python 2 give their strings as bytes: `text` and `with_text_keys` undo that. Anything but plain data
+    (`ADMITTED`), and any damage, is a ValueError, raised before anything was run.
+    """
+    try:
+        return _plain(_Unpickler(file, encoding="bytes").load())
+    except Exception as error:  # hostile or damaged bytes may fail anywhere in the machine
+        raise ValueError(f"{where}: not a pickle of {ADMITTED} alone: {error}") from error
+
+
+def text(value: Any) -> Any:
+    """`value`, decoded if it is bytes."""
+    return value.decode("latin1") if isinstance(value, bytes) else value
+
+
+def with_text_keys(value: Any, where: str) -> dict[str, Any]:
+    """The dict `value` with its keys as text."""
+    if not isinstance(value, dict):
+        raise ValueError(f"{where}: holds a {type(value).__name__}, expected a dict")
+    return {text(key): item for key, item in value.items()}
+
+
+class _Unpickler(pickle.Unpickler):
+    """Finds the stand-ins, and nothing else.
+
+    They are made anew for every file, because a pickle may set attributes on what it is given.
+    """
+
+    def __init__(self, file: BinaryIO, encoding: str) -> None:
+        super().__init__(file, encoding=encoding)
+        self._known = _stand_ins()
+
+    def find_class(self, module: str, name: str) -> Any:
+        module = {"copy_reg": "copyreg", "__builtin__": "builtins"}.get(module, module)  # names of Python 2
+        full_name = f"{module}.{name}".replace("numpy._core", "numpy.core")
+        if re.fullmatch(r"PIL\.\w+ImagePlugin\.\w+ImageFile", full_name):
+            full_name = "PIL.Image.Image"
+        if full_name not in self._known:
+            raise ValueError(f"it asks for {module}.{name}")
+        return self._known[full_name]
+
+
+def _stand_ins() -> dict[str, Callable[..., Any]]:
+    class Base:
+        """For `object`, which old pickles name."""
+
+    class DType:
+        def __init__(self, code: str | bytes, *_: Any) -> None:
+            self.code, self.order = text(code), ""
+
+        def __setstate__(self, state: tuple[Any, ...]) -> None:
+            self.order = text(state[1])
+
+        def plain(self) -> np.dtype:
+            if not re.fullmatch(r"[biufSU]\d+", self.code) or self.order not in ("", "|", "<", ">", "="):
+                raise ValueError(f"an array of dtype {self.code!r}, expected numbers or strings")
+            return np.dtype(self.order.replace("|", "") + self.code)
+
+    class Array(_Held):
+        def __init__(self, *_: Any) -> None:
+            self.value = None
+
+        def __setstate__(self, state: tuple[Any, ...]) -> None:
+            _, shape, dtype, columns_first, data = state
+            if dtype.code in ("O", "O8"):
+                self.value = list(data)
+            else:
+                self.value = _array(data, dtype.plain(), shape, "F" if columns_first else "C")
+
+    class Picture(_Held):
+        def __setstate__(self, state: list[Any]) -> None:
+            _, mode, size, palette, data = state[:5]
+            self.value = _picture(text(mode), tuple(size), palette, _bytes(data))
+
+    def from_buffer(data: Any, dtype: DType, shape: Any, order: str) -> np.ndarray:
+        return _array(data, dtype.plain(), shape, order)
+
+    def scalar(dtype: DType, data: Any) -> Any:
+        return _array(data, dtype.plain(), (1,), "C")[0]
+
+    def encode(characters: str, encoding: str) -> bytes:
+        if encoding != "latin1":
+            raise ValueError(f"bytes in the encoding {encoding!r}, expected 'latin1'")
+        return characters.encode("latin1")
+
+    def reconstruct(*_: Any) -> Array:
+        return Array()
+
+    def instance(kind: type, *_: Any) -> Picture:
+        if kind is not Picture:
+            raise ValueError("an object that is no PIL image")
+        return Picture()
+
+    return {
+        "numpy.ndarray": Array,
+        "numpy.dtype": DType,
+        "numpy.core.multiarray._reconstruct": reconstruct,
+        "numpy.core.multiarray.scalar": scalar,
+        "numpy.core.numeric._frombuffer": from_buffer,
+        "_codecs.encode": encode,
+        "PIL.Image.Image": Picture,
+        "copyreg._reconstructor": instance,
+        "builtins.object": Base,
+        "collections.OrderedDict": dict,
+    }
+
+
+class _Held:
+    """A stand-in that holds the finished `value`."""
+
+    value: Any
+
+
+def _array(data: Any, dtype: np.dtype, shape: Any, order: str) -> np.ndarray:
+    """An array over `data`, whose length must be what `shape` needs."""
+    sides = tuple(int(side) for side in shape)
+    return np.frombuffer(_bytes(data), dtype).reshape(sides, order="F" if order == "F" else "C")
+
+
+def _bytes(data: Any) -> bytes | bytearray:
+    if isinstance(data, str):
+        return data.encode("latin1")
+    if not isinstance(data, (bytes, bytearray)):
+        raise ValueError(f"a {type(data).__name__} where bytes were expected")
+    return data
+
+
+def _picture(mode: str, size: tuple[int, int], palette: Any, data: bytes) -> Image.Image:
+    """A picture from PIL's own pickled state; `data` must have the length that mode and size need."""
+    width, height = (int(side) for side in size)
+    if mode not in PICTURE_MODES or width < 1 or height < 1 or width * height > 8 * len(data):
+        raise ValueError(f"a picture of mode {mode!r}, {width}x{height}, in {len(data)} bytes")
+    picture = Image.frombytes(mode, (width, height), data)
+    if mode == "P" and palette:
+        picture.putpalette(palette)
+    return picture
+
+
+def _plain(value: Any) -> Any:
+    """`value` with every stand-in replaced by what it holds."""
+    if isinstance(value, _Held):
+        return _plain(value.value) if isinstance(value.value, list) else value.value
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if value is None or isinstance(value, (bool, int, float, str, bytes, bytearray, np.ndarray, np.generic)):
+        return value
+    raise ValueError(f"it holds a {type(value).__name__}")

@@ -1,0 +1,99 @@
+"""One training without a sweep: `python -m dmf.train --root DATA [--groups 64] [--nExemplars 1] [path=value ...]`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import sys
+from pathlib import Path
+from typing import Any
+
+from dmf.config import RECIPES, ExperimentConfig, recipe
+from dmf.data import open_data
+from dmf.records import Epoch
+from dmf.training import close, train
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command's arguments; those of the released scripts keep their names."""
+    arguments = argparse.ArgumentParser(prog="python -m dmf.train", description=__doc__)
+    arguments.add_argument("values", nargs="*", metavar="path=value", help="any field, e.g. training.learning_rate=0.1")
+    arguments.add_argument("--base", default="released", help=f"recipe to start from: {', '.join(RECIPES)}")
+    arguments.add_argument("--root", help="folder or archive with the images (data.root)")
+    arguments.add_argument("--dataset", help="name of the data set (data.name)")
+    arguments.add_argument("--groups", type=int, help="filters per position (model.groups)")
+    arguments.add_argument("--nExemplars", type=int, help="shots per class (episodes.shot)")
+    arguments.add_argument("--seed", type=int, help="training.seed")
+    arguments.add_argument("--save-dir", type=Path, help="folder of this training (default runs/trainings/<key>)")
+    arguments.add_argument(
+        "--resume", type=Path, help="go on with the training in this folder, with the configuration that it holds"
+    )
+    return arguments
+
+
+FLAGS = {
+    "root": "data.root",
+    "dataset": "data.name",
+    "groups": "model.groups",
+    "nExemplars": "episodes.shot",
+    "seed": "training.seed",
+}
+
+
+def configuration(arguments: argparse.Namespace) -> ExperimentConfig:
+    """Recipe, then flags, then path=value; or, for --resume, what the folder holds, at another root if one is given."""
+    values = {path: getattr(arguments, flag) for flag, path in FLAGS.items() if getattr(arguments, flag) is not None}
+    values |= dict(assignment(text) for text in arguments.values)
+    if arguments.resume is None:
+        return recipe(arguments.base).with_paths(values)
+    if not (arguments.resume / "config.json").is_file():
+        raise ValueError(f"--resume {arguments.resume}: no config.json there, so nothing to go on with")
+    kept = ExperimentConfig.read(arguments.resume / "config.json")
+    config = kept.with_paths(values)
+    if config.key != kept.key:
+        raise ValueError(f"--resume goes on with training {kept.key}; other values than its own make {config.key}")
+    return config
+
+
+def assignment(text: str) -> tuple[str, Any]:
+    """`model.groups=64` -> ("model.groups", 64); what is no JSON is text."""
+    path, equals, value = text.partition("=")
+    if not equals:
+        raise ValueError(f"got {text!r}, expected path=value, e.g. model.groups=64")
+    try:
+        return path, json.loads(value)
+    except json.JSONDecodeError:
+        return path, value
+
+
+def show(epoch: Epoch) -> None:
+    """One line per epoch."""
+    losses = "  ".join(f"{name} {value:.4f}" for name, value in epoch.losses.items())
+    accuracy = "" if epoch.validation_accuracy is None else f"  validation {epoch.validation_accuracy:.2%}"
+    print(f"epoch {epoch.epoch}: {losses}{accuracy}  ({epoch.seconds:.1f} s)", flush=True)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Train, write the record, and say where; 0 when the training finished, 1 when it diverged."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    arguments = parser().parse_args(argv)
+    try:
+        config = configuration(arguments)
+        folder = arguments.resume or arguments.save_dir or Path("runs/trainings") / config.key
+        data = open_data(config.data, full_size_training=config.augmentation.crop == "resized")
+        record = train(config, data, folder, show)
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    close(folder, record)
+    if record.failure is not None:
+        print(f"{record.outcome}: {record.failure.reason}; last finite: {record.failure.last_finite}", file=sys.stderr)
+        return 1
+    print(f"best validation accuracy {record.best_validation_accuracy:.2%} at epoch {record.best_epoch}, in {folder}")
+    print(f"next: python -m dmf.evaluate {folder}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,301 @@
+"""The training loop of the released code: episodes, two losses, warm-up and cosine, model selection on validation.
+
+Every step draws its episodes, its augmentation and its dropout from a seed derived from (seed, step). No generator's
+state outlives a step, so a run stopped after any epoch and resumed ends with the bits of one that was not.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import logging
+import math
+import platform
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dmf.augment import Augmentation
+from dmf.checkpoints import prefixed, read_checkpoint, under, write_checkpoint
+from dmf.config import EvaluationConfig, ExperimentConfig, TrainingConfig
+from dmf.data import DataSet
+from dmf.episodes import Episode, EpisodeSampler, derived_seed
+from dmf.evaluation import BEST, device_of, episode_accuracies, episode_bank
+from dmf.methods import FewShotMethod, build_method
+from dmf.records import Epoch, Failure, Provenance, TrainingRecord
+
+log = logging.getLogger("dmf.training")
+
+LAST, RECORD, CONFIG = "last.safetensors", "training.json", "config.json"
+"""Beside BEST, what a training's folder holds; LAST goes when RECORD is written."""
+
+EPISODES, AUGMENTATION, DROPOUT = range(3)
+"""Streams of random numbers."""
+
+STEPS_BETWEEN_CHECKS = 20
+"""The losses stay on the device; this often they are looked at for NaN and infinity."""
+
+
+class Diverged(Exception):
+    """A loss that is not finite: `step` counts from 1, `last_finite` holds the losses of the step before."""
+
+    def __init__(self, step: int, last_finite: dict[str, float]) -> None:
+        super().__init__(f"the loss is not finite at step {step}")
+        self.step, self.last_finite = step, last_finite
+
+
+def train(
+    config: ExperimentConfig, data: DataSet, folder: Path, on_epoch: Callable[[Epoch], None] = lambda epoch: None
+) -> TrainingRecord:
+    """Train as `config` says, from `folder`'s last checkpoint if it has one, and keep the best weights there.
+
+    `on_epoch` hears of every epoch once its checkpoint is on disk; what it raises goes on up. A loss that is not
+    finite ends the training with outcome "diverged". The record is returned; `close` writes it.
+    """
+    run = _Run(config, data, folder)
+    failure = None
+    try:
+        while run.epochs_done < config.training.epochs and run.parameters:
+            on_epoch(run.next_epoch())
+        if not run.parameters:
+            run.keep_best(epoch=0)
+    except Diverged as error:
+        failure = Failure(reason=str(error), step=error.step, last_finite=error.last_finite)
+    return run.record(failure)
+
+
+def close(folder: Path, record: TrainingRecord) -> None:
+    """Write the training's record, its last file, and drop the checkpoint that only a resumption needs."""
+    record.write(folder / RECORD)
+    (folder / LAST).unlink(missing_ok=True)
+
+
+class _Run:
+    """The state of a training: model, optimiser, history."""
+
+    def __init__(self, config: ExperimentConfig, data: DataSet, folder: Path) -> None:
+        self.config, self.data, self.folder = config, data, folder
+        self.history: list[Epoch] = []
+        self.earlier_seconds = 0.0
+        self.started = time.perf_counter()
+        settings = config.training
+        tensors, state = read_checkpoint(folder / LAST) if (folder / LAST).is_file() else ({}, None)
+        self.threads = settings.threads if state is None else state["threads"]
+        if self.threads != settings.threads:
+            log.warning("resumed with the %d threads that it started with, not %d", self.threads, settings.threads)
+        torch.set_num_threads(self.threads)
+        self.device = device_of(config)
+
+        torch.manual_seed(derived_seed(settings.seed))
+        self.method = build_method(config.model, config.data, len(data.train.classes)).to(self.device)
+        self.parameters = dict(self.method.named_parameters())
+        if self.parameters:
+            self.optimizer = torch.optim.SGD(
+                self.parameters.values(),
+                lr=settings.learning_rate,
+                momentum=settings.momentum,
+                nesterov=settings.nesterov,
+                weight_decay=settings.weight_decay,
+            )
+        self.augment = Augmentation(config.augmentation, config.data)
+        episodes = config.episodes
+        self.sampler = EpisodeSampler(
+            data.train.labels, episodes.way, episodes.shot, episodes.queries, derived_seed(settings.seed, EPISODES)
+        )
+        self.labels = torch.from_numpy(data.train.labels)
+        validation = EvaluationConfig(
+            split="val", episodes=settings.validation_episodes, way=episodes.way, shot=episodes.shot
+        )
+        self.validation_bank = episode_bank(data.val, validation) if self.parameters else None
+        if state is not None:
+            self._restore(tensors, state)
+        else:
+            config.write(folder / CONFIG)
+
+    @property
+    def epochs_done(self) -> int:
+        return len(self.history)
+
+    def next_epoch(self) -> Epoch:
+        """Train for one epoch, validate if it is time to, and write the checkpoint."""
+        started = time.perf_counter()
+        settings = self.config.training
+        number = self.epochs_done + 1
+        steps = settings.episodes_per_epoch // settings.episodes_per_step
+        losses = self._train_steps(range((number - 1) * steps, number * steps))
+        accuracy = None
+        if is_validation_epoch(number, settings):
+            accuracies = episode_accuracies(self.method, self.data.val, self.validation_bank, self.augment)
+            accuracy = float(accuracies.mean())
+        epoch = Epoch(
+            epoch=number,
+            loss=losses.pop("loss"),
+            losses=losses,
+            learning_rate=learning_rate(number * steps, steps, settings),
+            validation_accuracy=accuracy,
+            seconds=time.perf_counter() - started,
+        )
+        best = best_of(self.history)
+        self.history.append(epoch)
+        if best is None or best_of(self.history) is epoch:
+            self.keep_best(number)
+        self._checkpoint()
+        return epoch
+
+    def _train_steps(self, steps: range) -> dict[str, float]:
+        """Run the steps numbered `steps` (from 0) -> mean of every loss. Raises Diverged."""
+        settings = self.config.training
+        per_epoch = settings.episodes_per_epoch // settings.episodes_per_step
+        weights = {"few_shot": settings.few_shot_weight, "global": settings.global_weight}
+        self.method.train()
+        names: list[str] = []
+        seen: list[Tensor] = []
+        for step in steps:
+            for group in self.optimizer.param_groups:
+                group["lr"] = learning_rate(step + 1, per_epoch, settings)
+            torch.manual_seed(derived_seed(settings.seed, DROPOUT, step))
+            losses = self.method.losses(self._episode(step))
+            loss = sum(weights[name] * value for name, value in losses.items())
+            self.optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            self.optimizer.step()
+            names = ["loss", *losses]
+            seen.append(torch.stack([loss.detach(), *(value.detach() for value in losses.values())]))
+            if (step + 1) % STEPS_BETWEEN_CHECKS == 0 or step + 1 == steps.stop:
+                check_finite(names, seen, steps.start)
+        return dict(zip(names, torch.stack(seen).double().mean(0).tolist(), strict=True))
+
+    def _episode(self, step: int) -> Episode:
+        """The batch of tasks of a step, augmented, on the device."""
+        settings = self.config.training
+        size = settings.episodes_per_step
+        indices = self.sampler(range(step * size, (step + 1) * size))
+        generator = torch.Generator(self.device)
+        generator.manual_seed(derived_seed(settings.seed, AUGMENTATION, step))
+        rows = torch.cat([indices.support.flatten(), indices.query.flatten()])
+        images = self.augment.train(self.data.train, rows, generator)
+        supports = indices.support.numel()
+        return Episode(
+            images[:supports].unflatten(0, indices.support.shape),
+            images[supports:].unflatten(0, indices.query.shape),
+            indices.targets.to(self.device),
+            self.labels[indices.query].to(self.device),
+        )
+
+    def keep_best(self, epoch: int) -> None:
+        """Write the weights as those to be tested."""
+        state = {"key": self.config.key, "epoch": epoch}
+        write_checkpoint(self.folder / BEST, prefixed("model.", self.method.state_dict()), state)
+
+    def _checkpoint(self) -> None:
+        momenta = {
+            name: self.optimizer.state[parameter]["momentum_buffer"]
+            for name, parameter in self.parameters.items()
+            if self.optimizer.state.get(parameter, {}).get("momentum_buffer") is not None
+        }
+        state = {
+            "key": self.config.key,
+            "threads": self.threads,
+            "seconds": self._seconds(),
+            "history": [epoch.model_dump(mode="json") for epoch in self.history],
+        }
+        tensors = prefixed("model.", self.method.state_dict()) | prefixed("momentum.", momenta)
+        write_checkpoint(self.folder / LAST, tensors, state)
+
+    def _restore(self, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
+        if state["key"] != self.config.key:
+            raise ValueError(
+                f"{self.folder / LAST} belongs to training {state['key']}, not to {self.config.key}; "
+                "give this training a folder of its own"
+            )
+        self.method.load_state_dict(under("model.", tensors))
+        for name, momentum in under("momentum.", tensors).items():
+            parameter = self.parameters[name]
+            self.optimizer.state[parameter]["momentum_buffer"] = torch.empty_like(parameter).copy_(momentum)
+        self.history = [Epoch.from_dict(epoch) for epoch in state["history"]]
+        self.earlier_seconds = state["seconds"]
+
+    def _seconds(self) -> float:
+        return self.earlier_seconds + time.perf_counter() - self.started
+
+    def record(self, failure: Failure | None) -> TrainingRecord:
+        """What this training has come to."""
+        best = best_of(self.history)
+        return TrainingRecord(
+            key=self.config.key,
+            config=self.config,
+            outcome="finished" if failure is None else "diverged",
+            failure=failure,
+            history=tuple(self.history),
+            best_epoch=best and best.epoch,
+            best_validation_accuracy=best and best.validation_accuracy,
+            parameters=sum(parameter.numel() for parameter in self.parameters.values()),
+            seconds=self._seconds(),
+            provenance=Provenance(
+                data_fingerprint=self.data.fingerprint,
+                image_sizes=self.data.image_sizes,
+                git_commit=git_commit(),
+                versions=versions(),
+                device=torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else platform.processor(),
+                threads=self.threads,
+            ),
+        )
+
+
+def learning_rate(iteration: int, steps_per_epoch: int, settings: TrainingConfig) -> float:
+    """The rate of an iteration (1 is the first): linear warm-up, then half a cosine down to the floor."""
+    warmup, total = settings.warmup_epochs * steps_per_epoch, settings.epochs * steps_per_epoch
+    if iteration <= warmup:
+        return settings.learning_rate * iteration / warmup
+    cosine = 0.5 * (1 + math.cos(math.pi * (iteration - warmup) / (total - warmup)))
+    return settings.learning_rate * max(cosine, settings.learning_rate_floor)
+
+
+def is_validation_epoch(epoch: int, settings: TrainingConfig) -> bool:
+    """Whether the model is validated after `epoch` (1 is the first)."""
+    return (
+        epoch in (1, settings.epochs) or epoch % settings.validate_every == 0 or epoch >= settings.validate_all_from
+    )
+
+
+def best_of(history: list[Epoch]) -> Epoch | None:
+    """The epoch of highest validation accuracy, the first of equals; None before the first validation."""
+    validated = [epoch for epoch in history if epoch.validation_accuracy is not None]
+    return max(validated, key=lambda epoch: epoch.validation_accuracy, default=None)
+
+
+def check_finite(names: list[str], losses: list[Tensor], first_step: int) -> None:
+    """Raise Diverged for the first row of `losses` that is not finite; row i is step `first_step` + i (from 0)."""
+    finite = torch.stack(losses).isfinite().all(1)
+    if finite.all():
+        return
+    row = int(finite.logical_not().nonzero()[0])
+    before = dict(zip(names, losses[row - 1].tolist(), strict=True)) if row else {}
+    raise Diverged(first_step + row + 1, before)
+
+
+def versions() -> dict[str, str]:
+    """Of Python and of the libraries that a number can depend on."""
+    libraries = ("torch", "torchvision", "torchdiffeq", "numpy", "pillow")
+    return {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in libraries}
+
+
+def git_commit() -> str | None:
+    """The commit of this code, "+changes" behind it for an unclean tree; None where it is not in a repository."""
+    here = Path(__file__).parent
+
+    def git(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(["git", "-C", str(here), *arguments], capture_output=True, text=True)
+
+    try:
+        head = git("rev-parse", "HEAD")
+    except FileNotFoundError:  # git is not installed
+        return None
+    if head.returncode:
+        return None
+    changes = git("status", "--porcelain", "--untracked-files=no", "--", str(here.parent)).stdout.strip()
+    return head.stdout.strip() + ("+changes" if changes else "")
