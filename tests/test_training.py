@@ -1,0 +1,234 @@
+"""Training on the embedded glyphs: schedule, exact resumption, divergence, checkpoints; and evaluation."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from dmf.augment import Augmentation
+from dmf.checkpoints import read_checkpoint, write_checkpoint
+from dmf.config import EvaluationConfig, ExperimentConfig, TrainingConfig
+from dmf.data import DataSet, open_data
+from dmf.episodes import Episode
+from dmf.evaluation import episode_accuracies, episode_bank, evaluate_folder, load_trained, mean_and_ci95
+from dmf.methods import build_method
+from dmf.records import Epoch
+from dmf.training import LAST, RECORD, best_of, close, is_validation_epoch, learning_rate, train
+
+TINY = ExperimentConfig.from_dict(
+    {
+        "data": {"name": "glyphs", "image_size": 20, "normalisation": "half"},
+        "augmentation": {"crop_padding": 2},
+        "episodes": {"queries": 3},
+        "model": {"backbone": "conv64f", "groups": 8},
+        "training": {
+            "epochs": 4,
+            "warmup_epochs": 1,
+            "episodes_per_epoch": 8,
+            "episodes_per_step": 2,
+            "learning_rate": 0.05,
+            "validation_episodes": 20,
+            "validate_every": 2,
+            "device": "cpu",
+        },
+    }
+)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> DataSet:
+    return open_data(TINY.data, cache_dir=tmp_path_factory.mktemp("cache"))
+
+
+def curve(history) -> list[tuple]:
+    """Everything of a history that is not time."""
+    return [(e.epoch, e.loss, e.losses, e.learning_rate, e.validation_accuracy) for e in history]
+
+
+def stopped_after(epoch: int):
+    def on_epoch(done: Epoch) -> None:
+        if done.epoch == epoch:
+            raise KeyboardInterrupt
+
+    return on_epoch
+
+
+@pytest.mark.parametrize("config", [TINY, TINY.replace(model__backbone="resnet12")])
+def test_stopped_after_any_epoch_and_resumed_gives_the_same_bits(
+    tmp_path: Path, data: DataSet, config: ExperimentConfig
+) -> None:
+    """ResNet-12 has dropout, DropBlock and its ramp; Conv64F none."""
+    config = config.replace(
+        training__epochs=3, training__episodes_per_epoch=4, training__validation_episodes=2, model__drop_block_ramp=10
+    )
+    whole = train(config, data, tmp_path / "whole")
+    for stop in (1, 2):
+        folder = tmp_path / f"stopped after {stop}"
+        with pytest.raises(KeyboardInterrupt):
+            train(config, data, folder, stopped_after(stop))
+        torch.manual_seed(stop)  # what else the process did must not matter
+        heard: list[Epoch] = []
+        resumed = train(config, data, folder, heard.append)
+        assert [epoch.epoch for epoch in heard] == list(range(stop + 1, 4))
+        assert curve(resumed.history) == curve(whole.history)
+        for name in (LAST, "best.safetensors"):
+            ours, theirs = read_checkpoint(folder / name)[0], read_checkpoint(tmp_path / "whole" / name)[0]
+            assert ours.keys() == theirs.keys()
+            assert all(torch.equal(ours[key], theirs[key]) for key in ours), name
+
+
+def test_seeds(tmp_path: Path, data: DataSet) -> None:
+    first, again = (train(TINY, data, tmp_path / name) for name in "ab")
+    other = train(TINY.replace(training__seed=1), data, tmp_path / "c")
+    assert curve(first.history) == curve(again.history)
+    assert curve(first.history) != curve(other.history)
+
+
+def test_threads_are_those_that_a_run_began_with(tmp_path: Path, data: DataSet, caplog) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        train(TINY.replace(training__threads=2), data, tmp_path, stopped_after(2))
+    record = train(TINY.replace(training__threads=1), data, tmp_path)
+    assert record.provenance.threads == 2
+    assert "resumed with the 2 threads" in caplog.text
+
+
+def test_learning_is_real(tmp_path: Path, data: DataSet) -> None:
+    """A few steps on glyphs beat raw pixels on classes of other scripts."""
+    config = TINY.replace(
+        augmentation={"crop": "none", "color_jitter": 0.0, "flip": False, "erasing": 0.0},
+        model__score_border=0,
+        training__few_shot_weight=1.0,
+        training__epochs=3,
+        training__episodes_per_epoch=160,
+        training__episodes_per_step=4,
+        training__learning_rate=0.2,
+    )
+    record = train(config, data, tmp_path)
+    evaluation = EvaluationConfig(episodes=200)
+    ours = evaluate_folder(tmp_path, config, evaluation, data)
+    floor_config = config.replace(model__method="raw_pixels")
+    assert train(floor_config, data, tmp_path / "floor").parameters == 0
+    floor = evaluate_folder(tmp_path / "floor", floor_config, evaluation, data)
+    assert ours.bank == floor.bank
+    assert ours.accuracy - ours.ci95 > floor.accuracy + floor.ci95
+    assert record.history[-1].loss < record.history[0].loss
+
+
+def test_a_loss_that_is_not_finite_ends_as_diverged(tmp_path: Path, data: DataSet) -> None:
+    record = train(TINY.replace(training__learning_rate=1e18, training__warmup_epochs=0), data, tmp_path)
+    assert record.outcome == "diverged"
+    assert record.failure.step is not None and 1 < record.failure.step <= 16
+    assert set(record.failure.last_finite) == {"loss", "few_shot", "global"}
+    assert all(math.isfinite(value) for value in record.failure.last_finite.values())
+
+
+def test_records_and_checkpoints(tmp_path: Path, data: DataSet) -> None:
+    record = train(TINY, data, tmp_path)
+    assert (tmp_path / LAST).is_file()
+    close(tmp_path, record)
+    assert not (tmp_path / LAST).exists()
+    assert type(record).read(tmp_path / RECORD) == record
+    assert record.best_epoch in (1, 2, 4) and record.parameters > 100_000
+    _, epoch = load_trained(tmp_path, TINY, data)
+    assert epoch == record.best_epoch
+    with pytest.raises(ValueError, match="belongs to training"):
+        load_trained(tmp_path, TINY.replace(training__seed=9), data)
+
+
+def test_a_folder_of_another_training_is_refused(tmp_path: Path, data: DataSet) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        train(TINY, data, tmp_path, stopped_after(1))
+    with pytest.raises(ValueError, match="give this training a folder of its own"):
+        train(TINY.replace(model__groups=16), data, tmp_path)
+
+
+def test_a_broken_checkpoint_is_named(tmp_path: Path, data: DataSet) -> None:
+    tmp_path.joinpath(LAST).write_bytes(b"half a checkpoint")
+    with pytest.raises(ValueError, match="last.safetensors is no readable checkpoint"):
+        train(TINY, data, tmp_path)
+
+
+def test_a_killed_write_leaves_the_old_checkpoint(tmp_path: Path, monkeypatch) -> None:
+    write_checkpoint(tmp_path / "c", {"x": torch.ones(2)}, {"epoch": 1})
+
+    def killed(*_arguments) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("os.replace", killed)
+    with pytest.raises(KeyboardInterrupt):
+        write_checkpoint(tmp_path / "c", {"x": torch.zeros(2)}, {"epoch": 2})
+    tensors, state = read_checkpoint(tmp_path / "c")
+    assert state == {"epoch": 1} and torch.equal(tensors["x"], torch.ones(2))
+    assert [path.name for path in tmp_path.iterdir()] == ["c"]
+
+
+def test_learning_rate_warms_up_then_falls_along_a_cosine() -> None:
+    settings = TrainingConfig(learning_rate=0.35, epochs=95, warmup_epochs=5)
+    steps = 300
+    assert learning_rate(1, steps, settings) == pytest.approx(0.35 / 1500)
+    assert learning_rate(1500, steps, settings) == pytest.approx(0.35)
+    assert learning_rate(1500 + 45 * steps, steps, settings) == pytest.approx(0.175)
+    assert learning_rate(95 * steps, steps, settings) == pytest.approx(0.35e-5)
+    assert learning_rate(1, steps, TrainingConfig(warmup_epochs=0)) < 0.35
+
+
+def test_released_validation_epochs() -> None:
+    epochs = [epoch for epoch in range(1, 96) if is_validation_epoch(epoch, TrainingConfig())]
+    assert epochs == [1, 10, 20, 30, 40, 50, *range(60, 96)]
+    assert len(epochs) == 42
+
+
+def test_the_first_of_equal_epochs_is_kept() -> None:
+    def epoch(number: int, accuracy: float | None) -> Epoch:
+        return Epoch(epoch=number, loss=0.0, losses={}, learning_rate=0.1, validation_accuracy=accuracy, seconds=0.0)
+
+    assert best_of([epoch(1, 0.4), epoch(2, None), epoch(3, 0.6), epoch(4, 0.6)]).epoch == 3
+    assert best_of([epoch(1, None)]) is None
+
+
+def test_interval_by_hand() -> None:
+    mean, ci95 = mean_and_ci95(np.array([0.2, 0.4, 0.6, 0.8]))
+    assert mean == pytest.approx(0.5)
+    assert ci95 == pytest.approx(1.96 * math.sqrt(0.05) / 2)  # deviations .3 .1 .1 .3: variance (.09 + .01) / 2
+
+
+@pytest.mark.parametrize("method", ["dmf", "proto_net", "raw_pixels"])
+@pytest.mark.parametrize("feature_bytes", [0, 2**30])
+def test_cached_features_give_the_accuracies_of_forwarding_every_episode(
+    data: DataSet, method: str, feature_bytes: int, monkeypatch
+) -> None:
+    monkeypatch.setattr("dmf.evaluation.FEATURE_BYTES", feature_bytes)  # 0: through the memory-mapped file
+    config = TINY.replace(model__method=method)
+    torch.manual_seed(0)
+    model = build_method(config.model, config.data, len(data.train.classes)).double()
+    augment = Augmentation(config.augmentation, config.data)
+    bank = episode_bank(data.test, EvaluationConfig(episodes=12, shot=2, queries=4))
+    monkeypatch.setattr(augment, "evaluate", lambda pixels: Augmentation.evaluate(augment, pixels).double())
+    cached = episode_accuracies(model, data.test, bank, augment)
+    model.eval()
+    for index in range(12):
+        support, query = (
+            augment.evaluate(data.test.pixels(rows.flatten())).unflatten(0, rows.shape)
+            for rows in (bank.support[index : index + 1], bank.query[index : index + 1])
+        )
+        targets = bank.targets[index : index + 1]
+        with torch.inference_mode():
+            predicted = model(Episode(support, query, targets, targets)).argmax(-1)
+        assert (predicted == targets).double().mean().item() == cached[index]
+
+
+def test_the_method_keeps_its_mode(data: DataSet) -> None:
+    model = build_method(TINY.model, TINY.data, 5).train()
+    bank = episode_bank(data.val, EvaluationConfig(split="val", episodes=2, shot=1))
+    episode_accuracies(model, data.val, bank, Augmentation(TINY.augmentation, TINY.data))
+    assert model.training
+
+
+def test_more_shots_than_trained_with(tmp_path: Path, data: DataSet) -> None:
+    train(TINY, data, tmp_path)
+    record = evaluate_folder(tmp_path, TINY, EvaluationConfig(episodes=10, shot=5), data)
+    assert record.config.shot == 5 and len(record.episode_accuracies) == 10
