@@ -1,4 +1,8 @@
-"""Images [B, 1 or 3, h, w] to feature maps [B, C, H, W]: ResNet-12 as the released DMF code has it, and Conv64F."""
+"""Images [B, 1 or 3, h, w] to feature maps [B, C, H, W]: ResNet-12 as the released DMF code has it, and Conv64F.
+
+Where a pooling follows an activation, the pooling is done first: LeakyReLU is increasing, so it commutes with the
+maximum to the bit, and acts on a quarter of the values.
+"""
 
 from __future__ import annotations
 
@@ -58,7 +62,7 @@ class ResidualBlock(nn.Module):
         out = F.leaky_relu(self.bn1(self.conv1(maps)), 0.1)
         out = F.leaky_relu(self.bn2(self.conv2(out)), 0.1)
         out = self.bn3(self.conv3(out)) + self.shortcut(maps)
-        return self.drop(self.pool(F.leaky_relu(out, 0.1)))
+        return self.drop(F.leaky_relu(self.pool(out), 0.1))
 
 
 class ResNet12(nn.Module):
@@ -99,9 +103,10 @@ class Conv64F(nn.Module):
         super().__init__()
         layers: list[nn.Module] = []
         for index in range(4):
-            layers += [nn.Conv2d(in_channels, 64, 3, padding=1, bias=False), nn.BatchNorm2d(64), nn.LeakyReLU(0.1)]
+            layers += [nn.Conv2d(in_channels, 64, 3, padding=1, bias=False), nn.BatchNorm2d(64)]
             if index < 3 or last_pooling:
                 layers.append(nn.MaxPool2d(2))
+            layers.append(nn.LeakyReLU(0.1))
             in_channels = 64
         self.layers = nn.Sequential(*layers)
 

@@ -20,7 +20,7 @@ from PIL import Image
 from torch import Tensor
 
 from dmf import image_cache
-from dmf.config import DataConfig
+from dmf.config import DataConfig, ExperimentConfig
 from dmf.image_cache import open_arrays, open_cache
 from dmf.image_store import Form, FullSizes, Squares
 from dmf.image_trees import open_tree
@@ -171,6 +171,11 @@ def open_data(config: DataConfig, full_size_training: bool = False, cache_dir: P
     if config.rotations_as_classes:
         splits = {name: _with_rotations(split) for name, split in splits.items()}
     return DataSet(config.name, info.layout, info.image_sizes, **splits)
+
+
+def open_for(experiment: ExperimentConfig) -> DataSet:
+    """The data set of a training, its images in full size where the training crops from it."""
+    return open_data(experiment.data, full_size_training=experiment.augmentation.crop == "resized")
 
 
 def default_cache_dir() -> Path:

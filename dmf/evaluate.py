@@ -9,7 +9,7 @@ from pathlib import Path
 
 from dmf import released
 from dmf.config import EvaluationConfig, ExperimentConfig, recipe
-from dmf.data import open_data
+from dmf.data import open_for
 from dmf.evaluation import device_of, evaluate, evaluate_folder
 from dmf.records import EvaluationRecord
 
@@ -45,7 +45,7 @@ def test(arguments: argparse.Namespace) -> EvaluationRecord:
         if not (arguments.folder / "config.json").is_file():
             raise ValueError(f"{arguments.folder} is no training's folder: it has no config.json")
         config = _at_root(ExperimentConfig.read(arguments.folder / "config.json"), arguments.root)
-        record = evaluate_folder(arguments.folder, config, evaluation, open_data(config.data))
+        record = evaluate_folder(arguments.folder, config, evaluation, open_for(config))
         record.write(arguments.folder / "evaluations" / f"{record.evaluation_key}.json")
         return record
     config = _at_root(recipe(arguments.base), arguments.root)
@@ -53,7 +53,7 @@ def test(arguments: argparse.Namespace) -> EvaluationRecord:
         config = config.replace(data__name=arguments.dataset)
     model = released.load(arguments.resume)
     config = config.replace(model__groups=model.groups)
-    return evaluate(model.to(device_of(config)), config, evaluation, open_data(config.data), epoch=0)
+    return evaluate(model.to(device_of(config)), config, evaluation, open_for(config), epoch=0)
 
 
 def _at_root(config: ExperimentConfig, root: str | None) -> ExperimentConfig:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from dmf.config import RECIPES, ExperimentConfig, recipe
-from dmf.data import open_data
+from dmf.data import open_for
 from dmf.records import Epoch
 from dmf.training import close, train
 
@@ -81,7 +81,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         config = configuration(arguments)
         folder = arguments.resume or arguments.save_dir or Path("runs/trainings") / config.key
-        data = open_data(config.data, full_size_training=config.augmentation.crop == "resized")
+        data = open_for(config)
         record = train(config, data, folder, show)
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -1,0 +1,103 @@
+"""A filled table: sections of cells, each with its number and where it comes from, or the reason why it is empty."""
+
+from __future__ import annotations
+
+from dmf.values import Value
+from reports.collect import State
+from reports.published import Published
+
+
+class Comparison(Value):
+    """Ours minus the paper's, in accuracy; no numbers where the two cannot be compared."""
+
+    difference: float | None = None
+    ci95: float | None = None
+    """Half-width: episodes of both, and our seeds where there are several."""
+    their_ci95: float | None = None
+    """As used; for Table 2 assumed, see the table's notes."""
+    verdict: str
+    """consistent, below, above, or `not comparable (...)`."""
+    departures: tuple[str, ...] = ()
+    """`path=value` where our training departs from the paper's and the released code's."""
+
+
+class AgainstBaseline(Value):
+    """A cell minus its baseline over the same episodes, in accuracy; no numbers where there is no such difference."""
+
+    baseline: str
+    """Its row's name."""
+    difference: float | None = None
+    low: float | None = None
+    high: float | None = None
+    """Of the 95 % interval."""
+    p: float | None = None
+    p_holm: float | None = None
+    """Adjusted for all the comparisons of the table."""
+    test: str = ""
+    seeds: tuple[int, ...] = ()
+    """Those that both have."""
+    published_difference: float | None = None
+    """The same difference in the paper."""
+    verdict: str
+    """better, worse, same within 0.5 (points), undecided; or why there is none."""
+
+
+class Cell(Value):
+    """One row in one section. Accuracies are fractions in [0, 1]."""
+
+    label: str
+    name: str
+    """The label with what it is of: `groups 64`."""
+    backbone: str
+    variant: tuple[str, ...] = ()
+    state: State
+    reasons: tuple[str, ...] = ()
+    """Why there is no value, or why seeds are absent from it."""
+    accuracy: float | None = None
+    """Mean over seeds and episodes."""
+    ci95: float | None = None
+    """Half-width over episodes of the seed-averaged accuracies."""
+    seed_sd: float | None = None
+    """Standard deviation of the seeds' means; None for one seed."""
+    episodes: int | None = None
+    seeds_done: tuple[int, ...] = ()
+    seeds_planned: tuple[int, ...] = ()
+    best: bool = False
+    """Not distinguishable from the best of its section."""
+    bank: str = ""
+    records: tuple[str, ...] = ()
+    """`training key/evaluation key`."""
+    parameters: int | None = None
+    training_seconds: float | None = None
+    published: Published | None = None
+    library: tuple[Published, ...] = ()
+    """LibFewShot's numbers."""
+    to_published: Comparison | None = None
+    to_baseline: AgainstBaseline | None = None
+    """None in the baseline's row and in rows of reference."""
+    is_baseline: bool = False
+
+
+class Section(Value):
+    """The cells of one column of the layout: one data set, way and shot."""
+
+    label: str
+    dataset: str
+    way: int
+    shot: int
+    cells: tuple[Cell, ...]
+
+
+class Table(Value):
+    """A table, filled as far as its records go."""
+
+    name: str
+    title: str
+    row_header: str
+    baseline: str
+    """Name of the baseline's row."""
+    published_header: str
+    """Says the data set and backbone of the published numbers where they are not the runs' own."""
+    sections: tuple[Section, ...]
+    verdict: str
+    notes: tuple[str, ...]

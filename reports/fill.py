@@ -1,0 +1,262 @@
+"""Records to a table: every planned cell with its value, or with the reason why it has none."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from reports import notes, published, statistics
+from reports.cells import AgainstBaseline, Cell, Comparison, Section, Table
+from reports.collect import Collected, collect
+from reports.published import ABLATED, BACKBONES, DATASETS, Published
+from reports.tables import Column, PlannedCell, Records, Row, TableLayout, arrange
+
+NOT_PLANNED = Collected("not planned", ("not planned",))
+
+
+@dataclass(frozen=True, eq=False)
+class Place:
+    """A row in a column, with what was planned and found for it."""
+
+    column: Column
+    row: Row
+    planned: PlannedCell | None
+    found: Collected
+
+
+def fill(layout: TableLayout, cells: Iterable[PlannedCell], records: Records, bootstrap_seed: int = 0) -> Table:
+    """Fill a table's planned cells from `records`; `bootstrap_seed` is for cells with several seeds.
+
+    Raises:
+        ValueError: nothing is planned for the table, or a record contradicts itself; the sentence names the record.
+    """
+    grid = arrange(layout, cells)
+    if not grid:
+        raise ValueError(f"nothing is planned for table {layout.name}; plan cells for it, or leave it out")
+    columns = [
+        [Place(column, row, cell, collect(cell, records) if cell else NOT_PLANNED) for row, cell in rows.items()]
+        for column, rows in grid.items()
+    ]
+    datasets = {column.dataset_label for column in grid}
+    compared = _compare_with_baselines(layout, columns, bootstrap_seed)
+    sections = tuple(
+        Section(
+            label=_section_label(places[0].column, datasets),
+            dataset=places[0].column.dataset,
+            way=places[0].column.way,
+            shot=places[0].column.shot,
+            cells=tuple(
+                _cell(layout, place, compared.get(place), _among_best(place, places, bootstrap_seed))
+                for place in places
+            ),
+        )
+        for places in columns
+    )
+    return Table(
+        name=layout.name,
+        title=layout.title if len(datasets) > 1 else f"{layout.title}, {datasets.pop()}",
+        row_header=layout.row_header,
+        baseline=_baseline_name(layout, columns),
+        published_header=_published_header(sections),
+        sections=sections,
+        verdict=notes.verdict(sections, _baseline_name(layout, columns)),
+        notes=notes.notes(layout, sections, [p.planned for places in columns for p in places if p.planned]),
+    )
+
+
+def _cell(layout: TableLayout, place: Place, to_baseline: AgainstBaseline | None, best: bool) -> Cell:
+    row, found, theirs = place.row, place.found, _published(layout, place)
+    numbers: dict[str, Any] = {}
+    if found.accuracies is not None:
+        accuracy, ci95 = statistics.mean_ci95(found.accuracies.mean(axis=0))
+        sd = statistics.seed_sd(found.accuracies)
+        numbers = {"accuracy": accuracy, "ci95": ci95, "seed_sd": sd, "episodes": found.accuracies.shape[1]}
+        if theirs is not None:
+            numbers["to_published"] = _to_published(layout, place, theirs, accuracy, ci95, sd)
+    return Cell(
+        label=row.label,
+        name=row.name,
+        backbone=row.backbone,
+        variant=row.variant,
+        state=found.state,
+        reasons=found.reasons,
+        seeds_done=found.seeds,
+        seeds_planned=place.planned.seeds if place.planned else (),
+        best=best,
+        bank=found.bank,
+        records=found.records,
+        parameters=found.parameters,
+        training_seconds=found.training_seconds,
+        published=theirs,
+        library=_library(layout, place),
+        to_baseline=to_baseline,
+        is_baseline=_is_baseline(layout, row),
+        **numbers,
+    )
+
+
+def _published(layout: TableLayout, place: Place) -> Published | None:
+    """The paper's number for a row; in Table 2 that of miniImageNet and ResNet-12 whatever the runs use."""
+    row, column = place.row, place.column
+    if row.published is None:
+        return None
+    dataset, backbone = ABLATED if layout.components else (column.dataset, row.backbone)
+    return published.in_paper(row.published, backbone, dataset, column.way, column.shot)
+
+
+def _library(layout: TableLayout, place: Place) -> tuple[Published, ...]:
+    """LibFewShot's numbers for a row: of DMF they have the full model, which fills one row of each part of Table 2."""
+    row, column = place.row, place.column
+    method = row.published
+    if layout.components and row.published is not None:
+        groups = published.FULL_GROUPS.get((column.dataset, column.shot))
+        full = published.FULL_MODEL | {"model.groups": groups}
+        method = "DMF" if row.value == full[layout.row_path] else None
+    if method is None:
+        return ()
+    return published.in_library(method, row.backbone, column.dataset, column.way, column.shot)
+
+
+def _to_published(
+    layout: TableLayout, place: Place, theirs: Published, accuracy: float, ci95: float, sd: float | None
+) -> Comparison:
+    assert place.planned is not None
+    config, column = place.planned.config, place.column
+    same = {
+        "data set": column.dataset == theirs.dataset,
+        "backbone": config.model.backbone == theirs.backbone,
+        "image size": column.dataset != theirs.dataset or config.data.image_size == published.IMAGE_SIZE,
+        "shots in training": column.trained_shot == column.shot,
+        "classes": column.split == "test",
+    }
+    their_ci95 = published.assumed_ci95(theirs)
+    obstacles = [what for what, equal in same.items() if not equal]
+    if obstacles or their_ci95 is None:
+        return Comparison(verdict=f"not comparable ({', '.join(obstacles) or 'no interval published'})")
+    seeds = len(place.found.seeds)
+    difference, half, verdict = statistics.against_published(accuracy, ci95, sd, seeds, theirs.accuracy, their_ci95)
+    return Comparison(
+        difference=difference,
+        ci95=half,
+        their_ci95=their_ci95,
+        verdict=verdict,
+        departures=published.departures(config, layout.row_path) if config.model.method == "dmf" else (),
+    )
+
+
+def _is_baseline(layout: TableLayout, row: Row) -> bool:
+    return not row.reference and row.value == layout.baseline
+
+
+def _baseline(layout: TableLayout, place: Place, section: Sequence[Place]) -> Place | None:
+    """The row that a row is compared with: of its backbone, and of its variant where that has one."""
+    rows = [p for p in section if p.planned and _is_baseline(layout, p.row) and p.row.backbone == place.row.backbone]
+    same = [p for p in rows if p.row.variant == place.row.variant]
+    return same[0] if same else rows[0] if len(rows) == 1 else None
+
+
+def _compare_with_baselines(
+    layout: TableLayout, columns: Sequence[Sequence[Place]], bootstrap_seed: int
+) -> dict[Place, AgainstBaseline]:
+    """Every planned row that has one against its baseline; p is adjusted over the whole table."""
+    answers: dict[Place, AgainstBaseline] = {}
+    tested: dict[Place, tuple[AgainstBaseline, statistics.Difference]] = {}
+    for section in columns:
+        for place in section:
+            if place.planned is None or place.row.reference or _is_baseline(layout, place.row):
+                continue
+            base = _baseline(layout, place, section)
+            answer = _unpaired_answer(layout, place, base)
+            if base is None or answer.verdict:
+                answers[place] = answer
+            else:
+                difference = _difference(place.found, base.found, bootstrap_seed)
+                tested[place] = answer, difference
+    adjusted = statistics.holm([difference.p for _, difference in tested.values()])
+    for (place, (answer, difference)), p_holm in zip(tested.items(), adjusted, strict=True):
+        answers[place] = AgainstBaseline(
+            **dict(answer)
+            | {
+                "difference": difference.mean,
+                "low": difference.low,
+                "high": difference.high,
+                "p": difference.p,
+                "p_holm": p_holm,
+                "test": difference.test,
+                "verdict": statistics.verdict(difference, p_holm),
+            }
+        )
+    return answers
+
+
+def _unpaired_answer(layout: TableLayout, place: Place, base: Place | None) -> AgainstBaseline:
+    """What can be said without a test; its verdict is the obstacle, or empty when there is none."""
+    if base is None:
+        name = layout.row_name.format(layout.labels[layout.baseline])
+        return AgainstBaseline(baseline=name, verdict="baseline not planned")
+    theirs, their_base = _published(layout, place), _published(layout, base)
+    seeds = _common_seeds(place.found, base.found)
+    obstacle = ""
+    if place.found.accuracies is None:
+        obstacle = place.found.state
+    elif base.found.accuracies is None:
+        obstacle = f"baseline {base.found.state}"
+    elif base.found.bank != place.found.bank:
+        obstacle = "not paired: the baseline has other episodes or images"
+    elif not seeds:
+        obstacle = "not paired: the baseline has other seeds"
+    return AgainstBaseline(
+        baseline=base.row.name,
+        seeds=() if obstacle else seeds,
+        published_difference=theirs.accuracy - their_base.accuracy if theirs and their_base else None,
+        verdict=obstacle,
+    )
+
+
+def _common_seeds(ours: Collected, base: Collected) -> tuple[int, ...]:
+    return tuple(seed for seed in ours.seeds if seed in base.seeds)
+
+
+def _difference(ours: Collected, base: Collected, bootstrap_seed: int) -> statistics.Difference:
+    seeds = _common_seeds(ours, base)
+    return statistics.paired_difference(ours.of_seeds(seeds), base.of_seeds(seeds), bootstrap_seed)
+
+
+def _among_best(place: Place, section: Sequence[Place], bootstrap_seed: int) -> bool:
+    """Whether a place has the highest of its section's accuracies, or one that a paired test cannot tell from it."""
+    rivals = [p.found for p in section if p.found.accuracies is not None]
+    if place.found.accuracies is None or len(rivals) < 2:
+        return False
+    best = max(rivals, key=_accuracy)
+    if place.found is best:
+        return True
+    if place.found.bank != best.bank or not _common_seeds(place.found, best):
+        return False
+    return _difference(place.found, best, bootstrap_seed).p >= statistics.LEVEL
+
+
+def _accuracy(found: Collected) -> float:
+    assert found.accuracies is not None
+    return float(found.accuracies.mean())
+
+
+def _baseline_name(layout: TableLayout, columns: Sequence[Sequence[Place]]) -> str:
+    """As its row is called here, which for groups depends on the backbone."""
+    rows = [place.row for places in columns for place in places if _is_baseline(layout, place.row)]
+    return rows[0].name if rows else layout.row_name.format(layout.labels[layout.baseline])
+
+
+def _section_label(column: Column, datasets: set[str]) -> str:
+    """The task, and the data set where the table has several (one alone stands in its title)."""
+    return f"{column.dataset_label}, {column.task}" if len(datasets) > 1 else column.task
+
+
+def _published_header(sections: Sequence[Section]) -> str:
+    foreign = any(
+        (cell.published.dataset, cell.published.backbone) != (section.dataset, cell.backbone)
+        for section in sections
+        for cell in section.cells
+        if cell.published is not None
+    )
+    return f"paper ({DATASETS[ABLATED[0]]}, {BACKBONES[ABLATED[1]]})" if foreign else "paper"

@@ -1,0 +1,151 @@
+"""What a table says in words: its verdict, and the notes without which its numbers could be misread."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+from reports import statistics
+from reports.cells import Cell, Section
+from reports.published import BACKBONES, DATASETS, LIBRARY
+from reports.tables import PlannedCell, TableLayout
+
+
+def verdict(sections: Sequence[Section], baseline: str) -> str:
+    """How much is there, and what it says against the baseline and against the paper, in one line."""
+    planned = [cell for section in sections for cell in section.cells if cell.seeds_planned]
+    states = Counter(cell.state for cell in planned)
+    parts = [f"{states['done']} of {len(planned)} cells done"]
+    parts += [f"{count} {state}" for state, count in sorted(states.items()) if state != "done"]
+    sentences = [", ".join(parts)]
+    against = Counter(c.to_baseline.verdict for c in planned if c.to_baseline and c.to_baseline.p is not None)
+    if against:
+        sentences.append(f"against {baseline}: {_counted(against)}")
+    papers = Counter(c.to_published.verdict for c in planned if c.to_published)
+    if papers:
+        sentences.append(f"against the paper: {_counted(papers)}")
+    return "; ".join(sentences) + "."
+
+
+def _counted(counts: Counter[str]) -> str:
+    return ", ".join(f"{count} {what}" for what, count in sorted(counts.items()))
+
+
+def notes(layout: TableLayout, sections: Sequence[Section], planned: Sequence[PlannedCell]) -> tuple[str, ...]:
+    """The table's notes, those first that hold for all of it."""
+    cells = [(section, cell) for section in sections for cell in section.cells]
+    said = [
+        _protocol(planned),
+        _intervals(cells),
+        _comparisons(cells),
+        _best(cells),
+        _published(layout, cells),
+        *_departures(cells),
+        *_library(cells),
+        *_absences(cells),
+    ]
+    return tuple(note for note in said if note)
+
+
+def _protocol(planned: Sequence[PlannedCell]) -> str:
+    datasets = sorted({DATASETS.get(cell.config.data.name, cell.config.data.name) for cell in planned})
+    backbones = sorted({BACKBONES.get(cell.config.model.backbone, cell.config.model.backbone) for cell in planned})
+    queries = sorted({cell.evaluation.queries for cell in planned})
+    return (
+        f"Ours: {', '.join(datasets)}, {', '.join(backbones)}; accuracy in %, {_either(queries)} queries per class; "
+        "the weights tested are those of the epoch with the highest validation accuracy."
+    )
+
+
+def _either(values: Sequence[int]) -> str:
+    return " or ".join(map(str, values))
+
+
+def _intervals(cells: Sequence[tuple[Section, Cell]]) -> str:
+    counts = sorted({len(cell.seeds_done) for _, cell in cells if cell.accuracy is not None})
+    if not counts:
+        return ""
+    text = "± is 1.96 std / sqrt(episodes) over the test episodes, given the trained models and the test classes."
+    if counts == [1]:
+        return f"{text} 1 seed; the interval covers episodes only."
+    text += f" {_either(counts)} seeds, whose accuracies are averaged for each episode; sd is that of the seeds' means."
+    return f"{text} Where there is 1 seed the interval covers episodes only." if 1 in counts else text
+
+
+def _comparisons(cells: Sequence[tuple[Section, Cell]]) -> str:
+    made = [cell.to_baseline for _, cell in cells if cell.to_baseline and cell.to_baseline.p is not None]
+    if not made:
+        return ""
+    tests = " or ".join(
+        f"{test} over the same episodes ({_seeds({len(m.seeds) for m in made if m.test == test})})"
+        for test in sorted({m.test for m in made})
+    )
+    margin = f"{100 * statistics.MARGIN:g}"
+    return (
+        f"Differences to {made[0].baseline}: {tests}, 95 % interval in brackets; p adjusted after Holm for the "
+        f"{len(made)} comparisons of this table. Same within {margin}: the whole interval lies within ±{margin} "
+        "points; better and worse: adjusted p below 0.05; undecided: neither."
+    )
+
+
+def _seeds(counts: set[int]) -> str:
+    return f"{_either(sorted(counts))} {'seed' if counts == {1} else 'seeds'}"
+
+
+def _best(cells: Sequence[tuple[Section, Cell]]) -> str:
+    if sum(cell.accuracy is not None for _, cell in cells) < 2:
+        return ""
+    return "Bold: not told from the section's highest of ours by a paired test at 5 %, unadjusted."
+
+
+def _published(layout: TableLayout, cells: Sequence[tuple[Section, Cell]]) -> str:
+    sources = sorted({cell.published.source for _, cell in cells if cell.published})
+    if not sources:
+        return ""
+    text = f"Paper: {'; '.join(sources)}."
+    compared = [cell for _, cell in cells if cell.to_published and cell.to_published.difference is not None]
+    if compared:
+        text += (
+            " Ours minus paper is unpaired; ± joins both intervals"
+            + (" and our seeds' spread" if any(cell.seed_sd is not None for cell in compared) else "")
+            + ", consistent means that it holds 0."
+        )
+    if any(cell.published.ci95 is None for cell in compared if cell.published):
+        text += " Table 2 gives no intervals: those of Table 1's DMF row are assumed."
+    return text
+
+
+def _departures(cells: Sequence[tuple[Section, Cell]]) -> list[str]:
+    found: dict[tuple[str, ...], list[str]] = {}
+    for section, cell in cells:
+        if cell.to_published and cell.to_published.departures:
+            found.setdefault(cell.to_published.departures, []).append(f"{_name(cell)} ({section.label})")
+    return [
+        f"Departing from the paper's and the released protocol: {', '.join(names)}: {', '.join(paths)}."
+        for paths, names in found.items()
+    ]
+
+
+def _library(cells: Sequence[tuple[Section, Cell]]) -> list[str]:
+    """Where LibFewShot's numbers are from, in the order in which a row gives them."""
+    found: dict[str, list[str]] = {}
+    for section, cell in cells:
+        pages: dict[float, list[str]] = {}
+        for number in cell.library:
+            pages.setdefault(number.accuracy, []).append(number.source.removeprefix(f"{LIBRARY} "))
+        if pages:
+            text = " / ".join(" and ".join(sources) for sources in pages.values())
+            found.setdefault(text, []).append(f"{_name(cell)} ({section.label})")
+    return [f"{LIBRARY}, {', '.join(names)}: {pages}." for pages, names in found.items()]
+
+
+def _absences(cells: Sequence[tuple[Section, Cell]]) -> list[str]:
+    return [
+        f"{_name(cell)}, {section.label}: {'; '.join(cell.reasons)}."
+        for section, cell in cells
+        if set(cell.reasons) - {"not planned", "missing", "running", "trained, not evaluated"}
+    ]
+
+
+def _name(cell: Cell) -> str:
+    return ", ".join((cell.name, *cell.variant))

@@ -1,0 +1,131 @@
+"""Published numbers, as data with their source (`published.csv`), and the protocol that they were obtained with.
+
+Accuracies and intervals are fractions, as everywhere before `render`. LibFewShot's pages disagree with each other for
+some methods: every one of their numbers is kept, and told with the page that it is from.
+"""
+
+from __future__ import annotations
+
+import csv
+import functools
+from pathlib import Path
+from typing import Any
+
+from dmf.config import RECIPES, ExperimentConfig, recipe
+from dmf.values import Value
+
+NUMBERS = Path(__file__).with_name("published.csv")
+LIBRARY = "LibFewShot"
+
+DATASETS = {"mini_imagenet": "miniImageNet", "tiered_imagenet": "tieredImageNet"}
+"""Data sets of the paper and how it writes them."""
+BACKBONES = {"conv64f": "Conv4", "wrn28": "WRN-28", "resnet12": "ResNet-12"}
+"""Backbones of the paper, in the order of its Table 1."""
+ABLATED = ("mini_imagenet", "resnet12")
+"""Data set and backbone of Table 2."""
+IMAGE_SIZE = 84
+"""Pixels of a side."""
+FULL_MODEL = {"model.dynamic_sampling": True, "model.last_pooling": False, "model.alignment": "ode"}
+"""The model that the paper proposes; its groups are in FULL_GROUPS."""
+FULL_GROUPS = {
+    ("mini_imagenet", 1): 64,
+    ("mini_imagenet", 5): 160,
+    ("tiered_imagenet", 1): 64,
+    ("tiered_imagenet", 5): 320,
+}
+"""Groups of the full model by data set and shot."""
+
+
+class Published(Value):
+    """One published number. Accuracy and ci95 (half-width, None where not given) are fractions in [0, 1]."""
+
+    method: str
+    """As the paper writes it; rows of Table 2 as `DMF groups=64`."""
+    backbone: str
+    dataset: str
+    way: int
+    shot: int
+    accuracy: float
+    ci95: float | None
+    source: str
+    """Paper or page, and table."""
+
+
+@functools.cache
+def numbers() -> tuple[Published, ...]:
+    """Every number of `published.csv`, in its order (that of the paper's tables)."""
+    with open(NUMBERS, newline="", encoding="utf-8") as lines:
+        return tuple(_number(row) for row in csv.DictReader(lines))
+
+
+def _number(row: dict[str, str]) -> Published:
+    return Published(
+        method=row["method"],
+        backbone=row["backbone"],
+        dataset=row["dataset"],
+        way=int(row["way"]),
+        shot=int(row["shot"]),
+        accuracy=float(row["accuracy"]),
+        ci95=float(row["ci95"]) if row["ci95"] else None,
+        source=row["source"],
+    )
+
+
+def _matching(method: str, backbone: str, dataset: str, way: int, shot: int, library: bool) -> tuple[Published, ...]:
+    place = (method, backbone, dataset, way, shot)
+    return tuple(
+        n
+        for n in numbers()
+        if (n.method, n.backbone, n.dataset, n.way, n.shot) == place and n.source.startswith(LIBRARY) == library
+    )
+
+
+def in_paper(method: str, backbone: str, dataset: str, way: int, shot: int) -> Published | None:
+    """The paper's number for a row of its tables, or None."""
+    found = _matching(method, backbone, dataset, way, shot, library=False)
+    return found[0] if found else None
+
+
+def in_library(method: str, backbone: str, dataset: str, way: int, shot: int) -> tuple[Published, ...]:
+    """LibFewShot's numbers, one for each of its pages that gives one."""
+    return _matching(method, backbone, dataset, way, shot, library=True)
+
+
+def methods_of_table_1() -> tuple[tuple[str, str], ...]:
+    """(method, backbone) of every row of the paper's Table 1, in its order."""
+    return tuple(dict.fromkeys((n.method, n.backbone) for n in numbers() if n.source.endswith("Table 1")))
+
+
+def assumed_ci95(number: Published) -> float | None:
+    """The number's interval; for Table 2, which gives none, that of Table 1's DMF row with the same shot."""
+    if number.ci95 is not None:
+        return number.ci95
+    full = in_paper("DMF", number.backbone, number.dataset, number.way, number.shot)
+    return full.ci95 if full else None
+
+
+def departures(config: ExperimentConfig, row_path: str) -> tuple[str, ...]:
+    """Parameters in which a DMF training departs from the recipe nearest to it, the row's own aside, as `path=value`.
+
+    The groups of the full model depend on data set and shot (`FULL_GROUPS`); the seed is no part of a protocol.
+    """
+    usual = {"episodes.shot": config.episodes.shot, "training.seed": config.training.seed}
+    groups = FULL_GROUPS.get((config.data.name, config.episodes.shot))
+    if groups is not None and config.model.channels % groups == 0:
+        usual["model.groups"] = groups
+    usual[row_path] = config.at(row_path)
+    recipes = [recipe(name).with_paths(usual) for name in RECIPES]
+    return min((_differences(config, expected) for expected in recipes), key=len)
+
+
+def _differences(config: ExperimentConfig, expected: ExperimentConfig) -> tuple[str, ...]:
+    ours, theirs = identity(config), identity(expected)
+    return tuple(f"{path}={ours[path]}" for path in ours if ours[path] != theirs[path])
+
+
+def identity(config: ExperimentConfig) -> dict[str, Any]:
+    """Dotted path -> value of everything that belongs to a training's identity, the seed aside."""
+    aside = ("data.root", "training.threads", "training.device", "training.seed")
+    sections = config.model_dump(mode="json")
+    flat = {f"{section}.{name}": value for section, values in sections.items() for name, value in values.items()}
+    return {path: value for path, value in flat.items() if path not in aside}

@@ -1,0 +1,329 @@
+"""Which tables there are, what their rows and columns mean, and where a planned cell belongs.
+
+A table is one entry in `TABLES`: a parameter whose values are the rows, their names in the paper, and the baseline.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, Protocol, Self
+
+from pydantic import AfterValidator, Field, model_validator
+
+from dmf.config import BACKBONE_CHANNELS, EvaluationConfig, ExperimentConfig
+from dmf.records import EvaluationRecord, TrainingRecord
+from dmf.values import Value
+from reports import published
+from reports.published import ABLATED, BACKBONES, DATASETS
+
+METHODS = {"dmf": "DMF", "proto_net": "ProtoNet", "raw_pixels": "raw pixels, cosine"}
+"""How tables write `model.method`."""
+
+
+@dataclass(frozen=True)
+class TableLayout:
+    """A table of the paper. Columns are (data set, way, shot) of the test."""
+
+    name: str
+    title: str
+    row_path: str
+    """The parameter that the rows vary."""
+    row_header: str
+    labels: dict[Any, str]
+    """Value of the parameter -> row label, in the paper's order."""
+    published_as: dict[Any, str]
+    """Value of the parameter -> method in `published.csv`."""
+    baseline: Any
+    """Value of the parameter in the row that others are compared with."""
+    row_name: str = "{}"
+    """How a row is called outside its table, from its label."""
+    components: bool = True
+    """Rows are DMF with a component changed; another method is a row of reference, listed first."""
+
+    def label(self, config: ExperimentConfig) -> str:
+        """The row label of a training."""
+        if self.is_reference(config):
+            return METHODS[config.model.method]
+        value = config.at(self.row_path)
+        text = self.labels.get(value, str(value))
+        return f"{text} of {config.model.channels} channels" if self._other_channels(config.model.backbone) else text
+
+    def is_reference(self, config: ExperimentConfig) -> bool:
+        """Whether a training is another method in a table of DMF's components."""
+        return self.components and config.model.method != "dmf"
+
+    def published(self, config: ExperimentConfig) -> str | None:
+        """The method in `published.csv` that a training's row stands for; None where it has no counterpart."""
+        if self.is_reference(config) or self._other_channels(config.model.backbone):
+            return None
+        return self.published_as.get(config.at(self.row_path))
+
+    def _other_channels(self, backbone: str) -> bool:
+        """Groups are of the backbone's channels: the paper's numbers of groups mean nothing for another number."""
+        return self.row_path == "model.groups" and BACKBONE_CHANNELS[backbone] != BACKBONE_CHANNELS["resnet12"]
+
+
+TABLES = {
+    layout.name: layout
+    for layout in (
+        TableLayout(
+            name="1",
+            title="Comparison with other methods",
+            row_path="model.method",
+            row_header="method",
+            labels=METHODS,
+            published_as={"dmf": "DMF", "proto_net": "ProtoNet"},
+            baseline="proto_net",
+            components=False,
+        ),
+        TableLayout(
+            name="2a",
+            title="Dynamic sampling",
+            row_path="model.dynamic_sampling",
+            row_header="dynamic sampling",
+            labels={False: "without dynamic sampling", True: "with dynamic sampling"},
+            published_as={False: "DMF without dynamic sampling", True: "DMF with dynamic sampling"},
+            baseline=False,
+        ),
+        TableLayout(
+            name="2b",
+            title="Last pooling",
+            row_path="model.last_pooling",
+            row_header="last pooling",
+            labels={True: "with last pooling", False: "without last pooling"},
+            published_as={True: "DMF with last pooling", False: "DMF without last pooling"},
+            baseline=True,
+        ),
+        TableLayout(
+            name="2c",
+            title="Number of groups",
+            row_path="model.groups",
+            row_header="groups",
+            labels={groups: str(groups) for groups in (1, 64, 160, 320, 640)},
+            published_as={groups: f"DMF groups={groups}" for groups in (1, 64, 160, 320, 640)},
+            baseline=1,
+            row_name="groups {}",
+        ),
+        TableLayout(
+            name="2d",
+            title="Alignment",
+            row_path="model.alignment",
+            row_header="alignments",
+            labels={0: "0", 1: "1", 2: "2", 3: "3", "ode": "ODE"},
+            published_as={0: "DMF align=0", 1: "DMF align=1", 2: "DMF align=2", 3: "DMF align=3",
+                          "ode": "DMF align=ODE"},  # fmt: skip
+            baseline=0,
+            row_name="alignments {}",
+        ),
+    )
+}
+
+
+def layout_of(name: str) -> TableLayout:
+    """The table of that name."""
+    if name not in TABLES:
+        raise ValueError(f"table={name!r} is no table; there are {', '.join(map(repr, TABLES))}")
+    return TABLES[name]
+
+
+def _known(name: str) -> str:
+    return layout_of(name).name
+
+
+class PlannedCell(Value):
+    """A cell that a sweep means to fill: `config` trained once for each of `seeds`, each tested as `evaluation`."""
+
+    table: Annotated[str, AfterValidator(_known)]
+    config: ExperimentConfig
+    """Its `training.seed` gives way to `seeds`."""
+    evaluation: EvaluationConfig
+    """With its shot (`EvaluationConfig.resolve`)."""
+    seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)] = (0,)
+
+    @model_validator(mode="after")
+    def _is_resolved(self) -> Self:
+        if self.evaluation.shot is None:
+            raise ValueError("evaluation.shot is None; give the shot, or take EvaluationConfig.resolve(config)")
+        if len(set(self.seeds)) < len(self.seeds):
+            raise ValueError(f"seeds={list(self.seeds)} names a seed twice")
+        return self
+
+    @property
+    def trainings(self) -> tuple[ExperimentConfig, ...]:
+        """One training for each seed, in the order of `seeds`."""
+        return tuple(self.config.replace(training__seed=seed) for seed in self.seeds)
+
+
+class Records(Protocol):
+    """Where the records of planned cells are: the store's ledger, MLflow, or a dict in a test."""
+
+    def training(self, key: str) -> TrainingRecord | None:
+        """The record of an ended training; None: it has not ended, or never started."""
+
+    def evaluation(self, training_key: str, evaluation_key: str) -> EvaluationRecord | None:
+        """The record of one evaluation of a training, or None."""
+
+    def running(self, key: str) -> bool:
+        """Whether a training without a record is at work."""
+
+
+@dataclass(frozen=True, order=True)
+class Column:
+    """What the cells of a section have in common."""
+
+    dataset: str
+    way: int
+    shot: int
+    """Of the test."""
+    trained_shot: int
+    split: str
+
+    @classmethod
+    def of(cls, cell: PlannedCell) -> Column:
+        """The column that a planned cell belongs to."""
+        test = cell.evaluation
+        assert test.shot is not None
+        return cls(cell.config.data.name, test.way, test.shot, cell.config.episodes.shot, test.split)
+
+    @property
+    def dataset_label(self) -> str:
+        """The data set as the paper writes it."""
+        return DATASETS.get(self.dataset, self.dataset)
+
+    @property
+    def task(self) -> str:
+        """Such as `5-way 1-shot`."""
+        text = f"{self.way}-way {self.shot}-shot"
+        if self.trained_shot != self.shot:
+            text += f", trained {self.trained_shot}-shot"
+        return text if self.split == "test" else f"{text}, {self.split} classes"
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row: what it varies, on which backbone, and (`variant`) what else tells it from rows of the same label."""
+
+    label: str
+    name: str
+    """The label with what it is of: `groups 64`."""
+    backbone: str
+    published: str | None
+    """Method in `published.csv`."""
+    value: Any = None
+    """Of the layout's parameter; None for methods that only others have."""
+    reference: bool = False
+    variant: tuple[str, ...] = ()
+    """`path=value` where two planned cells would else share a place."""
+
+
+Grid = dict[Column, dict[Row, PlannedCell | None]]
+"""Section by section, row by row; None: in the paper, not planned here."""
+
+
+def arrange(layout: TableLayout, cells: Iterable[PlannedCell]) -> Grid:
+    """Put every planned cell into its row and column, add the paper's other rows, and sort both."""
+    placed = _place(layout, _merge([cell for cell in cells if cell.table == layout.name]))
+    grid: Grid = {}
+    datasets = list(DATASETS)
+    for column in sorted({column for column, _ in placed}, key=lambda c: (_index(datasets, c.dataset), c)):
+        rows: dict[Row, PlannedCell | None] = {row: cell for (at, row), cell in placed.items() if at == column}
+        known = {(row.published, row.backbone) for row in rows}
+        in_paper = _rows_of_paper(layout, column, [cell for (at, _), cell in placed.items() if at == column])
+        rows.update({row: None for row in in_paper if (row.published, row.backbone) not in known})
+        grid[column] = {row: rows[row] for row in _sorted(layout, rows)}
+    return grid
+
+
+def _merge(cells: Sequence[PlannedCell]) -> list[PlannedCell]:
+    """Cells that differ in their seeds alone are one cell with all the seeds."""
+    seeds: dict[tuple[str, str], set[int]] = {}
+    first: dict[tuple[str, str], PlannedCell] = {}
+    for cell in cells:
+        key = (cell.config.replace(training__seed=0).key, cell.evaluation.key)
+        first.setdefault(key, cell)
+        seeds.setdefault(key, set()).update(cell.seeds)
+    return [cell.replace(seeds=sorted(seeds[key])) for key, cell in first.items()]
+
+
+def _place(layout: TableLayout, cells: Sequence[PlannedCell]) -> dict[tuple[Column, Row], PlannedCell]:
+    """Cells by place. A row where two would meet is split by whatever tells them apart, in all of its columns."""
+    by_row: dict[Row, list[PlannedCell]] = {}
+    for cell in cells:
+        model = cell.config.model
+        reference = layout.is_reference(cell.config)
+        label = layout.label(cell.config)
+        row = Row(
+            label=label,
+            name=label if reference else layout.row_name.format(label),
+            backbone=model.backbone,
+            published=layout.published(cell.config),
+            value=model.method if reference else cell.config.at(layout.row_path),
+            reference=reference,
+        )
+        by_row.setdefault(row, []).append(cell)
+    placed = {}
+    for row, sharing in by_row.items():
+        paths = _telling_apart(sharing)
+        for cell in sharing:
+            flat = _flat(cell)
+            variant = tuple(f"{path}={flat[path]}" for path in paths)
+            placed[Column.of(cell), dataclasses.replace(row, variant=variant)] = cell
+    return placed
+
+
+def _telling_apart(sharing: Sequence[PlannedCell]) -> list[str]:
+    """The paths in which cells of one row and one column differ."""
+    columns: dict[Column, list[dict[str, Any]]] = {}
+    for cell in sharing:
+        columns.setdefault(Column.of(cell), []).append(_flat(cell))
+    paths = {path for flats in columns.values() for path in flats[0] if len({repr(flat[path]) for flat in flats}) > 1}
+    return sorted(paths)
+
+
+def _flat(cell: PlannedCell) -> dict[str, Any]:
+    test = cell.evaluation.model_dump(mode="json")
+    return published.identity(cell.config) | {f"evaluation.{name}": value for name, value in test.items()}
+
+
+def _rows_of_paper(layout: TableLayout, column: Column, planned: Sequence[PlannedCell]) -> list[Row]:
+    """The paper's rows: on its data sets, when something with its backbone is planned."""
+    if column.dataset not in DATASETS or all(cell.config.model.backbone != "resnet12" for cell in planned):
+        return []
+    if not layout.components:
+        return [
+            Row(method, method, backbone, method)
+            for method, backbone in published.methods_of_table_1()
+            if published.in_paper(method, backbone, column.dataset, column.way, column.shot)
+        ]
+    return [
+        Row(label, layout.row_name.format(label), ABLATED[1], layout.published_as[value], value)
+        for value, label in layout.labels.items()
+    ]
+
+
+def _sorted(layout: TableLayout, rows: Iterable[Row]) -> list[Row]:
+    """References first, then the paper's order; groups by number."""
+
+    def place(row: Row) -> tuple[Any, ...]:
+        backbone = _index(list(BACKBONES), row.backbone)
+        if not layout.components:
+            # Ours that the paper has no row for stand before DMF, its last row.
+            number = _index(published.methods_of_table_1(), (row.published, row.backbone))
+            return backbone, row.published == "DMF", number, *_rest(row)
+        if row.reference:
+            return 0, row.label, 0, *_rest(row)
+        number = row.value if layout.row_path == "model.groups" else list(layout.labels).index(row.value)
+        return 1, backbone, number, *_rest(row)
+
+    return sorted(rows, key=place)
+
+
+def _rest(row: Row) -> tuple[Any, ...]:
+    return row.label, row.backbone, row.variant
+
+
+def _index(known: Sequence[Any], name: Any) -> int:
+    """Place of a name in a sequence, behind its end when it is not there."""
+    return known.index(name) if name in known else len(known)

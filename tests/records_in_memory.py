@@ -1,0 +1,73 @@
+"""Records for tests of reports: real record values, kept in a dict, with episodes drawn from a seed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from dmf.config import EvaluationConfig, ExperimentConfig
+from dmf.records import EvaluationRecord, Failure, TrainingRecord
+from reports.statistics import mean_ci95
+from reports.tables import PlannedCell
+
+
+def planned(
+    table: str, evaluation: EvaluationConfig | None = None, seeds: tuple[int, ...] = (0,), **paths: Any
+) -> PlannedCell:
+    """A cell of `table` whose training differs from the defaults in `paths`."""
+    config = ExperimentConfig().replace(**paths)
+    return PlannedCell(
+        table=table, config=config, evaluation=(evaluation or EvaluationConfig()).resolve(config), seeds=seeds
+    )
+
+
+def episodes(mean: float, count: int, seed: int = 0) -> np.ndarray:
+    """Accuracies [count] over 75 queries around `mean`. Equal seeds give the same easy and hard episodes."""
+    hardness = np.random.default_rng(seed).normal(0, 0.08, count)
+    return np.clip(np.round(75 * (mean + hardness)) / 75, 0, 1)
+
+
+@dataclass
+class InMemory:
+    """Implements `reports.tables.Records`."""
+
+    trainings: dict[str, TrainingRecord] = field(default_factory=dict)
+    evaluations: dict[tuple[str, str], EvaluationRecord] = field(default_factory=dict)
+    at_work: set[str] = field(default_factory=set)
+
+    def training(self, key: str) -> TrainingRecord | None:
+        return self.trainings.get(key)
+
+    def evaluation(self, training_key: str, evaluation_key: str) -> EvaluationRecord | None:
+        return self.evaluations.get((training_key, evaluation_key))
+
+    def running(self, key: str) -> bool:
+        return key in self.at_work
+
+    def ended(self, config: ExperimentConfig, outcome: str = "finished", failure: Failure | None = None) -> None:
+        """Record a training."""
+        self.trainings[config.key] = TrainingRecord(
+            key=config.key, config=config, outcome=outcome, failure=failure, parameters=1000, seconds=10.0
+        )
+
+    def tested(
+        self, cell: PlannedCell, accuracies: np.ndarray | list[float], seed: int = 0, bank: str = "bank", **changed: Any
+    ) -> EvaluationRecord:
+        """Record one seed's evaluation with these episodes, its summary right unless `changed`."""
+        config = cell.config.replace(training__seed=seed)
+        accuracy, ci95 = mean_ci95(accuracies)
+        record = EvaluationRecord(
+            training_key=config.key,
+            evaluation_key=cell.evaluation.key,
+            config=cell.evaluation,
+            episode_accuracies=tuple(map(float, accuracies)),
+            bank=bank,
+            epoch=1,
+            seconds=1.0,
+            **({"accuracy": accuracy, "ci95": ci95, "data_fingerprint": "0" * 64} | changed),
+        )
+        self.ended(config)
+        self.evaluations[config.key, cell.evaluation.key] = record
+        return record

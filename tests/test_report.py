@@ -1,0 +1,155 @@
+"""The report command reads a store and writes every table in every format."""
+
+from __future__ import annotations
+
+import io
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from dmf.config import EvaluationConfig
+from orchestrator.ledger import Ledger
+from orchestrator.plan import SweepPlan
+from orchestrator.report import FORMATS, NOTHING_FOUND, main, report
+from reports.cells import Table
+from reports.tables import PlannedCell
+from tests.records_in_memory import InMemory, episodes, planned
+
+TWENTY = EvaluationConfig(episodes=20)
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def demo() -> SweepPlan:
+    glyphs = {"data__name": "glyphs", "model__backbone": "conv64f"}
+    cells = [planned("2c", TWENTY, model__groups=groups, **glyphs) for groups in (1, 4, 16, 64)]
+    cells += [planned("2d", TWENTY, model__alignment=alignment, **glyphs) for alignment in (0, "ode")]
+    return SweepPlan(name="demo", about="Two tables.", cells=tuple(cells))
+
+
+def records_of(cells: tuple[PlannedCell, ...]) -> InMemory:
+    records = InMemory()
+    for index, cell in enumerate(cells):
+        records.tested(cell, episodes(0.4 + 0.05 * index, 20))
+    return records
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Path:
+    """A store as a sweep leaves it."""
+    ledger, plan = Ledger(tmp_path / "runs"), demo()
+    ledger.write_plan(plan)
+    ledger.write_plan(SweepPlan(name="search", about="", cells=()))
+    kept = records_of(plan.cells)
+    for training in kept.trainings.values():
+        ledger.write_training(training)
+    for evaluation in kept.evaluations.values():
+        ledger.write_evaluation(evaluation)
+    return ledger.store
+
+
+def test_report_writes_each_table_in_each_format_and_an_index(tmp_path: Path) -> None:
+    plan = demo()
+    console = Console(width=100, file=io.StringIO())
+    paths = report(plan, records_of(plan.cells), tmp_path, console=console)
+    names = {f"table_{table}.{suffix}" for table in ("2c", "2d") for suffix, _ in FORMATS.values()} | {"index.html"}
+    assert {path.name for path in paths} == names == {path.name for path in (tmp_path / "demo").iterdir()}
+    assert isinstance(console.file, io.StringIO)
+    printed = console.file.getvalue()
+    assert "Table 2c: Number of groups, glyphs" in printed and "16 of 64 channels" in printed
+    assert all(str(path) in printed for path in paths)
+    index = (tmp_path / "demo" / "index.html").read_text()
+    assert 'id="table-2c"' in index and 'id="table-2d"' in index and "Two tables." in index
+
+
+def test_a_second_report_changes_no_byte(tmp_path: Path) -> None:
+    plan = demo()
+    quiet = Console(file=io.StringIO())
+    first = {path: path.read_bytes() for path in report(plan, records_of(plan.cells), tmp_path, console=quiet)}
+    again = {path: path.read_bytes() for path in report(plan, records_of(plan.cells), tmp_path, console=quiet)}
+    assert first == again
+
+
+def test_tables_and_formats_can_be_chosen(tmp_path: Path) -> None:
+    plan = demo()
+    quiet = Console(file=io.StringIO())
+    paths = report(plan, records_of(plan.cells), tmp_path, ["2d"], ["csv", "latex"], console=quiet)
+    assert sorted(path.name for path in paths) == ["table_2d.csv", "table_2d.tex"]
+
+
+def test_command_reads_the_store(store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["demo", "--store", str(store), "--output", str(tmp_path / "out")]) == 0
+    assert "Table 2d: Alignment" in capsys.readouterr().out
+    table = Table.read(tmp_path / "out/demo/table_2c.json")
+    cell = table.sections[0].cells[0]
+    assert cell.state == "done" and cell.records[0].startswith(demo().cells[0].trainings[0].key)
+    assert cell.parameters == 1000
+
+
+def test_without_names_every_sweep_that_has_tables_is_reported(store: Path, tmp_path: Path) -> None:
+    assert main(["--store", str(store), "--output", str(tmp_path / "out"), "--table", "2c", "--formats", "json"]) == 0
+    written = [path.relative_to(tmp_path / "out") for path in (tmp_path / "out").rglob("*.*")]
+    assert written == [Path("demo/table_2c.json")]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["nonsense"], "no sweep 'nonsense'; there are demo, search"),
+        (["demo", "--table", "7"], "'7' is no table; there are '1', '2a'"),
+        (["demo", "--table", "2a"], "of demo none plans table 2a"),
+        (["search"], "of search none plans a table (searches fill none)"),
+    ],
+)
+def test_a_wrong_question_is_answered(
+    store: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], said: str
+) -> None:
+    assert main([*arguments, "--store", str(store)]) == NOTHING_FOUND
+    assert said in capsys.readouterr().err
+
+
+def test_an_empty_store_says_what_was_looked_for(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "orchestrator.report", "--store", str(tmp_path / "none")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=os.environ | {"COLUMNS": "100"})
+    assert done.returncode == 2
+    assert f"{tmp_path / 'none'}/sweeps/*/plan.json" in done.stderr and "orchestrator.sweep" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "none").exists()
+
+
+def test_a_record_that_contradicts_itself_stops_the_report(
+    store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ledger, cell = Ledger(store), demo().cells[0]
+    key = cell.trainings[0].key
+    record = ledger.evaluation(key, cell.evaluation.key)
+    assert record is not None
+    ledger.write_evaluation(record.replace(accuracy=0.99))
+    assert main(["--store", str(store), "--output", str(tmp_path / "out")]) == NOTHING_FOUND
+    assert f"evaluation {key}/{cell.evaluation.key} says accuracy=0.99" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_plan_without_records_is_a_table_of_missing_cells(tmp_path: Path) -> None:
+    Ledger(tmp_path / "runs").write_plan(demo())
+    assert main(["--store", str(tmp_path / "runs"), "--output", str(tmp_path / "out")]) == 0
+    assert (tmp_path / "out/demo/table_2c.md").read_text().count("| missing |") >= 4
+
+
+def test_mlflow_gives_the_same_tables(store: Path, tmp_path: Path) -> None:
+    tracking = pytest.importorskip("orchestrator.tracking", reason="mlflow is not installed")
+    ledger, plan = Ledger(store), demo()
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    client, experiment = tracking.connect(uri, tmp_path / "artifacts")
+    runs = tracking.SweepRuns(client, experiment, ledger, plan)
+    runs.open()
+    for trial in plan.trials():
+        runs.mirror(trial.config, trial.evaluations, "label")
+    outputs = [tmp_path / "from_store", tmp_path / "from_mlflow"]
+    assert main(["demo", "--store", str(store), "--output", str(outputs[0])]) == 0
+    assert main(["demo", "--tracking-uri", uri, "--output", str(outputs[1])]) == 0
+    first, second = ({p.name: p.read_bytes() for p in (output / "demo").iterdir()} for output in outputs)
+    assert first == second
