@@ -10,7 +10,8 @@ from pathlib import Path
 from dmf import released
 from dmf.config import EvaluationConfig, ExperimentConfig, recipe
 from dmf.data import open_for
-from dmf.evaluation import device_of, evaluate, evaluate_folder
+from dmf.evaluation import evaluate, evaluate_folder
+from dmf.machine import device_of
 from dmf.records import EvaluationRecord
 
 

@@ -16,6 +16,7 @@ from dmf.checkpoints import read_checkpoint, under
 from dmf.config import EvaluationConfig, ExperimentConfig
 from dmf.data import DataSet, ImageSplit
 from dmf.episodes import EpisodeIndices, EpisodeSampler, derived_seed
+from dmf.machine import device_of, set_up
 from dmf.methods import FewShotMethod, build_method
 from dmf.records import EvaluationRecord
 
@@ -128,14 +129,6 @@ def evaluate_folder(
     folder: Path, experiment: ExperimentConfig, evaluation: EvaluationConfig, data: DataSet
 ) -> EvaluationRecord:
     """Test the kept weights of a training's folder on the device and with the threads that `experiment` names."""
-    torch.set_num_threads(experiment.training.threads)
+    set_up(experiment.training.threads)
     method, epoch = load_trained(folder, experiment, data)
     return evaluate(method.to(device_of(experiment)), experiment, evaluation, data, epoch)
-
-
-def device_of(config: ExperimentConfig) -> torch.device:
-    """The device that the configuration asks for."""
-    wanted = config.training.device
-    if wanted == "cuda" and not torch.cuda.is_available():
-        raise ValueError("training.device='cuda', but PyTorch sees no GPU here; take 'auto' or 'cpu'")
-    return torch.device("cuda" if wanted != "cpu" and torch.cuda.is_available() else "cpu")

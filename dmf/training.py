@@ -6,11 +6,9 @@ state outlives a step, so a run stopped after any epoch and resumed ends with th
 
 from __future__ import annotations
 
-import importlib.metadata
 import logging
 import math
 import platform
-import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -24,8 +22,10 @@ from dmf.checkpoints import prefixed, read_checkpoint, under, write_checkpoint
 from dmf.config import EvaluationConfig, ExperimentConfig, TrainingConfig
 from dmf.data import DataSet
 from dmf.episodes import Episode, EpisodeSampler, derived_seed
-from dmf.evaluation import BEST, device_of, episode_accuracies, episode_bank
-from dmf.methods import FewShotMethod, build_method
+from dmf.evaluation import BEST, episode_accuracies, episode_bank
+from dmf.machine import device_of, set_up
+from dmf.methods import build_method
+from dmf.provenance import git_commit, versions
 from dmf.records import Epoch, Failure, Provenance, TrainingRecord
 
 log = logging.getLogger("dmf.training")
@@ -87,7 +87,7 @@ class _Run:
         self.threads = settings.threads if state is None else state["threads"]
         if self.threads != settings.threads:
             log.warning("resumed with the %d threads that it started with, not %d", self.threads, settings.threads)
-        torch.set_num_threads(self.threads)
+        set_up(self.threads)
         self.device = device_of(config)
 
         torch.manual_seed(derived_seed(settings.seed))
@@ -276,26 +276,3 @@ def check_finite(names: list[str], losses: list[Tensor], first_step: int) -> Non
     row = int(finite.logical_not().nonzero()[0])
     before = dict(zip(names, losses[row - 1].tolist(), strict=True)) if row else {}
     raise Diverged(first_step + row + 1, before)
-
-
-def versions() -> dict[str, str]:
-    """Of Python and of the libraries that a number can depend on."""
-    libraries = ("torch", "torchvision", "torchdiffeq", "numpy", "pillow")
-    return {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in libraries}
-
-
-def git_commit() -> str | None:
-    """The commit of this code, "+changes" behind it for an unclean tree; None where it is not in a repository."""
-    here = Path(__file__).parent
-
-    def git(*arguments: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(["git", "-C", str(here), *arguments], capture_output=True, text=True)
-
-    try:
-        head = git("rev-parse", "HEAD")
-    except FileNotFoundError:  # git is not installed
-        return None
-    if head.returncode:
-        return None
-    changes = git("status", "--porcelain", "--untracked-files=no", "--", str(here.parent)).stdout.strip()
-    return head.stdout.strip() + ("+changes" if changes else "")

@@ -1,0 +1,84 @@
+"""What a sweep comes to: the cells of the tables that it fills, and the distinct trainings behind them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from dmf.config import NOT_IDENTITY, EvaluationConfig, ExperimentConfig
+from dmf.values import Value
+from orchestrator.spec import SweepSpec
+from reports.tables import PlannedCell
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One training and everything that its model is tested on."""
+
+    config: ExperimentConfig
+    evaluations: tuple[EvaluationConfig, ...]
+    tables: tuple[str, ...] = ()
+    """Of the cells it fills, one entry per cell."""
+
+    @property
+    def key(self) -> str:
+        """The training's key."""
+        return self.config.key
+
+
+class SweepPlan(Value):
+    """A sweep, resolved. A search has no cells: what it trains is found on the way."""
+
+    name: str
+    about: str
+    cells: tuple[PlannedCell, ...]
+
+    @property
+    def trainings_asked(self) -> int:
+        """Trainings that the cells ask for, every one counted as often as it is asked for."""
+        return sum(len(cell.seeds) for cell in self.cells)
+
+    def trials(self) -> tuple[Trial, ...]:
+        """The distinct trainings in the order of the cells, each with its distinct evaluations."""
+        configs: dict[str, ExperimentConfig] = {}
+        evaluations: dict[str, dict[str, EvaluationConfig]] = {}
+        tables: dict[str, list[str]] = {}
+        for cell in self.cells:
+            for config in cell.trainings:
+                configs.setdefault(config.key, config)
+                evaluations.setdefault(config.key, {}).setdefault(cell.evaluation.key, cell.evaluation)
+                tables.setdefault(config.key, []).append(cell.table)
+        return tuple(
+            Trial(config, tuple(evaluations[key].values()), tuple(tables[key])) for key, config in configs.items()
+        )
+
+
+def plan(spec: SweepSpec) -> SweepPlan:
+    """The cells of a sweep, in the file's order; a cell that is asked for twice is there once."""
+    cells: dict[tuple[str, str, str], PlannedCell] = {}
+    for part in spec.parts:
+        for choice in part.choices():
+            config = spec.config_for(choice, part)
+            for evaluation in spec.evaluation.configs():
+                resolved = evaluation.resolve(config)
+                cell = PlannedCell(table=part.table, config=config, evaluation=resolved, seeds=spec.seeds)
+                cells.setdefault((part.table, config.key, resolved.key), cell)
+    return SweepPlan(name=spec.name, about=spec.about, cells=tuple(cells.values()))
+
+
+def labels(configs: Iterable[ExperimentConfig]) -> dict[str, str]:
+    """For each training's key, what tells it from the others: `shot=1 groups=64`."""
+    flat = {config.key: flattened(config) for config in configs}
+    elsewhere = {f"{section}.{name}" for section, names in NOT_IDENTITY.items() for name in names}
+    paths = [path for path in next(iter(flat.values()), {}) if path not in elsewhere]
+    varied = [path for path in paths if len({str(values[path]) for values in flat.values()}) > 1]
+    if not varied:
+        return {key: values["data.name"] for key, values in flat.items()}
+    return {key: " ".join(f"{path.split('.')[1]}={values[path]}" for path in varied) for key, values in flat.items()}
+
+
+def flattened(config: ExperimentConfig) -> dict[str, Any]:
+    """Dotted path -> value."""
+    sections = config.model_dump(mode="json")
+    return {f"{section}.{name}": value for section, values in sections.items() for name, value in values.items()}

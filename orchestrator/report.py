@@ -1,0 +1,139 @@
+"""Render the tables of a sweep from its records: `python -m orchestrator.report [SWEEP ...]`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Protocol
+
+from rich.console import Console
+
+from dmf.files import write_text
+from orchestrator.ledger import Ledger
+from orchestrator.plan import SweepPlan
+from reports import render
+from reports.cells import Table
+from reports.fill import fill
+from reports.tables import TABLES, Records, layout_of
+
+FORMATS: dict[str, tuple[str, Callable[[Table], str]]] = {
+    "markdown": ("md", render.to_markdown),
+    "latex": ("tex", render.to_latex),
+    "csv": ("csv", render.to_csv),
+    "html": ("html", lambda table: render.to_html([table], render.title(table))),
+    "json": ("json", render.to_json),
+}
+"""Name -> (suffix, how a table is written)."""
+
+NOTHING_FOUND = 2
+"""Exit status when there is no record, or the question was wrong."""
+
+
+class StoredRecords(Records, Protocol):
+    """Records that also know the sweeps they were made for."""
+
+    def plans(self) -> dict[str, SweepPlan]:
+        """Every sweep's plan, by name."""
+
+
+def report(
+    plan: SweepPlan,
+    records: Records,
+    output: Path,
+    tables: Sequence[str] | None = None,
+    formats: Sequence[str] = tuple(FORMATS),
+    console: Console | None = None,
+) -> list[Path]:
+    """Print a sweep's tables and write them to `output`/<sweep>; return the paths written.
+
+    `tables` are names of `TABLES`, by default all that the plan has cells for. With `html` among `formats` there is
+    also an index.html with all of them.
+
+    Raises:
+        ValueError: an unknown table, one that the plan has no cells for, or a record that contradicts itself.
+    """
+    console = console or Console()
+    filled = [fill(layout_of(name), plan.cells, records) for name in tables or planned_tables(plan)]
+    paths = []
+    for table in filled:
+        console.print(render.to_terminal(table, console.width))
+        for suffix, write in (FORMATS[name] for name in formats):
+            paths.append(output / plan.name / f"table_{table.name}.{suffix}")
+            write_text(paths[-1], write(table))
+    if "html" in formats and filled:
+        paths.append(output / plan.name / "index.html")
+        write_text(paths[-1], render.to_html(filled, plan.name, plan.about))
+    for path in paths:
+        console.print(str(path), highlight=False, soft_wrap=True)
+    return paths
+
+
+def planned_tables(plan: SweepPlan) -> list[str]:
+    """The tables that a plan has cells for, in the paper's order."""
+    planned = {cell.table for cell in plan.cells}
+    return [name for name in TABLES if name in planned]
+
+
+def choose(plans: dict[str, SweepPlan], names: Sequence[str], tables: Sequence[str] | None) -> list[SweepPlan]:
+    """The sweeps to report on: those named, or all that have a table (of `tables`, where given)."""
+    unknown = [name for name in names if name not in plans]
+    if unknown:
+        raise ValueError(f"no sweep {', '.join(map(repr, unknown))}; there are {', '.join(sorted(plans))}")
+    for name in tables or ():
+        layout_of(name)
+    asked = [plans[name] for name in names or sorted(plans)]
+    found = [plan for plan in asked if any(cell.table in (tables or TABLES) for cell in plan.cells)]
+    if not found:
+        which = f"table {' or '.join(tables)}" if tables else "a table (searches fill none)"
+        raise ValueError(f"of {', '.join(plan.name for plan in asked)} none plans {which}")
+    return found
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command; returns its exit status."""
+    options = _parser().parse_args(arguments)
+    try:
+        return _main(options)
+    except ValueError as error:
+        print(f"report: {error}", file=sys.stderr)
+        return NOTHING_FOUND
+
+
+def _main(options: argparse.Namespace) -> int:
+    records = _records(options)
+    plans = records.plans()
+    if not plans:
+        where = options.tracking_uri or f"{options.store}/sweeps/*/plan.json"
+        raise ValueError(
+            f"no sweep's plan was found ({where}); run one first (python -m orchestrator.sweep sweeps/demo.yaml), "
+            "or name another --store"
+        )
+    for plan in choose(plans, options.sweeps, options.table):
+        tables = [name for name in planned_tables(plan) if name in (options.table or TABLES)]
+        report(plan, records, options.output, tables, options.formats)
+    return 0
+
+
+def _records(options: argparse.Namespace) -> StoredRecords:
+    if options.tracking_uri is None:
+        return Ledger(options.store)
+    from orchestrator.tracking import MLflowRecords  # mlflow takes seconds to import
+
+    return MLflowRecords(options.tracking_uri)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m orchestrator.report", description=__doc__)
+    parser.add_argument("sweeps", nargs="*", metavar="SWEEP", help="names of sweeps; default: all in the store")
+    parser.add_argument("--store", type=Path, default=Path("runs"), help="where sweeps keep records (%(default)s)")
+    parser.add_argument("--tracking-uri", help="read plans and records from this MLflow server or database instead")
+    parser.add_argument("--output", type=Path, default=Path("results"), help="folder to write to (%(default)s)")
+    parser.add_argument("--table", nargs="+", metavar="TABLE", help=f"only these of {', '.join(TABLES)}")
+    parser.add_argument("--formats", nargs="+", choices=FORMATS, default=list(FORMATS), help="default: all")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

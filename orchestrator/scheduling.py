@@ -1,0 +1,356 @@
+"""Ray Tune as the scheduler of trials. Only this module imports ray, and only when something is to be run.
+
+Ray decides when and where a trial runs, and starts one again whose process died. What is done, and where a trial goes
+on, is the ledger's matter: every launch is a fresh experiment over what is missing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import gc
+import json
+import logging
+import math
+import os
+import secrets
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"
+os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"
+os.environ["RAY_CHDIR_TO_TRIAL_DIR"] = "0"
+os.environ["RAY_AIR_NEW_OUTPUT"] = "0"
+
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution  # noqa: E402
+from optuna.samplers import TPESampler  # noqa: E402
+import ray  # noqa: E402
+from ray import tune  # noqa: E402
+from ray.tune import Callback, FailureConfig, RunConfig, TuneConfig, Tuner  # noqa: E402
+from ray.tune.execution.placement_groups import PlacementGroupFactory  # noqa: E402
+from ray.tune.schedulers import ASHAScheduler  # noqa: E402
+from ray.tune.search.optuna import OptunaSearch  # noqa: E402
+
+from dmf.config import EvaluationConfig, ExperimentConfig  # noqa: E402
+from dmf.records import Epoch  # noqa: E402
+from orchestrator.interrupts import Signals  # noqa: E402
+from orchestrator.plan import Trial  # noqa: E402
+from orchestrator.search import SearchResults, SearchWatch  # noqa: E402
+from orchestrator.spec import Range, Resources, SweepSpec  # noqa: E402
+
+log = logging.getLogger("dmf.scheduling")
+
+ROOT = Path(__file__).resolve().parents[1]
+"""Of the checkout or the installation; workers import the project from here."""
+OBJECT_STORE_BYTES = 128 * 2**20
+"""Trials exchange nothing but numbers."""
+VALIDATION = "validation_accuracy"
+
+
+class Watcher(Protocol):
+    """Who hears what trials do. All in the driver's main thread."""
+
+    def started(self, key: str) -> None:
+        """A trial runs from now on."""
+
+    def epoch(self, key: str, epoch: Epoch) -> None:
+        """An epoch has ended."""
+
+    def recovering(self, key: str) -> None:
+        """A trial lost its process and will be started again."""
+
+    def ended(self, key: str, error: str | None) -> None:
+        """A trial has ended; `error` is what it, or Ray, says went wrong."""
+
+
+@contextlib.contextmanager
+def cluster(address: str | None, signals: Signals) -> Iterator[dict[str, float]]:
+    """A Ray of our own on this machine, or the one at `address`; yields what it has: CPU, GPU."""
+    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    quiet: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
+    if address:
+        ray.init(address, runtime_env={"env_vars": {"PYTHONPATH": path}}, **quiet)
+    else:
+        with _environment("PYTHONPATH", path):
+            ray.init(
+                "local",
+                include_dashboard=False,
+                object_store_memory=OBJECT_STORE_BYTES,
+                **quiet,
+            )
+    signals.listen()
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # the watcher tells what trials do
+    try:
+        yield ray.cluster_resources()
+    finally:
+        ray.shutdown()
+
+
+@contextlib.contextmanager
+def _environment(name: str, value: str) -> Iterator[None]:
+    before = os.environ.get(name)
+    os.environ[name] = value
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before
+
+
+def request(config: ExperimentConfig, resources: Resources, available: dict[str, float]) -> dict[str, float]:
+    """What one trial takes: {"CPU": ..., "GPU": ...}. ValueError when the machines do not have it."""
+    gpus = available.get("GPU", 0.0)
+    cpu = float(resources.cpu or config.training.threads)
+    gpu = resources.gpu if resources.gpu is not None else float(gpus >= 1 and config.training.device != "cpu")
+    if config.training.device == "cuda" and gpu == 0:
+        raise ValueError(f"training.device='cuda', but a trial gets no GPU: Ray sees {gpus:g}, resources.gpu={gpu:g}")
+    for name, asked, there, remedy in (
+        ("CPUs", cpu, available.get("CPU", 0.0), "resources.cpu (or training.threads)"),
+        ("GPUs", gpu, gpus, "resources.gpu"),
+    ):
+        if asked > there:
+            raise ValueError(f"a trial asks for {asked:g} {name}, Ray has {there:g}; make {remedy} smaller")
+    return {"CPU": cpu, "GPU": gpu} if gpu else {"CPU": cpu}
+
+
+@dataclass(frozen=True)
+class Job:
+    """What crosses to a worker, as JSON: one trial, and the part of the GPU that is its own."""
+
+    config: ExperimentConfig
+    evaluations: tuple[EvaluationConfig, ...]
+    store: Path
+    gpu: float
+
+    def dumps(self) -> str:
+        """As text."""
+        return json.dumps(
+            {
+                "config": self.config.model_dump(mode="json"),
+                "evaluations": [evaluation.model_dump(mode="json") for evaluation in self.evaluations],
+                "store": str(self.store),
+                "gpu": self.gpu,
+            }
+        )
+
+    @classmethod
+    def loads(cls, text: str) -> Job:
+        """From text."""
+        data = json.loads(text)
+        evaluations = tuple(EvaluationConfig.from_dict(evaluation) for evaluation in data["evaluations"])
+        return cls(ExperimentConfig.from_dict(data["config"]), evaluations, Path(data["store"]), data["gpu"])
+
+
+def work(job: Job, last_epoch_apart: bool = False) -> None:
+    """In a worker: run a trial and report its epochs, and at its end how it went.
+
+    An error of the trial is reported, not raised: it is in the ledger, and Ray would try it again for nothing. Only
+    the loss of the process is for Ray. With `last_epoch_apart` the last epoch is reported after the record is
+    written: a scheduler may end a trial at any report.
+    """
+    import torch
+
+    from orchestrator.trial import one_line, run_trial
+
+    if torch.cuda.is_available() and 0 < job.gpu < 1:
+        torch.cuda.set_per_process_memory_fraction(job.gpu)
+    epochs = job.config.training.epochs
+    accuracy = 0.0
+
+    def on_epoch(epoch: Epoch) -> None:
+        nonlocal accuracy
+        accuracy = accuracy if epoch.validation_accuracy is None else epoch.validation_accuracy
+        if epoch.epoch < epochs or not last_epoch_apart:
+            tune.report({"epoch": epoch.epoch, VALIDATION: accuracy, "of_epoch": epoch.model_dump_json()})
+
+    error, best = None, 0.0
+    try:
+        record = run_trial(job.config, job.evaluations, job.store, on_epoch)
+        best = record.best_validation_accuracy or 0.0 if record.outcome == "finished" else 0.0
+    except Exception as caught:
+        error = one_line(caught)
+    finally:
+        gc.collect()
+        torch.cuda.empty_cache()
+    tune.report({"epoch": epochs + 1, VALIDATION: best if math.isfinite(best) else 0.0, "error": error})
+
+
+def _heard(hook: Callable[..., None]) -> Callable[..., None]:
+    """An exception in a callback would end Tune's experiment; it is logged instead."""
+
+    @functools.wraps(hook)
+    def safe(*arguments: Any, **named: Any) -> None:
+        try:
+            hook(*arguments, **named)
+        except Exception:
+            log.exception("%s", hook.__name__)
+
+    return safe
+
+
+class _Listener(Callback):
+    """Tune's callbacks, told to a watcher by training key."""
+
+    def __init__(self, watcher: Watcher, signals: Signals, key_of: Callable[[dict[str, Any]], str]) -> None:
+        self.watcher, self.signals, self.key_of = watcher, signals, key_of
+
+    def __reduce__(self) -> tuple[type[Callback], tuple[()]]:
+        return Callback, ()  # Tune pickles its callbacks for Tuner.restore, which is not used
+
+    def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        self.signals.check()
+
+    @_heard
+    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        self.watcher.started(self.key_of(trial.config))
+
+    @_heard
+    def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: Any, **info: Any) -> None:
+        if text := result.get("of_epoch"):
+            self.watcher.epoch(self.key_of(trial.config), Epoch.model_validate_json(text))
+
+    @_heard
+    def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        self.watcher.recovering(self.key_of(trial.config))
+
+    @_heard
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        self.watcher.ended(self.key_of(trial.config), (trial.last_result or {}).get("error"))
+
+    @_heard
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        error = " ".join(str(trial.get_error() or "the worker process died").split())
+        self.watcher.ended(self.key_of(trial.config), f"{error[:300]} ({trial.num_failures} times)")
+
+
+def run_trials(
+    name: str,
+    trials: tuple[Trial, ...],
+    store: Path,
+    requests: dict[str, dict[str, float]],
+    max_failures: int,
+    watcher: Watcher,
+    signals: Signals,
+) -> None:
+    """Run trials, as many at a time as their `requests` (by key) leave room for.
+
+    Returns when none is left that can go on; the ledger says how they ended. Raises Interrupted.
+    """
+    jobs = [Job(trial.config, trial.evaluations, store, requests[trial.key].get("GPU", 0.0)) for trial in trials]
+    keys = {job.dumps(): job.config.key for job in jobs}
+
+    def trainable(config: dict[str, Any]) -> None:
+        work(Job.loads(config["job"]))
+
+    tune_config = TuneConfig(
+        reuse_actors=True, trial_dirname_creator=lambda trial: f"{keys[trial.config['job']]}_{trial.trial_id}"
+    )
+    fit(
+        name,
+        tune.with_resources(trainable, lambda config: PlacementGroupFactory([requests[keys[config["job"]]]])),
+        {"job": tune.grid_search(list(keys))},
+        tune_config,
+        store,
+        max_failures,
+        _Listener(watcher, signals, lambda config: keys[config["job"]]),
+    )
+
+
+def run_proposals(
+    spec: SweepSpec,
+    results: SearchResults,
+    first: dict[str, Any] | None,
+    count: int,
+    watch: SearchWatch,
+    needs: dict[str, float],
+    signals: Signals,
+) -> None:
+    """Try `count` proposals of Optuna's, `first` before them, stopped early by ASHA. Raises Interrupted."""
+    search = spec.search
+    assert search is not None
+    space = {path: _distribution(Range.from_dict(given)) for path, given in search.parameters.given().items()}
+    logging.getLogger("optuna").setLevel(logging.ERROR)
+    searcher = OptunaSearch(
+        space,
+        metric=VALIDATION,
+        mode="max",
+        points_to_evaluate=[first] if first else [],
+        study_name=spec.name,
+        sampler=TPESampler(seed=search.seed + len(results.tried)),
+    )
+    for tried in results.tried:
+        searcher.add_evaluated_point(tried.values, tried.accuracy)
+    base, store, gpu = results.base.model_dump_json(), str(watch.ledger.store), needs.get("GPU", 0.0)
+
+    def trainable(config: dict[str, Any]) -> None:
+        proposed = ExperimentConfig.model_validate_json(base).with_paths(config)
+        work(Job(proposed, (), Path(store), gpu), last_epoch_apart=True)
+
+    epochs = results.base.training.epochs
+    asha = ASHAScheduler(
+        time_attr="epoch",
+        metric=VALIDATION,
+        mode="max",
+        max_t=epochs + 1,
+        grace_period=min(search.grace_epochs, epochs),
+        reduction_factor=search.reduction,
+    )
+    tune_config = TuneConfig(
+        search_alg=searcher,
+        scheduler=asha,
+        num_samples=count,
+        reuse_actors=True,
+        trial_dirname_creator=lambda trial: trial.trial_id,
+    )
+    listener = _Listener(watch, signals, watch.key_of)
+    resources = tune.with_resources(trainable, PlacementGroupFactory([needs]))
+    fit(spec.name, resources, {}, tune_config, watch.ledger.store, spec.max_failures, listener)
+
+
+def _distribution(range_: Range) -> Any:
+    if range_.choice:
+        return CategoricalDistribution(range_.choice)
+    if range_.integer:
+        return IntDistribution(*range_.integer)
+    return FloatDistribution(*range_.ends, log=range_.loguniform is not None)
+
+
+def fit(
+    name: str,
+    trainable: Any,
+    space: dict[str, Any],
+    tune_config: TuneConfig,
+    store: Path,
+    max_failures: int,
+    listener: _Listener,
+) -> None:
+    """One launch: a fresh experiment of a name of its own, whose folder goes when it has ended by itself."""
+    launch = f"{name}-{time.strftime('%Y%m%dT%H%M%S')}-{secrets.token_hex(3)}"
+    folder = store.resolve() / "ray"
+    tuner = Tuner(
+        trainable,
+        param_space=space,
+        tune_config=tune_config,
+        run_config=RunConfig(
+            name=launch,
+            storage_path=str(folder),
+            callbacks=[listener],
+            failure_config=FailureConfig(max_failures=max_failures),
+            verbose=0,
+        ),
+    )
+    listener.signals.deferred = True
+    try:
+        tuner.fit()
+    finally:
+        listener.signals.deferred = False
+    listener.signals.check()
+    shutil.rmtree(folder / launch, ignore_errors=True)

@@ -1,0 +1,217 @@
+"""A search sweep: Optuna proposes values, ASHA stops trials that fall behind, validation accuracy decides.
+
+The first proposal is the base configuration itself (the paper's), as far as the ranges hold it. What was tried is kept
+in the store, so that a search started again goes on with what it knows.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import yaml
+
+from dmf.config import ExperimentConfig
+from dmf.records import Epoch
+from dmf.values import Value
+from orchestrator.interrupts import Signals
+from orchestrator.ledger import Ledger
+from orchestrator.plan import Trial
+from orchestrator.progress import Progress
+from orchestrator.spec import Range, Search, SweepSpec
+
+if TYPE_CHECKING:
+    from orchestrator.tracking import Tracker
+
+
+class Tried(Value):
+    """One proposal and how it did."""
+
+    values: dict[str, Any]
+    """Dotted path -> value."""
+    key: str
+    accuracy: float
+    """Best validation accuracy when it ended, 0 if it diverged or failed."""
+    epochs: int
+    outcome: Literal["finished", "diverged", "failed", "stopped"]
+    """`stopped`: by ASHA, before its last epoch; its checkpoint is kept, it has no record."""
+
+
+class SearchResults(Value):
+    """Everything that a search has tried."""
+
+    base: ExperimentConfig
+    parameters: dict[str, Any]
+    tried: tuple[Tried, ...] = ()
+
+    @property
+    def best(self) -> Tried | None:
+        """Of those trained to their end, the one of highest validation accuracy."""
+        finished = [tried for tried in self.tried if tried.outcome == "finished"]
+        return max(finished, key=lambda tried: tried.accuracy, default=None)
+
+
+def results_path(ledger: Ledger, name: str) -> Path:
+    """Where a search keeps what it has tried."""
+    return ledger.sweep_folder(name) / "search.json"
+
+
+def resume(spec: SweepSpec, ledger: Ledger) -> SearchResults:
+    """What a search has tried so far. ValueError when it was another search."""
+    assert spec.search is not None
+    fresh = SearchResults(base=spec.config_for({}), parameters=spec.search.parameters.given())
+    path = results_path(ledger, spec.name)
+    if not path.is_file():
+        return fresh
+    earlier = SearchResults.read(path)
+    if (earlier.base.key, earlier.parameters) != (fresh.base.key, fresh.parameters):
+        raise ValueError(
+            f"{path} is of a search with another base or other ranges; give this one a name of its own (name=...)"
+        )
+    return earlier.replace(base=fresh.base.model_dump(mode="json"))
+
+
+def first_point(base: ExperimentConfig, search: Search) -> dict[str, Any] | None:
+    """The base configuration as a proposal; None when a range leaves it out."""
+    point = {}
+    for path, given in search.parameters.given().items():
+        value, range_ = base.at(path), Range.from_dict(given)
+        inside = value in range_.ends if range_.choice else range_.ends[0] <= value <= range_.ends[1]
+        if not inside:
+            return None
+        point[path] = value
+    return point
+
+
+class SearchWatch:
+    """Keeps what is tried, and tells progress and MLflow of it, as `Watch` does for a sweep."""
+
+    def __init__(
+        self, spec: SweepSpec, results: SearchResults, ledger: Ledger, tracker: Tracker, progress: Progress
+    ) -> None:
+        self.spec, self.results, self.ledger = spec, results, ledger
+        self.tracker, self.progress = tracker, progress
+        self.values: dict[str, dict[str, Any]] = {}
+        self.seen: dict[str, list[Epoch]] = {}
+
+    def key_of(self, values: dict[str, Any]) -> str:
+        """The training's key for proposed values."""
+        key = self.config(values).key
+        if key not in self.values:
+            self.values[key] = values
+            self.progress.planned(key, label(values), self.config(values).training.epochs)
+        return key
+
+    def config(self, values: dict[str, Any]) -> ExperimentConfig:
+        """The whole configuration for proposed values."""
+        return self.results.base.with_paths(values)
+
+    def started(self, key: str) -> None:
+        self.tracker.started(self.config(self.values[key]), label(self.values[key]))
+        self.progress.started(key)
+
+    def epoch(self, key: str, epoch: Epoch) -> None:
+        self.seen.setdefault(key, []).append(epoch)
+        self.tracker.epoch(key, epoch)
+        self.progress.epoch(key, epoch)
+
+    def recovering(self, key: str) -> None:
+        self.progress.note(key, "lost its process, goes on from its checkpoint")
+
+    def ended(self, key: str, error: str | None) -> None:
+        record = self.ledger.training(key)
+        outcome: Any = record.outcome if record else "failed" if error else "stopped"
+        history = record.history if record else self.seen.get(key, ())
+        accuracies = [e.validation_accuracy for e in history if e.validation_accuracy is not None]
+        tried = Tried(
+            values=self.values[key],
+            key=key,
+            accuracy=max(accuracies, default=0.0) if outcome in ("finished", "stopped") else 0.0,
+            epochs=max((e.epoch for e in history), default=0),
+            outcome=outcome,
+        )
+        earlier = self.results.model_dump(mode="json")
+        earlier["tried"].append(tried.model_dump(mode="json"))
+        self.results = SearchResults.from_dict(earlier)
+        self.results.write(results_path(self.ledger, self.spec.name))
+        self.tracker.ended(Trial(self.config(self.values[key]), ()), label(self.values[key]))
+        self.progress.ended(key, "done" if outcome == "finished" else outcome, error or "")
+
+
+def label(values: dict[str, Any]) -> str:
+    """Proposed values, short: `learning_rate=0.1 groups=64`."""
+    short = {path.split(".")[1]: f"{v:.4g}" if isinstance(v, float) else v for path, v in values.items()}
+    return " ".join(f"{name}={value}" for name, value in short.items())
+
+
+def listing(results: SearchResults) -> str:
+    """What was tried, the best first, and the best configuration as `set` lines of a sweep file."""
+    lines = ["validation  epochs  outcome    values"]
+    for tried in sorted(results.tried, key=lambda tried: (tried.outcome != "finished", -tried.accuracy)):
+        lines.append(f"{100 * tried.accuracy:8.2f} %  {tried.epochs:>6}  {tried.outcome:<9}  {label(tried.values)}")
+    if results.best is not None:
+        text = yaml.safe_dump({"set": results.best.values}, sort_keys=False).rstrip()
+        lines.append(f"best: training {results.best.key}\n{text}")
+    return "\n".join(lines)
+
+
+def run_search(spec: SweepSpec, ledger: Ledger, tracker: Tracker, signals: Signals, address: str | None) -> bool:
+    """Try what is left of a search's trials, test the best, print all; whether there is a best, and tested."""
+    assert spec.search is not None
+    results = resume(spec, ledger)
+    left = max(0, spec.search.trials - len(results.tried))
+    print(f"{spec.name}: {spec.search.trials} trials, {len(results.tried)} done, {left} to run")
+    best = _best_trial(spec, results)
+    if left or (best is not None and ledger.state(best) != "done"):
+        results = _run_left(spec, results, left, ledger, tracker, signals, address)
+        best = _best_trial(spec, results)
+    print(listing(results))
+    return best is not None and _told_test(ledger, best)
+
+
+def _best_trial(spec: SweepSpec, results: SearchResults) -> Trial | None:
+    if results.best is None:
+        return None
+    config = results.base.with_paths(results.best.values)
+    return Trial(config, tuple(evaluation.resolve(config) for evaluation in spec.evaluation.configs()))
+
+
+def _run_left(
+    spec: SweepSpec,
+    results: SearchResults,
+    left: int,
+    ledger: Ledger,
+    tracker: Tracker,
+    signals: Signals,
+    address: str | None,
+) -> SearchResults:
+    """Run `left` proposals, then the tests of the best."""
+    from orchestrator.scheduling import cluster, request, run_proposals, run_trials
+    from orchestrator.sweep import Watch
+
+    assert spec.search is not None
+    with cluster(address, signals) as available:
+        needs = request(results.base, spec.resources, available)
+        if left:
+            with Progress(spec.name) as progress:
+                watch = SearchWatch(spec, results, ledger, tracker, progress)
+                first = first_point(results.base, spec.search)
+                if any(tried.values == first for tried in results.tried):
+                    first = None
+                run_proposals(spec, results, first, left, watch, needs, signals)
+                results = watch.results
+        best = _best_trial(spec, results)
+        if best is not None and results.best is not None and ledger.state(best) != "done":
+            with Watch(spec.name, ledger, tracker, (best,), {best.key: label(results.best.values)}) as final:
+                run_trials(spec.name, (best,), ledger.store, {best.key: needs}, spec.max_failures, final, signals)
+    return results
+
+
+def _told_test(ledger: Ledger, best: Trial) -> bool:
+    for evaluation in best.evaluations:
+        test = ledger.evaluation(best.key, evaluation.key)
+        if test is None:
+            return False
+        way, shot = evaluation.way, evaluation.shot
+        print(f"test, {way}-way {shot}-shot: {100 * test.accuracy:.2f} ± {100 * test.ci95:.2f} %")
+    return True

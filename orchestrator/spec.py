@@ -1,0 +1,205 @@
+"""A sweep file: which configurations fill which tables. Strict: every mistake of the file is named at once.
+
+A sweep starts from a recipe (`base`), sets dotted paths over it (`set`) and has parts. A part fills one table with
+(rows of `zip`) x (product of `grid`) x (`trials`). A search sweep has `search` instead of parts.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, JsonValue, create_model, model_validator
+
+from dmf.config import Count, EvaluationConfig, ExperimentConfig, recipe
+from dmf.values import Value
+
+SECTIONS = {name: field.annotation for name, field in ExperimentConfig.model_fields.items()}
+GIVEN_BY_SEEDS = "training.seed"
+
+PARAMETERS: dict[str, Any] = {
+    f"{section}.{name}": Annotated[(field.annotation, *field.metadata)] if field.metadata else field.annotation
+    for section, model in SECTIONS.items()
+    for name, field in model.model_fields.items()
+    if f"{section}.{name}" != GIVEN_BY_SEEDS
+}
+"""Dotted path -> its type with its range."""
+
+
+class _Paths(Value):
+    """Dotted paths and what is given for each."""
+
+    def given(self) -> dict[str, Any]:
+        """Only what the file says: dotted path -> plain value."""
+        return self.model_dump(mode="json", by_alias=True, exclude_unset=True)
+
+
+def _by_path(name: str, kind: Any) -> Any:
+    """A model with one optional field per parameter; `kind` makes the field's type of the parameter's."""
+    fields: dict[str, Any] = {
+        path.replace(".", "__"): (kind(type_), Field(default=None, alias=path)) for path, type_ in PARAMETERS.items()
+    }
+    return create_model(name, __base__=_Paths, **fields)
+
+
+Settings: Any = _by_path("Settings", lambda type_: type_)
+Choices: Any = _by_path("Choices", lambda type_: Annotated[tuple[type_, ...], Field(min_length=1)])
+
+
+class Part(Value):
+    """Cells of one table."""
+
+    table: Literal["1", "2a", "2b", "2c", "2d"]
+    base: str | None = None
+    """A recipe instead of the sweep's."""
+    set: Settings = Settings()
+    """Over the sweep's `set`."""
+    zip: Choices = Choices()
+    """Lists of equal length that go together, row by row."""
+    grid: Choices = Choices()
+    """Lists that are combined in every way."""
+    trials: tuple[Settings, ...] = ()
+    """Explicit settings."""
+
+    @model_validator(mode="after")
+    def _is_clear(self) -> Self:
+        lengths = {path: len(values) for path, values in self.zip.given().items()}
+        if len(set(lengths.values())) > 1:
+            told = ", ".join(f"{path} has {length}" for path, length in lengths.items())
+            raise ValueError(f"lists under zip go together and need one length; {told}")
+        groups = [self.set.given(), self.zip.given(), self.grid.given()]
+        groups.append({path: None for trial in self.trials for path in trial.given()})
+        for path in PARAMETERS:
+            if (times := sum(path in group for group in groups)) > 1:
+                raise ValueError(f"{path} is given {times} times in set, zip, grid and trials; keep one")
+        return self
+
+    def choices(self) -> Iterator[dict[str, Any]]:
+        """Every combination's settings: dotted path -> value."""
+        zipped, grid = self.zip.given(), self.grid.given()
+        rows = [dict(zip(zipped, row, strict=True)) for row in zip(*zipped.values(), strict=True)] or [{}]
+        points = [dict(zip(grid, point, strict=True)) for point in itertools.product(*grid.values())]
+        trials = [trial.given() for trial in self.trials] or [{}]
+        for row, point, trial in itertools.product(rows, points, trials):
+            yield {**row, **point, **trial}
+
+
+class Evaluation(EvaluationConfig):
+    """Test settings; `shots` tests every model with several numbers of shots."""
+
+    shots: tuple[Count, ...] = ()
+
+    @model_validator(mode="after")
+    def _has_one_kind_of_shot(self) -> Self:
+        if self.shot is not None and self.shots:
+            raise ValueError("both shot and shots are given; keep one")
+        return self
+
+    def configs(self) -> tuple[EvaluationConfig, ...]:
+        """One evaluation for each number of shots."""
+        data = self.model_dump(mode="json", exclude={"shots"})
+        return tuple(EvaluationConfig.from_dict({**data, "shot": shot}) for shot in self.shots or (self.shot,))
+
+
+class Resources(Value):
+    """What one trial takes of the machine; fractions of a GPU let trials share one."""
+
+    cpu: Annotated[float, Field(gt=0)] | None = None
+    """None: as many as `training.threads`."""
+    gpu: Annotated[float, Field(ge=0)] | None = None
+    """None: 1 where Ray sees a GPU and `training.device` is not "cpu"."""
+
+    @model_validator(mode="after")
+    def _is_possible(self) -> Self:
+        if self.gpu is not None and self.gpu > 1 and self.gpu != int(self.gpu):
+            raise ValueError(f"gpu={self.gpu} is neither a fraction of one GPU nor a whole number of them")
+        return self
+
+
+class Range(Value):
+    """Where a search looks for one parameter: one of four kinds."""
+
+    uniform: tuple[float, float] | None = None
+    loguniform: tuple[float, float] | None = None
+    integer: Annotated[tuple[int, int] | None, Field(alias="int")] = None
+    """Both ends included."""
+    choice: tuple[JsonValue, ...] | None = None
+
+    @model_validator(mode="after")
+    def _is_one_kind(self) -> Self:
+        kinds = self.model_dump(exclude_none=True, by_alias=True)
+        if len(kinds) != 1:
+            raise ValueError("give one of uniform, loguniform and int, each with [low, high], or choice: [...]")
+        kind, values = next(iter(kinds.items()))
+        if kind == "choice":
+            if not values:
+                raise ValueError("choice needs at least one value")
+        elif not values[0] < values[1]:
+            raise ValueError(f"{kind} needs [low, high] with low < high, got {list(values)}")
+        if kind == "loguniform" and values[0] <= 0:
+            raise ValueError(f"loguniform needs low > 0, got {values[0]}")
+        return self
+
+    @property
+    def ends(self) -> tuple[Any, ...]:
+        """Values that stand for all: both ends, or every choice."""
+        return next(iter(self.model_dump(exclude_none=True, mode="json").values()))
+
+
+Ranges: Any = _by_path("Ranges", lambda type_: Range)
+
+
+class Search(Value):
+    """Optuna proposes, ASHA stops what falls behind; the measure is validation accuracy."""
+
+    parameters: Ranges
+    trials: Count
+    seed: Annotated[int, Field(ge=0)] = 0
+    grace_epochs: Count = 1
+    """Epochs that every trial gets."""
+    reduction: Annotated[int, Field(ge=2)] = 3
+    """Of trials that reach a rung, one in `reduction` goes on."""
+
+    @model_validator(mode="after")
+    def _has_something_to_look_for(self) -> Self:
+        if not self.parameters.given():
+            raise ValueError("parameters is empty; write such as training.learning_rate: {loguniform: [0.01, 1.0]}")
+        if "training.epochs" in self.parameters.given():
+            raise ValueError("training.epochs can not be searched: how long a trial trains is what ASHA decides")
+        return self
+
+
+class SweepSpec(Value):
+    """A sweep file."""
+
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")]
+    about: str = ""
+    base: str = "released"
+    """A name of `dmf.config.RECIPES`."""
+    set: Settings = Settings()
+    """Dotted paths over the base."""
+    seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)] = (0,)
+    """Every configuration is trained once with each."""
+    evaluation: Evaluation = Evaluation()
+    resources: Resources = Resources()
+    max_failures: Annotated[int, Field(ge=0)] = 2
+    """How often a trial whose worker process died is started again, from its checkpoint."""
+    parts: tuple[Part, ...] = ()
+    search: Search | None = None
+
+    @model_validator(mode="after")
+    def _asks_something(self) -> Self:
+        if bool(self.parts) == (self.search is not None):
+            raise ValueError("give parts (tables to fill) or search, one of the two")
+        if len(set(self.seeds)) < len(self.seeds):
+            raise ValueError(f"seeds={list(self.seeds)} has a seed twice")
+        if self.search is not None and len(self.seeds) > 1:
+            raise ValueError(f"a search takes one seed, got seeds={list(self.seeds)}")
+        return self
+
+    def config_for(self, choice: dict[str, Any], part: Part | None = None) -> ExperimentConfig:
+        """The whole configuration of one choice, for the first seed."""
+        base = recipe((part.base if part else None) or self.base)
+        settings = {**self.set.given(), **(part.set.given() if part else {}), **choice}
+        return base.with_paths({**settings, GIVEN_BY_SEEDS: self.seeds[0]})

@@ -1,0 +1,237 @@
+"""Reads a sweep file strictly, and tells every mistake in it at once with its path and what is possible there."""
+
+from __future__ import annotations
+
+import copy
+import difflib
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from dmf.values import Value
+from orchestrator.spec import (
+    GIVEN_BY_SEEDS,
+    PARAMETERS,
+    SECTIONS,
+    Evaluation,
+    Part,
+    Range,
+    Resources,
+    Search,
+    SweepSpec,
+)
+
+SETTINGS = ("set", "zip", "grid", "trials", "parameters")
+"""Keys under which dotted paths stand."""
+STAND_INS = {"name": "stand-in", "table": "1"}
+"""For the names that can not be left out, while further mistakes are looked for."""
+OWN_SECTIONS: dict[str, type[Value]] = {"evaluation": Evaluation, "resources": Resources, "search": Search}
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe, and a key given twice is a mistake instead of the last one winning."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if key.value in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"{key.value!r} is given twice, keep one of them", key.start_mark
+                )
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+def parse_yaml(text: str, where: str) -> Any:
+    """The YAML document `text`; a mistake is a ValueError that says where it is."""
+    try:
+        return yaml.load(text, _Loader)
+    except yaml.YAMLError as error:
+        raise ValueError(f"{where} is no YAML: {error}") from None
+
+
+def read_spec(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -> SweepSpec:
+    """Read a sweep file with `key=value` settings over it.
+
+    Keys are the file's own (`seeds`, `evaluation.episodes`, `resources.gpu`), dotted parameters for every part
+    (`data.root`), or for one part (`parts.1.data.root`); values are YAML.
+
+    Raises:
+        ValueError: with every mistake, before anything has started.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except OSError as error:
+        raise ValueError(f"{path} can not be read: {error.strerror or error}") from None
+    data = parse_yaml(text, str(path))
+    if not isinstance(data, dict):
+        raise ValueError(f"{path}: expected a mapping with name and parts or search, got {type(data).__name__}")
+    for override in overrides:
+        _override(data, override)
+    return spec_from(data, str(path))
+
+
+def spec_from(data: dict[str, Any], where: str = "the sweep") -> SweepSpec:
+    """Validate a sweep given as plain data; ValueError with one line per mistake."""
+    spec, mistakes = _validated(data)
+    sound = spec
+    if mistakes and (rest := _without(data, mistakes)) is not None:
+        sound, further = _validated(rest)
+        mistakes += [mistake for mistake in further if mistake["loc"][:1] == ("parts",)]
+    told = [_told(mistake) for mistake in mistakes] + (_impossible(sound) if sound else [])
+    if told:
+        count = "1 mistake" if len(told) == 1 else f"{len(told)} mistakes"
+        raise ValueError(f"{where} has {count}:\n  " + "\n  ".join(told))
+    assert spec is not None
+    return spec
+
+
+def _override(data: dict[str, Any], override: str) -> None:
+    """Put one `key=value` of the command line in place. It wins over every `set`, but not over what is varied."""
+    key, equals, text = override.partition("=")
+    if not equals:
+        raise ValueError(f"{override!r} is no setting; write key=value, such as data.root=/images or seeds=[0,1]")
+    value = parse_yaml(text, override)
+    head, _, rest = key.partition(".")
+    parts = [part for part in data.get("parts") or [] if isinstance(part, dict)]
+    if head == "parts":
+        number, _, path = rest.partition(".")
+        if not number.isdigit() or int(number) >= len(parts) or not path:
+            raise ValueError(f"{key!r}: write parts.N.{'data.root'} with N from 0 to {len(parts) - 1}")
+        _set_in(data["parts"][int(number)], path, value, key)
+    elif head in SECTIONS:
+        for part in parts:
+            if path_is_varied(part, key):
+                raise ValueError(f"{key} is what this sweep varies; change the file to vary it otherwise")
+            if isinstance(part.get("set"), dict):
+                part["set"].pop(key, None)
+        _set_in(data, key, value, key)
+    elif head in OWN_SECTIONS and rest:
+        section = data.setdefault(head, {})
+        if not isinstance(section, dict):
+            raise ValueError(f"{key}: {head} is no mapping in this file")
+        section[rest] = value
+    else:
+        data[key] = value
+
+
+def path_is_varied(part: dict[str, Any], path: str) -> bool:
+    """Whether a part, as plain data, gives `path` under zip, grid or trials."""
+    given = [part.get("zip"), part.get("grid"), *(part.get("trials") or [])]
+    return any(isinstance(group, dict) and path in group for group in given)
+
+
+def _set_in(holder: dict[str, Any], path: str, value: Any, key: str) -> None:
+    if path_is_varied(holder, path):
+        raise ValueError(f"{key} is what this part varies; change the file to vary it otherwise")
+    settings = holder.setdefault("set", {})
+    if not isinstance(settings, dict):
+        raise ValueError(f"{key}: set is no mapping in this file")
+    settings[path] = value
+
+
+def _validated(data: dict[str, Any]) -> tuple[SweepSpec | None, list[Any]]:
+    try:
+        return SweepSpec.model_validate_json(json.dumps(data, default=str)), []
+    except ValidationError as error:
+        return None, error.errors()
+
+
+def _without(data: dict[str, Any], mistakes: list[Any]) -> dict[str, Any] | None:
+    """The sweep without its mistaken entries, so that the others can be looked at together; None if nothing is left."""
+    rest = copy.deepcopy(data)
+    for mistake in mistakes:
+        where = list(mistake["loc"])
+        if (depth := next((depth for depth, name in enumerate(where) if name in PARAMETERS), None)) is not None:
+            where = where[: depth + 1]
+        while where and isinstance(where[-1], int):
+            where.pop()
+        if not where or where == ["parts"]:
+            return None
+        *parents, last = where
+        node = rest
+        for name in parents:
+            node = node[name]
+        if last in STAND_INS:
+            node[last] = STAND_INS[last]
+        else:
+            node.pop(last, None)
+    return rest
+
+
+def _impossible(spec: SweepSpec) -> list[str]:
+    """Combinations of values that no model can have, such as groups that do not divide the channels."""
+    asked: list[tuple[str, dict[str, Any], Part | None]] = []
+    for number, part in enumerate(spec.parts):
+        asked += [(f"parts.{number}", choice, part) for choice in part.choices()]
+    if spec.search is not None:
+        ranges = {path: Range.from_dict(given) for path, given in spec.search.parameters.given().items()}
+        asked += [("search.parameters", {path: end}, None) for path, given in ranges.items() for end in given.ends]
+    told: dict[str, str] = {}
+    for where, choice, part in asked:
+        try:
+            spec.config_for(choice, part)
+        except ValueError as error:
+            reason = " ".join(str(error).removeprefix("ExperimentConfig:").split())
+            said = ", ".join(f"{path}={value}" for path, value in choice.items())
+            told.setdefault(reason, f"{where}: {reason}" + (f" (at {said})" if said else ""))
+    return list(told.values())
+
+
+def _told(mistake: Any) -> str:
+    """One mistake: path, what is wrong, what was got, what to do."""
+    where = mistake["loc"]
+    path = ".".join(str(name) for name in where) or "the sweep"
+    got = mistake["input"]
+    if mistake["type"] == "extra_forbidden":
+        return f"{path}: no such name; {_possible(where)}"
+    if mistake["type"] == "missing":
+        return f"{path}: is missing"
+    if mistake["type"] == "value_error":
+        return f"{path}: {mistake['msg'].removeprefix('Value error, ')}"
+    return f"{path}: {mistake['msg']}, got {got!r}{_hint(where, got, mistake['type'])}"
+
+
+def _hint(where: tuple[Any, ...], got: Any, kind: str) -> str:
+    if isinstance(got, str) and (number := re.fullmatch(r"([+-]?\d+)(\.\d*)?[eE]([+-]?)(\d+)", got)):
+        whole, fraction, sign, exponent = number.groups()
+        digits = fraction if fraction and len(fraction) > 1 else ".0"
+        return f" (YAML reads {got} as text: write {whole}{digits}e{sign or '+'}{exponent})"
+    if where[-1] == "table" and not isinstance(got, str):
+        return f' (YAML reads {got} as a number: write "{got}" in quotes)'
+    if kind == "tuple_type":
+        return f" (a list: write [{got}])"
+    return ""
+
+
+def _possible(where: tuple[Any, ...]) -> str:
+    """The names that may stand at a path, the nearest first."""
+    *parents, name = where
+    owner = next((parent for parent in reversed(parents) if isinstance(parent, str)), None)
+    if owner in SETTINGS:
+        return _possible_setting(str(name))
+    models: dict[Any, type[Value]] = {None: SweepSpec, "parts": Part, **OWN_SECTIONS}
+    model = Range if owner in PARAMETERS else models[owner]
+    names = [field.alias or own for own, field in model.model_fields.items()]
+    return _nearest(str(name), names) + f"there are {', '.join(names)}"
+
+
+def _possible_setting(name: str) -> str:
+    if name == GIVEN_BY_SEEDS:
+        return "seeds are the sweep's own: write seeds: [0, 1, 2] at the top"
+    section = name.split(".")[0]
+    if name in SECTIONS:
+        return f"write dotted paths, such as {next(path for path in PARAMETERS if path.startswith(name))}"
+    if section in SECTIONS:
+        names = [path for path in PARAMETERS if path.startswith(f"{section}.")]
+        return _nearest(name, names) + f"there are {', '.join(names)}"
+    return _nearest(name, list(PARAMETERS)) + f"paths start with {'., '.join(SECTIONS)}."
+
+
+def _nearest(name: str, names: list[str]) -> str:
+    close = difflib.get_close_matches(name, names, 1)
+    return f"did you mean {close[0]}? " if close else ""

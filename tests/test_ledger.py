@@ -1,0 +1,130 @@
+"""The store: records that are true whenever a process dies, and one driver at a time."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from dmf.config import EvaluationConfig, ExperimentConfig
+from dmf.records import EvaluationRecord, Failure, TrainingRecord
+from orchestrator.ledger import Ledger
+from orchestrator.plan import Trial
+
+CONFIG = ExperimentConfig()
+TEST = EvaluationConfig(episodes=2, shot=1)
+TRIAL = Trial(CONFIG, (TEST,))
+ROOT = Path(__file__).resolve().parents[1]
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from orchestrator.ledger import Ledger
+with Ledger(Path(sys.argv[1])).driving(wait="wait" in sys.argv):
+    print("driving", flush=True)
+    time.sleep(float(sys.argv[2]))
+"""
+
+
+def training(outcome: str, failure: Failure | None = None) -> TrainingRecord:
+    return TrainingRecord(key=CONFIG.key, config=CONFIG, outcome=outcome, failure=failure)  # type: ignore[arg-type]
+
+
+def evaluation() -> EvaluationRecord:
+    return EvaluationRecord(
+        training_key=CONFIG.key,
+        evaluation_key=TEST.key,
+        config=TEST,
+        accuracy=0.5,
+        ci95=0.1,
+        episode_accuracies=(0.4, 0.6),
+        bank="b",
+        data_fingerprint="d",
+        epoch=1,
+        seconds=1.0,
+    )
+
+
+def test_the_state_follows_the_files(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path)
+    assert ledger.state(TRIAL) == "missing"
+    ledger.folder(TRIAL.key).mkdir(parents=True)
+    (ledger.folder(TRIAL.key) / "last.safetensors").touch()
+    assert ledger.state(TRIAL) == "started"
+    ledger.write_training(training("failed", Failure(reason="no images")))
+    assert ledger.state(TRIAL) == "failed"
+    ledger.write_training(training("finished"))
+    assert ledger.state(TRIAL) == "untested"
+    ledger.write_evaluation(evaluation())
+    assert ledger.state(TRIAL) == "done"
+    assert ledger.state(Trial(CONFIG, (TEST, TEST.replace(episodes=3)))) == "untested"
+    ledger.write_training(training("diverged", Failure(reason="nan")))
+    assert ledger.state(TRIAL) == "diverged"
+    ledger.forget(TRIAL.key)
+    assert ledger.state(TRIAL) == "missing"
+
+
+def test_records_come_back_as_they_were(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path)
+    assert ledger.training(CONFIG.key) is None and ledger.evaluation(CONFIG.key, TEST.key) is None
+    ledger.write_training(training("finished"))
+    ledger.write_evaluation(evaluation())
+    assert ledger.training(CONFIG.key) == training("finished")
+    assert ledger.evaluation(CONFIG.key, TEST.key) == evaluation() == ledger.evaluations(CONFIG.key)[0]
+
+
+def test_a_writer_that_dies_leaves_the_old_record(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path)
+    ledger.write_training(training("finished"))
+    script = (
+        "import os, signal, sys\nfrom pathlib import Path\nfrom dmf.files import replacing\n"
+        "with replacing(Path(sys.argv[1])) as aside:\n"
+        "    aside.write_text('{\"key\": ')\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    path = ledger.folder(CONFIG.key) / "training.json"
+    died = subprocess.run([sys.executable, "-c", script, str(path)], cwd=ROOT)
+    assert died.returncode == -signal.SIGKILL
+    assert ledger.training(CONFIG.key) == training("finished")
+    assert len(list(path.parent.iterdir())) == 2, "the dead writer's file is there"
+    with ledger.holding(CONFIG.key):
+        left = sorted(file.name for file in path.parent.iterdir())
+    assert left == [".lock", "training.json"]
+
+
+def driver(store: Path, seconds: float, *more: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", HOLD, str(store), str(seconds), *more]
+    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+
+
+def test_a_second_driver_is_refused_and_a_dead_one_loses_its_lease(tmp_path: Path) -> None:
+    first = driver(tmp_path, 60)
+    assert first.stdout is not None and first.stdout.readline() == "driving\n"
+    with pytest.raises(BlockingIOError, match=f"process {first.pid} on .*--wait"), Ledger(tmp_path).driving():
+        pass
+    waiting = driver(tmp_path, 0, "wait")
+    time.sleep(0.3)
+    assert waiting.poll() is None
+    os.kill(first.pid, signal.SIGKILL)
+    first.wait()
+    assert waiting.wait(timeout=20) == 0
+    with Ledger(tmp_path).driving():
+        pass
+
+
+def test_a_training_is_running_while_it_is_held(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path)
+    assert not ledger.running(CONFIG.key)
+    with ledger.holding(CONFIG.key):
+        assert ledger.running(CONFIG.key)
+    assert not ledger.running(CONFIG.key)
+
+
+def test_an_unknown_sweep_is_answered_with_those_there(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no sweep 'x' was started in .*; there are: none"):
+        Ledger(tmp_path).plan("x")

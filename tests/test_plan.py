@@ -1,0 +1,86 @@
+"""What a sweep comes to: cells, distinct trainings, evaluations."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from orchestrator.plan import SweepPlan, labels, plan
+from orchestrator.spec_file import read_spec, spec_from
+
+SWEEPS = Path(__file__).resolve().parents[1] / "sweeps"
+
+
+def planned(**fields: Any) -> SweepPlan:
+    return plan(spec_from({"name": "s", "parts": [{"table": "2c"}], **fields}))
+
+
+def test_table_2_is_22_trainings_for_28_cells() -> None:
+    table2 = plan(read_spec(SWEEPS / "table2.yaml"))
+    assert Counter(cell.table for cell in table2.cells) == {"2a": 4, "2b": 4, "2c": 10, "2d": 10}
+    trials = table2.trials()
+    assert (len(table2.cells), table2.trainings_asked, len(trials)) == (28, 28, 22)
+    full = [trial for trial in trials if len(trial.tables) > 1]
+    assert [sorted(trial.tables) for trial in full] == [["2a", "2b", "2c", "2d"]] * 2
+    for trial in full:
+        model = trial.config.model
+        assert (model.alignment, model.dynamic_sampling, model.last_pooling) == ("ode", True, False)
+        assert model.groups == {1: 64, 5: 160}[trial.config.episodes.shot]
+
+
+@pytest.mark.parametrize(
+    "name", ["ablation_groups", "ablation_align", "ablation_sampling", "ablation_pooling"]
+)
+def test_an_ablation_alone_shares_its_trainings_with_table_2(name: str) -> None:
+    alone = {trial.key for trial in plan(read_spec(SWEEPS / f"{name}.yaml")).trials()}
+    assert alone < {trial.key for trial in plan(read_spec(SWEEPS / "table2.yaml")).trials()}
+
+
+def test_seeds_multiply_trainings_but_not_cells() -> None:
+    sweep = planned(seeds=[0, 3], parts=[{"table": "2c", "grid": {"model.groups": [1, 64]}}])
+    assert [cell.seeds for cell in sweep.cells] == [(0, 3), (0, 3)]
+    assert sorted(trial.config.training.seed for trial in sweep.trials()) == [0, 0, 3, 3]
+
+
+def test_several_shots_test_one_training_several_times() -> None:
+    sweep = planned(evaluation={"shots": [1, 5]})
+    (trial,) = sweep.trials()
+    assert [evaluation.shot for evaluation in trial.evaluations] == [1, 5]
+    assert len(sweep.cells) == 2
+
+
+def test_without_a_shot_the_test_is_as_the_training() -> None:
+    sweep = planned(parts=[{"table": "2c", "grid": {"episodes.shot": [1, 5]}}])
+    assert [cell.evaluation.shot for cell in sweep.cells] == [1, 5]
+
+
+def test_more_episodes_change_evaluations_and_no_training() -> None:
+    few, many = planned(evaluation={"episodes": 10}), planned(evaluation={"episodes": 20})
+    assert [trial.key for trial in few.trials()] == [trial.key for trial in many.trials()]
+    assert few.trials()[0].evaluations[0].key != many.trials()[0].evaluations[0].key
+
+
+def test_a_cell_asked_for_twice_is_there_once() -> None:
+    part = {"table": "2c", "grid": {"model.groups": [64]}}
+    assert len(planned(parts=[part, part]).cells) == 1
+    assert len(planned(parts=[part, {**part, "table": "2d"}]).cells) == 2
+
+
+def test_where_it_runs_is_no_other_training() -> None:
+    sweep = planned(parts=[{"table": "2c", "grid": {"training.threads": [1, 2], "data.root": ["/a", "/b"]}}])
+    assert len(sweep.trials()) == 1
+
+
+def test_a_plan_survives_its_file(tmp_path: Path) -> None:
+    sweep = plan(read_spec(SWEEPS / "table1_dmf.yaml"))
+    sweep.write(tmp_path / "plan.json")
+    assert SweepPlan.read(tmp_path / "plan.json") == sweep
+
+
+def test_labels_name_what_differs() -> None:
+    sweep = planned(parts=[{"table": "2c", "grid": {"episodes.shot": [1, 5], "model.groups": [1, 64]}}])
+    told = labels(trial.config for trial in sweep.trials())
+    assert sorted(told.values()) == ["shot=1 groups=1", "shot=1 groups=64", "shot=5 groups=1", "shot=5 groups=64"]

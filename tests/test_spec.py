@@ -1,0 +1,188 @@
+"""Sweep files: every mistake at once, expansion of parts, settings of the command line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from orchestrator.spec import Part, SweepSpec
+from orchestrator.spec_file import parse_yaml, read_spec, spec_from
+
+SWEEPS = sorted((Path(__file__).resolve().parents[1] / "sweeps").glob("*.yaml"))
+
+
+def spec(**fields: Any) -> SweepSpec:
+    return spec_from({"name": "s", "parts": [{"table": "2c"}], **fields})
+
+
+def choices(**fields: Any) -> list[dict[str, Any]]:
+    return list(Part.from_dict({"table": "2c", **fields}).choices())
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "sweep.yaml"
+    path.write_text(text)
+    return path
+
+
+def test_every_mistake_is_named_at_once_with_its_path(tmp_path: Path) -> None:
+    path = write(
+        tmp_path,
+        """
+name: Not Good
+bse: paper
+set: {data.nam: x, training.learning_rate: 1e-3, model: {groups: 3}, training.seed: 3}
+evaluation: {episode: 3}
+resources: {gpu: 1.5}
+parts:
+  - table: 1
+    grid: {model.groups: 64, episodes.shot: [1, x]}
+  - {table: 2c, grids: {}, grid: {model.groups: [63]}, zip: {episodes.shot: [1, 5], model.alignment: [0]}}
+  - {table: 2d, trials: [{model.method: protonet}, {modle.groups: 3}]}
+""",
+    )
+    with pytest.raises(ValueError) as error:
+        read_spec(path)
+    told = str(error.value)
+    for line in (
+        "name: String should match",
+        "bse: no such name; did you mean base?",
+        "set.data.nam: no such name; did you mean data.name?",
+        "set.training.learning_rate: Input should be a valid number, got '1e-3' (YAML reads 1e-3 as text: write 1.0",
+        "set.model: no such name; write dotted paths, such as model.method",
+        "set.training.seed: no such name; seeds are the sweep's own",
+        "evaluation.episode: no such name; did you mean episodes?",
+        "resources: gpu=1.5 is neither",
+        "parts.0.table: Input should be '1', '2a', '2b', '2c' or '2d', got 1 (YAML reads 1 as a number: write \"1\"",
+        "parts.0.grid.model.groups: Input should be a valid array, got 64 (a list: write [64])",
+        "parts.0.grid.episodes.shot.1: Input should be a valid integer, got 'x'",
+        "parts.1.grids: no such name; did you mean grid?",
+        "parts.1: lists under zip go together and need one length; episodes.shot has 2, model.alignment has 1",
+        "parts.2.trials.0.model.method: Input should be 'dmf', 'proto_net' or 'raw_pixels', got 'protonet'",
+        "parts.2.trials.1.modle.groups: no such name; did you mean model.groups?",
+    ):
+        assert f"\n  {line}" in told, f"{line!r} is not in\n{told}"
+    assert "15 mistakes" in told
+
+
+def test_impossible_combinations_are_named_beside_wrong_names() -> None:
+    with pytest.raises(ValueError) as error:
+        spec(
+            set={"data.nam": "x"},
+            parts=[
+                {"table": "2c", "grid": {"model.groups": [63, 1], "episodes.shot": [1, 5]}},
+                {"table": "2c", "base": "nope"},
+                {"table": "2d", "set": {"training.epochs": 3}},
+            ],
+        )
+    told = str(error.value)
+    assert told.count("groups=63 does not divide") == 1
+    assert "base='nope' is no recipe; there are released, paper, released_tiered" in told
+    assert "parts.2: training: warmup_epochs=5 leaves nothing of epochs=3" in told
+    assert "set.data.nam" in told
+
+
+def test_a_key_given_twice_is_refused() -> None:
+    with pytest.raises(ValueError, match="'grid' is given twice"):
+        parse_yaml("grid: {a: 1}\ngrid: {b: 1}", "sweep.yaml")
+
+
+def test_yaml_can_not_make_objects() -> None:
+    with pytest.raises(ValueError, match="is no YAML"):
+        parse_yaml("a: !!python/object/apply:os.getcwd []", "sweep.yaml")
+
+
+def test_a_part_is_zip_rows_times_grid_times_trials() -> None:
+    got = choices(
+        zip={"episodes.shot": [1, 5], "model.groups": [64, 160]},
+        grid={"model.dynamic_sampling": [False, True]},
+        trials=[{"model.alignment": 0}, {"model.last_pooling": True}],
+    )
+    assert len(got) == len({str(choice) for choice in got}) == 2 * 2 * 2
+    assert {(choice["episodes.shot"], choice["model.groups"]) for choice in got} == {(1, 64), (5, 160)}
+    assert all(("model.alignment" in choice) != ("model.last_pooling" in choice) for choice in got)
+
+
+def test_a_part_without_choices_is_one_configuration() -> None:
+    assert choices() == [{}]
+
+
+def test_a_path_is_given_in_one_place() -> None:
+    with pytest.raises(ValueError, match="model.groups is given 2 times"):
+        choices(set={"model.groups": 1}, grid={"model.groups": [1, 64]})
+
+
+def test_settings_go_from_base_over_sweep_and_part_to_the_choice() -> None:
+    sweep = spec(
+        base="paper",
+        set={"training.epochs": 20, "model.groups": 1, "model.alignment": 1},
+        seeds=[7],
+        parts=[{"table": "2c", "set": {"model.groups": 2}}, {"table": "2c", "base": "released_tiered"}],
+    )
+    config = sweep.config_for({"model.alignment": 3}, sweep.parts[0])
+    assert (config.model.solver, config.training.epochs, config.training.seed) == ("dopri5", 20, 7)
+    assert (config.model.groups, config.model.alignment) == (2, 3)
+    assert sweep.config_for({}, sweep.parts[1]).data.name == "tiered_imagenet"
+
+
+def test_parts_or_search_but_not_both_and_not_none() -> None:
+    for fields in ({"parts": []}, {"search": {"trials": 1, "parameters": {"model.groups": {"choice": [1]}}}}):
+        with pytest.raises(ValueError, match="give parts .* or search"):
+            spec(**fields)
+
+
+@pytest.mark.parametrize(
+    ("range_", "told"),
+    [
+        ({"loguniform": [0.0, 1.0]}, "loguniform needs low > 0"),
+        ({"uniform": [2.0, 1.0]}, "needs \\[low, high\\] with low < high"),
+        ({"uniform": [0.1, 1.0], "choice": [1]}, "give one of"),
+        ({"loguniform": [0.1, 1.0], "steps": 3}, "steps: no such name"),
+        ({"int": [0, 3]}, "greater than or equal to 1"),
+    ],
+)
+def test_ranges_of_a_search_are_checked(range_: dict[str, Any], told: str) -> None:
+    with pytest.raises(ValueError, match=told):
+        spec_from({"name": "s", "search": {"trials": 1, "parameters": {"episodes.queries": range_}}})
+
+
+def test_settings_of_the_command_line_win_over_every_set(tmp_path: Path) -> None:
+    text = "name: s\nset: {data.root: /a}\nparts: [{table: 2c, set: {data.root: /b}}, {table: 2c}]\n"
+    path = write(tmp_path, text)
+    sweep = read_spec(path, ["data.root=/x", "parts.1.data.root=/y", "seeds=[0, 1]", "evaluation.episodes=600"])
+    assert [sweep.config_for({}, part).data.root for part in sweep.parts] == ["/x", "/y"]
+    assert sweep.seeds == (0, 1)
+    assert sweep.evaluation.configs()[0].episodes == 600
+    assert read_spec(path, ["resources.gpu=0.5"]).resources.gpu == 0.5
+
+
+def test_the_command_line_does_not_collapse_what_is_varied(tmp_path: Path) -> None:
+    path = write(tmp_path, "name: s\nparts: [{table: 2c, grid: {model.groups: [1, 64]}}]\n")
+    for override in ("model.groups=1", "parts.0.model.groups=1"):
+        with pytest.raises(ValueError, match="varies"):
+            read_spec(path, [override])
+
+
+@pytest.mark.parametrize(
+    ("override", "told"),
+    [
+        ("data.root", "write key=value"),
+        ("data.rot=/x", "did you mean data.root"),
+        ("sedes=[1]", "did you mean seeds"),
+        ("parts.3.data.root=/x", "with N from 0 to 0"),
+        ("training.learning_rate=1e-3", "write 1.0e-3"),
+    ],
+)
+def test_mistakes_of_the_command_line(tmp_path: Path, override: str, told: str) -> None:
+    path = write(tmp_path, "name: s\nparts: [{table: 2c}]\n")
+    with pytest.raises(ValueError, match=told):
+        read_spec(path, [override])
+
+
+@pytest.mark.parametrize("path", SWEEPS, ids=lambda path: path.stem)
+def test_every_sweep_file_is_sound_and_opens_with_its_command(path: Path) -> None:
+    assert read_spec(path).name == path.stem
+    comments = [line for line in path.read_text().splitlines() if line.startswith("#")]
+    assert any(f"python -m orchestrator.sweep sweeps/{path.name}" in line for line in comments)

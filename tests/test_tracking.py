@@ -1,0 +1,241 @@
+"""MLflow as a mirror of the ledger: idempotent, with true statuses, and readable as records. A real SQLite store."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+from mlflow.entities import Run
+
+from dmf.config import EvaluationConfig, ExperimentConfig
+from dmf.records import Epoch, EvaluationRecord, Failure, Provenance, TrainingRecord
+from orchestrator.ledger import Ledger
+from orchestrator.plan import SweepPlan
+from orchestrator.tracking import EXPERIMENT, MLflowRecords, Tracker, tracking_uri
+from reports.tables import PlannedCell
+
+GOOD, BAD, NAN, CUT = (ExperimentConfig().replace(model__groups=groups) for groups in (1, 64, 160, 320))
+TEST = EvaluationConfig(episodes=2, shot=1)
+PLAN = SweepPlan(
+    name="s",
+    about="what it asks",
+    cells=tuple(PlannedCell(table="2c", config=config, evaluation=TEST) for config in (GOOD, BAD, NAN, CUT)),
+)
+LABELS = {trial.key: f"groups={trial.config.model.groups}" for trial in PLAN.trials()}
+TRIALS = {trial.key: trial for trial in PLAN.trials()}
+
+
+def epoch(number: int, loss: float = 1.0) -> Epoch:
+    accuracy = 0.1 * number if number % 2 else None
+    losses = {"few_shot": loss, "global": 2 * loss}
+    return Epoch(epoch=number, loss=loss, losses=losses, learning_rate=0.1, validation_accuracy=accuracy, seconds=1.0)
+
+
+def finished(config: ExperimentConfig, epochs: int = 3) -> TrainingRecord:
+    provenance = Provenance(
+        data_fingerprint="d", image_sizes="84x84", git_commit="abc", versions={}, device="cpu", threads=1
+    )
+    history = tuple(epoch(number) for number in range(1, epochs + 1))
+    return TrainingRecord(
+        key=config.key,
+        config=config,
+        outcome="finished",
+        history=history,
+        best_epoch=3,
+        best_validation_accuracy=0.3,
+        parameters=10,
+        seconds=3.0,
+        provenance=provenance,
+    )
+
+
+def evaluated(config: ExperimentConfig, test: EvaluationConfig = TEST) -> EvaluationRecord:
+    return EvaluationRecord(
+        training_key=config.key,
+        evaluation_key=test.key,
+        config=test,
+        accuracy=0.5,
+        ci95=0.1,
+        episode_accuracies=(0.4, 0.6),
+        bank="b",
+        data_fingerprint="d",
+        epoch=3,
+        seconds=1.0,
+    )
+
+
+@pytest.fixture(scope="module")
+def empty(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A database with its schema, which takes seconds to make."""
+    store = tmp_path_factory.mktemp("empty")
+    MlflowClient(tracking_uri(store, None)).search_experiments()
+    return store
+
+
+@pytest.fixture
+def ledger(empty: Path, tmp_path: Path) -> Ledger:
+    """A store with a database of its own."""
+    shutil.copy(empty / "mlflow.db", tmp_path)
+    return Ledger(tmp_path)
+
+
+def uri(ledger: Ledger) -> str:
+    return tracking_uri(ledger.store, None)
+
+
+def runs(ledger: Ledger) -> dict[str, Run]:
+    """By training key; the sweep's under its name. Fails when a training has two."""
+    client = MlflowClient(uri(ledger))
+    experiment = client.get_experiment_by_name(EXPERIMENT)
+    found = client.search_runs([experiment.experiment_id])
+    by_key = {run.data.tags.get("dmf.key", run.data.tags["dmf.sweep"]): run for run in found}
+    assert len(by_key) == len(found)
+    return by_key
+
+
+def statuses(ledger: Ledger) -> dict[str, str]:
+    return {key: run.info.status for key, run in runs(ledger).items()}
+
+
+def steps(ledger: Ledger, key: str, metric: str) -> list[int]:
+    run = runs(ledger).get(key)
+    if run is None:
+        return []
+    return [point.step for point in MlflowClient(uri(ledger)).get_metric_history(run.info.run_id, metric)]
+
+
+def launch(ledger: Ledger) -> Tracker:
+    ledger.write_plan(PLAN)
+    return Tracker(uri(ledger), ledger, PLAN, LABELS)
+
+
+def test_a_sweep_from_start_to_end(ledger: Ledger) -> None:
+    tracker = launch(ledger)
+    for config in (GOOD, BAD, NAN):
+        tracker.started(config, LABELS[config.key])
+    for number in (1, 2, 2, 3):
+        tracker.epoch(GOOD.key, epoch(number))
+    deadline = time.monotonic() + 20
+    while steps(ledger, GOOD.key, "loss") != [1, 2, 3] and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert statuses(ledger) == {"s": "RUNNING", GOOD.key: "RUNNING", BAD.key: "RUNNING", NAN.key: "RUNNING"}
+
+    ledger.write_training(finished(GOOD))
+    ledger.write_evaluation(evaluated(GOOD))
+    failure = Failure(reason="no images", traceback="Traceback ...")
+    ledger.write_training(TrainingRecord(key=BAD.key, config=BAD, outcome="failed", failure=failure))
+    ledger.write_training(TrainingRecord(key=NAN.key, config=NAN, outcome="diverged", failure=Failure(reason="nan")))
+    for config in (GOOD, BAD, NAN):
+        tracker.ended(TRIALS[config.key], LABELS[config.key])
+    assert tracker.stop("FAILED") is None
+
+    assert statuses(ledger) == {"s": "FAILED", GOOD.key: "FINISHED", BAD.key: "FAILED", NAN.key: "FINISHED"}
+    good = runs(ledger)[GOOD.key]
+    assert good.data.tags["mlflow.parentRunId"] == runs(ledger)["s"].info.run_id
+    assert good.data.tags["mlflow.source.git.commit"] == "abc"
+    assert good.data.params["model.groups"] == "1"
+    assert good.data.metrics["test_accuracy/5way_1shot"] == 0.5
+    assert good.data.metrics["test_ci95/5way_1shot"] == 0.1
+    assert good.data.metrics["best_validation_accuracy"] == 0.3
+    assert steps(ledger, GOOD.key, "loss_few_shot") == [1, 2, 3]
+    assert steps(ledger, GOOD.key, "validation_accuracy") == [1, 3]
+    assert runs(ledger)[NAN.key].data.tags["dmf.outcome"] == "diverged"
+    assert runs(ledger)[BAD.key].data.tags["dmf.failure"] == "no images"
+
+
+def test_started_again_nothing_is_there_twice(ledger: Ledger) -> None:
+    ledger.write_training(finished(GOOD))
+    ledger.write_evaluation(evaluated(GOOD))
+    for _ in range(3):
+        assert launch(ledger).stop("FINISHED") is None
+    assert statuses(ledger) == {"s": "FINISHED", GOOD.key: "FINISHED"}
+    assert steps(ledger, GOOD.key, "loss") == [1, 2, 3]
+    assert steps(ledger, GOOD.key, "test_accuracy/5way_1shot") == [2]
+    assert steps(ledger, GOOD.key, "parameters") == [0]
+    more = TEST.replace(episodes=3)
+    ledger.write_evaluation(evaluated(GOOD, more))
+    launch(ledger).stop("FINISHED")
+    assert sorted(steps(ledger, GOOD.key, "test_accuracy/5way_1shot")) == [2, 3]
+
+
+def test_an_interrupted_training_is_killed_and_its_run_goes_on(ledger: Ledger) -> None:
+    tracker = launch(ledger)
+    tracker.started(CUT, "cut")
+    tracker.epoch(CUT.key, epoch(1))
+    while not steps(ledger, CUT.key, "loss"):
+        time.sleep(0.1)
+    assert tracker.stop("KILLED") is None
+    assert statuses(ledger) == {"s": "KILLED", CUT.key: "KILLED"}
+
+    tracker = launch(ledger)
+    tracker.started(CUT, "cut")
+    ledger.write_training(finished(CUT))
+    ledger.write_evaluation(evaluated(CUT))
+    tracker.ended(TRIALS[CUT.key], "cut")
+    assert tracker.stop("FINISHED") is None
+    assert statuses(ledger) == {"s": "FINISHED", CUT.key: "FINISHED"}
+    assert steps(ledger, CUT.key, "loss") == [1, 2, 3]
+
+
+def test_runs_that_a_dead_driver_left_running_are_set_right_by_the_next(ledger: Ledger) -> None:
+    dead = launch(ledger)
+    for config in (GOOD, CUT):
+        dead.runs.begin(config, "")
+    ledger.write_training(finished(GOOD))
+    ledger.write_evaluation(evaluated(GOOD))
+    assert set(statuses(ledger).values()) == {"RUNNING"}
+
+    other = SweepPlan(name="other", about="", cells=PLAN.cells[1:2])
+    ledger.write_plan(other)
+    Tracker(uri(ledger), ledger, other, {}).stop("FINISHED")
+    assert statuses(ledger) == {"s": "KILLED", GOOD.key: "FINISHED", CUT.key: "KILLED", "other": "FINISHED"}
+
+
+def test_one_that_is_trained_but_not_tested_has_failed(ledger: Ledger) -> None:
+    ledger.write_training(finished(GOOD))
+    launch(ledger).stop("FAILED")
+    assert statuses(ledger)[GOOD.key] == "FAILED"
+
+
+def test_trouble_on_the_way_stops_nothing_and_is_made_good(ledger: Ledger, caplog: pytest.LogCaptureFixture) -> None:
+    tracker = launch(ledger)
+    tracker.epoch("no such training", epoch(1))
+    ledger.write_training(finished(GOOD))
+    ledger.write_evaluation(evaluated(GOOD))
+    tracker.ended(TRIALS[GOOD.key], "")
+    assert tracker.stop("FINISHED") is None
+    assert "Traceback" in caplog.text and "KeyError" in caplog.text
+    assert statuses(ledger) == {"s": "FINISHED", GOOD.key: "FINISHED"}
+
+
+def test_a_mirror_that_stays_incomplete_says_so(ledger: Ledger) -> None:
+    tracker = launch(ledger)
+    ledger.write_training(finished(GOOD))
+    (ledger.store / "mlflow.db").write_bytes(b"no database")
+    trouble = tracker.stop("FINISHED")
+    assert trouble is not None and trouble.startswith("MLflow is incomplete")
+
+
+def test_records_come_back_from_mlflow_as_they_are_in_the_ledger(ledger: Ledger) -> None:
+    ledger.write_training(finished(GOOD))
+    ledger.write_evaluation(evaluated(GOOD))
+    launch(ledger).stop("FINISHED")
+    records = MLflowRecords(uri(ledger))
+    assert records.plans() == {"s": PLAN} and records.plan("s") == PLAN
+    assert records.training(GOOD.key) == finished(GOOD)
+    assert records.evaluation(GOOD.key, TEST.key) == evaluated(GOOD)
+    assert records.training(BAD.key) is None and records.evaluation(GOOD.key, "other") is None
+    assert not records.running(GOOD.key)
+
+
+def test_uris_are_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    assert tracking_uri(Path("runs"), None) == f"sqlite:///{tmp_path}/runs/mlflow.db"
+    assert tracking_uri(Path("runs"), "sqlite:///a.db") == f"sqlite:///{tmp_path}/a.db"
+    assert tracking_uri(Path("runs"), "http://127.0.0.1:5000") == "http://127.0.0.1:5000"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://tracker")
+    assert tracking_uri(Path("runs"), None) == "http://tracker"
