@@ -13,12 +13,19 @@ from dmf.data import open_for
 from dmf.evaluation import evaluate, evaluate_folder
 from dmf.machine import device_of
 from dmf.records import EvaluationRecord
+from dmf.train import assignment
+from dmf.training import CONFIG, EVALUATIONS
 
 
 def parser() -> argparse.ArgumentParser:
     """The command's arguments; those of the released scripts keep their names."""
     arguments = argparse.ArgumentParser(prog="python -m dmf.evaluate", description=__doc__)
-    arguments.add_argument("folder", nargs="?", type=Path, help="a training's folder, as dmf.train or a sweep left it")
+    arguments.add_argument(
+        "what",
+        nargs="*",
+        metavar="FOLDER | path=value",
+        help="a training's folder, as dmf.train or a sweep left it; or with --resume fields of the recipe",
+    )
     arguments.add_argument("--resume", type=Path, help="in place of a folder: a checkpoint of the released code")
     arguments.add_argument("--base", default="released", help="with --resume: the recipe that names data and transforms")
     arguments.add_argument("--root", help="folder or archive with the images (default: as in training)")
@@ -32,8 +39,12 @@ def parser() -> argparse.ArgumentParser:
 
 def test(arguments: argparse.Namespace) -> EvaluationRecord:
     """Evaluate what the arguments name; a training's folder also keeps the record."""
-    if (arguments.folder is None) == (arguments.resume is None):
+    settings = dict(assignment(text) for text in arguments.what if "=" in text)
+    folders = [Path(text) for text in arguments.what if "=" not in text]
+    if len(folders) != (arguments.resume is None):
         raise ValueError("give a training's folder or --resume with a released checkpoint, one of the two")
+    if folders and (settings or arguments.dataset):
+        raise ValueError("a training's folder has its configuration; path=value and --dataset go with --resume")
     evaluation = EvaluationConfig.from_dict(
         {
             "split": arguments.split,
@@ -42,22 +53,22 @@ def test(arguments: argparse.Namespace) -> EvaluationRecord:
             "seed": arguments.seed,
         }
     )
-    if arguments.folder is not None:
-        if not (arguments.folder / "config.json").is_file():
-            raise ValueError(f"{arguments.folder} is no training's folder: it has no config.json")
-        config = _at_root(ExperimentConfig.read(arguments.folder / "config.json"), arguments.root)
-        record = evaluate_folder(arguments.folder, config, evaluation, open_for(config))
-        record.write(arguments.folder / "evaluations" / f"{record.evaluation_key}.json")
+    if folders:
+        folder = folders[0]
+        if not (folder / CONFIG).is_file():
+            raise ValueError(f"{folder} is no training's folder: it has no {CONFIG}")
+        config = _with_root(ExperimentConfig.read(folder / CONFIG), arguments.root)
+        record = evaluate_folder(folder, config, evaluation, open_for(config))
+        record.write(folder / EVALUATIONS / f"{record.evaluation_key}.json")
         return record
-    config = _at_root(recipe(arguments.base), arguments.root)
-    if arguments.dataset is not None:
-        config = config.replace(data__name=arguments.dataset)
     model = released.load(arguments.resume)
-    config = config.replace(model__groups=model.groups)
+    if arguments.dataset is not None:
+        settings["data.name"] = arguments.dataset
+    config = _with_root(recipe(arguments.base).with_paths(settings | {"model.groups": model.groups}), arguments.root)
     return evaluate(model.to(device_of(config)), config, evaluation, open_for(config), epoch=0)
 
 
-def _at_root(config: ExperimentConfig, root: str | None) -> ExperimentConfig:
+def _with_root(config: ExperimentConfig, root: str | None) -> ExperimentConfig:
     return config if root is None else config.replace(data__root=root)
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import ctypes
 import functools
 import platform
+import re
+from pathlib import Path
 
 import torch
 
@@ -41,3 +43,12 @@ def device_of(config: ExperimentConfig) -> torch.device:
     if wanted == "cuda" and not torch.cuda.is_available():
         raise ValueError("training.device='cuda', but PyTorch sees no GPU here; take 'auto' or 'cpu'")
     return torch.device("cuda" if wanted != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+def device_name(device: torch.device) -> str:
+    """What a record calls it: the GPU's or the processor's model."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    cpuinfo = Path("/proc/cpuinfo")
+    models = re.findall(r"^model name\s*: (.+)$", cpuinfo.read_text(), re.MULTILINE) if cpuinfo.is_file() else []
+    return models[0] if models else platform.machine()

@@ -11,8 +11,8 @@ from typing import Any
 
 from dmf.config import RECIPES, ExperimentConfig, recipe
 from dmf.data import open_for
-from dmf.records import Epoch
-from dmf.training import close, train
+from dmf.records import Epoch, TrainingRecord
+from dmf.training import CONFIG, RECORD, close, train
 
 
 def parser() -> argparse.ArgumentParser:
@@ -27,7 +27,9 @@ def parser() -> argparse.ArgumentParser:
     arguments.add_argument("--seed", type=int, help="training.seed")
     arguments.add_argument("--save-dir", type=Path, help="folder of this training (default runs/trainings/<key>)")
     arguments.add_argument(
-        "--resume", type=Path, help="go on with the training in this folder, with the configuration that it holds"
+        "--resume",
+        type=Path,
+        help="go on with the training in this folder (or of this checkpoint in it), with the configuration it holds",
     )
     return arguments
 
@@ -43,13 +45,15 @@ FLAGS = {
 
 def configuration(arguments: argparse.Namespace) -> ExperimentConfig:
     """Recipe, then flags, then path=value; or, for --resume, what the folder holds, at another root if one is given."""
+    if arguments.resume is not None and arguments.resume.is_file():
+        arguments.resume = arguments.resume.parent
     values = {path: getattr(arguments, flag) for flag, path in FLAGS.items() if getattr(arguments, flag) is not None}
     values |= dict(assignment(text) for text in arguments.values)
     if arguments.resume is None:
         return recipe(arguments.base).with_paths(values)
-    if not (arguments.resume / "config.json").is_file():
+    if not (arguments.resume / CONFIG).is_file():
         raise ValueError(f"--resume {arguments.resume}: no config.json there, so nothing to go on with")
-    kept = ExperimentConfig.read(arguments.resume / "config.json")
+    kept = ExperimentConfig.read(arguments.resume / CONFIG)
     config = kept.with_paths(values)
     if config.key != kept.key:
         raise ValueError(f"--resume goes on with training {kept.key}; other values than its own make {config.key}")
@@ -81,8 +85,10 @@ def main(argv: list[str] | None = None) -> int:
     try:
         config = configuration(arguments)
         folder = arguments.resume or arguments.save_dir or Path("runs/trainings") / config.key
-        data = open_for(config)
-        record = train(config, data, folder, show)
+        if (folder / RECORD).is_file() and TrainingRecord.read(folder / RECORD).outcome == "finished":
+            print(f"done already: {folder}; next: python -m dmf.evaluate {folder}")
+            return 0
+        record = train(config, open_for(config), folder, show)
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

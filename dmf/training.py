@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import math
-import platform
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -23,14 +22,14 @@ from dmf.config import EvaluationConfig, ExperimentConfig, TrainingConfig
 from dmf.data import DataSet
 from dmf.episodes import Episode, EpisodeSampler, derived_seed
 from dmf.evaluation import BEST, episode_accuracies, episode_bank
-from dmf.machine import device_of, set_up
+from dmf.machine import device_name, device_of, set_up
 from dmf.methods import build_method
 from dmf.provenance import git_commit, versions
 from dmf.records import Epoch, Failure, Provenance, TrainingRecord
 
 log = logging.getLogger("dmf.training")
 
-LAST, RECORD, CONFIG = "last.safetensors", "training.json", "config.json"
+LAST, RECORD, CONFIG, EVALUATIONS = "last.safetensors", "training.json", "config.json", "evaluations"
 """Beside BEST, what a training's folder holds; LAST goes when RECORD is written."""
 
 EPISODES, AUGMENTATION, DROPOUT = range(3)
@@ -82,6 +81,7 @@ class _Run:
         self.history: list[Epoch] = []
         self.earlier_seconds = 0.0
         self.started = time.perf_counter()
+        self.commit = git_commit()
         settings = config.training
         tensors, state = read_checkpoint(folder / LAST) if (folder / LAST).is_file() else ({}, None)
         self.threads = settings.threads if state is None else state["threads"]
@@ -200,6 +200,7 @@ class _Run:
         state = {
             "key": self.config.key,
             "threads": self.threads,
+            "data": self.data.fingerprint,
             "seconds": self._seconds(),
             "history": [epoch.model_dump(mode="json") for epoch in self.history],
         }
@@ -211,6 +212,11 @@ class _Run:
             raise ValueError(
                 f"{self.folder / LAST} belongs to training {state['key']}, not to {self.config.key}; "
                 "give this training a folder of its own"
+            )
+        if state["data"] != self.data.fingerprint:
+            raise ValueError(
+                f"{self.folder / LAST} was trained on other images of {self.config.data.name!r} than those at "
+                f"data.root={self.config.data.root!r}; give back the former root, or delete the file to start anew"
             )
         self.method.load_state_dict(under("model.", tensors))
         for name, momentum in under("momentum.", tensors).items():
@@ -238,9 +244,9 @@ class _Run:
             provenance=Provenance(
                 data_fingerprint=self.data.fingerprint,
                 image_sizes=self.data.image_sizes,
-                git_commit=git_commit(),
+                git_commit=self.commit,
                 versions=versions(),
-                device=torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else platform.processor(),
+                device=device_name(self.device),
                 threads=self.threads,
             ),
         )

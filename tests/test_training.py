@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -144,6 +145,15 @@ def test_a_folder_of_another_training_is_refused(tmp_path: Path, data: DataSet) 
         train(TINY, data, tmp_path, stopped_after(1))
     with pytest.raises(ValueError, match="give this training a folder of its own"):
         train(TINY.replace(model__groups=16), data, tmp_path)
+
+
+def test_other_images_at_the_root_are_refused(tmp_path: Path, data: DataSet) -> None:
+    """The root is no part of a training's identity, its images are held to the checkpoint."""
+    with pytest.raises(KeyboardInterrupt):
+        train(TINY, data, tmp_path, stopped_after(1))
+    others = replace(data, train=replace(data.train, fingerprint="another"))
+    with pytest.raises(ValueError, match="trained on other images of 'glyphs'"):
+        train(TINY, others, tmp_path)
 
 
 def test_a_broken_checkpoint_is_named(tmp_path: Path, data: DataSet) -> None:
