@@ -7,13 +7,23 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from dmf.values import Value, digest
 
 Count = Annotated[int, Field(ge=1)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+def _no_bool(value: Any) -> Any:
+    if isinstance(value, bool):
+        raise ValueError(f"got {str(value).lower()}, which is no number (YAML reads on, yes and true so); write 0, 1, ...")
+    return value
+
+
+NO_BOOL = BeforeValidator(_no_bool)
+"""For a Literal of numbers, which would take true for 1."""
 
 BACKBONE_CHANNELS = {"resnet12": 640, "conv64f": 64}
 """Channels of the feature map that each backbone makes."""
@@ -27,7 +37,7 @@ class DataConfig(Value):
     root: str | None = None
     """Folder or archive with the images; None: embedded ones for `glyphs`. Not part of a run's identity."""
     image_size: Annotated[int, Field(ge=8)] = 84
-    channels: Literal[1, 3] = 3
+    channels: Annotated[Literal[1, 3], NO_BOOL] = 3
     resize: Literal["square", "center_crop"] = "square"
     """Larger images: both sides to `image_size`; or both to 92/84 of it, then the centre (released tieredImageNet)."""
     rotations_as_classes: bool = False
@@ -71,17 +81,17 @@ class ModelConfig(Value):
     """Training forwards until DropBlock drops `drop_rate`."""
     groups: Count = 64
     """Filters per position; must divide the backbone's channels (Table 2c)."""
-    kernel_size: Literal[1, 3] = 1
+    kernel_size: Annotated[Literal[1, 3], NO_BOOL] = 1
     """Side of the meta-filter."""
     dynamic_sampling: bool = True
     """Deformable neighbourhoods; off: the ordinary 3x3 one (Table 2a)."""
-    alignment: Literal[0, 1, 2, 3, "ode"] = "ode"
+    alignment: Annotated[Literal[0, 1, 2, 3, "ode"], NO_BOOL] = "ode"
     """Number of alignments, or the neural ODE (Table 2d)."""
     solver: Literal["rk4", "dopri5", "exact"] = "rk4"
     """For "ode": one 3/8-rule step (released), adaptive Dormand-Prince (paper), the closed form (kernel_size 1)."""
     rectified: bool = True
     """dX/dt = relu(filter * X) (released); False: without the relu (paper, eq. 7)."""
-    score_border: Literal[0, 1] = 1
+    score_border: Annotated[Literal[0, 1], NO_BOOL] = 1
     """Zero border of the score map in the loss: 1 (released, a padded 1x1 convolution), 0 (paper)."""
     class_weight: Literal["normalised", "pooled"] = "normalised"
     """Support map to class weight: L2 over channels at each position, then the mean (released); the mean (paper)."""
@@ -92,6 +102,16 @@ class ModelConfig(Value):
     def channels(self) -> int:
         """Channels of the backbone's feature map."""
         return BACKBONE_CHANNELS[self.backbone]
+
+    @property
+    def unread(self) -> frozenset[str]:
+        """Fields that this model does not read: DMF's for another method, the filter's where nothing is aligned."""
+        if self.method != "dmf":
+            names = list(type(self).model_fields)
+            return frozenset(names[names.index("groups") :])
+        if self.alignment == 0:
+            return frozenset({"groups", "kernel_size", "dynamic_sampling", "solver", "rectified", "global_input"})
+        return frozenset() if self.alignment == "ode" else frozenset({"solver"})
 
     @model_validator(mode="after")
     def _can_be_built(self) -> Self:
@@ -124,7 +144,7 @@ class TrainingConfig(Value):
     few_shot_weight: NonNegative = 0.5
     global_weight: NonNegative = 1.0
     """The loss is global_weight * global + few_shot_weight * few-shot (released 1, 0.5; paper eq. 10: 0.5, 1)."""
-    validation_episodes: Count = 2000
+    validation_episodes: Annotated[int, Field(ge=2)] = 2000
     validate_every: Count = 10
     """Validate at epochs 1, `validate_every`, 2 * `validate_every`, ..., from `validate_all_from` on at every one, and
     at the last."""
@@ -159,14 +179,25 @@ class ExperimentConfig(Value):
     model: ModelConfig = ModelConfig()
     training: TrainingConfig = TrainingConfig()
 
+    @model_validator(mode="after")
+    def _leaves_a_map(self) -> Self:
+        if self.model.backbone == "conv64f" and self.model.last_pooling and self.data.image_size < 16:
+            raise ValueError(
+                f"data.image_size={self.data.image_size} is pooled away by conv64f's four poolings; take 16 or more, or "
+                "model.last_pooling=false"
+            )
+        return self
+
     @property
     def key(self) -> str:
         """The training's identity: 16 hexadecimal digits over every value that is not a default.
 
         Defaults stay out, so a field added later leaves old keys valid (and a default, once published, never
-        changes: tests/test_config.py holds them); where and with what it runs stays out too.
+        changes: tests/test_config.py holds them); where and with what it runs stays out too, and so do fields that the
+        model does not read.
         """
-        sections = self.model_dump(mode="json", exclude_defaults=True, exclude=NOT_IDENTITY)
+        exclude = NOT_IDENTITY | {"model": self.model.unread}
+        sections = self.model_dump(mode="json", exclude_defaults=True, exclude=exclude)
         return digest({name: section for name, section in sections.items() if section})
 
 

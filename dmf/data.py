@@ -167,7 +167,7 @@ def open_data(config: DataConfig, full_size_training: bool = False, cache_dir: P
         cached = info.splits[name]
         splits[name] = ImageSplit(name, labels, cached.classes, cached.fingerprint, stored)
         LOG.info("%s %s: %d images of %d classes", config.name, name, len(labels), len(cached.classes))
-    _warn_of_counts(config.name, splits)
+    _check_counts(config, tuple(len(splits[name]) for name in SPLITS))
     if config.rotations_as_classes:
         splits = {name: _with_rotations(split) for name, split in splits.items()}
     return DataSet(config.name, info.layout, info.image_sizes, **splits)
@@ -212,6 +212,7 @@ def _found(config: DataConfig) -> _Source:
     def read() -> dict[str, RawSplit]:
         splits = found.read()
         _check_classes(config, splits)
+        _check_counts(config, tuple(len(splits[name].class_ids) for name in SPLITS))
         return splits
 
     return _Source(layout.name, [str(root.resolve()), layout.name, stamps], read)
@@ -280,11 +281,15 @@ def _check_classes(config: DataConfig, splits: dict[str, RawSplit]) -> None:
         )
 
 
-def _warn_of_counts(name: str, splits: dict[str, ImageSplit]) -> None:
-    """Copies of a data set differ; a few images more or less are told, not refused."""
-    facts, counts = DATASETS.get(name), tuple(len(splits[split]) for split in SPLITS)
-    if facts and facts.images and counts != facts.images:
-        LOG.warning("%s: %s images (train/val/test), expected %s", name, _slashed(counts), _slashed(facts.images))
+def _check_counts(config: DataConfig, counts: tuple[int, ...]) -> None:
+    """Copies of a data set differ in a few images, which is told; more than one in a hundred is an error."""
+    facts = DATASETS.get(config.name)
+    if not facts or not facts.images or counts == facts.images:
+        return
+    told = f"{config.root}: {_slashed(counts)} images (train/val/test), expected {_slashed(facts.images)} for {config.name}"
+    if any(abs(count - expected) > expected / 100 for count, expected in zip(counts, facts.images, strict=True)):
+        raise ValueError(f"{told}; complete it, or name another selection otherwise, such as {config.name}_mine")
+    LOG.warning(told)
 
 
 def _slashed(counts: tuple[int, ...]) -> str:

@@ -11,7 +11,10 @@ from torch import Tensor
 
 
 def derived_seed(*numbers: int) -> int:
-    """A seed in [0, 2^63) from several numbers; distinct inputs give unrelated streams (NumPy's SeedSequence)."""
+    """A seed in [0, 2^63) from several numbers below 2^32 (NumPy's SeedSequence).
+
+    As many other numbers give an unrelated seed; fewer stand for ones with zeros behind them.
+    """
     return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
@@ -48,7 +51,7 @@ class EpisodeIndices:
 
     @property
     def hash(self) -> str:
-        """16 hexadecimal digits over the rows: equal hashes, equal episodes."""
+        """16 hexadecimal digits over the rows: for one data set, equal hashes are equal episodes."""
         rows = np.concatenate([self.support.flatten(1).numpy(), self.query.numpy()], axis=1).astype("<i8")
         return hashlib.sha256(repr(tuple(self.support.shape)).encode() + rows.tobytes()).hexdigest()[:16]
 

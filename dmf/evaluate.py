@@ -11,10 +11,9 @@ from dmf import released
 from dmf.config import EvaluationConfig, ExperimentConfig, recipe
 from dmf.data import open_for
 from dmf.evaluation import evaluate, evaluate_folder
-from dmf.machine import device_of
-from dmf.records import EvaluationRecord
+from dmf.machine import device_of, set_up
+from dmf.records import CONFIG, EVALUATIONS, RECORD, EvaluationRecord, TrainingRecord
 from dmf.train import assignment
-from dmf.training import CONFIG, EVALUATIONS
 
 
 def parser() -> argparse.ArgumentParser:
@@ -24,66 +23,77 @@ def parser() -> argparse.ArgumentParser:
         "what",
         nargs="*",
         metavar="FOLDER | path=value",
-        help="a training's folder, as dmf.train or a sweep left it; or with --resume fields of the recipe",
+        help="a training's folder, as dmf.train or a sweep left it; fields such as training.device=cpu",
     )
     arguments.add_argument("--resume", type=Path, help="in place of a folder: a checkpoint of the released code")
-    arguments.add_argument("--base", default="released", help="with --resume: the recipe that names data and transforms")
+    arguments.add_argument("--base", help="with --resume: the recipe that names data and transforms (released)")
     arguments.add_argument("--root", help="folder or archive with the images (default: as in training)")
     arguments.add_argument("--dataset", help="with --resume: name of the data set")
+    arguments.add_argument("--groups", type=int, help="with --resume: the checkpoint's groups, to be checked")
     arguments.add_argument("--nExemplars", type=int, help="shots per class (default: as in training)")
+    arguments.add_argument("--way", type=int, default=EvaluationConfig().way, help="classes per episode (%(default)s)")
+    arguments.add_argument("--queries", type=int, default=EvaluationConfig().queries, help="per class (%(default)s)")
     arguments.add_argument("--split", default="test", choices=["val", "test"])
-    arguments.add_argument("--episodes", type=int, default=EvaluationConfig().episodes)
-    arguments.add_argument("--seed", type=int, default=EvaluationConfig().seed, help="of the episode bank")
+    arguments.add_argument("--episodes", type=int, default=EvaluationConfig().episodes, help="(%(default)s)")
+    arguments.add_argument("--seed", type=int, default=EvaluationConfig().seed, help="of the episode bank (%(default)s)")
     return arguments
 
 
 def test(arguments: argparse.Namespace) -> EvaluationRecord:
     """Evaluate what the arguments name; a training's folder also keeps the record."""
-    settings = dict(assignment(text) for text in arguments.what if "=" in text)
     folders = [Path(text) for text in arguments.what if "=" not in text]
     if len(folders) != (arguments.resume is None):
         raise ValueError("give a training's folder or --resume with a released checkpoint, one of the two")
-    if folders and (settings or arguments.dataset):
-        raise ValueError("a training's folder has its configuration; path=value and --dataset go with --resume")
-    evaluation = EvaluationConfig.from_dict(
-        {
-            "split": arguments.split,
-            "episodes": arguments.episodes,
-            "shot": arguments.nExemplars,
-            "seed": arguments.seed,
-        }
-    )
-    if folders:
-        folder = folders[0]
-        if not (folder / CONFIG).is_file():
-            raise ValueError(f"{folder} is no training's folder: it has no {CONFIG}")
-        config = _with_root(ExperimentConfig.read(folder / CONFIG), arguments.root)
-        record = evaluate_folder(folder, config, evaluation, open_for(config))
-        record.write(folder / EVALUATIONS / f"{record.evaluation_key}.json")
-        return record
+    settings = dict(assignment(text) for text in arguments.what if "=" in text)
+    if arguments.root is not None:
+        settings["data.root"] = arguments.root
+    names = {"shot": "nExemplars", **{name: name for name in ("split", "episodes", "way", "queries", "seed")}}
+    evaluation = EvaluationConfig.from_dict({field: getattr(arguments, name) for field, name in names.items()})
+    if not folders:
+        return _test_released(arguments, settings, evaluation)
+    for name in ("base", "dataset", "groups"):
+        if getattr(arguments, name) is not None:
+            raise ValueError(f"--{name} goes with --resume; a training's folder has its own configuration")
+    return _test_folder(folders[0], settings, evaluation)
+
+
+def _test_folder(folder: Path, settings: dict[str, object], evaluation: EvaluationConfig) -> EvaluationRecord:
+    if not (folder / RECORD).is_file() or TrainingRecord.read(folder / RECORD).outcome != "finished":
+        raise ValueError(f"{folder} holds no finished training: its {RECORD} is missing or says otherwise")
+    kept = ExperimentConfig.read(folder / CONFIG)
+    config = kept.with_paths(settings)
+    if config.key != kept.key:
+        raise ValueError(f"{', '.join(settings)}: not as in training {kept.key}; only root, device and threads may differ")
+    record = evaluate_folder(folder, config, evaluation, open_for(config))
+    record.write(folder / EVALUATIONS / f"{record.evaluation_key}.json")
+    return record
+
+
+def _test_released(
+    arguments: argparse.Namespace, settings: dict[str, object], evaluation: EvaluationConfig
+) -> EvaluationRecord:
     model = released.load(arguments.resume)
+    if arguments.groups not in (None, model.groups):
+        raise ValueError(f"--groups {arguments.groups}, but {arguments.resume} has {model.groups}")
     if arguments.dataset is not None:
         settings["data.name"] = arguments.dataset
-    config = _with_root(recipe(arguments.base).with_paths(settings | {"model.groups": model.groups}), arguments.root)
+    config = recipe(arguments.base or "released").with_paths(settings | {"model.groups": model.groups})
+    set_up(config.training.threads)
     return evaluate(model.to(device_of(config)), config, evaluation, open_for(config), epoch=0)
-
-
-def _with_root(config: ExperimentConfig, root: str | None) -> ExperimentConfig:
-    return config if root is None else config.replace(data__root=root)
 
 
 def main(argv: list[str] | None = None) -> int:
     """Print accuracy and interval."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
-        record = test(parser().parse_args(argv))
-    except ValueError as error:
+        record = test(parser().parse_intermixed_args(argv))
+    except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     config = record.config
     print(
-        f"{config.way}-way {config.shot}-shot, {config.episodes} {config.split} episodes (bank {record.bank}): "
-        f"{record.accuracy:.2%} +- {record.ci95:.2%} (95 % interval over episodes)"
+        f"{config.way}-way {config.shot}-shot, {config.episodes} {config.split} episodes (bank {record.bank}, data "
+        f"{record.data_fingerprint[:16]}): {record.accuracy:.2%} +- {record.ci95:.2%} (95 % interval over episodes)"
     )
     return 0
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 import tempfile
 import time
 from pathlib import Path
@@ -18,14 +19,12 @@ from dmf.data import DataSet, ImageSplit
 from dmf.episodes import EpisodeIndices, EpisodeSampler, derived_seed
 from dmf.machine import device_of, set_up
 from dmf.methods import FewShotMethod, build_method
-from dmf.records import EvaluationRecord
+from dmf.records import BEST, EvaluationRecord
 
 IMAGES_PER_BATCH = 128
 EPISODES_PER_BATCH = 8
 FEATURE_BYTES = 6 * 2**30
 """Feature maps beyond this many bytes lie in a temporary memory-mapped file instead of in memory."""
-BEST = "best.safetensors"
-"""The checkpoint of a training's folder that is tested."""
 
 
 def episode_bank(split: ImageSplit, config: EvaluationConfig) -> EpisodeIndices:
@@ -80,6 +79,12 @@ def _room_for(shape: tuple[int, ...], like: Tensor, room: Path) -> Tensor:
         return like.new_empty(shape)
     if size <= FEATURE_BYTES:
         return torch.empty(shape, dtype=like.dtype)
+    free = shutil.disk_usage(room).free
+    if size > free:
+        raise ValueError(
+            f"the episodes' feature maps take {size / 1e9:.1f} GB, {room.parent} has {free / 1e9:.1f} GB free; "
+            "name a larger folder in TMPDIR, or take fewer episodes"
+        )
     return torch.from_file(str(room / "maps"), shared=True, size=math.prod(shape), dtype=like.dtype).view(shape)
 
 
@@ -120,6 +125,11 @@ def load_trained(folder: Path, experiment: ExperimentConfig, data: DataSet) -> t
     tensors, state = read_checkpoint(path)
     if state["key"] != experiment.key:
         raise ValueError(f"{path} belongs to training {state['key']}, not to {experiment.key}")
+    if state["data"] != data.fingerprint:
+        raise ValueError(
+            f"{path} was trained on other images of {experiment.data.name!r} than those at "
+            f"data.root={experiment.data.root!r}; give the root that it was trained with"
+        )
     method = build_method(experiment.model, experiment.data, len(data.train.classes))
     method.load_state_dict(under("model.", tensors))
     return method, state["epoch"]

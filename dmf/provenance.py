@@ -10,8 +10,13 @@ from pathlib import Path
 
 def versions() -> dict[str, str]:
     """Of Python and of the libraries that a number can depend on."""
-    libraries = ("torch", "torchvision", "torchdiffeq", "numpy", "pillow")
-    return {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in libraries}
+    installed = {"python": platform.python_version()}
+    for name in ("torch", "torchvision", "torchdiffeq", "numpy", "pillow"):
+        try:
+            installed[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            installed[name] = "not installed"
+    return installed
 
 
 def git_commit() -> str | None:
@@ -22,10 +27,11 @@ def git_commit() -> str | None:
         return subprocess.run(["git", "-C", str(here), *arguments], capture_output=True, text=True)
 
     try:
-        head = git("rev-parse", "HEAD")
+        tracked = git("ls-files", "--error-unmatch", __file__)
     except FileNotFoundError:  # git is not installed
         return None
-    if head.returncode:
+    if tracked.returncode:  # installed, perhaps inside another repository
         return None
+    head = git("rev-parse", "HEAD")
     changes = git("status", "--porcelain", "--untracked-files=no", "--", str(here.parent)).stdout.strip()
     return head.stdout.strip() + ("+changes" if changes else "")

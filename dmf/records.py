@@ -9,6 +9,11 @@ from pydantic import Field
 from dmf.config import EvaluationConfig, ExperimentConfig
 from dmf.values import Value
 
+CONFIG, RECORD, EVALUATIONS = "config.json", "training.json", "evaluations"
+BEST, LAST, LOCK = "best.safetensors", "last.safetensors", ".lock"
+"""What a training's folder holds: configuration, record (written last), a record per evaluation; the weights that are
+tested, the checkpoint that only a resumption needs (it goes when the record is written), the lock of who works there."""
+
 
 class Epoch(Value):
     """One epoch's curve points. Losses are means over the epoch's steps; accuracies are fractions in [0, 1]."""
@@ -49,7 +54,7 @@ class Failure(Value):
     step: int | None = None
     """For `diverged`: the first step (from 1) whose loss was not finite."""
     last_finite: dict[str, float] = Field(default_factory=dict)
-    """For `diverged`: the losses of the step before."""
+    """For `diverged`: the losses of the step before; at an epoch's first step, the means of the epoch before."""
 
 
 class TrainingRecord(Value):
@@ -82,7 +87,7 @@ class EvaluationRecord(Value):
     """Half-width 1.96 * std / sqrt(episodes): it covers the choice of episodes, given model and data."""
     episode_accuracies: tuple[float, ...]
     bank: str
-    """Hash of the episode bank: two evaluations with the same bank can be compared episode by episode."""
+    """Hash of the episode bank's rows: with equal data fingerprints, two evaluations can be compared per episode."""
     data_fingerprint: str
     epoch: int
     """Whose weights were tested."""

@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from dmf.alignment import Alignment
 from dmf.config import DataConfig, ModelConfig
 from dmf.files import replacing
 from dmf.methods import build_method
@@ -24,8 +25,17 @@ HEAD = {
 }
 """Our names of the head's weights, and the released ones."""
 
-# What `best_acc` and the like need, which the released scripts save beside the weights: numbers, no code.
-_NUMBERS = [np.dtype, np.dtypes.Float64DType, np.dtypes.Float32DType, np.dtypes.Int64DType, np._core.multiarray.scalar]
+# The released scripts save an accuracy beside the weights, a NumPy number: `scalar` makes it, and runs no code. Its
+# module has two names, NumPy 1's and NumPy 2's.
+_SCALAR = np.float64(0).__reduce__()[0]
+_NUMBERS = [
+    np.dtype,
+    np.dtypes.Float64DType,
+    np.dtypes.Float32DType,
+    np.dtypes.Int64DType,
+    (_SCALAR, "numpy.core.multiarray.scalar"),
+    (_SCALAR, "numpy._core.multiarray.scalar"),
+]
 
 
 def load(source: str | Path | Mapping[str, Any]) -> DMF:
@@ -71,15 +81,26 @@ def to_state_dict(model: DMF) -> dict[str, Tensor]:
     ours = model.state_dict()
     names = _names(model)
     strange = sorted(set(ours) - set(names)) + sorted(set(names) - set(ours))
-    if strange or model.alignment.kernel_size != 1:
+    other = [] if strange else _departures(model)
+    if strange or other:
         raise ValueError(
-            "the released code expresses ResNet-12 with dynamic sampling, an alignment and kernel_size=1 only; "
-            f"here kernel_size={model.alignment.kernel_size} and without counterpart: {strange or 'nothing'}"
+            "the released code has ResNet-12 without last pooling, dynamic sampling, the ODE by rk4 with k=1, rectified, "
+            f"and normalised class weights; this model differs in {', '.join(strange + other)}"
         )
     state = {name: ours[key].detach().cpu() for key, name in names.items()}
     for layer in (1, 2):
         state[f"base.layer{layer}.0.num_batches_tracked"] = state["base.layer3.0.num_batches_tracked"].clone()
     return state
+
+
+def _departures(model: DMF) -> list[str]:
+    """What a state dict does not show."""
+    same = {
+        "alignment": model.alignment == Alignment(),
+        "class_weight": model.class_weight == "normalised",
+        "last_pooling": isinstance(model.backbone.blocks[-1].pool, nn.Identity),
+    }
+    return [name for name, equal in same.items() if not equal]
 
 
 def _read(path: Path) -> Mapping[str, Any]:

@@ -11,8 +11,9 @@ from typing import Any
 
 from dmf.config import RECIPES, ExperimentConfig, recipe
 from dmf.data import open_for
-from dmf.records import Epoch, TrainingRecord
-from dmf.training import CONFIG, RECORD, close, train
+from dmf.files import locked
+from dmf.records import CONFIG, LOCK, RECORD, Epoch, TrainingRecord
+from dmf.training import close, train
 
 
 def parser() -> argparse.ArgumentParser:
@@ -81,22 +82,33 @@ def show(epoch: Epoch) -> None:
 def main(argv: list[str] | None = None) -> int:
     """Train, write the record, and say where; 0 when the training finished, 1 when it diverged."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    arguments = parser().parse_args(argv)
+    arguments = parser().parse_intermixed_args(argv)
+    folder = None
     try:
         config = configuration(arguments)
         folder = arguments.resume or arguments.save_dir or Path("runs/trainings") / config.key
-        if (folder / RECORD).is_file() and TrainingRecord.read(folder / RECORD).outcome == "finished":
-            print(f"done already: {folder}; next: python -m dmf.evaluate {folder}")
-            return 0
-        record = train(config, open_for(config), folder, show)
-    except ValueError as error:
+        if (folder / RECORD).is_file():
+            earlier = TrainingRecord.read(folder / RECORD)
+            if (earlier.key, earlier.outcome) == (config.key, "finished"):
+                print(f"done already; next: python -m dmf.evaluate {folder}")
+                return 0
+        with locked(folder / LOCK):
+            record = train(config, open_for(config), folder, show)
+            close(folder, record)
+    except BlockingIOError:
+        print(f"error: another process trains in {folder}; wait for it, or take another --save-dir", file=sys.stderr)
+        return 2
+    except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    close(folder, record)
+    except KeyboardInterrupt:
+        print(f"stopped; go on with: python -m dmf.train --resume {folder}", file=sys.stderr)
+        return 130
     if record.failure is not None:
         print(f"{record.outcome}: {record.failure.reason}; last finite: {record.failure.last_finite}", file=sys.stderr)
         return 1
-    print(f"best validation accuracy {record.best_validation_accuracy:.2%} at epoch {record.best_epoch}, in {folder}")
+    if record.best_validation_accuracy is not None:
+        print(f"best validation accuracy {record.best_validation_accuracy:.2%} at epoch {record.best_epoch}")
     print(f"next: python -m dmf.evaluate {folder}")
     return 0
 

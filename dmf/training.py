@@ -21,16 +21,13 @@ from dmf.checkpoints import prefixed, read_checkpoint, under, write_checkpoint
 from dmf.config import EvaluationConfig, ExperimentConfig, TrainingConfig
 from dmf.data import DataSet
 from dmf.episodes import Episode, EpisodeSampler, derived_seed
-from dmf.evaluation import BEST, episode_accuracies, episode_bank
+from dmf.evaluation import episode_accuracies, episode_bank
 from dmf.machine import device_name, device_of, set_up
 from dmf.methods import build_method
 from dmf.provenance import git_commit, versions
-from dmf.records import Epoch, Failure, Provenance, TrainingRecord
+from dmf.records import BEST, CONFIG, LAST, RECORD, Epoch, Failure, Provenance, TrainingRecord
 
 log = logging.getLogger("dmf.training")
-
-LAST, RECORD, CONFIG, EVALUATIONS = "last.safetensors", "training.json", "config.json", "evaluations"
-"""Beside BEST, what a training's folder holds; LAST goes when RECORD is written."""
 
 EPISODES, AUGMENTATION, DROPOUT = range(3)
 """Streams of random numbers."""
@@ -40,7 +37,7 @@ STEPS_BETWEEN_CHECKS = 20
 
 
 class Diverged(Exception):
-    """A loss that is not finite: `step` counts from 1, `last_finite` holds the losses of the step before."""
+    """A loss that is not finite: `step` counts from 1, `last_finite` holds the epoch's losses of the step before."""
 
     def __init__(self, step: int, last_finite: dict[str, float]) -> None:
         super().__init__(f"the loss is not finite at step {step}")
@@ -63,7 +60,7 @@ def train(
         if not run.parameters:
             run.keep_best(epoch=0)
     except Diverged as error:
-        failure = Failure(reason=str(error), step=error.step, last_finite=error.last_finite)
+        failure = Failure(reason=str(error), step=error.step, last_finite=error.last_finite or run.last_means())
     return run.record(failure)
 
 
@@ -81,7 +78,10 @@ class _Run:
         self.history: list[Epoch] = []
         self.earlier_seconds = 0.0
         self.started = time.perf_counter()
-        self.commit = git_commit()
+        self.commit, self.versions = git_commit(), versions()
+        held = ExperimentConfig.read(folder / CONFIG).key if (folder / CONFIG).is_file() else config.key
+        if held != config.key:
+            raise ValueError(f"{folder} holds training {held}, not {config.key}; give this training a folder of its own")
         settings = config.training
         tensors, state = read_checkpoint(folder / LAST) if (folder / LAST).is_file() else ({}, None)
         self.threads = settings.threads if state is None else state["threads"]
@@ -186,9 +186,13 @@ class _Run:
             self.labels[indices.query].to(self.device),
         )
 
+    def last_means(self) -> dict[str, float]:
+        """The losses of the last whole epoch."""
+        return {"loss": self.history[-1].loss, **self.history[-1].losses} if self.history else {}
+
     def keep_best(self, epoch: int) -> None:
         """Write the weights as those to be tested."""
-        state = {"key": self.config.key, "epoch": epoch}
+        state = {"key": self.config.key, "epoch": epoch, "data": self.data.fingerprint}
         write_checkpoint(self.folder / BEST, prefixed("model.", self.method.state_dict()), state)
 
     def _checkpoint(self) -> None:
@@ -209,10 +213,7 @@ class _Run:
 
     def _restore(self, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
         if state["key"] != self.config.key:
-            raise ValueError(
-                f"{self.folder / LAST} belongs to training {state['key']}, not to {self.config.key}; "
-                "give this training a folder of its own"
-            )
+            raise ValueError(f"{self.folder / LAST} belongs to training {state['key']}, not to {self.config.key}")
         if state["data"] != self.data.fingerprint:
             raise ValueError(
                 f"{self.folder / LAST} was trained on other images of {self.config.data.name!r} than those at "
@@ -245,7 +246,7 @@ class _Run:
                 data_fingerprint=self.data.fingerprint,
                 image_sizes=self.data.image_sizes,
                 git_commit=self.commit,
-                versions=versions(),
+                versions=self.versions,
                 device=device_name(self.device),
                 threads=self.threads,
             ),

@@ -53,9 +53,21 @@ def test_a_released_checkpoint_is_tested(room: Path) -> None:
     torch.manual_seed(0)
     released.save(build_method(ModelConfig(groups=160), DataConfig(), 64), room / "official.pth.tar")
     command = ["dmf.evaluate", "--resume", "official.pth.tar", "--dataset", "glyphs", "--episodes", "2"]
-    tested = run(room, *command, "data.image_size=20", "data.normalisation=half")
+    tested = run(room, *command, "data.image_size=20", "data.normalisation=half", "--groups", "160")
     assert tested.returncode == 0, tested.stderr
     assert "5-way 1-shot, 2 test episodes" in tested.stdout
+    wrong = run(room, *command, "--groups", "64")
+    assert (wrong.returncode, "but official.pth.tar has 160" in wrong.stderr) == (2, True)
+
+
+def test_the_model_needs_neither_ray_nor_mlflow_nor_yaml() -> None:
+    code = """
+import sys
+for name in ("ray", "mlflow", "yaml", "pandas", "optuna", "matplotlib"):
+    sys.modules[name] = None  # importing it fails
+import dmf.train, dmf.evaluate, dmf.released
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
 
 
 @pytest.mark.parametrize(
@@ -66,7 +78,9 @@ def test_a_released_checkpoint_is_tested(room: Path) -> None:
         (["dmf.train", "model.groups"], "got 'model.groups', expected path=value"),
         (["dmf.train", "--resume", "nothing"], "nothing to go on with"),
         (["dmf.evaluate"], "one of the two"),
-        (["dmf.evaluate", "nothing"], "no training's folder"),
+        (["dmf.train", "--dataset", "glyphs", "--save-dir", "/dev/null/x", *SMALL], "/dev/null/x"),
+        (["dmf.evaluate", "nothing"], "nothing holds no finished training"),
+        (["dmf.evaluate", "nothing", "--groups", "64"], "--groups goes with --resume"),
         (["dmf.evaluate", "--resume", "nothing.pth.tar", "--dataset", "glyphs"], "no checkpoint at nothing.pth.tar"),
     ],
 )

@@ -27,6 +27,16 @@ def test_identity_is_what_is_trained_not_where() -> None:
         assert config.with_paths({path: value}).key != config.key, path
 
 
+def test_fields_of_dmf_do_not_tell_other_methods_apart() -> None:
+    proto_net = ExperimentConfig().replace(model__method="proto_net")
+    assert proto_net.replace(model__groups=160, model__alignment=1).key == proto_net.key != ExperimentConfig().key
+    assert proto_net.replace(model__last_pooling=True).key != proto_net.key
+    unaligned = ExperimentConfig().replace(model__alignment=0)
+    assert unaligned.replace(model__groups=160, model__dynamic_sampling=False).key == unaligned.key
+    one = ExperimentConfig().replace(model__alignment=1)
+    assert one.replace(model__solver="exact").key == one.key != one.replace(model__groups=160).key
+
+
 def test_identity_does_not_depend_on_how_a_default_was_given() -> None:
     assert ExperimentConfig.from_dict({"model": {"groups": 64}, "data": {}}).key == ExperimentConfig().key
 
@@ -58,11 +68,17 @@ def test_every_mistake_is_named_at_once() -> None:
     [
         ({"model.kernel_size": 3, "model.solver": "exact"}, "closed form for kernel_size=1"),
         ({"training.epochs": 5}, "leaves nothing"),
+        ({"training.validation_episodes": 1}, "greater than or equal to 2"),
+        ({"model.backbone": "conv64f", "model.last_pooling": True, "data.image_size": 15}, "pooled away"),
         ({"training.episodes_per_epoch": 1201}, "no multiple"),
         ({"training.learning_rate": 0.0}, "greater than 0"),
         ({"training.learning_rate": float("nan")}, "training.learning_rate"),
         ({"model.group": 1}, "'model.group' is no parameter; there are method"),
         ({"modell.groups": 1}, "'modell' is no section"),
+        ({"model.alignment": True}, "model.alignment: got true, which is no number"),
+        ({"model.score_border": False}, "model.score_border: got false, which is no number"),
+        ({"model.kernel_size": True}, "model.kernel_size: got true, which is no number"),
+        ({"data.channels": True}, "data.channels: got true, which is no number"),
     ],
 )
 def test_impossible_values_are_refused(values: dict, message: str) -> None:
@@ -75,6 +91,18 @@ def test_recipes_can_be_built_and_differ() -> None:
     assert len(set(keys.values())) == len(RECIPES)
     with pytest.raises(ValueError, match="there are released, paper, released_tiered"):
         recipe("relased")
+
+
+def test_the_paper_and_tiered_recipes() -> None:
+    paper, tiered = recipe("paper"), recipe("released_tiered")
+    model, training = paper.model, paper.training
+    assert (model.solver, model.rectified, model.score_border) == ("dopri5", False, 0)
+    assert (model.class_weight, model.global_input) == ("pooled", "aligned")
+    assert (training.few_shot_weight, training.global_weight, training.nesterov) == (1.0, 0.5, False)
+    assert (tiered.data.resize, tiered.augmentation.crop) == ("center_crop", "resized")
+    training = tiered.training
+    assert (training.epochs, training.warmup_epochs, training.learning_rate) == (85, 5, 0.05)
+    assert training.episodes_per_epoch == 13_980
 
 
 def test_a_config_survives_its_file(tmp_path) -> None:

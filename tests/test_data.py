@@ -470,16 +470,26 @@ def test_known_data_sets_have_known_counts(images: Images, tmp_path: Path) -> No
     refused(tmp_path / "pickles", tmp_path, "pickles of mini_imagenet, but data.name is cifar_fs", name="cifar_fs")
 
 
-def test_a_few_images_less_than_known_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def cifar_fs(root: Path, images_per_class: int) -> None:
     random = np.random.default_rng(3)
     first = 0
     for split, count in zip(("train", "val", "test"), DATASETS["cifar_fs"].classes, strict=True):
-        labels = np.repeat(np.arange(first, first + count), 2)
+        labels = np.repeat(np.arange(first, first + count), images_per_class)
         first += count
         arrays = random.integers(256, size=(len(labels), 8, 8, 3), dtype=np.uint8)
-        dump({"data": arrays, "labels": labels}, tmp_path / "root" / f"CIFAR_FS_{split}.pickle")
+        dump({"data": arrays, "labels": labels}, root / f"CIFAR_FS_{split}.pickle")
+
+
+def test_many_images_less_than_known_are_refused(tmp_path: Path) -> None:
+    cifar_fs(tmp_path / "root", 2)
+    message = "128/32/40 images .train/val/test., expected 38400/9600/12000 for cifar_fs"
+    refused(tmp_path / "root", tmp_path / "cache", message, name="cifar_fs", image_size=8)
+
+
+def test_a_few_images_less_than_known_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    cifar_fs(tmp_path / "root", 599)
     opened(tmp_path / "root", tmp_path / "cache", name="cifar_fs", image_size=8)
-    assert "128/32/40 images (train/val/test), expected 38400/9600/12000" in caplog.text
+    assert "38336/9584/11980 images (train/val/test), expected 38400/9600/12000" in caplog.text
 
 
 @pytest.mark.parametrize("name", ["miniimagenet", "mini_imagnet", "cifarfs", "omniglott", "tinyimagenet"])

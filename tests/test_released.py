@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,9 @@ from torch import Tensor
 
 from dmf import released
 from dmf.alignment import Alignment
+from dmf.config import DataConfig, ModelConfig
 from dmf.episodes import Episode
+from dmf.methods import build_method
 from dmf.methods.dmf import DMF
 from tests.conftest import SHARED
 from tests.released_numbers import inputs
@@ -167,13 +170,47 @@ def test_whole_model_equals_released(numbers, official_state: dict[str, Tensor])
 @pytest.mark.parametrize("prefix", ["", "module."])
 def test_checkpoint_round_trip(tmp_path: Path, prefix: str, official_state: dict[str, Tensor]) -> None:
     path = tmp_path / "theirs.pth.tar"
-    torch.save({"state_dict": {prefix + key: value for key, value in official_state.items()}, "epoch": 3}, path)
+    theirs = {prefix + key: value for key, value in official_state.items()}
+    torch.save({"state_dict": theirs, "acc": np.float64(0.5), "epoch": 3}, path)
     model = released.load(path)
     released.save(model, tmp_path / "ours.pth.tar")
     written = torch.load(tmp_path / "ours.pth.tar", weights_only=True)["state_dict"]
     assert set(written) == set(official_state)
     for key, value in official_state.items():
         assert torch.equal(written[key], value), key
+
+
+def test_a_checkpoint_of_numpy_1_is_read(tmp_path: Path, official_state: dict[str, Tensor]) -> None:
+    """The released code is of 2021, when NumPy's scalars lived in numpy.core."""
+    torch.save({"state_dict": official_state, "acc": np.float64(0.5)}, tmp_path / "new.pth.tar")
+    with zipfile.ZipFile(tmp_path / "new.pth.tar") as new, zipfile.ZipFile(tmp_path / "old.pth.tar", "w") as old:
+        for entry in new.infolist():
+            content = new.read(entry)
+            if entry.filename.endswith("data.pkl"):
+                assert b"numpy._core.multiarray" in content
+                content = content.replace(b"numpy._core.multiarray", b"numpy.core.multiarray")
+            old.writestr(entry.filename.replace("new", "old"), content)
+    assert released.load(tmp_path / "old.pth.tar").groups == 64
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ({"alignment": 1}, "alignment"),
+        ({"rectified": False}, "alignment"),
+        ({"solver": "dopri5"}, "alignment"),
+        ({"kernel_size": 3}, "alignment"),
+        ({"class_weight": "pooled"}, "class_weight"),
+        ({"last_pooling": True}, "last_pooling"),
+        ({"dynamic_sampling": False}, "meta_filter.offset_conv"),
+        ({"alignment": 0}, "meta_filter"),
+        ({"backbone": "conv64f"}, "backbone"),
+    ],
+)
+def test_what_the_released_code_cannot_express_is_not_saved(options: dict, named: str) -> None:
+    model = build_method(ModelConfig(**options), DataConfig(), base_classes=3)
+    with pytest.raises(ValueError, match=named):
+        released.to_state_dict(model)
 
 
 def test_checkpoint_with_code_is_refused_and_not_run(tmp_path: Path) -> None:

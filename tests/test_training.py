@@ -14,11 +14,11 @@ from dmf.augment import Augmentation
 from dmf.checkpoints import read_checkpoint, write_checkpoint
 from dmf.config import EvaluationConfig, ExperimentConfig, TrainingConfig
 from dmf.data import DataSet, open_data
-from dmf.episodes import Episode
+from dmf.episodes import Episode, derived_seed
 from dmf.evaluation import episode_accuracies, episode_bank, evaluate_folder, load_trained, mean_and_ci95
 from dmf.methods import build_method
-from dmf.records import Epoch
-from dmf.training import LAST, RECORD, best_of, close, is_validation_epoch, learning_rate, train
+from dmf.records import LAST, RECORD, Epoch
+from dmf.training import DROPOUT, _Run, best_of, close, is_validation_epoch, learning_rate, train
 
 TINY = ExperimentConfig.from_dict(
     {
@@ -43,6 +43,15 @@ TINY = ExperimentConfig.from_dict(
 @pytest.fixture(scope="module")
 def data(tmp_path_factory) -> DataSet:
     return open_data(TINY.data, cache_dir=tmp_path_factory.mktemp("cache"))
+
+
+def unread_fingerprint(unread: DataSet, data: DataSet) -> DataSet:
+    """A data set whose test split is not there, but whose fingerprint is."""
+
+    class WithoutTest(DataSet):
+        fingerprint = data.fingerprint
+
+    return WithoutTest(unread.name, unread.layout, unread.image_sizes, unread.train, unread.val, unread.test)
 
 
 def curve(history) -> list[tuple]:
@@ -89,6 +98,35 @@ def test_seeds(tmp_path: Path, data: DataSet) -> None:
     assert curve(first.history) != curve(other.history)
 
 
+def test_the_first_step_is_nesterov_on_the_weighted_losses(tmp_path: Path, data: DataSet) -> None:
+    """One step, by hand: with zero momentum behind it, Nesterov moves by (1 + momentum) * lr * (gradient + decay)."""
+    config = TINY.replace(
+        model__score_border=0,
+        training__epochs=1,
+        training__warmup_epochs=0,
+        training__episodes_per_epoch=2,
+        training__learning_rate=0.01,
+        training__learning_rate_floor=1.0,
+    )
+    settings = config.training
+    before = _Run(config, data, tmp_path / "before")
+    torch.manual_seed(derived_seed(settings.seed, DROPOUT, 0))
+    losses = before.method.train().losses(before._episode(0))
+    (1.0 * losses["global"] + 0.5 * losses["few_shot"]).backward()
+    record = train(config, data, tmp_path / "after")
+    assert record.history[0].loss == pytest.approx((losses["global"] + 0.5 * losses["few_shot"]).item(), rel=1e-6)
+    weights = read_checkpoint(tmp_path / "after" / LAST)[0]
+    for name, parameter in before.method.named_parameters():
+        step = parameter.grad + settings.weight_decay * parameter
+        expected = parameter - settings.learning_rate * (step + settings.momentum * step)
+        torch.testing.assert_close(weights[f"model.{name}"], expected.detach(), rtol=1e-5, atol=1e-7)
+
+
+def test_models_are_selected_without_the_test_split(tmp_path: Path, data: DataSet) -> None:
+    unread = replace(data, test=None)
+    assert curve(train(TINY, unread_fingerprint(unread, data), tmp_path).history)
+
+
 def test_threads_are_those_that_a_run_began_with(tmp_path: Path, data: DataSet, caplog) -> None:
     with pytest.raises(KeyboardInterrupt):
         train(TINY.replace(training__threads=2), data, tmp_path, stopped_after(2))
@@ -127,6 +165,20 @@ def test_a_loss_that_is_not_finite_ends_as_diverged(tmp_path: Path, data: DataSe
     assert all(math.isfinite(value) for value in record.failure.last_finite.values())
 
 
+def test_an_epoch_that_begins_not_finite_tells_the_last_means(tmp_path: Path, data: DataSet, monkeypatch) -> None:
+    def stop(done: Epoch) -> None:
+        if done.epoch == 1:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(TINY, data, tmp_path, stop)
+    tensors, state = read_checkpoint(tmp_path / LAST)
+    write_checkpoint(tmp_path / LAST, {name: x * float("nan") if x.is_floating_point() else x for name, x in tensors.items()}, state)
+    record = train(TINY, data, tmp_path)
+    assert (record.outcome, record.failure.step) == ("diverged", 5)
+    assert record.failure.last_finite == {"loss": record.history[0].loss, **record.history[0].losses}
+
+
 def test_records_and_checkpoints(tmp_path: Path, data: DataSet) -> None:
     record = train(TINY, data, tmp_path)
     assert (tmp_path / LAST).is_file()
@@ -143,6 +195,9 @@ def test_records_and_checkpoints(tmp_path: Path, data: DataSet) -> None:
 def test_a_folder_of_another_training_is_refused(tmp_path: Path, data: DataSet) -> None:
     with pytest.raises(KeyboardInterrupt):
         train(TINY, data, tmp_path, stopped_after(1))
+    with pytest.raises(ValueError, match="give this training a folder of its own"):
+        train(TINY.replace(model__groups=16), data, tmp_path)
+    (tmp_path / LAST).unlink()
     with pytest.raises(ValueError, match="give this training a folder of its own"):
         train(TINY.replace(model__groups=16), data, tmp_path)
 
