@@ -12,7 +12,7 @@ class Comparison(Value):
 
     difference: float | None = None
     ci95: float | None = None
-    """Half-width: episodes of both, and our seeds where there are several."""
+    """Half-width: episodes of both, and our seeds (Student's t) where there are several."""
     their_ci95: float | None = None
     """As used; for Table 2 assumed, see the table's notes."""
     verdict: str
@@ -38,6 +38,8 @@ class AgainstBaseline(Value):
     """Those that both have."""
     published_difference: float | None = None
     """The same difference in the paper."""
+    also_differs: tuple[str, ...] = ()
+    """Dotted paths in which the two trainings differ besides what the table's rows vary: then there is no test."""
     verdict: str
     """better, worse, same within 0.5 (points), undecided; or why there is none."""
 

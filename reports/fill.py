@@ -25,8 +25,8 @@ class Place:
     found: Collected
 
 
-def fill(layout: TableLayout, cells: Iterable[PlannedCell], records: Records, bootstrap_seed: int = 0) -> Table:
-    """Fill a table's planned cells from `records`; `bootstrap_seed` is for cells with several seeds.
+def fill(layout: TableLayout, cells: Iterable[PlannedCell], records: Records) -> Table:
+    """Fill a table's planned cells from `records`.
 
     Raises:
         ValueError: nothing is planned for the table, or a record contradicts itself; the sentence names the record.
@@ -39,7 +39,7 @@ def fill(layout: TableLayout, cells: Iterable[PlannedCell], records: Records, bo
         for column, rows in grid.items()
     ]
     datasets = {column.dataset_label for column in grid}
-    compared = _compare_with_baselines(layout, columns, bootstrap_seed)
+    compared = _compare_with_baselines(layout, columns)
     sections = tuple(
         Section(
             label=_section_label(places[0].column, datasets),
@@ -47,8 +47,7 @@ def fill(layout: TableLayout, cells: Iterable[PlannedCell], records: Records, bo
             way=places[0].column.way,
             shot=places[0].column.shot,
             cells=tuple(
-                _cell(layout, place, compared.get(place), _among_best(place, places, bootstrap_seed))
-                for place in places
+                _cell(layout, place, compared.get(place), _among_best(place, places)) for place in places
             ),
         )
         for places in columns
@@ -129,6 +128,8 @@ def _to_published(
         "image size": column.dataset != theirs.dataset or config.data.image_size == published.IMAGE_SIZE,
         "shots in training": column.trained_shot == column.shot,
         "classes": column.split == "test",
+        # Published numbers of other methods come from trainings of other kinds, which no recipe here follows.
+        "training protocol": config.model.method == "dmf",
     }
     their_ci95 = published.assumed_ci95(theirs)
     obstacles = [what for what, equal in same.items() if not equal]
@@ -141,7 +142,7 @@ def _to_published(
         ci95=half,
         their_ci95=their_ci95,
         verdict=verdict,
-        departures=published.departures(config, layout.row_path) if config.model.method == "dmf" else (),
+        departures=published.departures(config, layout.row_path),
     )
 
 
@@ -150,15 +151,22 @@ def _is_baseline(layout: TableLayout, row: Row) -> bool:
 
 
 def _baseline(layout: TableLayout, place: Place, section: Sequence[Place]) -> Place | None:
-    """The row that a row is compared with: of its backbone, and of its variant where that has one."""
-    rows = [p for p in section if p.planned and _is_baseline(layout, p.row) and p.row.backbone == place.row.backbone]
-    same = [p for p in rows if p.row.variant == place.row.variant]
-    return same[0] if same else rows[0] if len(rows) == 1 else None
+    """The row that a row is compared with: of its backbone, and of those the one trained and tested most alike."""
+    assert place.planned is not None
+    ours = place.planned
+
+    def distance(theirs: PlannedCell) -> tuple[int, bool]:
+        return len(layout.also_differs(ours.config, theirs.config)), theirs.evaluation != ours.evaluation
+
+    rows = [
+        (distance(p.planned), p)
+        for p in section
+        if p.planned and _is_baseline(layout, p.row) and p.row.backbone == place.row.backbone
+    ]
+    return min(rows, key=lambda row: row[0])[1] if rows else None
 
 
-def _compare_with_baselines(
-    layout: TableLayout, columns: Sequence[Sequence[Place]], bootstrap_seed: int
-) -> dict[Place, AgainstBaseline]:
+def _compare_with_baselines(layout: TableLayout, columns: Sequence[Sequence[Place]]) -> dict[Place, AgainstBaseline]:
     """Every planned row that has one against its baseline; p is adjusted over the whole table."""
     answers: dict[Place, AgainstBaseline] = {}
     tested: dict[Place, tuple[AgainstBaseline, statistics.Difference]] = {}
@@ -171,8 +179,7 @@ def _compare_with_baselines(
             if base is None or answer.verdict:
                 answers[place] = answer
             else:
-                difference = _difference(place.found, base.found, bootstrap_seed)
-                tested[place] = answer, difference
+                tested[place] = answer, _difference(place.found, base.found)
     adjusted = statistics.holm([difference.p for _, difference in tested.values()])
     for (place, (answer, difference)), p_holm in zip(tested.items(), adjusted, strict=True):
         answers[place] = AgainstBaseline(
@@ -195,10 +202,14 @@ def _unpaired_answer(layout: TableLayout, place: Place, base: Place | None) -> A
     if base is None:
         name = layout.row_name.format(layout.labels[layout.baseline])
         return AgainstBaseline(baseline=name, verdict="baseline not planned")
+    assert place.planned is not None and base.planned is not None
     theirs, their_base = _published(layout, place), _published(layout, base)
     seeds = _common_seeds(place.found, base.found)
+    also_differs = layout.also_differs(place.planned.config, base.planned.config)
     obstacle = ""
-    if place.found.accuracies is None:
+    if also_differs:
+        obstacle = f"not comparable (also differs: {', '.join(also_differs)})"
+    elif place.found.accuracies is None:
         obstacle = place.found.state
     elif base.found.accuracies is None:
         obstacle = f"baseline {base.found.state}"
@@ -210,6 +221,7 @@ def _unpaired_answer(layout: TableLayout, place: Place, base: Place | None) -> A
         baseline=base.row.name,
         seeds=() if obstacle else seeds,
         published_difference=theirs.accuracy - their_base.accuracy if theirs and their_base else None,
+        also_differs=also_differs,
         verdict=obstacle,
     )
 
@@ -218,12 +230,12 @@ def _common_seeds(ours: Collected, base: Collected) -> tuple[int, ...]:
     return tuple(seed for seed in ours.seeds if seed in base.seeds)
 
 
-def _difference(ours: Collected, base: Collected, bootstrap_seed: int) -> statistics.Difference:
+def _difference(ours: Collected, base: Collected) -> statistics.Difference:
     seeds = _common_seeds(ours, base)
-    return statistics.paired_difference(ours.of_seeds(seeds), base.of_seeds(seeds), bootstrap_seed)
+    return statistics.paired_difference(ours.of_seeds(seeds), base.of_seeds(seeds))
 
 
-def _among_best(place: Place, section: Sequence[Place], bootstrap_seed: int) -> bool:
+def _among_best(place: Place, section: Sequence[Place]) -> bool:
     """Whether a place has the highest of its section's accuracies, or one that a paired test cannot tell from it."""
     rivals = [p.found for p in section if p.found.accuracies is not None]
     if place.found.accuracies is None or len(rivals) < 2:
@@ -233,7 +245,7 @@ def _among_best(place: Place, section: Sequence[Place], bootstrap_seed: int) -> 
         return True
     if place.found.bank != best.bank or not _common_seeds(place.found, best):
         return False
-    return _difference(place.found, best, bootstrap_seed).p >= statistics.LEVEL
+    return _difference(place.found, best).p >= statistics.LEVEL
 
 
 def _accuracy(found: Collected) -> float:

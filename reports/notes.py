@@ -18,7 +18,11 @@ def verdict(sections: Sequence[Section], baseline: str) -> str:
     parts = [f"{states['done']} of {len(planned)} cells done"]
     parts += [f"{count} {state}" for state, count in sorted(states.items()) if state != "done"]
     sentences = [", ".join(parts)]
-    against = Counter(c.to_baseline.verdict for c in planned if c.to_baseline and c.to_baseline.p is not None)
+    against = Counter(
+        "not comparable" if c.to_baseline.also_differs else c.to_baseline.verdict
+        for c in planned
+        if c.to_baseline and (c.to_baseline.also_differs or c.to_baseline.p is not None)
+    )
     if against:
         sentences.append(f"against {baseline}: {_counted(against)}")
     papers = Counter(c.to_published.verdict for c in planned if c.to_published)
@@ -77,14 +81,17 @@ def _comparisons(cells: Sequence[tuple[Section, Cell]]) -> str:
     if not made:
         return ""
     tests = " or ".join(
-        f"{test} over the same episodes ({_seeds({len(m.seeds) for m in made if m.test == test})})"
+        f"{test} ({_seeds({len(m.seeds) for m in made if m.test == test})})"
         for test in sorted({m.test for m in made})
     )
     margin = f"{100 * statistics.MARGIN:g}"
+    uncovered = any(m.test == statistics.OVER_EPISODES for m in made)
     return (
-        f"Differences to {made[0].baseline}: {tests}, 95 % interval in brackets; p adjusted after Holm for the "
-        f"{len(made)} comparisons of this table. Same within {margin}: the whole interval lies within ±{margin} "
-        "points; better and worse: adjusted p below 0.05; undecided: neither."
+        f"Differences to {made[0].baseline} on the same episodes: {tests}, 95 % interval in brackets; p adjusted after "
+        f"Holm for the {len(made)} comparisons of this table. "
+        + ("A test over episodes covers the episodes only, not the training seeds. " if uncovered else "")
+        + f"Same within {margin}: the whole interval lies within ±{margin} points; better and worse: adjusted p below "
+        "0.05; undecided: neither."
     )
 
 
@@ -107,7 +114,7 @@ def _published(layout: TableLayout, cells: Sequence[tuple[Section, Cell]]) -> st
     if compared:
         text += (
             " Ours minus paper is unpaired; ± joins both intervals"
-            + (" and our seeds' spread" if any(cell.seed_sd is not None for cell in compared) else "")
+            + (" and our seeds' spread (Student's t)" if any(cell.seed_sd is not None for cell in compared) else "")
             + ", consistent means that it holds 0."
         )
     if any(cell.published.ci95 is None for cell in compared if cell.published):

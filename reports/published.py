@@ -120,12 +120,16 @@ def departures(config: ExperimentConfig, row_path: str) -> tuple[str, ...]:
 
 def _differences(config: ExperimentConfig, expected: ExperimentConfig) -> tuple[str, ...]:
     ours, theirs = identity(config), identity(expected)
-    return tuple(f"{path}={ours[path]}" for path in ours if ours[path] != theirs[path])
+    return tuple(f"{path}={ours[path]}" for path in ours if path in theirs and ours[path] != theirs[path])
 
 
 def identity(config: ExperimentConfig) -> dict[str, Any]:
-    """Dotted path -> value of everything that belongs to a training's identity, the seed aside."""
-    aside = ("data.root", "training.threads", "training.device", "training.seed")
+    """Dotted path -> value of everything that belongs to a training's identity, the seed aside.
+
+    Fields that a model does not read are no part of it: of two trainings, one may have paths that the other lacks.
+    """
+    aside = {"data.root", "training.threads", "training.device", "training.seed"}
+    aside |= {f"model.{name}" for name in config.model.unread}
     sections = config.model_dump(mode="json")
     flat = {f"{section}.{name}": value for section, values in sections.items() for name, value in values.items()}
     return {path: value for path, value in flat.items() if path not in aside}

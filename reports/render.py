@@ -178,7 +178,12 @@ def _grid(table: Table, columns: Sequence[Heading]) -> Grid:
     """Rows that say nothing but their name are left out."""
     grid = Grid(title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 0))
     for heading in columns:
-        grid.add_column(Text(heading.text), justify="left" if heading.left else "right", no_wrap=heading.unbroken)
+        grid.add_column(
+            Text(heading.text),
+            justify="left" if heading.left else "right",
+            no_wrap=heading.unbroken,
+            overflow="fold",
+        )
     for section in table.sections:
         grid.add_section()
         grid.add_row(Text(section.label, style="italic"))
@@ -324,6 +329,7 @@ def _record(table: Table, section: Section, cell: Cell) -> dict[str, str | int |
         "p": f"{to_base.p:.3g}" if to_base and to_base.p is not None else None,
         "p_holm": f"{to_base.p_holm:.3g}" if to_base and to_base.p_holm is not None else None,
         "test": to_base.test if to_base else None,
+        "also_differs": "; ".join(to_base.also_differs) if to_base else None,
         "verdict": _verdict(cell).replace(NOTHING, ""),
         "parameters": cell.parameters,
         "records": " ".join(cell.records),

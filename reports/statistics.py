@@ -16,8 +16,10 @@ LEVEL = 0.05
 """Significance level; intervals are 95 %."""
 MARGIN = 0.005
 """Differences within half a point count as none."""
-BOOTSTRAP_SEEDS = 3
-"""From as many common seeds on, seeds are resampled too: two say next to nothing about their spread."""
+COVERED_SEEDS = 3
+"""From as many common seeds on, tests cover the seeds too: two say next to nothing about their spread."""
+OVER_EPISODES = "paired t-test over episodes"
+OVER_SEEDS = "paired t-test over seeds and episodes"
 
 Samples = NDArray[np.float64]
 
@@ -46,53 +48,42 @@ def seed_sd(accuracies: Samples) -> float | None:
     return float(accuracies.mean(axis=1).std(ddof=1)) if len(accuracies) > 1 else None
 
 
-def paired_difference(ours: Samples, baseline: Samples, seed: int, resamples: int = 2000) -> Difference:
+def paired_difference(ours: Samples, baseline: Samples) -> Difference:
     """`ours` minus `baseline`, both [S, E]: same seeds in the same order, same episodes.
 
-    Below `BOOTSTRAP_SEEDS` seeds a paired t-test over episodes of the seed-averaged accuracies, which covers the
-    episodes only; from there on the hierarchical bootstrap, with `seed` for its random numbers.
+    Below `COVERED_SEEDS` seeds Student's t over episodes of the seed-averaged differences, which covers the episodes
+    only; from there on Student's t that covers the training seeds too.
     """
     if ours.shape != baseline.shape:
         raise ValueError(f"pairs need equal shapes [seeds, episodes], got {ours.shape} and {baseline.shape}")
+    seeds, episodes = ours.shape
+    if episodes < 2:
+        raise ValueError(f"a paired test needs at least 2 episodes, got {episodes}")
     differences = ours - baseline
-    if len(differences) >= BOOTSTRAP_SEEDS:
-        return hierarchical_bootstrap(differences, seed, resamples)
-    return paired_t(differences.mean(axis=0))
-
-
-def paired_t(differences: Samples) -> Difference:
-    """Student's t-test and interval over [E] differences of pairs."""
-    count = differences.size
-    if count < 2:
-        raise ValueError(f"a paired test needs at least 2 episodes, got {count}")
     mean = float(differences.mean())
-    error = float(differences.std(ddof=1) / np.sqrt(count))
-    if error == 0:
-        return Difference(mean, mean, mean, 1.0 if mean == 0 else 0.0, "paired t-test")
-    half = float(stats.t.ppf(1 - LEVEL / 2, count - 1)) * error
-    p = 2 * float(stats.t.sf(abs(mean) / error, count - 1))
-    return Difference(mean, mean - half, mean + half, p, "paired t-test")
+    variance = float(differences.mean(axis=0).var(ddof=1) / episodes)
+    if seeds < COVERED_SEEDS:
+        return _student(mean, variance, episodes - 1, OVER_EPISODES)
+    # All seeds are tested on the same episodes: d_ij = d + s_i + e_j + r_ij, whose mean has the variance
+    # var(s)/S + var(e)/E + var(r)/(SE). The variance of the seeds' means estimates var(s) + var(r)/E, that of the
+    # episodes' means var(e) + var(r)/S: the sum of both terms counts var(r) twice, which is cautious. Its uncertain
+    # term is that of the few seeds, hence S - 1 degrees of freedom.
+    variance += float(differences.mean(axis=1).var(ddof=1) / seeds)
+    return _student(mean, variance, seeds - 1, OVER_SEEDS)
 
 
-def hierarchical_bootstrap(differences: Samples, seed: int, resamples: int = 2000) -> Difference:
-    """Percentile interval of the mean of [S, E] differences: seeds are drawn again first, then episodes.
+def _student(mean: float, variance: float, freedom: int, test: str) -> Difference:
+    """Test of, and interval around, a mean whose estimated `variance` has `freedom` degrees of freedom."""
+    if variance == 0:
+        return Difference(mean, mean, mean, 1.0 if mean == 0 else 0.0, test)
+    error = float(np.sqrt(variance))
+    half = t_quantile(freedom) * error
+    return Difference(mean, mean - half, mean + half, 2 * float(stats.t.sf(abs(mean) / error, freedom)), test)
 
-    All seeds are tested on one bank, so a resample draws its episodes once, for all the seeds it drew: drawing them
-    anew for each would average the episodes' noise away. With counts s_i and e_j of how often each was drawn, the
-    resample's mean is sum_ij s_i d_ij e_j / (S E).
-    """
-    seeds, episodes = differences.shape
-    random = np.random.default_rng(seed)
-    seed_counts = random.multinomial(seeds, np.full(seeds, 1 / seeds), size=resamples)
-    means = np.empty(resamples)
-    for i, counts in enumerate(seed_counts):
-        episode_counts = np.bincount(random.integers(episodes, size=episodes), minlength=episodes)
-        means[i] = counts @ differences @ episode_counts / (seeds * episodes)
-    low, high = np.quantile(means, [LEVEL / 2, 1 - LEVEL / 2])
-    # One more on both sides of the fraction: no p is smaller than the resamples can tell.
-    tail = min(np.count_nonzero(means <= 0), np.count_nonzero(means >= 0))
-    p = min(1.0, 2 * (int(tail) + 1) / (resamples + 1))
-    return Difference(float(differences.mean()), float(low), float(high), p, "hierarchical bootstrap")
+
+def t_quantile(freedom: int) -> float:
+    """Half-width of a 95 % interval in standard errors."""
+    return float(stats.t.ppf(1 - LEVEL / 2, freedom))
 
 
 def holm(p_values: list[float]) -> list[float]:
@@ -123,9 +114,10 @@ def against_published(
     """Ours minus published, unpaired: (difference, half-width of its 95 % interval, verdict).
 
     Only a summary of the published episodes exists, so variances add: episodes of both sides and, where there are
-    several seeds, our seeds' (1.96 sd / sqrt(seeds)). The verdict is `consistent`, `below` or `above`.
+    several seeds, our seeds' (t sd / sqrt(seeds), Student's t with seeds - 1 degrees of freedom). The verdict is
+    `consistent`, `below` or `above`.
     """
-    spread = 0.0 if sd is None else 1.96 * sd / float(np.sqrt(seeds))
+    spread = 0.0 if sd is None else t_quantile(seeds - 1) * sd / float(np.sqrt(seeds))
     half = float(np.sqrt(ci95**2 + their_ci95**2 + spread**2))
     difference = accuracy - theirs
     if abs(difference) <= half:

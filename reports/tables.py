@@ -60,6 +60,21 @@ class TableLayout:
             return None
         return self.published_as.get(config.at(self.row_path))
 
+    def also_differs(self, config: ExperimentConfig, baseline: ExperimentConfig) -> tuple[str, ...]:
+        """Dotted paths in which a row's training differs from its baseline's besides what the rows vary.
+
+        What one of the two does not read cannot differ between them: fields of the other's model, for other methods
+        than DMF the weight of its global loss, for raw pixels, which learn nothing, all but the data.
+        """
+        ours, theirs = published.identity(config), published.identity(baseline)
+        aside = {self.row_path}
+        methods = {config.model.method, baseline.model.method}
+        if methods != {"dmf"}:
+            aside.add("training.global_weight")
+        if "raw_pixels" in methods:
+            aside.update(path for path in ours if not path.startswith("data."))
+        return tuple(p for p in ours if p in theirs and p not in aside and ours[p] != theirs[p])
+
     def _other_channels(self, backbone: str) -> bool:
         """Groups are of the backbone's channels: the paper's numbers of groups mean nothing for another number."""
         return self.row_path == "model.groups" and BACKBONE_CHANNELS[backbone] != BACKBONE_CHANNELS["resnet12"]
@@ -224,7 +239,7 @@ Grid = dict[Column, dict[Row, PlannedCell | None]]
 
 def arrange(layout: TableLayout, cells: Iterable[PlannedCell]) -> Grid:
     """Put every planned cell into its row and column, add the paper's other rows, and sort both."""
-    placed = _place(layout, _merge([cell for cell in cells if cell.table == layout.name]))
+    placed = _place(layout, _merge(layout, [cell for cell in cells if cell.table == layout.name]))
     grid: Grid = {}
     datasets = list(DATASETS)
     for column in sorted({column for column, _ in placed}, key=lambda c: (_index(datasets, c.dataset), c)):
@@ -236,12 +251,13 @@ def arrange(layout: TableLayout, cells: Iterable[PlannedCell]) -> Grid:
     return grid
 
 
-def _merge(cells: Sequence[PlannedCell]) -> list[PlannedCell]:
-    """Cells that differ in their seeds alone are one cell with all the seeds."""
-    seeds: dict[tuple[str, str], set[int]] = {}
-    first: dict[tuple[str, str], PlannedCell] = {}
+def _merge(layout: TableLayout, cells: Sequence[PlannedCell]) -> list[PlannedCell]:
+    """Cells of a row that differ in their seeds alone are one cell with all the seeds."""
+    seeds: dict[tuple[str, str, str], set[int]] = {}
+    first: dict[tuple[str, str, str], PlannedCell] = {}
     for cell in cells:
-        key = (cell.config.replace(training__seed=0).key, cell.evaluation.key)
+        # Rows can share a training: without alignment no number of groups is read.
+        key = (layout.label(cell.config), cell.config.replace(training__seed=0).key, cell.evaluation.key)
         first.setdefault(key, cell)
         seeds.setdefault(key, set()).update(cell.seeds)
     return [cell.replace(seeds=sorted(seeds[key])) for key, cell in first.items()]
@@ -268,7 +284,7 @@ def _place(layout: TableLayout, cells: Sequence[PlannedCell]) -> dict[tuple[Colu
         paths = _telling_apart(sharing)
         for cell in sharing:
             flat = _flat(cell)
-            variant = tuple(f"{path}={flat[path]}" for path in paths)
+            variant = tuple(f"{path}={flat[path]}" for path in paths if path in flat)
             placed[Column.of(cell), dataclasses.replace(row, variant=variant)] = cell
     return placed
 
@@ -278,8 +294,16 @@ def _telling_apart(sharing: Sequence[PlannedCell]) -> list[str]:
     columns: dict[Column, list[dict[str, Any]]] = {}
     for cell in sharing:
         columns.setdefault(Column.of(cell), []).append(_flat(cell))
-    paths = {path for flats in columns.values() for path in flats[0] if len({repr(flat[path]) for flat in flats}) > 1}
-    return sorted(paths)
+    return sorted({path for flats in columns.values() for path in _unequal(flats)})
+
+
+def _unequal(flats: Sequence[dict[str, Any]]) -> list[str]:
+    """Paths with more than one value among those that have them."""
+    values: dict[str, set[str]] = {}
+    for flat in flats:
+        for path, value in flat.items():
+            values.setdefault(path, set()).add(repr(value))
+    return [path for path, found in values.items() if len(found) > 1]
 
 
 def _flat(cell: PlannedCell) -> dict[str, Any]:

@@ -193,16 +193,22 @@ def test_holm_goes_over_the_whole_table(records: InMemory) -> None:
     assert [comparison.p_holm for comparison in made] == pytest.approx(statistics.holm(p_values))
 
 
-def test_three_seeds_are_bootstrapped_and_repeat(records: InMemory) -> None:
+def test_three_seeds_are_covered_by_the_test_and_two_are_said_not_to_be(records: InMemory) -> None:
     cells = pair(evaluation=EvaluationConfig(episodes=30), seeds=(0, 1, 2))
     for cell, mean in zip(cells, (0.5, 0.55), strict=True):
         for seed in cell.seeds:
             noise = np.random.default_rng(seed).normal(0.01 * seed, 0.02, 30)
             records.tested(cell, np.clip(episodes(mean, 30) + noise * (mean > 0.5), 0, 1), seed)
-    tables = [fill(TABLES["2a"], cells, records, bootstrap_seed=seed) for seed in (0, 0, 1)]
-    against = only(tables[0])["with dynamic sampling"].to_baseline
-    assert against is not None and against.test == "hierarchical bootstrap" and against.verdict == "better"
-    assert tables[0] == tables[1] != tables[2]
+    uncovered = "covers the episodes only, not the training seeds"
+    three = fill(TABLES["2a"], cells, records)
+    against = only(three)["with dynamic sampling"].to_baseline
+    assert against is not None and against.test == statistics.OVER_SEEDS and against.verdict == "better"
+    assert any("over seeds and episodes (3 seeds)" in note for note in three.notes)
+    assert not any(uncovered in note for note in three.notes)
+    two = fill(TABLES["2a"], [cell.replace(seeds=[0, 1]) for cell in cells], records)
+    against = only(two)["with dynamic sampling"].to_baseline
+    assert against is not None and against.test == statistics.OVER_EPISODES
+    assert any("over episodes (2 seeds)" in note and uncovered in note for note in two.notes)
 
 
 def test_bold_are_all_that_a_paired_test_cannot_tell_from_the_best(records: InMemory) -> None:
@@ -305,8 +311,10 @@ def test_table_1_compares_with_proto_net_on_the_same_backbone(records: InMemory)
         assert against is not None and against.difference == pytest.approx(-0.02)
     conv4 = found["ProtoNet", "conv64f"]
     assert conv4.published is not None and conv4.published.accuracy == 0.4942
-    assert conv4.to_published is not None and conv4.to_published.verdict == "consistent"
-    assert found["DMF", "resnet12"].published is not None
+    assert conv4.to_published is not None and conv4.to_published.difference is None
+    assert conv4.to_published.verdict == "not comparable (training protocol)"
+    dmf = found["DMF", "resnet12"]
+    assert dmf.published is not None and dmf.to_published is not None and dmf.to_published.difference is not None
 
 
 def test_variants_are_compared_with_the_baseline_of_their_variant(records: InMemory) -> None:
@@ -320,6 +328,50 @@ def test_variants_are_compared_with_the_baseline_of_their_variant(records: InMem
     (section,) = fill(TABLES["2a"], cells, records).sections
     gains = [cell.to_baseline.difference for cell in section.cells if cell.to_baseline]
     assert gains == [pytest.approx(0.1), pytest.approx(0.4)]
+
+
+def test_a_baseline_trained_otherwise_is_no_baseline(records: InMemory) -> None:
+    short = {"training__epochs": 6, "training__learning_rate": 0.001, "training__warmup_epochs": 1}
+    cells = [planned("2d", FOUR, model__alignment=0, **short), planned("2d", FOUR)]
+    cells.append(planned("2d", FOUR, model__alignment=1, **short))
+    for cell, mean in zip(cells, (0.3, 0.9, 0.5), strict=True):
+        records.tested(cell, np.full(4, mean) + [0, 0.01, 0, 0.02])
+    table = fill(TABLES["2d"], cells, records)
+    against = only(table)["ODE"].to_baseline
+    assert against is not None
+    assert against.also_differs == ("training.epochs", "training.learning_rate", "training.warmup_epochs")
+    assert (against.difference, against.p, against.p_holm, against.seeds) == (None, None, None, ())
+    assert against.verdict == f"not comparable (also differs: {', '.join(against.also_differs)})"
+    assert "against alignments 0: 1 better, 1 not comparable" in table.verdict
+    alike = only(table)["1"].to_baseline
+    assert alike is not None and (alike.also_differs, alike.p_holm) == ((), alike.p)
+
+
+def test_of_several_baselines_the_one_trained_alike_is_taken(records: InMemory) -> None:
+    cells = [planned("2a", FOUR, model__dynamic_sampling=False, training__learning_rate=rate) for rate in (0.1, 0.35)]
+    cells.append(planned("2a", FOUR))
+    for cell, mean in zip(cells, (0.1, 0.5, 0.9), strict=True):
+        records.tested(cell, np.full(4, mean) + [0, 0.01, 0, 0.02])
+    (section,) = fill(TABLES["2a"], cells, records).sections
+    (against,) = [cell.to_baseline for cell in section.cells if cell.to_baseline]
+    assert (against.also_differs, against.difference) == ((), pytest.approx(0.4))
+
+
+def test_a_baseline_of_another_method_need_not_have_dmfs_fields(records: InMemory) -> None:
+    cells = [
+        planned("1", FOUR, model__method="proto_net"),
+        planned("1", FOUR, model__groups=160, model__rectified=False, training__global_weight=0.5),
+        planned("1", FOUR, model__groups=640, training__epochs=90),
+        planned("1", FOUR, model__method="raw_pixels", training__epochs=6),
+    ]
+    for cell, mean in zip(cells, (0.4, 0.6, 0.7, 0.3), strict=True):
+        records.tested(cell, np.full(4, mean) + [0, 0.01, 0, 0.02])
+    (section,) = fill(TABLES["1"], cells, records).sections
+    found = {cell.records[0]: cell.to_baseline for cell in section.cells if cell.records}
+    _, alike, shorter, raw = [found[f"{cell.trainings[0].key}/{cell.evaluation.key}"] for cell in cells]
+    assert alike is not None and (alike.also_differs, alike.difference) == ((), pytest.approx(0.2))
+    assert shorter is not None and shorter.also_differs == ("training.epochs",) and shorter.difference is None
+    assert raw is not None and raw.also_differs == ()
 
 
 def test_a_table_that_nothing_is_planned_for_is_refused(records: InMemory) -> None:

@@ -257,6 +257,23 @@ def test_columns_without_anything_are_left_out() -> None:
     assert "| 64 of 64 channels |" in text
 
 
+@pytest.mark.parametrize("width", [80, 140])
+def test_what_else_differs_from_the_baseline_is_printed_whole(width: int) -> None:
+    cells = [planned("2d", TEN, training__episodes_per_epoch=400), planned("2d", TEN, model__alignment=0)]
+    cells.append(planned("2d", TEN, model__alignment=1))
+    records = InMemory()
+    for cell in cells:
+        records.tested(cell, episodes(0.6, 10))
+    table = fill(TABLES["2d"], cells, records)
+    assert "not comparable (also differs: training.episodes_per_epoch)" in render.to_html([table], "t")
+    (row,) = [row for row in csv.DictReader(io.StringIO(render.to_csv(table))) if row["also_differs"]]
+    assert (row["row"], row["also_differs"]) == ("ODE", "training.episodes_per_epoch")
+    console = Console(width=width, file=io.StringIO(), color_system=None)
+    console.print(render.to_terminal(table, width))
+    assert isinstance(console.file, io.StringIO)
+    assert "…" not in console.file.getvalue(), "a path that is too long for its column goes on below"
+
+
 @pytest.mark.parametrize("width", [80, 100, 140])
 def test_terminal_keeps_within_its_width_and_breaks_no_number(table: Table, width: int) -> None:
     console = Console(width=width, file=io.StringIO(), color_system=None)

@@ -40,8 +40,8 @@ def test_paired_t_by_hand() -> None:
     # 3 degrees of freedom: t_.975 = 3.182446, half = .129923; p = .016280 (t table: between .01 and .02)
     ours = np.array([[0.5, 0.9, 0.6, 0.7]])
     baseline = np.array([[0.4, 0.6, 0.4, 0.5]])
-    difference = st.paired_difference(ours, baseline, seed=0)
-    assert difference.test == "paired t-test"
+    difference = st.paired_difference(ours, baseline)
+    assert difference.test == st.OVER_EPISODES
     assert difference.mean == pytest.approx(0.2)
     assert (difference.low, difference.high) == pytest.approx((0.2 - 0.1299228, 0.2 + 0.1299228), abs=1e-6)
     assert difference.p == pytest.approx(0.016280, abs=1e-5)
@@ -52,7 +52,7 @@ def test_paired_t_is_scipys() -> None:
     ours, baseline = random.random((1, 50)), random.random((1, 50))
     expected = stats.ttest_rel(ours[0], baseline[0])
     interval = expected.confidence_interval(0.95)
-    found = st.paired_difference(ours, baseline, seed=0)
+    found = st.paired_difference(ours, baseline)
     assert found.p == pytest.approx(expected.pvalue)
     assert (found.low, found.high) == pytest.approx((interval.low, interval.high))
 
@@ -61,66 +61,72 @@ def test_pairing_takes_the_episodes_difficulty_out() -> None:
     random = np.random.default_rng(0)
     hardness = random.normal(0, 0.1, 500)
     ours, baseline = 0.61 + hardness + random.normal(0, 0.01, 500), 0.60 + hardness + random.normal(0, 0.01, 500)
-    assert st.paired_difference(ours[None], baseline[None], 0).p < 1e-6
+    assert st.paired_difference(ours[None], baseline[None]).p < 1e-6
     assert stats.ttest_ind(ours, baseline).pvalue > 0.05
 
 
 def test_equal_accuracies_do_not_differ_and_a_constant_gain_does() -> None:
     values = np.array([[0.5, 0.75, 0.25]])
-    assert st.paired_difference(values, values, 0) == st.Difference(0, 0, 0, 1.0, "paired t-test")
-    gain = st.paired_difference(values + 0.125, values, 0)
+    assert st.paired_difference(values, values) == st.Difference(0, 0, 0, 1.0, st.OVER_EPISODES)
+    gain = st.paired_difference(values + 0.125, values)
     assert (gain.low, gain.high, gain.p) == (0.125, 0.125, 0.0)
 
 
 def test_pairs_need_equal_shapes_and_two_episodes() -> None:
     with pytest.raises(ValueError, match="equal shapes"):
-        st.paired_difference(np.zeros((1, 3)), np.zeros((1, 4)), 0)
+        st.paired_difference(np.zeros((1, 3)), np.zeros((1, 4)))
     with pytest.raises(ValueError, match="at least 2"):
-        st.paired_difference(np.zeros((1, 1)), np.zeros((1, 1)), 0)
+        st.paired_difference(np.zeros((1, 1)), np.zeros((1, 1)))
 
 
-def _differences(seeds: int, episodes: int, seed_spread: float, episode_spread: float) -> np.ndarray:
-    random = np.random.default_rng(7)
-    of_seeds = random.normal(0, seed_spread, (seeds, 1))
-    return 0.02 + of_seeds + random.normal(0, episode_spread, (1, episodes))
-
-
-def test_two_seeds_are_averaged_and_three_are_resampled() -> None:
+def test_two_seeds_are_averaged_and_three_are_covered() -> None:
     baseline = np.full((3, 40), 0.5)
-    ours = baseline + _differences(3, 40, 0.01, 0.01)
-    two = st.paired_difference(ours[:2], baseline[:2], 0)
-    assert two == st.paired_t((ours[:2] - baseline[:2]).mean(axis=0))
-    assert st.paired_difference(ours, baseline, 0).test == "hierarchical bootstrap"
+    ours = baseline + 0.02 + np.random.default_rng(7).normal(0, 0.01, (3, 40))
+    two = st.paired_difference(ours[:2], baseline[:2])
+    averaged = st.paired_difference(ours[:2].mean(axis=0, keepdims=True), baseline[:1])
+    assert (two.low, two.high, two.p) == pytest.approx((averaged.low, averaged.high, averaged.p))
+    assert two.test == st.OVER_EPISODES
+    assert st.paired_difference(ours, baseline).test == st.OVER_SEEDS
 
 
-def test_bootstrap_repeats_with_its_seed_and_differs_with_another() -> None:
-    differences = _differences(4, 50, 0.02, 0.02)
-    assert st.hierarchical_bootstrap(differences, 1) == st.hierarchical_bootstrap(differences, 1)
-    other = st.hierarchical_bootstrap(differences, 2)
-    assert other.low != st.hierarchical_bootstrap(differences, 1).low
+def test_three_seeds_by_hand() -> None:
+    # seeds' means 0, .02, .04: variance .0004, over 3 seeds .000133333
+    # episodes' means .01, .03, .01, .03: mean .02, variance .0004 / 3 = .000133333, over 4 episodes .000033333
+    # error = sqrt(.000166667) = .0129099, t = 1.549193; 2 degrees of freedom: t_.975 = 4.302653, half = .055547
+    # and p = 1 - t / sqrt(2 + t^2) = 1 - 1.549193 / sqrt(4.4) = .261451
+    differences = np.array([[0.0], [0.02], [0.04]]) + np.array([-0.01, 0.01, -0.01, 0.01])
+    found = st.paired_difference(0.5 + differences, np.full((3, 4), 0.5))
+    assert found.mean == pytest.approx(0.02)
+    assert (found.low, found.high) == pytest.approx((0.02 - 0.0555470, 0.02 + 0.0555470), abs=1e-6)
+    assert found.p == pytest.approx(0.261451, abs=1e-6)
 
 
-def test_bootstrap_leaves_numpys_global_random_numbers_alone() -> None:
-    before = np.random.get_state()[1].copy()  # type: ignore[union-attr]
-    st.hierarchical_bootstrap(_differences(3, 20, 0.1, 0.1), 0)
-    assert (np.random.get_state()[1] == before).all()  # type: ignore[union-attr]
-
-
-def test_bootstrap_interval_has_the_width_of_both_spreads() -> None:
-    # Seeds' effects -.03, 0, .03 and no other spread: a resample's mean has variance (mean square .0006) / 3
-    of_seeds = np.array([[-0.03], [0.0], [0.03]]) + np.zeros((1, 400))
-    found = st.hierarchical_bootstrap(of_seeds, 0)
-    assert (found.low, found.high) == pytest.approx((-0.03, 0.03))
-    # Episodes alone, shared by all seeds: the interval is that of the episodes, not a third of its variance.
+def test_seeds_that_agree_leave_the_episodes_variance() -> None:
+    # Episodes shared by all seeds: their error is not divided by the seeds.
     episodes = np.random.default_rng(0).normal(0, 0.1, 400)
-    shared = st.hierarchical_bootstrap(np.tile(episodes, (3, 1)), 0)
-    assert (shared.high - shared.low) / 2 == pytest.approx(1.96 * episodes.std() / 20, rel=0.1)
+    shared = st.paired_difference(np.tile(episodes, (3, 1)), np.zeros((3, 400)))
+    assert (shared.high - shared.low) / 2 == pytest.approx(4.302653 * episodes.std(ddof=1) / 20)
 
 
-def test_bootstrap_p_is_small_for_a_gain_in_every_seed_and_large_around_zero() -> None:
-    gain = _differences(5, 100, 0.001, 0.01)
-    assert st.hierarchical_bootstrap(gain, 0, resamples=999).p == pytest.approx(2 / 1000)
-    assert st.hierarchical_bootstrap(gain - gain.mean(), 0).p > 0.5
+@pytest.mark.parametrize("seeds", [3, 5])
+@pytest.mark.parametrize(("seed_spread", "lowest"), [(0.05, 0.03), (0.002, 0.0)])
+def test_a_true_null_is_rejected_in_one_case_of_twenty(seeds: int, seed_spread: float, lowest: float) -> None:
+    # Each training's gain is its seed's luck. Over 100 episodes the episodes' error is .002: nothing beside a luck of
+    # .05. Where the episodes weigh as much as the seeds, so few degrees of freedom are cautious: no lower bound.
+    random, repetitions = np.random.RandomState(11), 800
+    rejected = 0
+    for _ in range(repetitions):
+        luck = random.normal(0, seed_spread, (seeds, 1)) + random.normal(0, 0.02, (1, 100))
+        ours = 0.6 + luck + random.normal(0, 0.02, (seeds, 100))
+        rejected += st.paired_difference(ours, np.full((seeds, 100), 0.6)).p < st.LEVEL
+    assert lowest < rejected / repetitions + 1e-9 < 0.09
+
+
+def test_a_gain_in_every_seed_is_found() -> None:
+    random = np.random.default_rng(1)
+    gain = 0.03 + random.normal(0, 0.005, (5, 1)) + random.normal(0, 0.02, (5, 400))
+    found = st.paired_difference(0.6 + gain, np.full((5, 400), 0.6))
+    assert found.p < 0.01 and 0 < found.low < 0.03 < found.high
 
 
 def test_holm_by_hand() -> None:
@@ -148,10 +154,17 @@ def test_verdicts(low: float, high: float, p: float, expected: str) -> None:
 
 
 def test_against_published_by_hand() -> None:
-    # .03 and .04 join to .05; with 4 seeds of sd .12 / 1.96 comes 1.96 sd / 2 = .06: sqrt(.0025 + .0036) = .0781
+    # .03 and .04 join to .05; 4 seeds of sd .12 / t add t sd / 2 = .06, with t_.975 = 3.182446 for 3 degrees of
+    # freedom: sqrt(.0025 + .0036) = .0781
     difference, half, verdict = st.against_published(0.70, 0.03, None, 1, 0.66, 0.04)
     assert (difference, half, verdict) == (pytest.approx(0.04), pytest.approx(0.05), "consistent")
     assert st.against_published(0.72, 0.03, None, 1, 0.66, 0.04)[2] == "above"
     assert st.against_published(0.60, 0.03, None, 1, 0.66, 0.04)[2] == "below"
-    _, half, verdict = st.against_published(0.60, 0.03, 0.12 / 1.96, 4, 0.66, 0.04)
+    _, half, verdict = st.against_published(0.60, 0.03, 0.12 / 3.182446, 4, 0.66, 0.04)
     assert (half, verdict) == (pytest.approx(0.0781025), "consistent")
+
+
+def test_two_seeds_say_little_against_published() -> None:
+    # t_.975 = 12.706205 for one degree of freedom: 12.706205 * .01 / sqrt(2) = .0898464
+    _, half, verdict = st.against_published(0.60, 0.0, 0.01, 2, 0.66, 0.0)
+    assert (half, verdict) == (pytest.approx(0.0898464, abs=1e-6), "consistent")

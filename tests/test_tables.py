@@ -137,5 +137,39 @@ def test_cells_that_differ_in_seeds_are_one_cell() -> None:
     assert [cell.seeds for cell in section.values() if cell] == [(0, 1, 2)]
 
 
+def test_fields_that_a_method_does_not_read_tell_nothing_apart() -> None:
+    cells = [
+        planned("1", model__method="proto_net", model__groups=groups, training__learning_rate=rate)
+        for groups, rate in ((64, 0.1), (160, 0.35))
+    ]
+    (section,) = rows("1", *cells)
+    assert [row.variant for row in section if row.variant] == [
+        ("training.learning_rate=0.1",),
+        ("training.learning_rate=0.35",),
+    ]
+
+
+def test_seeds_and_machines_are_no_difference_to_the_baseline() -> None:
+    ours, baseline = planned("2d").config, planned("2d", model__alignment=0).config
+    elsewhere = baseline.replace(training__seed=4, training__threads=8, training__device="cpu", data__root="/images")
+    assert TABLES["2d"].also_differs(ours, elsewhere) == ()
+    other = baseline.replace(model__last_pooling=True, data__image_size=80)
+    assert TABLES["2d"].also_differs(ours, other) == ("data.image_size", "model.last_pooling")
+
+
+def test_groups_that_the_baseline_does_not_read_are_no_difference() -> None:
+    baseline = planned("2d", model__alignment=0, model__groups=64).config
+    assert TABLES["2d"].also_differs(planned("2d", model__groups=160).config, baseline) == ()
+    one = planned("2d", model__alignment=1, model__groups=64).config
+    assert TABLES["2d"].also_differs(planned("2d", model__groups=160).config, one) == ("model.groups",)
+
+
+def test_rows_that_share_a_training_stay_apart_and_variants_show_what_they_read() -> None:
+    (section,) = rows("2c", *[planned("2c", model__groups=g, model__alignment=0) for g in (1, 64)])
+    assert [row.label for row in section] == ["1", "64", "160", "320", "640"]
+    (section,) = rows("2c", *[planned("2c", model__alignment=a) for a in (0, 1)])
+    assert [row.variant for row in section if row.variant] == [("model.alignment=0",), ("model.alignment=1",)]
+
+
 def test_cells_of_other_tables_stay_out() -> None:
     assert arrange(TABLES["2a"], [planned("2b")]) == {}
