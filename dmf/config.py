@@ -18,7 +18,8 @@ NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 def _no_bool(value: Any) -> Any:
     if isinstance(value, bool):
-        raise ValueError(f"got {str(value).lower()}, which is no number (YAML reads on, yes and true so); write 0, 1, ...")
+        said = str(value).lower()
+        raise ValueError(f"got {said}, which is no number (YAML reads on, yes and true so); write 0, 1, ...")
     return value
 
 

@@ -14,6 +14,7 @@ import contextlib
 import fcntl
 import logging
 import os
+import shutil
 import socket
 import time
 from collections.abc import Iterator
@@ -21,14 +22,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from dmf.records import EvaluationRecord, TrainingRecord
+from dmf.records import LOCK, EvaluationRecord, TrainingRecord
 from orchestrator.plan import SweepPlan, Trial
 
 State = Literal["missing", "started", "failed", "untested", "done", "diverged"]
 """Of a trial: nothing there; a checkpoint there; ended by an error; trained, evaluations missing; ended with all."""
-
-LOCK = ".lock"
-"""In a training's folder, held by whoever works there."""
 
 log = logging.getLogger("dmf.ledger")
 
@@ -114,8 +112,14 @@ class Ledger:
         return SweepPlan.read(path)
 
     def plans(self) -> dict[str, SweepPlan]:
-        """Every sweep that was started here, by name."""
-        return {path.parent.name: SweepPlan.read(path) for path in sorted(self.store.glob("sweeps/*/plan.json"))}
+        """Every sweep that was started here, by name; one whose plan can not be read is left out with a warning."""
+        found = {}
+        for path in sorted(self.store.glob("sweeps/*/plan.json")):
+            try:
+                found[path.parent.name] = SweepPlan.read(path)
+            except (ValueError, OSError) as error:
+                log.warning("%s can not be read, that sweep is left out: %s", path, " ".join(str(error).split())[:300])
+        return found
 
     @contextlib.contextmanager
     def holding(self, key: str) -> Iterator[Path]:
@@ -137,6 +141,8 @@ class Ledger:
     def driving(self, wait: bool = False) -> Iterator[Ledger]:
         """Be the only driver of this store. The lease ends with the process, however it ends.
 
+        What a driver that was killed left of Ray's is removed.
+
         Raises:
             BlockingIOError: another driver has the store and `wait` is false.
         """
@@ -153,6 +159,8 @@ class Ledger:
             lock.truncate(0)
             lock.write(f"process {os.getpid()} on {socket.gethostname()} since {time.strftime('%Y-%m-%d %H:%M:%S')}")
             lock.flush()
+            for left in self.store.glob("ray/*"):
+                shutil.rmtree(left, ignore_errors=True)
             yield self
 
 

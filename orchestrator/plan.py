@@ -6,9 +6,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from dmf.config import NOT_IDENTITY, EvaluationConfig, ExperimentConfig
+from dmf.config import EvaluationConfig, ExperimentConfig
 from dmf.values import Value
-from orchestrator.spec import SweepSpec
+from orchestrator.spec import NEVER_VARIED, SweepSpec
 from reports.tables import PlannedCell
 
 
@@ -33,11 +33,18 @@ class SweepPlan(Value):
     name: str
     about: str
     cells: tuple[PlannedCell, ...]
+    cells_repeated: int = 0
+    """How often the file asks for a cell that is among `cells` already."""
 
     @property
     def trainings_asked(self) -> int:
-        """Trainings that the cells ask for, every one counted as often as it is asked for."""
-        return sum(len(cell.seeds) for cell in self.cells)
+        """Trainings that the file's cells ask for, every one counted as often as it is asked for."""
+        return sum(len(cell.seeds) for cell in self.cells) + self.cells_repeated * self.seeds_each
+
+    @property
+    def seeds_each(self) -> int:
+        """Trainings behind every cell."""
+        return len(self.cells[0].seeds) if self.cells else 0
 
     def trials(self) -> tuple[Trial, ...]:
         """The distinct trainings in the order of the cells, each with its distinct evaluations."""
@@ -57,6 +64,7 @@ class SweepPlan(Value):
 def plan(spec: SweepSpec) -> SweepPlan:
     """The cells of a sweep, in the file's order; a cell that is asked for twice is there once."""
     cells: dict[tuple[str, str, str], PlannedCell] = {}
+    asked = 0
     for part in spec.parts:
         for choice in part.choices():
             config = spec.config_for(choice, part)
@@ -64,14 +72,15 @@ def plan(spec: SweepSpec) -> SweepPlan:
                 resolved = evaluation.resolve(config)
                 cell = PlannedCell(table=part.table, config=config, evaluation=resolved, seeds=spec.seeds)
                 cells.setdefault((part.table, config.key, resolved.key), cell)
-    return SweepPlan(name=spec.name, about=spec.about, cells=tuple(cells.values()))
+                asked += 1
+    repeated = asked - len(cells)
+    return SweepPlan(name=spec.name, about=spec.about, cells=tuple(cells.values()), cells_repeated=repeated)
 
 
 def labels(configs: Iterable[ExperimentConfig]) -> dict[str, str]:
     """For each training's key, what tells it from the others: `shot=1 groups=64`."""
     flat = {config.key: flattened(config) for config in configs}
-    elsewhere = {f"{section}.{name}" for section, names in NOT_IDENTITY.items() for name in names}
-    paths = [path for path in next(iter(flat.values()), {}) if path not in elsewhere]
+    paths = [path for path in next(iter(flat.values()), {}) if path not in NEVER_VARIED]
     varied = [path for path in paths if len({str(values[path]) for values in flat.values()}) > 1]
     if not varied:
         return {key: values["data.name"] for key, values in flat.items()}

@@ -70,8 +70,8 @@ class Watcher(Protocol):
 
 
 @contextlib.contextmanager
-def cluster(address: str | None, signals: Signals) -> Iterator[dict[str, float]]:
-    """A Ray of our own on this machine, or the one at `address`; yields what it has: CPU, GPU."""
+def cluster(address: str | None, signals: Signals) -> Iterator[list[dict[str, float]]]:
+    """A Ray of our own on this machine, or the one at `address`; yields what each of its nodes has: CPU, GPU."""
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     quiet: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
     if address:
@@ -87,7 +87,7 @@ def cluster(address: str | None, signals: Signals) -> Iterator[dict[str, float]]
     signals.listen()
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # the watcher tells what trials do
     try:
-        yield ray.cluster_resources()
+        yield [node["Resources"] for node in ray.nodes() if node["Alive"]]
     finally:
         ray.shutdown()
 
@@ -105,19 +105,20 @@ def _environment(name: str, value: str) -> Iterator[None]:
             os.environ[name] = before
 
 
-def request(config: ExperimentConfig, resources: Resources, available: dict[str, float]) -> dict[str, float]:
-    """What one trial takes: {"CPU": ..., "GPU": ...}. ValueError when the machines do not have it."""
-    gpus = available.get("GPU", 0.0)
+def request(config: ExperimentConfig, resources: Resources, nodes: list[dict[str, float]]) -> dict[str, float]:
+    """What one trial takes: {"CPU": ..., "GPU": ...}. ValueError when no single one of the `nodes` has it."""
+    gpus = max((node.get("GPU", 0.0) for node in nodes), default=0.0)
     cpu = float(resources.cpu or config.training.threads)
     gpu = resources.gpu if resources.gpu is not None else float(gpus >= 1 and config.training.device != "cpu")
     if config.training.device == "cuda" and gpu == 0:
         raise ValueError(f"training.device='cuda', but a trial gets no GPU: Ray sees {gpus:g}, resources.gpu={gpu:g}")
-    for name, asked, there, remedy in (
-        ("CPUs", cpu, available.get("CPU", 0.0), "resources.cpu (or training.threads)"),
-        ("GPUs", gpu, gpus, "resources.gpu"),
-    ):
-        if asked > there:
-            raise ValueError(f"a trial asks for {asked:g} {name}, Ray has {there:g}; make {remedy} smaller")
+    if not any(cpu <= node.get("CPU", 0.0) and gpu <= node.get("GPU", 0.0) for node in nodes):
+        kinds = dict.fromkeys(f"{node.get('CPU', 0.0):g} CPUs and {node.get('GPU', 0.0):g} GPUs" for node in nodes)
+        raise ValueError(
+            f"a trial asks for {cpu:g} CPUs and {gpu:g} GPUs of one node, "
+            f"and Ray's nodes have {' or '.join(kinds) or 'none'}; "
+            "make resources.cpu (or training.threads) or resources.gpu smaller"
+        )
     return {"CPU": cpu, "GPU": gpu} if gpu else {"CPU": cpu}
 
 
@@ -180,7 +181,12 @@ def work(job: Job, last_epoch_apart: bool = False) -> None:
     finally:
         gc.collect()
         torch.cuda.empty_cache()
-    tune.report({"epoch": epochs + 1, VALIDATION: best if math.isfinite(best) else 0.0, "error": error})
+    _report_end(epochs, best if math.isfinite(best) else 0.0, error)
+
+
+def _report_end(epochs: int, accuracy: float, error: str | None) -> None:
+    """Report a trial's end as one epoch after its last."""
+    tune.report({"epoch": epochs + 1, VALIDATION: accuracy, "error": error})
 
 
 def _heard(hook: Callable[..., None]) -> Callable[..., None]:
@@ -267,13 +273,13 @@ def run_trials(
 def run_proposals(
     spec: SweepSpec,
     results: SearchResults,
-    first: dict[str, Any] | None,
+    first: list[dict[str, Any]],
     count: int,
     watch: SearchWatch,
     needs: dict[str, float],
     signals: Signals,
 ) -> None:
-    """Try `count` proposals of Optuna's, `first` before them, stopped early by ASHA. Raises Interrupted."""
+    """Try `count` proposals, `first` and then Optuna's, stopped early by ASHA. Raises Interrupted."""
     search = spec.search
     assert search is not None
     space = {path: _distribution(Range.from_dict(given)) for path, given in search.parameters.given().items()}
@@ -282,19 +288,25 @@ def run_proposals(
         space,
         metric=VALIDATION,
         mode="max",
-        points_to_evaluate=[first] if first else [],
+        points_to_evaluate=first[:count],
         study_name=spec.name,
         sampler=TPESampler(seed=search.seed + len(results.tried)),
     )
     for tried in results.tried:
         searcher.add_evaluated_point(tried.values, tried.accuracy)
     base, store, gpu = results.base.model_dump_json(), str(watch.ledger.store), needs.get("GPU", 0.0)
+    epochs = results.base.training.epochs
 
     def trainable(config: dict[str, Any]) -> None:
-        proposed = ExperimentConfig.model_validate_json(base).with_paths(config)
-        work(Job(proposed, (), Path(store), gpu), last_epoch_apart=True)
+        from orchestrator.trial import one_line
 
-    epochs = results.base.training.epochs
+        try:
+            proposed = ExperimentConfig.model_validate_json(base).with_paths(config)
+        except ValueError as error:
+            _report_end(epochs, 0.0, one_line(error))
+        else:
+            work(Job(proposed, (), Path(store), gpu), last_epoch_apart=True)
+
     asha = ASHAScheduler(
         time_attr="epoch",
         metric=VALIDATION,

@@ -1,23 +1,24 @@
 """A search sweep: Optuna proposes values, ASHA stops trials that fall behind, validation accuracy decides.
 
 The first proposal is the base configuration itself (the paper's), as far as the ranges hold it. What was tried is kept
-in the store, so that a search started again goes on with what it knows.
+in the store, so that a search started again goes on with what it knows; what failed is tried again first.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import yaml
 
 from dmf.config import ExperimentConfig
-from dmf.records import Epoch
-from dmf.values import Value
+from dmf.records import Epoch, Failure, TrainingRecord
+from dmf.values import Value, digest
 from orchestrator.interrupts import Signals
 from orchestrator.ledger import Ledger
 from orchestrator.plan import Trial
-from orchestrator.progress import Progress
+from orchestrator.progress import Progress, Stage
 from orchestrator.spec import Range, Search, SweepSpec
 
 if TYPE_CHECKING:
@@ -31,10 +32,11 @@ class Tried(Value):
     """Dotted path -> value."""
     key: str
     accuracy: float
-    """Best validation accuracy when it ended, 0 if it diverged or failed."""
+    """Best validation accuracy when it ended, 0 if it diverged, failed or is impossible."""
     epochs: int
-    outcome: Literal["finished", "diverged", "failed", "stopped"]
-    """`stopped`: by ASHA, before its last epoch; its checkpoint is kept, it has no record."""
+    outcome: Literal["finished", "diverged", "failed", "stopped", "impossible"]
+    """`stopped`: by ASHA, before its last epoch; its checkpoint is kept, it has no record. `impossible`: values that no
+    configuration can have together."""
 
 
 class SearchResults(Value):
@@ -50,14 +52,23 @@ class SearchResults(Value):
         finished = [tried for tried in self.tried if tried.outcome == "finished"]
         return max(finished, key=lambda tried: tried.accuracy, default=None)
 
+    @property
+    def failed(self) -> tuple[Tried, ...]:
+        """Those that an error ended: nothing is known of their values."""
+        return tuple(tried for tried in self.tried if tried.outcome == "failed")
+
+    def with_tried(self, tried: Iterable[Tried]) -> SearchResults:
+        """The same search with `tried` instead."""
+        return SearchResults(base=self.base, parameters=self.parameters, tried=tuple(tried))
+
 
 def results_path(ledger: Ledger, name: str) -> Path:
     """Where a search keeps what it has tried."""
     return ledger.sweep_folder(name) / "search.json"
 
 
-def resume(spec: SweepSpec, ledger: Ledger) -> SearchResults:
-    """What a search has tried so far. ValueError when it was another search."""
+def kept(spec: SweepSpec, ledger: Ledger) -> SearchResults:
+    """Everything that a search has tried so far. ValueError when it was another search."""
     assert spec.search is not None
     fresh = SearchResults(base=spec.config_for({}), parameters=spec.search.parameters.given())
     path = results_path(ledger, spec.name)
@@ -68,7 +79,13 @@ def resume(spec: SweepSpec, ledger: Ledger) -> SearchResults:
         raise ValueError(
             f"{path} is of a search with another base or other ranges; give this one a name of its own (name=...)"
         )
-    return earlier.replace(base=fresh.base.model_dump(mode="json"))
+    return fresh.with_tried(earlier.tried)
+
+
+def resume(spec: SweepSpec, ledger: Ledger) -> SearchResults:
+    """What a search goes on from: `kept` without what failed, which is to be tried again."""
+    results = kept(spec, ledger)
+    return results.with_tried(tried for tried in results.tried if tried not in results.failed)
 
 
 def first_point(base: ExperimentConfig, search: Search) -> dict[str, Any] | None:
@@ -92,22 +109,25 @@ class SearchWatch:
         self.spec, self.results, self.ledger = spec, results, ledger
         self.tracker, self.progress = tracker, progress
         self.values: dict[str, dict[str, Any]] = {}
+        self.configs: dict[str, ExperimentConfig | None] = {}
+        self.before: dict[str, TrainingRecord | None] = {}
         self.seen: dict[str, list[Epoch]] = {}
 
     def key_of(self, values: dict[str, Any]) -> str:
-        """The training's key for proposed values."""
-        key = self.config(values).key
+        """The training's key for proposed values; for impossible ones a key of their own."""
+        try:
+            config = self.results.base.with_paths(values)
+        except ValueError:
+            config = None
+        key = config.key if config else digest(values)
         if key not in self.values:
-            self.values[key] = values
-            self.progress.planned(key, label(values), self.config(values).training.epochs)
+            self.values[key], self.configs[key], self.before[key] = values, config, self.ledger.training(key)
+            self.progress.planned(key, label(values), self.results.base.training.epochs)
         return key
 
-    def config(self, values: dict[str, Any]) -> ExperimentConfig:
-        """The whole configuration for proposed values."""
-        return self.results.base.with_paths(values)
-
     def started(self, key: str) -> None:
-        self.tracker.started(self.config(self.values[key]), label(self.values[key]))
+        if config := self.configs[key]:
+            self.tracker.started(config, label(self.values[key]))
         self.progress.started(key)
 
     def epoch(self, key: str, epoch: Epoch) -> None:
@@ -119,8 +139,11 @@ class SearchWatch:
         self.progress.note(key, "lost its process, goes on from its checkpoint")
 
     def ended(self, key: str, error: str | None) -> None:
-        record = self.ledger.training(key)
-        outcome: Any = record.outcome if record else "failed" if error else "stopped"
+        config, record = self.configs[key], self.ledger.training(key)
+        if config and error and (record is None or (record.outcome == "failed" and record == self.before[key])):
+            record = TrainingRecord(key=key, config=config, outcome="failed", failure=Failure(reason=error))
+            self.ledger.write_training(record)
+        outcome: Any = record.outcome if record else "stopped" if config else "impossible"
         history = record.history if record else self.seen.get(key, ())
         accuracies = [e.validation_accuracy for e in history if e.validation_accuracy is not None]
         tried = Tried(
@@ -130,12 +153,12 @@ class SearchWatch:
             epochs=max((e.epoch for e in history), default=0),
             outcome=outcome,
         )
-        earlier = self.results.model_dump(mode="json")
-        earlier["tried"].append(tried.model_dump(mode="json"))
-        self.results = SearchResults.from_dict(earlier)
+        self.results = self.results.with_tried([*self.results.tried, tried])
         self.results.write(results_path(self.ledger, self.spec.name))
-        self.tracker.ended(Trial(self.config(self.values[key]), ()), label(self.values[key]))
-        self.progress.ended(key, "done" if outcome == "finished" else outcome, error or "")
+        if config:
+            self.tracker.ended(Trial(config, ()), label(self.values[key]))
+        stage: dict[str, Stage] = {"finished": "done", "impossible": "failed"}
+        self.progress.ended(key, stage.get(outcome, outcome), error or "")
 
 
 def label(values: dict[str, Any]) -> str:
@@ -148,7 +171,7 @@ def listing(results: SearchResults) -> str:
     """What was tried, the best first, and the best configuration as `set` lines of a sweep file."""
     lines = ["validation  epochs  outcome    values"]
     for tried in sorted(results.tried, key=lambda tried: (tried.outcome != "finished", -tried.accuracy)):
-        lines.append(f"{100 * tried.accuracy:8.2f} %  {tried.epochs:>6}  {tried.outcome:<9}  {label(tried.values)}")
+        lines.append(f"{100 * tried.accuracy:8.2f} %  {tried.epochs:>6}  {tried.outcome:<10} {label(tried.values)}")
     if results.best is not None:
         text = yaml.safe_dump({"set": results.best.values}, sort_keys=False).rstrip()
         lines.append(f"best: training {results.best.key}\n{text}")
@@ -156,17 +179,26 @@ def listing(results: SearchResults) -> str:
 
 
 def run_search(spec: SweepSpec, ledger: Ledger, tracker: Tracker, signals: Signals, address: str | None) -> bool:
-    """Try what is left of a search's trials, test the best, print all; whether there is a best, and tested."""
+    """Try what is left of a search's trials, test the best, print all.
+
+    Returns whether as many were tried as are asked for, none failed, and the best is tested.
+    """
     assert spec.search is not None
     results = resume(spec, ledger)
+    again = list({tried.key: tried.values for tried in kept(spec, ledger).failed}.values())
     left = max(0, spec.search.trials - len(results.tried))
     print(f"{spec.name}: {spec.search.trials} trials, {len(results.tried)} done, {left} to run")
     best = _best_trial(spec, results)
     if left or (best is not None and ledger.state(best) != "done"):
-        results = _run_left(spec, results, left, ledger, tracker, signals, address)
+        results = _run_left(spec, results, again, left, ledger, tracker, signals, address)
         best = _best_trial(spec, results)
     print(listing(results))
-    return best is not None and _told_test(ledger, best)
+    for key in dict.fromkeys(tried.key for tried in results.failed):
+        record = ledger.training(key)
+        reason = record.failure.reason if record and record.failure else "did not end"
+        print(f"failed, to be tried again: {ledger.folder(key)}: {reason}")
+    tested = best is not None and _told_test(ledger, best)
+    return tested and not results.failed and len(results.tried) >= spec.search.trials
 
 
 def _best_trial(spec: SweepSpec, results: SearchResults) -> Trial | None:
@@ -179,29 +211,31 @@ def _best_trial(spec: SweepSpec, results: SearchResults) -> Trial | None:
 def _run_left(
     spec: SweepSpec,
     results: SearchResults,
+    again: list[dict[str, Any]],
     left: int,
     ledger: Ledger,
     tracker: Tracker,
     signals: Signals,
     address: str | None,
 ) -> SearchResults:
-    """Run `left` proposals, then the tests of the best."""
+    """Run `left` proposals, those of `again` before others, then the tests of the best."""
     from orchestrator.scheduling import cluster, request, run_proposals, run_trials
     from orchestrator.sweep import Watch
 
     assert spec.search is not None
-    with cluster(address, signals) as available:
-        needs = request(results.base, spec.resources, available)
+    with cluster(address, signals) as nodes:
+        needs = request(results.base, spec.resources, nodes)
         if left:
             with Progress(spec.name) as progress:
                 watch = SearchWatch(spec, results, ledger, tracker, progress)
-                first = first_point(results.base, spec.search)
-                if any(tried.values == first for tried in results.tried):
-                    first = None
+                point = first_point(results.base, spec.search)
+                known = [*(tried.values for tried in results.tried), *again]
+                first = [point, *again] if point is not None and point not in known else again
                 run_proposals(spec, results, first, left, watch, needs, signals)
                 results = watch.results
         best = _best_trial(spec, results)
         if best is not None and results.best is not None and ledger.state(best) != "done":
+            tracker.expect(best)
             with Watch(spec.name, ledger, tracker, (best,), {best.key: label(results.best.values)}) as final:
                 run_trials(spec.name, (best,), ledger.store, {best.key: needs}, spec.max_failures, final, signals)
     return results

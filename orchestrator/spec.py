@@ -6,13 +6,14 @@ A sweep starts from a recipe (`base`), sets dotted paths over it (`set`) and has
 
 from __future__ import annotations
 
+import difflib
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, JsonValue, create_model, model_validator
+from pydantic import AfterValidator, Field, JsonValue, create_model, model_validator
 
-from dmf.config import Count, EvaluationConfig, ExperimentConfig, recipe
+from dmf.config import NOT_IDENTITY, RECIPES, Count, EvaluationConfig, ExperimentConfig, recipe
 from dmf.values import Value
 
 SECTIONS = {name: field.annotation for name, field in ExperimentConfig.model_fields.items()}
@@ -25,6 +26,8 @@ PARAMETERS: dict[str, Any] = {
     if f"{section}.{name}" != GIVEN_BY_SEEDS
 }
 """Dotted path -> its type with its range."""
+NEVER_VARIED = frozenset(f"{section}.{name}" for section, names in NOT_IDENTITY.items() for name in names)
+"""Where and with what a training runs: one training, whatever they are, so no list of them makes several."""
 
 
 class _Paths(Value):
@@ -35,23 +38,38 @@ class _Paths(Value):
         return self.model_dump(mode="json", by_alias=True, exclude_unset=True)
 
 
-def _by_path(name: str, kind: Any) -> Any:
+def _by_path(name: str, kind: Any, without: frozenset[str] = NEVER_VARIED) -> Any:
     """A model with one optional field per parameter; `kind` makes the field's type of the parameter's."""
     fields: dict[str, Any] = {
-        path.replace(".", "__"): (kind(type_), Field(default=None, alias=path)) for path, type_ in PARAMETERS.items()
+        path.replace(".", "__"): (kind(type_), Field(default=None, alias=path))
+        for path, type_ in PARAMETERS.items()
+        if path not in without
     }
     return create_model(name, __base__=_Paths, **fields)
 
 
-Settings: Any = _by_path("Settings", lambda type_: type_)
+Settings: Any = _by_path("Settings", lambda type_: type_, without=frozenset())
+Varied: Any = _by_path("Varied", lambda type_: type_)
 Choices: Any = _by_path("Choices", lambda type_: Annotated[tuple[type_, ...], Field(min_length=1)])
+
+
+def _known(name: str) -> str:
+    if name not in RECIPES:
+        close = difflib.get_close_matches(name, RECIPES, 1)
+        hint = f"did you mean {close[0]}? " if close else ""
+        raise ValueError(f"{name!r} is no recipe; {hint}there are {', '.join(RECIPES)}")
+    return name
+
+
+RecipeName = Annotated[str, AfterValidator(_known)]
+"""A name of `dmf.config.RECIPES`."""
 
 
 class Part(Value):
     """Cells of one table."""
 
     table: Literal["1", "2a", "2b", "2c", "2d"]
-    base: str | None = None
+    base: RecipeName | None = None
     """A recipe instead of the sweep's."""
     set: Settings = Settings()
     """Over the sweep's `set`."""
@@ -59,7 +77,7 @@ class Part(Value):
     """Lists of equal length that go together, row by row."""
     grid: Choices = Choices()
     """Lists that are combined in every way."""
-    trials: tuple[Settings, ...] = ()
+    trials: tuple[Varied, ...] = ()
     """Explicit settings."""
 
     @model_validator(mode="after")
@@ -105,9 +123,9 @@ class Evaluation(EvaluationConfig):
 class Resources(Value):
     """What one trial takes of the machine; fractions of a GPU let trials share one."""
 
-    cpu: Annotated[float, Field(gt=0)] | None = None
+    cpu: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
     """None: as many as `training.threads`."""
-    gpu: Annotated[float, Field(ge=0)] | None = None
+    gpu: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
     """None: 1 where Ray sees a GPU and `training.device` is not "cpu"."""
 
     @model_validator(mode="after")
@@ -117,11 +135,14 @@ class Resources(Value):
         return self
 
 
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+
+
 class Range(Value):
     """Where a search looks for one parameter: one of four kinds."""
 
-    uniform: tuple[float, float] | None = None
-    loguniform: tuple[float, float] | None = None
+    uniform: tuple[Finite, Finite] | None = None
+    loguniform: tuple[Finite, Finite] | None = None
     integer: Annotated[tuple[int, int] | None, Field(alias="int")] = None
     """Both ends included."""
     choice: tuple[JsonValue, ...] | None = None
@@ -144,7 +165,12 @@ class Range(Value):
     @property
     def ends(self) -> tuple[Any, ...]:
         """Values that stand for all: both ends, or every choice."""
-        return next(iter(self.model_dump(exclude_none=True, mode="json").values()))
+        return tuple(next(iter(self.model_dump(exclude_none=True, mode="json").values())))
+
+    @property
+    def values(self) -> Sequence[Any]:
+        """Every value, where they can be counted; else both ends."""
+        return range(self.integer[0], self.integer[1] + 1) if self.integer else self.ends
 
 
 Ranges: Any = _by_path("Ranges", lambda type_: Range)
@@ -175,8 +201,7 @@ class SweepSpec(Value):
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")]
     about: str = ""
-    base: str = "released"
-    """A name of `dmf.config.RECIPES`."""
+    base: RecipeName = "released"
     set: Settings = Settings()
     """Dotted paths over the base."""
     seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)] = (0,)

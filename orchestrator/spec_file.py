@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 import difflib
+import itertools
 import json
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -12,9 +14,11 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
+from dmf.config import RECIPES
 from dmf.values import Value
 from orchestrator.spec import (
     GIVEN_BY_SEEDS,
+    NEVER_VARIED,
     PARAMETERS,
     SECTIONS,
     Evaluation,
@@ -30,14 +34,20 @@ SETTINGS = ("set", "zip", "grid", "trials", "parameters")
 STAND_INS = {"name": "stand-in", "table": "1"}
 """For the names that can not be left out, while further mistakes are looked for."""
 OWN_SECTIONS: dict[str, type[Value]] = {"evaluation": Evaluation, "resources": Resources, "search": Search}
+CHECKED_COMBINATIONS = 1000
+"""Of a search's values; where there are more, each parameter is checked alone."""
 
 
 class _Loader(yaml.SafeLoader):
-    """Safe, and a key given twice is a mistake instead of the last one winning."""
+    """Safe, and a key given twice is a mistake instead of the last one winning; so is a key that is no plain value."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[str] = set()
         for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                raise yaml.constructor.ConstructorError(
+                    None, None, "a list or mapping can not be a key", key.start_mark
+                )
             if key.value in seen:
                 raise yaml.constructor.ConstructorError(
                     None, None, f"{key.value!r} is given twice, keep one of them", key.start_mark
@@ -47,11 +57,17 @@ class _Loader(yaml.SafeLoader):
 
 
 def parse_yaml(text: str, where: str) -> Any:
-    """The YAML document `text`; a mistake is a ValueError that says where it is."""
+    """The YAML document `text` as plain data; a mistake is a ValueError that says where it is."""
     try:
-        return yaml.load(text, _Loader)
+        data = yaml.load(text, _Loader)
     except yaml.YAMLError as error:
         raise ValueError(f"{where} is no YAML: {error}") from None
+    except RecursionError:
+        raise ValueError(f"{where} is nested too deeply for a sweep") from None
+    try:
+        return json.loads(json.dumps(data, default=str))  # what an anchor shares becomes copies
+    except (RecursionError, TypeError, ValueError) as error:
+        raise ValueError(f"{where} is no plain data, an anchor may contain itself: {error}") from None
 
 
 def read_spec(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -> SweepSpec:
@@ -67,6 +83,8 @@ def read_spec(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -> 
         text = Path(path).read_text(encoding="utf-8")
     except OSError as error:
         raise ValueError(f"{path} can not be read: {error.strerror or error}") from None
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is no UTF-8 text: {error.reason} at byte {error.start}") from None
     data = parse_yaml(text, str(path))
     if not isinstance(data, dict):
         raise ValueError(f"{path}: expected a mapping with name and parts or search, got {type(data).__name__}")
@@ -97,12 +115,15 @@ def _override(data: dict[str, Any], override: str) -> None:
         raise ValueError(f"{override!r} is no setting; write key=value, such as data.root=/images or seeds=[0,1]")
     value = parse_yaml(text, override)
     head, _, rest = key.partition(".")
-    parts = [part for part in data.get("parts") or [] if isinstance(part, dict)]
-    if head == "parts":
+    listed = data.get("parts") if isinstance(data.get("parts"), list) else []
+    parts = [part for part in listed if isinstance(part, dict)]
+    if head == "parts" and rest:
         number, _, path = rest.partition(".")
-        if not number.isdigit() or int(number) >= len(parts) or not path:
-            raise ValueError(f"{key!r}: write parts.N.{'data.root'} with N from 0 to {len(parts) - 1}")
-        _set_in(data["parts"][int(number)], path, value, key)
+        if not (number.isascii() and number.isdigit()) or int(number) >= len(listed) or not path:
+            raise ValueError(f"{key!r}: write parts.N.data.root with N from 0 to {len(listed) - 1}")
+        if not isinstance(listed[int(number)], dict):
+            raise ValueError(f"{key!r}: parts.{number} is no mapping in this file")
+        _set_in(listed[int(number)], path, value, key)
     elif head in SECTIONS:
         for part in parts:
             if path_is_varied(part, key):
@@ -121,7 +142,8 @@ def _override(data: dict[str, Any], override: str) -> None:
 
 def path_is_varied(part: dict[str, Any], path: str) -> bool:
     """Whether a part, as plain data, gives `path` under zip, grid or trials."""
-    given = [part.get("zip"), part.get("grid"), *(part.get("trials") or [])]
+    trials = part.get("trials")
+    given = [part.get("zip"), part.get("grid"), *(trials if isinstance(trials, list) else [])]
     return any(isinstance(group, dict) and path in group for group in given)
 
 
@@ -138,7 +160,10 @@ def _validated(data: dict[str, Any]) -> tuple[SweepSpec | None, list[Any]]:
     try:
         return SweepSpec.model_validate_json(json.dumps(data, default=str)), []
     except ValidationError as error:
-        return None, error.errors()
+        mistakes = error.errors()
+        below = {where[:depth] for where in (mistake["loc"] for mistake in mistakes) for depth in range(len(where))}
+        # A list is too short for pydantic when its only element is mistaken, and that is told already.
+        return None, [m for m in mistakes if not (m["type"] == "too_short" and m["loc"] in below)]
 
 
 def _without(data: dict[str, Any], mistakes: list[Any]) -> dict[str, Any] | None:
@@ -158,6 +183,8 @@ def _without(data: dict[str, Any], mistakes: list[Any]) -> dict[str, Any] | None
             node = node[name]
         if last in STAND_INS:
             node[last] = STAND_INS[last]
+        elif last == "base" and (close := difflib.get_close_matches(str(node[last]), RECIPES, 1)):
+            node[last] = close[0]
         else:
             node.pop(last, None)
     return rest
@@ -168,18 +195,44 @@ def _impossible(spec: SweepSpec) -> list[str]:
     asked: list[tuple[str, dict[str, Any], Part | None]] = []
     for number, part in enumerate(spec.parts):
         asked += [(f"parts.{number}", choice, part) for choice in part.choices()]
-    if spec.search is not None:
-        ranges = {path: Range.from_dict(given) for path, given in spec.search.parameters.given().items()}
-        asked += [("search.parameters", {path: end}, None) for path, given in ranges.items() for end in given.ends]
     told: dict[str, str] = {}
     for where, choice, part in asked:
-        try:
-            spec.config_for(choice, part)
-        except ValueError as error:
-            reason = " ".join(str(error).removeprefix("ExperimentConfig:").split())
-            said = ", ".join(f"{path}={value}" for path, value in choice.items())
-            told.setdefault(reason, f"{where}: {reason}" + (f" (at {said})" if said else ""))
-    return list(told.values())
+        if reason := _why_impossible(spec, choice, part):
+            told.setdefault(reason, f"{where}: {reason}" + _at(choice))
+    return [*told.values(), *(_impossible_proposals(spec, spec.search) if spec.search else [])]
+
+
+def _impossible_proposals(spec: SweepSpec, search: Search) -> list[str]:
+    """What a search might propose and no model can have, one line with an example for every set of parameters."""
+    ranges = {path: Range.from_dict(given) for path, given in search.parameters.given().items()}
+    if math.prod(len(range_.values) for range_ in ranges.values()) <= CHECKED_COMBINATIONS:
+        combined = itertools.product(*(range_.values for range_ in ranges.values()))
+        sets = [[dict(zip(ranges, values, strict=True)) for values in combined]]
+    else:
+        sets = [
+            [{path: value} for value in (range_.values if len(range_.values) <= CHECKED_COMBINATIONS else range_.ends)]
+            for path, range_ in ranges.items()
+        ]
+    told = []
+    for choices in sets:
+        reasons = [(reason, choice) for choice in choices if (reason := _why_impossible(spec, choice))]
+        if reasons:
+            reason, choice = reasons[0]
+            told.append(f"search.parameters: {reason}{_at(choice)}; {len(reasons)} of {len(choices)} are impossible")
+    return told
+
+
+def _why_impossible(spec: SweepSpec, choice: dict[str, Any], part: Part | None = None) -> str | None:
+    try:
+        spec.config_for(choice, part)
+    except ValueError as error:
+        return " ".join(str(error).removeprefix("ExperimentConfig:").split())
+    return None
+
+
+def _at(choice: dict[str, Any]) -> str:
+    said = ", ".join(f"{path}={value}" for path, value in choice.items())
+    return f" (at {said})" if said else ""
 
 
 def _told(mistake: Any) -> str:
@@ -187,6 +240,8 @@ def _told(mistake: Any) -> str:
     where = mistake["loc"]
     path = ".".join(str(name) for name in where) or "the sweep"
     got = mistake["input"]
+    if mistake["type"] == "extra_forbidden" and where[-1] in NEVER_VARIED and "set" not in where:
+        return f"{path}: says where a training runs, not what is trained, so it can not be varied; write it under set"
     if mistake["type"] == "extra_forbidden":
         return f"{path}: no such name; {_possible(where)}"
     if mistake["type"] == "missing":

@@ -15,6 +15,7 @@ import logging
 import os
 import shlex
 import sys
+import tempfile
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -52,12 +53,23 @@ def main(arguments: list[str] | None = None) -> int:
         spec = read_spec(options.spec, options.settings)
         planned = plan(spec)
         if options.plan:
-            print(describe(spec, planned, Ledger(options.store)))
-            return 0
+            return _print_plan(spec, planned, options.store)
         return _run(spec, planned, options)
     except (ValueError, BlockingIOError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+
+
+def _print_plan(spec: SweepSpec, planned: SweepPlan, store: Path) -> int:
+    try:
+        text = describe(spec, planned, Ledger(store))
+    except OSError as error:
+        raise ValueError(f"--store {store} can not be read: {error.strerror or error}") from None
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:  # whoever read it, such as head, has enough; the interpreter flushes once more at its end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 0
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -69,7 +81,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--plan", action="store_true", help="say what would be trained and tested, start nothing")
     parser.add_argument("--store", type=Path, default=Path("runs"), help="folder of everything that is kept (runs)")
     parser.add_argument("--results", type=Path, default=Path("results"), help="folder for the tables (results)")
-    parser.add_argument("--address", help="a running Ray cluster, such as ray://head:10001 or auto; by default our own")
+    parser.add_argument("--address", help="a running Ray: auto on its head node, or host:port there; default: our own")
     parser.add_argument("--tracking-uri", help="MLflow; default $MLFLOW_TRACKING_URI, else a database in the store")
     parser.add_argument("--wait", action="store_true", help="wait while another driver uses the store")
     parser.add_argument("--retry-diverged", action="store_true", help="train anew what diverged")
@@ -79,8 +91,7 @@ def _parser() -> argparse.ArgumentParser:
 def describe(spec: SweepSpec, planned: SweepPlan, ledger: Ledger) -> str:
     """What a sweep would do, as text."""
     if spec.search is not None:
-        ranges = [f"  {path}: {range_}" for path, range_ in spec.search.parameters.given().items()]
-        return "\n".join([f"Search {spec.name}: {spec.search.trials} trainings over", *ranges])
+        return describe_search(spec, ledger)
     trials = planned.trials()
     states = {trial.key: ledger.state(trial) for trial in trials}
     told = labels(trial.config for trial in trials)
@@ -100,11 +111,50 @@ def describe(spec: SweepSpec, planned: SweepPlan, ledger: Ledger) -> str:
     width = max(len(text) for text in told.values())
     for trial in trials:
         fills = ", ".join(dict.fromkeys(trial.tables))
-        lines.append(f"{trial.key}  {told[trial.key]:<{width}}  table {fills}  {PLANNED[states[trial.key]]}")
+        line = f"{trial.key}  {told[trial.key]:<{width}}  table {fills}  {PLANNED[states[trial.key]]}"
+        lines.append(line + (f", {where}" if (where := other_root(trial, ledger)) else ""))
     return "\n".join(lines)
 
 
+def other_root(trial: Trial, ledger: Ledger) -> str | None:
+    """`trained on images at ...`, when a stored training's images lay elsewhere than the sweep says now."""
+    record = ledger.training(trial.key)
+    if record is None or record.outcome == "failed" or record.config.data.root in (None, trial.config.data.root):
+        return None
+    return f"trained on images at {record.config.data.root}"
+
+
+def describe_search(spec: SweepSpec, ledger: Ledger) -> str:
+    """What a search would do and what it has tried. ValueError when the store holds another one of its name."""
+    from orchestrator.search import listing, resume
+
+    assert spec.search is not None
+    results = resume(spec, ledger)
+    lines = [f"Search {spec.name}: {spec.search.trials} trainings over"]
+    lines += [f"  {path}: {range_}" for path, range_ in spec.search.parameters.given().items()]
+    lines.append(f"{len(results.tried)} tried, {max(0, spec.search.trials - len(results.tried))} to try")
+    return "\n".join([*lines, listing(results)] if results.tried else lines)
+
+
+def _check_writable(folder: Path, option: str) -> None:
+    """ValueError unless files can be written to `folder`, which is made."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise ValueError(f"{option}: {folder} can not be written to: {error.strerror or error}") from None
+
+
 def _run(spec: SweepSpec, planned: SweepPlan, options: argparse.Namespace) -> int:
+    if (options.address or "").startswith("ray://"):
+        raise ValueError(
+            f"--address {options.address}: what trials report does not reach this process through Ray Client; "
+            "start the sweep on the cluster's head node with --address auto"
+        )
+    _check_writable(options.store, "--store")
+    if planned.cells:
+        _check_writable(options.results / planned.name, "--results")
     signals = Signals()
     try:
         with signals.caught(), Ledger(options.store.resolve()).driving(options.wait) as ledger:
@@ -124,14 +174,16 @@ def _drive(
     if options.address is None:
         # Read when ray is imported: our own Ray then listens on 127.0.0.1 only, as _node_ip_address would not.
         os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
+    if spec.search is not None:
+        from orchestrator.search import resume, run_search
+
+        resume(spec, ledger)  # refuses another search of its name, before anything is written
     uri = tracking_uri(ledger.store, options.tracking_uri)
     ledger.write_plan(planned)
     tracker = Tracker(uri, ledger, planned, labels(trial.config for trial in planned.trials()))
     status = "FAILED"
     try:
         if spec.search is not None:
-            from orchestrator.search import run_search
-
             complete = run_search(spec, ledger, tracker, signals, options.address)
         else:
             complete = run_sweep(spec, planned, ledger, tracker, signals, options)
@@ -169,23 +221,26 @@ def run_sweep(
         from orchestrator.scheduling import cluster, request, run_trials
 
         names = labels(trial.config for trial in trials)
-        with Watch(planned.name, ledger, tracker, todo, names) as watch, cluster(options.address, signals) as available:
-            requests = {trial.key: request(trial.config, spec.resources, available) for trial in todo}
+        with Watch(planned.name, ledger, tracker, todo, names) as watch, cluster(options.address, signals) as nodes:
+            requests = {trial.key: request(trial.config, spec.resources, nodes) for trial in todo}
             run_trials(planned.name, todo, ledger.store, requests, spec.max_failures, watch, signals)
         errors = watch.errors
     paths = report(planned, ledger, options.results)
     states = {trial.key: ledger.state(trial) for trial in trials}
-    print("\n" + summary(states, ledger, errors))
+    print("\n" + summary(trials, states, ledger, errors))
     if paths:
         print(f"tables: {paths[0].parent}")
     return all(state in ("done", "diverged") for state in states.values())
 
 
-def summary(states: dict[str, State], ledger: Ledger, errors: dict[str, str]) -> str:
-    """How the trials stand, and for those without a result why."""
+def summary(trials: tuple[Trial, ...], states: dict[str, State], ledger: Ledger, errors: dict[str, str]) -> str:
+    """How the trials stand (`states`, by key), for those without a result why, and which saw images elsewhere."""
     counts = Counter(states.values())
     lines = [f"{len(states)} trainings: " + ", ".join(f"{number} {state}" for state, number in counts.items())]
-    for key, state in states.items():
+    for trial in trials:
+        key, state = trial.key, states[trial.key]
+        if where := other_root(trial, ledger):
+            lines.append(f"  {state}: {ledger.folder(key)}: {where}, not at {trial.config.data.root}")
         if state == "done":
             continue
         record = ledger.training(key)

@@ -23,7 +23,6 @@ os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
 
 from mlflow import MlflowClient  # noqa: E402
 from mlflow.entities import Experiment, Metric, Param, Run, RunTag  # noqa: E402
-from mlflow.exceptions import MlflowException  # noqa: E402
 
 from dmf.config import EvaluationConfig, ExperimentConfig  # noqa: E402
 from dmf.provenance import git_commit  # noqa: E402
@@ -40,6 +39,8 @@ SWEEP, TRIAL = "sweep", "trial"
 PARENT = "mlflow.parentRunId"
 EVERY_EPOCH = "learning_rate"
 """A metric that every epoch has, and that is finite."""
+OUTCOME, FAILURE, MIRRORED = "dmf.outcome", "dmf.failure", "dmf.mirrored"
+"""Tags of a training's run: its record's outcome and failure, and a seal over what was written last."""
 BATCH = 100
 """Params or tags in one request; MLflow's limit. Epochs in one request, of at most 10 metrics each, too."""
 
@@ -57,13 +58,13 @@ def connect(uri: str, artifacts: Path | None = None) -> tuple[MlflowClient, Expe
     Args:
         artifacts: where runs in a database without a server keep their files.
     """
-    logging.getLogger("mlflow").setLevel(logging.WARNING)
-    logging.getLogger("alembic").setLevel(logging.WARNING)
-    try:
-        client = MlflowClient(uri)
-        experiment = client.get_experiment_by_name(EXPERIMENT)
-    except MlflowException as error:
-        raise ValueError(f"MLflow does not answer at {uri}: {' '.join(str(error).split())}") from None
+    if database := _database(uri):
+        try:
+            database.parent.mkdir(parents=True, exist_ok=True)
+            database.open("ab").close()
+        except OSError as error:
+            raise ValueError(f"MLflow's database {database} can not be written: {error.strerror or error}") from None
+    client, experiment = _reached(uri)
     if experiment is None:
         local = artifacts is not None and uri.startswith("sqlite:")
         location = artifacts.resolve().as_uri() if local and artifacts else None
@@ -74,6 +75,24 @@ def connect(uri: str, artifacts: Path | None = None) -> tuple[MlflowClient, Expe
             f"bring it back with: MLFLOW_TRACKING_URI={uri} mlflow experiments restore -x {experiment.experiment_id}"
         )
     return client, experiment
+
+
+def _database(uri: str) -> Path | None:
+    """The file of an SQLite URI; None for others."""
+    scheme, _, path = uri.partition(":///")
+    return Path(path.partition("?")[0]) if scheme == "sqlite" else None
+
+
+def _reached(uri: str) -> tuple[MlflowClient, Experiment | None]:
+    """A client, and the experiment if it is there. ValueError when MLflow can not be reached at `uri`."""
+    for name in ("mlflow", "alembic"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    try:
+        client = MlflowClient(uri)
+        return client, client.get_experiment_by_name(EXPERIMENT)
+    except Exception as error:  # MLflow's own, or of the database's driver, which may not even be installed
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ValueError(f"MLflow does not answer at {uri}: {reason[:400]}") from None
 
 
 def _runs(client: MlflowClient, experiment: Experiment, filter_: str) -> Iterator[Run]:
@@ -115,8 +134,10 @@ class SweepRuns:
         self.client.log_text(self.parent, self.plan.model_dump_json(indent=1), "plan.json")
 
     def begin(self, config: ExperimentConfig, label: str) -> None:
-        """Say that a training runs."""
+        """Say that a training runs. One that failed before has no outcome again."""
         run = self._child(config, label)
+        if self.client.get_run(run).data.tags.get(OUTCOME) == "failed":
+            self.client.log_batch(run, tags=[RunTag(name, "") for name in (OUTCOME, FAILURE, MIRRORED)])
         self.client.update_run(run, status="RUNNING")
 
     def _child(self, config: ExperimentConfig, label: str) -> str:
@@ -136,7 +157,9 @@ class SweepRuns:
 
     def epochs(self, key: str, history: Iterable[Epoch]) -> None:
         """Add the epochs that are not there, as curves over the epoch."""
-        run = self.children[key]
+        self._add_epochs(self.children[key], history)
+
+    def _add_epochs(self, run: str, history: Iterable[Epoch]) -> None:
         if run not in self.epochs_there:
             points = self.client.get_metric_history(run, EVERY_EPOCH)
             self.epochs_there[run] = {point.step for point in points}
@@ -160,12 +183,8 @@ class SweepRuns:
                 self._end(run, "KILLED")
             return
         run = self._child(config, label)
-        tests = self.ledger.evaluations(config.key)
-        seal = digest([record.model_dump(mode="json"), [test.evaluation_key for test in tests]])
-        if self.client.get_run(run).data.tags.get("dmf.mirrored") != seal:
-            self._write(run, record, tests)
-            self.client.set_tag(run, "dmf.mirrored", seal)
-        untested = {e.key for e in wanted} - {test.evaluation_key for test in tests}
+        tested = self._bring(self.client.get_run(run), record)
+        untested = {e.key for e in wanted} - tested
         if record.outcome == "failed":
             self._end(run, "FAILED")
         elif record.outcome == "finished" and untested:
@@ -173,8 +192,17 @@ class SweepRuns:
         else:
             self._end(run, "FINISHED")
 
+    def _bring(self, run: Run, record: TrainingRecord) -> set[str]:
+        """Write what a run does not have of a record and its evaluations; return the evaluations' keys."""
+        tests = self.ledger.evaluations(record.key)
+        seal = digest([record.model_dump(mode="json"), [test.evaluation_key for test in tests]])
+        if run.data.tags.get(MIRRORED) != seal:
+            self._write(run.info.run_id, record, tests)
+            self.client.set_tag(run.info.run_id, MIRRORED, seal)
+        return {test.evaluation_key for test in tests}
+
     def _write(self, run: str, record: TrainingRecord, tests: tuple[EvaluationRecord, ...]) -> None:
-        self.epochs(record.key, record.history)
+        self._add_epochs(run, record.history)
         there = self.client.get_run(run).data.metrics
         metrics = [Metric(name, value, _now(), 0) for name, value in _final(record).items() if name not in there]
         for test in tests:
@@ -182,7 +210,7 @@ class SweepRuns:
                 known = {(point.step, point.value) for point in self.client.get_metric_history(run, name)}
                 if (test.config.episodes, value) not in known:
                     metrics.append(Metric(name, value, _now(), test.config.episodes))
-        tags = {"dmf.outcome": record.outcome, "dmf.failure": record.failure.reason[:500] if record.failure else ""}
+        tags = {OUTCOME: record.outcome, FAILURE: record.failure.reason[:500] if record.failure else ""}
         if record.provenance:
             tags |= {
                 "mlflow.source.git.commit": record.provenance.git_commit or "",
@@ -199,7 +227,7 @@ class SweepRuns:
             self.client.set_terminated(run, status)
 
     def settle(self, labels: dict[str, str], interrupted: bool) -> None:
-        """Bring every training's run to what the ledger says. For when none is running."""
+        """Bring every training's run to what the ledger says, in other sweeps of this store too. For when none runs."""
         for key in [*self.trials, *(key for key in self.children if key not in self.trials)]:
             trial, record = self.trials.get(key), self.ledger.training(key)
             if record is not None:
@@ -207,6 +235,25 @@ class SweepRuns:
                 self.mirror(record.config, wanted, labels.get(key, key), interrupted)
             elif key in self.children:
                 self._end(self.children[key], "KILLED")
+        self._settle_elsewhere()
+
+    def _settle_elsewhere(self) -> None:
+        """Bring runs of other sweeps, whose training this one may have ended, to what the ledger says of it.
+
+        Where an evaluation that the other sweep wants is missing, the run keeps its status.
+        """
+        plans = {name: {trial.key: trial for trial in plan.trials()} for name, plan in self.ledger.plans().items()}
+        for run in _runs(self.client, self.experiment, f"tags.`dmf.kind` = '{TRIAL}'"):
+            key, sweep = run.data.tags["dmf.key"], run.data.tags["dmf.sweep"]
+            ours = run.data.tags["dmf.store"] == self.store and key in self.children
+            if not ours or sweep == self.plan.name or (record := self.ledger.training(key)) is None:
+                continue
+            tested = self._bring(run, record)
+            trial = plans.get(sweep, {}).get(key)
+            if record.outcome == "failed":
+                self._end(run.info.run_id, "FAILED")
+            elif record.outcome == "diverged" or (trial and tested >= {e.key for e in trial.evaluations}):
+                self._end(run.info.run_id, "FINISHED")
 
     def close(self, status: str) -> None:
         """Say how the sweep ended."""
@@ -271,6 +318,10 @@ class Tracker:
         self._thread = threading.Thread(target=self._work, name="mlflow", daemon=True)
         self._thread.start()
 
+    def expect(self, trial: Trial) -> None:
+        """A training that the plan does not have and whose tests are wanted all the same: the best of a search."""
+        self.runs.trials[trial.key] = trial
+
     def forget(self, key: str) -> None:
         """A training that starts from nothing."""
         self._jobs.put((self.runs.forget, (key,)))
@@ -323,9 +374,10 @@ class MLflowRecords:
     """Plans and records as a sweep's runs in MLflow hold them; the report reads them as it reads a ledger."""
 
     def __init__(self, uri: str) -> None:
-        """Raises ValueError when there is no experiment of ours."""
-        self.client = MlflowClient(uri)
-        experiment = self.client.get_experiment_by_name(EXPERIMENT)
+        """Raises ValueError when MLflow can not be reached or has no experiment of ours."""
+        if (database := _database(uri)) and not database.is_file():
+            raise ValueError(f"there is no database {database}; a sweep makes it, by default in its store as mlflow.db")
+        self.client, experiment = _reached(uri)
         if experiment is None:
             raise ValueError(f"no experiment {EXPERIMENT!r} at {uri}; a sweep started with --tracking-uri makes it")
         self.experiment = experiment
@@ -334,7 +386,14 @@ class MLflowRecords:
         """The plan of every sweep, by name; of two stores with a sweep of one name, the one started last."""
         runs = list(_runs(self.client, self.experiment, f"tags.`dmf.kind` = '{SWEEP}'"))
         texts = {run.data.tags["dmf.sweep"]: self._text(run, "plan.json") for run in reversed(runs)}
-        return {name: SweepPlan.model_validate_json(text) for name, text in sorted(texts.items()) if text}
+        found = {}
+        for name, text in sorted(texts.items()):
+            try:
+                found |= {name: SweepPlan.model_validate_json(text)} if text else {}
+            except ValueError as error:
+                reason = " ".join(str(error).split())
+                log.warning("the plan of %s can not be read, it is left out: %s", name, reason[:300])
+        return found
 
     def plan(self, name: str) -> SweepPlan:
         """The plan of one sweep."""
@@ -358,6 +417,8 @@ class MLflowRecords:
         found: dict[str, list[Run]] = {}
         for run in _runs(self.client, self.experiment, f"tags.`dmf.kind` = '{TRIAL}'"):
             found.setdefault(run.data.tags["dmf.key"], []).append(run)
+        for runs in found.values():
+            runs.sort(key=lambda run: (run.data.tags.get(OUTCOME) != "finished", -run.info.start_time))
         return found
 
     def running(self, key: str) -> bool:
@@ -365,7 +426,9 @@ class MLflowRecords:
         return any(run.info.status == "RUNNING" for run in self._by_key.get(key, []))
 
     def _of_trial(self, key: str, path: str) -> str | None:
-        return next((text for run in self._by_key.get(key, []) if (text := self._text(run, path))), None)
+        """From the run with a finished record, else from the newest with any; one without an outcome goes on."""
+        ended = (run for run in self._by_key.get(key, []) if run.data.tags.get(OUTCOME))
+        return next((text for run in ended if (text := self._text(run, path))), None)
 
     def _text(self, run: Run, path: str) -> str | None:
         folder = path.rpartition("/")[0] or None

@@ -11,7 +11,7 @@ from pathlib import Path
 from dmf.config import EvaluationConfig, ExperimentConfig
 from dmf.data import open_for
 from dmf.evaluation import evaluate_folder
-from dmf.records import Epoch, Failure, TrainingRecord
+from dmf.records import LAST, Epoch, Failure, TrainingRecord
 from dmf.training import close, train
 from orchestrator.ledger import Ledger
 
@@ -35,6 +35,8 @@ def run_trial(
             record = None
         if record is None:
             record = _trained(config, ledger, on_epoch)
+        else:
+            (folder / LAST).unlink(missing_ok=True)  # left by a kill between the record and its removal
         if record.outcome == "finished":
             missing = [e for e in evaluations if ledger.evaluation(config.key, e.key) is None]
             if missing:

@@ -14,7 +14,7 @@ import pytest
 from dmf.config import EvaluationConfig, ExperimentConfig
 from dmf.records import EvaluationRecord, Failure, TrainingRecord
 from orchestrator.ledger import Ledger
-from orchestrator.plan import Trial
+from orchestrator.plan import SweepPlan, Trial
 
 CONFIG = ExperimentConfig()
 TEST = EvaluationConfig(episodes=2, shot=1)
@@ -48,6 +48,24 @@ def evaluation() -> EvaluationRecord:
         epoch=1,
         seconds=1.0,
     )
+
+
+def test_a_plan_that_can_not_be_read_is_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    ledger, plan = Ledger(tmp_path), SweepPlan(name="s", about="", cells=())
+    ledger.write_plan(plan)
+    old = tmp_path / "sweeps" / "old" / "plan.json"
+    old.parent.mkdir()
+    old.write_text('{"name": "old", "cels": []}')
+    assert ledger.plans() == {"s": plan}
+    assert f"{old} can not be read" in caplog.text
+    with pytest.raises(ValueError, match="cels"):
+        ledger.plan("old")
+
+
+def test_a_driver_removes_what_a_killed_one_left_of_ray_s(tmp_path: Path) -> None:
+    (tmp_path / "ray" / "launch" / "trial").mkdir(parents=True)
+    with Ledger(tmp_path).driving():
+        assert list((tmp_path / "ray").iterdir()) == []
 
 
 def test_the_state_follows_the_files(tmp_path: Path) -> None:

@@ -69,9 +69,14 @@ def test_a_cell_asked_for_twice_is_there_once() -> None:
     assert len(planned(parts=[part, {**part, "table": "2d"}]).cells) == 2
 
 
+def test_duplicates_within_a_part_are_counted() -> None:
+    sweep = planned(seeds=[0, 1], parts=[{"table": "2c", "grid": {"model.groups": [64, 1, 64]}}])
+    assert (len(sweep.cells), sweep.trainings_asked, len(sweep.trials())) == (2, 6, 4)
+
+
 def test_where_it_runs_is_no_other_training() -> None:
-    sweep = planned(parts=[{"table": "2c", "grid": {"training.threads": [1, 2], "data.root": ["/a", "/b"]}}])
-    assert len(sweep.trials()) == 1
+    parts = [{"table": "2c", "set": {"training.threads": 1}}, {"table": "2c", "set": {"data.root": "/b"}}]
+    assert len(planned(parts=parts).trials()) == 1
 
 
 def test_a_plan_survives_its_file(tmp_path: Path) -> None:

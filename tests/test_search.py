@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
+from rich.console import Console
 
 from dmf.config import ExperimentConfig
 from orchestrator.ledger import Ledger
-from orchestrator.search import SearchResults, Tried, first_point, listing, results_path, resume
+from orchestrator.plan import plan
+from orchestrator.progress import Progress
+from orchestrator.search import SearchResults, SearchWatch, Tried, first_point, kept, listing, results_path, resume
 from orchestrator.spec import SweepSpec
 from orchestrator.spec_file import spec_from
 from orchestrator.sweep import main
-from orchestrator.tracking import MLflowRecords, tracking_uri
+from orchestrator.tracking import MLflowRecords, Tracker, tracking_uri
 
 YAML = """
 name: look
@@ -81,6 +87,61 @@ def test_a_search_goes_on_with_what_it_knows_but_not_with_another_s(tmp_path: Pa
     for other in (spec({"model.groups": {"choice": [1, 2]}}), spec(groups, base="paper")):
         with pytest.raises(ValueError, match="another base or other ranges"):
             resume(other, ledger)
+
+
+def test_what_failed_is_not_known_and_tried_again(tmp_path: Path) -> None:
+    ledger, sweep = Ledger(tmp_path), spec({"model.groups": {"choice": [1, 64]}})
+    fresh = resume(sweep, ledger)
+    good, bad = tried(0.5, model__groups=1), tried(0.0, "failed", model__groups=64)
+    fresh.with_tried([good, bad]).write(results_path(ledger, "look"))
+    assert resume(sweep, ledger).tried == (good,)
+    assert kept(sweep, ledger).failed == (bad,)
+
+
+@pytest.fixture
+def watch(tmp_path: Path) -> Iterator[SearchWatch]:
+    """Of a search in an empty store, with its mirror."""
+    ledger, sweep = Ledger(tmp_path), spec({"model.groups": {"int": [1, 2]}, "episodes.queries": {"int": [1, 5000]}})
+    tracker = Tracker(tracking_uri(tmp_path, None), ledger, plan(sweep), {})
+    with Progress("look", Console(file=StringIO())) as progress:
+        yield SearchWatch(sweep, resume(sweep, ledger), ledger, tracker, progress)
+    assert tracker.stop("FAILED") is None
+
+
+def test_a_trial_of_a_search_that_lost_its_worker_is_on_record(watch: SearchWatch) -> None:
+    for reason in ("the worker died", "it died again"):
+        watch.key_of({"model.groups": 2})
+        watch.before.update({key: watch.ledger.training(key) for key in watch.before})
+        (key,) = watch.values
+        watch.started(key)
+        watch.ended(key, reason)
+        record = watch.ledger.training(key)
+        assert record is not None and record.failure is not None and record.failure.reason == reason
+        assert watch.results.tried[-1].outcome == "failed"
+
+
+def test_an_impossible_proposal_counts_as_tried_and_trains_nothing(watch: SearchWatch) -> None:
+    key = watch.key_of({"model.groups": 3})
+    watch.started(key)
+    watch.ended(key, "ValueError: groups=3 does not divide")
+    (only,) = resume(watch.spec, watch.ledger).tried
+    assert (only.outcome, only.accuracy, only.epochs) == ("impossible", 0.0, 0)
+    assert watch.ledger.training(key) is None and watch.tracker.runs.children == {}
+
+
+def test_a_conflict_is_refused_before_anything_is_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path, store = tmp_path / "look.yaml", tmp_path / "runs"
+    path.write_text(YAML)
+    mine = spec_from(yaml.safe_load(YAML))
+    results = resume(mine, Ledger(store)).with_tried([tried(0.5, model__groups=1)])
+    results.write(results_path(Ledger(store), "look"))
+    assert main([str(path), "--store", str(store), "--plan"]) == 0
+    said = capsys.readouterr().out
+    assert "1 tried, 3 to try" in said and "50.00 %" in said and "groups=1" in said
+    for more in (["--plan"], []):
+        assert main([str(path), "--store", str(store), "base=paper", *more]) == 2
+        assert "another base or other ranges" in capsys.readouterr().err
+    assert not (store / "sweeps" / "look" / "plan.json").exists() and not (store / "mlflow.db").exists()
 
 
 def test_a_search_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -79,9 +79,68 @@ def test_impossible_combinations_are_named_beside_wrong_names() -> None:
         )
     told = str(error.value)
     assert told.count("groups=63 does not divide") == 1
-    assert "base='nope' is no recipe; there are released, paper, released_tiered" in told
+    assert "parts.1.base: 'nope' is no recipe; there are released, paper, released_tiered" in told
     assert "parts.2: training: warmup_epochs=5 leaves nothing of epochs=3" in told
     assert "set.data.nam" in told
+
+
+def test_a_wrong_base_is_named_at_its_path_beside_the_other_mistakes() -> None:
+    with pytest.raises(ValueError) as error:
+        part = {"table": "2c", "set": {"training.epochs": 3}, "grid": {"model.groups": [63]}}
+        spec(base="papr", seeds=[-1], parts=[part])
+    lines = str(error.value).splitlines()[1:]
+    assert lines[0].startswith("  base: 'papr' is no recipe; did you mean paper? there are")
+    assert lines[1:2] == ["  seeds.0: Input should be greater than or equal to 0, got -1"]
+    assert "groups=63 does not divide" in lines[2] and len(lines) == 3  # paper has no warm-up: 3 epochs are possible
+
+
+def test_where_it_runs_can_not_be_varied() -> None:
+    with pytest.raises(ValueError) as error:
+        spec(parts=[{"table": "2c", "grid": {"data.root": ["/a"]}, "trials": [{"training.threads": 2}]}])
+    assert str(error.value).count("says where a training runs, not what is trained") == 2
+    assert "parts.0.grid.data.root:" in str(error.value) and "parts.0.trials.0.training.threads:" in str(error.value)
+    with pytest.raises(ValueError, match="search.parameters.training.device: says where"):
+        spec_from({"name": "s", "search": {"trials": 1, "parameters": {"training.device": {"choice": ["cpu"]}}}})
+
+
+@pytest.mark.parametrize("resource", ["cpu", "gpu"])
+def test_resources_are_finite(resource: str) -> None:
+    with pytest.raises(ValueError, match=f"resources.{resource}: Input should be a finite number"):
+        spec(resources=parse_yaml(f"{resource}: .inf", ""))
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("a: 1\n[b]: 2", "a list or mapping can not be a key(.|\n)*line 2"),
+        ("a: 1\n? {b: 1}\n: 2", "a list or mapping can not be a key(.|\n)*line 2"),
+        ("a: &a [*a]", "sweep.yaml is no plain data, an anchor may contain itself"),
+        ("2026-01-01: 1", "sweep.yaml is no plain data"),
+        ("[" * 5000, "sweep.yaml is nested too deeply"),
+    ],
+)
+def test_yaml_that_is_no_plain_data_is_refused(text: str, told: str) -> None:
+    with pytest.raises(ValueError, match=told):
+        parse_yaml(text, "sweep.yaml")
+
+
+def test_a_file_that_is_no_text_is_named(tmp_path: Path) -> None:
+    (tmp_path / "s.yaml").write_bytes(b"name: \xff")
+    with pytest.raises(ValueError, match="s.yaml is no UTF-8 text: invalid start byte at byte 6"):
+        read_spec(tmp_path / "s.yaml")
+
+
+@pytest.mark.parametrize(
+    ("parts", "setting", "told"),
+    [
+        ("3", "data.root=/x", "parts: Input should be a valid array"),
+        ("[{trials: 3}]", "data.root=/x", "parts.0.trials: Input should be a valid array"),
+        ("[3]", "parts.0.data.root=/x", "parts.0 is no mapping"),
+    ],
+)
+def test_settings_over_a_file_that_is_wrong_itself(tmp_path: Path, parts: str, setting: str, told: str) -> None:
+    with pytest.raises(ValueError, match=told):
+        read_spec(write(tmp_path, f"name: s\nparts: {parts}\n"), [setting])
 
 
 def test_a_key_given_twice_is_refused() -> None:
@@ -141,11 +200,29 @@ def test_parts_or_search_but_not_both_and_not_none() -> None:
         ({"uniform": [0.1, 1.0], "choice": [1]}, "give one of"),
         ({"loguniform": [0.1, 1.0], "steps": 3}, "steps: no such name"),
         ({"int": [0, 3]}, "greater than or equal to 1"),
+        ({"uniform": [1.0, float("inf")]}, "finite number"),
     ],
 )
 def test_ranges_of_a_search_are_checked(range_: dict[str, Any], told: str) -> None:
     with pytest.raises(ValueError, match=told):
         spec_from({"name": "s", "search": {"trials": 1, "parameters": {"episodes.queries": range_}}})
+
+
+@pytest.mark.parametrize(
+    ("parameters", "told"),
+    [
+        ({"model.groups": {"int": [1, 4]}}, "groups=3 does not divide .*at model.groups=3.; 1 of 4 are impossible"),
+        (
+            {"model.kernel_size": {"choice": [1, 3]}, "model.solver": {"choice": ["exact", "rk4"]}},
+            "at model.kernel_size=3, model.solver=exact.; 1 of 4 are impossible",
+        ),
+        ({"model.groups": {"int": [1, 4]}, "training.seed": {"int": [0, 5000]}}, "seeds are the sweep's own"),
+        ({"model.groups": {"int": [1, 4]}, "episodes.queries": {"int": [1, 5000]}}, "1 of 4 are impossible"),
+    ],
+)
+def test_every_value_between_the_ends_is_checked(parameters: dict[str, Any], told: str) -> None:
+    with pytest.raises(ValueError, match=told):
+        spec_from({"name": "s", "search": {"trials": 1, "parameters": parameters}})
 
 
 def test_settings_of_the_command_line_win_over_every_set(tmp_path: Path) -> None:
@@ -172,6 +249,9 @@ def test_the_command_line_does_not_collapse_what_is_varied(tmp_path: Path) -> No
         ("data.rot=/x", "did you mean data.root"),
         ("sedes=[1]", "did you mean seeds"),
         ("parts.3.data.root=/x", "with N from 0 to 0"),
+        ("parts.².data.root=1", "parts.².data.root.: write parts.N.data.root with N from 0 to 0"),
+        ("data.root=&a [*a]", "data.root=&a .* no plain data"),
+        ("model.alignment=on", "model.alignment: got true, which is no number"),
         ("training.learning_rate=1e-3", "write 1.0e-3"),
     ],
 )

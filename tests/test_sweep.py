@@ -16,10 +16,14 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
+from dmf.config import ExperimentConfig
+from dmf.records import TrainingRecord
 from orchestrator.ledger import Ledger
 from orchestrator.plan import Trial, plan
-from orchestrator.spec_file import read_spec
-from orchestrator.sweep import main
+from orchestrator.scheduling import request
+from orchestrator.spec import Resources
+from orchestrator.spec_file import read_spec, spec_from
+from orchestrator.sweep import describe, main, summary
 from orchestrator.tracking import EXPERIMENT, MLflowRecords, tracking_uri
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -199,7 +203,7 @@ def test_mlflow_has_every_epoch_once_and_gives_the_records_back(site: Site) -> N
         assert record is not None and records.training(trial.key) == record
         (run,) = client.search_runs([experiment.experiment_id], f"tags.`dmf.key` = '{trial.key}'")
         steps = [point.step for point in client.get_metric_history(run.info.run_id, "loss")]
-        assert steps == [epoch.epoch for epoch in record.history]
+        assert sorted(steps) == [epoch.epoch for epoch in record.history]
         for evaluation in trial.evaluations:
             test = site.ledger.evaluation(trial.key, evaluation.key)
             assert records.evaluation(trial.key, evaluation.key) == test
@@ -216,7 +220,7 @@ def test_started_again_it_trains_nothing(site: Site) -> None:
 
 def test_more_episodes_test_again_a_new_cell_trains_and_a_failing_one_stops_nothing(site: Site) -> None:
     before = {path: time_ for path, time_ in site.files().items() if path.name == "training.json"}
-    broken = "{table: '1', trials: [{data.name: mini_imagenet, data.root: /nowhere}]}"
+    broken = "{table: '1', set: {data.name: mini_imagenet, data.root: /nowhere}}"
     added = "{table: 2c, set: {training.epochs: 2}, grid: {model.groups: [16]}}"
     more = (f"  - {broken}\n", f"  - {added}\n")
     site.spec.write_text(SPEC.replace("episodes: 4}", "episodes: 5}") + "".join(more))
@@ -239,6 +243,63 @@ def test_the_plan_starts_nothing_and_says_what_would_be_done(site: Site, capsys:
     assert "12 trainings asked for, 10 distinct (2 duplicates removed)" in said
     assert "table 2c, 2d" in said and "failed, to try again" in said and "5 to train" in said
     assert site.files() == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--store", "/dev/null/x"], "--store: /dev/null/x can not be written to: Not a directory"),
+        (["--results", "/dev/null"], "--results: /dev/null/tiny can not be written to: Not a directory"),
+        (["--address", "ray://head:10001"], "start the sweep on the cluster's head node with --address auto"),
+        (["--tracking-uri", "foo://x"], "MLflow does not answer at foo://x"),
+        (["--tracking-uri", "sqlite:////dev/null/x.db"], "MLflow's database /dev/null/x.db can not be written"),
+    ],
+)
+def test_what_can_not_work_is_told_in_a_sentence_before_anything_is_trained(
+    arguments: list[str], told: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "tiny.yaml").write_text(SPEC)
+    places = ["--store", str(tmp_path / "runs"), "--results", str(tmp_path / "results")]
+    assert main([str(tmp_path / "tiny.yaml"), *places, *arguments]) == 2
+    said = capsys.readouterr().err
+    assert told in said and said.startswith("error: ") and said.count("\n") == 1
+    assert not (tmp_path / "runs" / "trainings").exists()
+
+
+def test_a_plan_that_nobody_reads_to_its_end_is_quiet(tmp_path: Path) -> None:
+    (tmp_path / "tiny.yaml").write_text(SPEC)
+    read, write = os.pipe()
+    os.close(read)
+    command = [sys.executable, "-m", "orchestrator.sweep", "tiny.yaml", "--plan"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, stdout=write, stderr=subprocess.PIPE, check=False)
+    os.close(write)
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
+def test_images_that_lay_elsewhere_are_told(tmp_path: Path) -> None:
+    spec = spec_from({"name": "s", "set": {"data.root": "/new"}, "parts": [{"table": "2c"}]})
+    planned, ledger = plan(spec), Ledger(tmp_path)
+    (trial,) = planned.trials()
+    for root, told in (("/old", True), ("/new", False)):
+        config = trial.config.replace(data__root=root)
+        ledger.write_training(TrainingRecord(key=trial.key, config=config, outcome="diverged"))
+        assert ("trained on images at /old" in describe(spec, planned, ledger)) == told
+        said = summary((trial,), {trial.key: "diverged"}, ledger, {})
+        assert ("trained on images at /old, not at /new" in said) == told
+
+
+@pytest.mark.parametrize(
+    ("resources", "nodes", "told"),
+    [
+        ({"cpu": 3}, [{"CPU": 2.0}] * 2, "3 CPUs and 0 GPUs of one node, and Ray's nodes have 2 CPUs and 0 GPUs;"),
+        ({"cpu": 2, "gpu": 1}, [{"CPU": 2.0}, {"CPU": 1.0, "GPU": 1.0}], "2 CPUs and 0 GPUs or 1 CPUs and 1 GPUs"),
+    ],
+)
+def test_a_trial_must_fit_on_one_node(resources: dict[str, float], nodes: list[dict[str, float]], told: str) -> None:
+    with pytest.raises(ValueError, match=told):
+        request(ExperimentConfig(), Resources.from_dict(resources), nodes)
+    assert request(ExperimentConfig(), Resources.from_dict(resources), [*nodes, {"CPU": 8.0, "GPU": 1.0}])["CPU"] >= 2
 
 
 def test_a_mistake_starts_nothing(site: Site, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

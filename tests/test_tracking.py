@@ -14,7 +14,7 @@ from dmf.config import EvaluationConfig, ExperimentConfig
 from dmf.records import Epoch, EvaluationRecord, Failure, Provenance, TrainingRecord
 from orchestrator.ledger import Ledger
 from orchestrator.plan import SweepPlan
-from orchestrator.tracking import EXPERIMENT, MLflowRecords, Tracker, tracking_uri
+from orchestrator.tracking import EXPERIMENT, MLflowRecords, SweepRuns, Tracker, connect, tracking_uri
 from reports.tables import PlannedCell
 
 GOOD, BAD, NAN, CUT = (ExperimentConfig().replace(model__groups=groups) for groups in (1, 64, 160, 320))
@@ -198,6 +198,86 @@ def test_one_that_is_trained_but_not_tested_has_failed(ledger: Ledger) -> None:
     ledger.write_training(finished(GOOD))
     launch(ledger).stop("FAILED")
     assert statuses(ledger)[GOOD.key] == "FAILED"
+
+
+def failed(config: ExperimentConfig) -> TrainingRecord:
+    return TrainingRecord(key=config.key, config=config, outcome="failed", failure=Failure(reason="no images"))
+
+
+def test_one_that_is_tried_again_has_no_outcome_until_it_ends(ledger: Ledger) -> None:
+    ledger.write_training(failed(BAD))
+    assert launch(ledger).stop("FAILED") is None
+    assert MLflowRecords(uri(ledger)).training(BAD.key) == failed(BAD)
+
+    tracker = launch(ledger)
+    tracker.runs.begin(BAD, "")
+    ledger.reopen(BAD.key)
+    tags = runs(ledger)[BAD.key].data.tags
+    assert (tags["dmf.outcome"], tags["dmf.failure"]) == ("", "")
+    assert MLflowRecords(uri(ledger)).training(BAD.key) is None
+    ledger.write_training(failed(BAD))  # the same record again
+    assert tracker.stop("FAILED") is None
+    assert runs(ledger)[BAD.key].data.tags["dmf.outcome"] == "failed"
+    assert MLflowRecords(uri(ledger)).training(BAD.key) == failed(BAD)
+
+
+def test_a_sweep_sets_right_the_runs_of_others_that_share_its_trainings(ledger: Ledger) -> None:
+    ledger.write_training(failed(BAD))
+    assert launch(ledger).stop("FAILED") is None
+
+    other = SweepPlan(name="other", about="", cells=PLAN.cells[1:2])
+    ledger.write_plan(other)
+    tracker = Tracker(uri(ledger), ledger, other, {})
+    tracker.started(BAD, "")
+    ledger.write_training(finished(BAD))
+    ledger.write_evaluation(evaluated(BAD))
+    assert tracker.stop("FINISHED") is None
+    client = MlflowClient(uri(ledger))
+    experiment = client.get_experiment_by_name(EXPERIMENT)
+    both = client.search_runs([experiment.experiment_id], f"tags.`dmf.key` = '{BAD.key}'")
+    assert [(run.data.tags["dmf.outcome"], run.info.status) for run in both] == [("finished", "FINISHED")] * 2
+
+
+def test_of_several_runs_a_finished_record_counts_then_the_newest(ledger: Ledger) -> None:
+    def ended(name: str, record: TrainingRecord) -> None:
+        plan = SweepPlan(name=name, about="", cells=PLAN.cells[:1])
+        ledger.write_training(record)
+        sweep = SweepRuns(*connect(uri(ledger), ledger.store / "artifacts"), ledger, plan)
+        sweep.mirror(GOOD, (TEST,), "")
+        time.sleep(0.01)
+
+    again = failed(GOOD).replace(failure__reason="no memory")
+    ended("first", failed(GOOD))
+    ended("second", again)
+    assert MLflowRecords(uri(ledger)).training(GOOD.key) == again
+    ended("third", finished(GOOD))
+    ended("fourth", failed(GOOD))
+    assert MLflowRecords(uri(ledger)).training(GOOD.key) == finished(GOOD)
+
+
+def test_the_best_of_a_search_has_failed_when_its_tests_have(ledger: Ledger) -> None:
+    search = SweepPlan(name="search", about="", cells=())
+    ledger.write_plan(search)
+    tracker = Tracker(uri(ledger), ledger, search, {})
+    ledger.write_training(finished(GOOD))
+    tracker.expect(TRIALS[GOOD.key])
+    tracker.ended(TRIALS[GOOD.key], "")
+    assert tracker.stop("FAILED") is None
+    assert statuses(ledger)[GOOD.key] == "FAILED"
+
+
+def test_records_of_a_database_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="there is no database"):
+        MLflowRecords(f"sqlite:///{tmp_path}/typo.db")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("place", ["foo://x", "http://127.0.0.1:1"])
+def test_an_mlflow_that_does_not_answer_is_told_in_a_sentence(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    for reach in (MLflowRecords, connect):
+        with pytest.raises(ValueError, match=f"MLflow does not answer at {place}: [^\n]+$"):
+            reach(place)
 
 
 def test_trouble_on_the_way_stops_nothing_and_is_made_good(ledger: Ledger, caplog: pytest.LogCaptureFixture) -> None:

@@ -60,6 +60,13 @@ def test_a_trial_that_is_done_trains_nothing_and_tests_only_what_is_new(store: P
     assert test is not None and len(test.episode_accuracies) == 3
 
 
+def test_a_checkpoint_that_a_kill_left_beside_the_record_goes(store: Path) -> None:
+    left = Ledger(store).folder(CONFIG.key) / "last.safetensors"
+    left.touch()
+    run_trial(CONFIG, (TEST,), store)
+    assert not left.exists() and Ledger(store).state(Trial(CONFIG, (TEST,))) == "done"
+
+
 def test_an_exception_becomes_the_record_and_goes_up_and_the_next_start_goes_on(store: Path, tmp_path: Path) -> None:
     seen: list[int] = []
 
