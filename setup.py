@@ -35,8 +35,8 @@ def extensions() -> dict[str, Any]:
             except Exception as error:
                 raise RuntimeError(
                     f"dmf's compiled operator could not be built ({error}); a C++20 compiler (g++ 11, clang 14) is "
-                    "needed, --no-build-isolation to build with the torch that is installed, or DMF_NO_EXTENSION=1 to go without "
-                    "the operator (slower)"
+                    "needed, --no-build-isolation to build with the torch that is installed, or DMF_NO_EXTENSION=1 to "
+                    "go without the operator (slower)"
                 ) from error
 
         def build_extension(self, ext: Extension) -> None:

@@ -139,7 +139,9 @@ def _npz_array(tree: Tree, name: str) -> Iterator[tuple[IO[bytes], tuple[int, ..
             read_header = npy_format.read_array_header_1_0 if version == (1, 0) else npy_format.read_array_header_2_0
             shape, columns_first, dtype = read_header(member)
             if dtype != np.uint8 or len(shape) != 4 or columns_first:
-                raise ValueError(f"{where}: images are {dtype} {shape}, expected uint8 [N, height, width, 3] in C order")
+                raise ValueError(
+                    f"{where}: images are {dtype} {shape}, expected uint8 [N, height, width, 3] in C order"
+                )
             yield member, shape
     except (zipfile.BadZipFile, zlib.error, KeyError) as error:
         raise ValueError(f"{where}: {error}; expected an npz file with the array 'images'") from error

@@ -184,8 +184,8 @@ class ExperimentConfig(Value):
     def _leaves_a_map(self) -> Self:
         if self.model.backbone == "conv64f" and self.model.last_pooling and self.data.image_size < 16:
             raise ValueError(
-                f"data.image_size={self.data.image_size} is pooled away by conv64f's four poolings; take 16 or more, or "
-                "model.last_pooling=false"
+                f"data.image_size={self.data.image_size} is pooled away by conv64f's four poolings; take 16 or "
+                "more, or model.last_pooling=false"
             )
         return self
 

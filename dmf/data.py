@@ -286,8 +286,9 @@ def _check_counts(config: DataConfig, counts: tuple[int, ...]) -> None:
     facts = DATASETS.get(config.name)
     if not facts or not facts.images or counts == facts.images:
         return
-    told = f"{config.root}: {_slashed(counts)} images (train/val/test), expected {_slashed(facts.images)} for {config.name}"
-    if any(abs(count - expected) > expected / 100 for count, expected in zip(counts, facts.images, strict=True)):
+    expected = f"expected {_slashed(facts.images)} for {config.name}"
+    told = f"{config.root}: {_slashed(counts)} images (train/val/test), {expected}"
+    if any(abs(count - whole) > whole / 100 for count, whole in zip(counts, facts.images, strict=True)):
         raise ValueError(f"{told}; complete it, or name another selection otherwise, such as {config.name}_mine")
     LOG.warning(told)
 

@@ -84,9 +84,7 @@ def sample_taps_definition(taps: Tensor, offsets: Tensor, kernel_size: tuple[int
             indices.append(torch.where(inside, first_row + row * width + column, zero_row))
             weights.append(vertical * horizontal)
     table = torch.cat([taps.reshape(zero_row, groups), taps.new_zeros(1, groups)])
-    out = F.embedding_bag(
-        _rows_by_position(indices), table, per_sample_weights=_rows_by_position(weights), mode="sum"
-    )
+    out = F.embedding_bag(_rows_by_position(indices), table, per_sample_weights=_rows_by_position(weights), mode="sum")
     return out.view(maps, queries, height, width, groups)
 
 
@@ -154,9 +152,7 @@ def _register() -> None:
         maps, _, height, width, groups = taps.shape
         return taps.new_empty(maps, offsets.shape[1], height, width, groups)
 
-    def backward_shapes(
-        grad: Tensor, taps: Tensor, offsets: Tensor, kernel_size: list[int]
-    ) -> tuple[Tensor, Tensor]:
+    def backward_shapes(grad: Tensor, taps: Tensor, offsets: Tensor, kernel_size: list[int]) -> tuple[Tensor, Tensor]:
         return taps.new_empty(taps.shape), offsets.new_empty(offsets.shape)
 
     def remember(ctx: Any, inputs: tuple[Tensor, Tensor, list[int]], output: Tensor) -> None:

@@ -75,7 +75,8 @@ class EpisodeSampler:
         fewest = min(len(rows) for rows in classes)
         if fewest < shot + queries:
             raise ValueError(
-                f"shot={shot} and queries={queries} need {shot + queries} images per class, the smallest class has {fewest}"
+                f"shot={shot} and queries={queries} need {shot + queries} images per class, "
+                f"the smallest class has {fewest}"
             )
         self.classes = classes
         self.way, self.shot, self.queries, self.seed = way, shot, queries, seed

@@ -35,7 +35,9 @@ def parser() -> argparse.ArgumentParser:
     arguments.add_argument("--queries", type=int, default=EvaluationConfig().queries, help="per class (%(default)s)")
     arguments.add_argument("--split", default="test", choices=["val", "test"])
     arguments.add_argument("--episodes", type=int, default=EvaluationConfig().episodes, help="(%(default)s)")
-    arguments.add_argument("--seed", type=int, default=EvaluationConfig().seed, help="of the episode bank (%(default)s)")
+    arguments.add_argument(
+        "--seed", type=int, default=EvaluationConfig().seed, help="of the episode bank (%(default)s)"
+    )
     return arguments
 
 
@@ -63,7 +65,9 @@ def _test_folder(folder: Path, settings: dict[str, object], evaluation: Evaluati
     kept = ExperimentConfig.read(folder / CONFIG)
     config = kept.with_paths(settings)
     if config.key != kept.key:
-        raise ValueError(f"{', '.join(settings)}: not as in training {kept.key}; only root, device and threads may differ")
+        raise ValueError(
+            f"{', '.join(settings)}: not as in training {kept.key}; only root, device and threads may differ"
+        )
     record = evaluate_folder(folder, config, evaluation, open_for(config))
     record.write(folder / EVALUATIONS / f"{record.evaluation_key}.json")
     return record

@@ -184,9 +184,7 @@ def clean_shape(bitmap: Image.Image) -> np.ndarray:
     return shape / np.linalg.norm(shape)
 
 
-def draw_class(
-    character: Character, others: list[Character], image_size: int, channels: int, seed: int
-) -> np.ndarray:
+def draw_class(character: Character, others: list[Character], image_size: int, channels: int, seed: int) -> np.ndarray:
     """All images of one class, uint8 [IMAGES_PER_CLASS, S, S, C]; clutter is made of `others`, of the same split."""
     random = np.random.RandomState([seed, character.code])
     count = IMAGES_PER_CLASS

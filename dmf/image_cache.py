@@ -124,9 +124,7 @@ def _locked(path: Path) -> Iterator[None]:
 # Writing -------------------------------------------------------------------------------------------------------------
 
 
-def _write(
-    folder: Path, splits: dict[str, RawSplit], layout: str, form: Form, full_size: frozenset[str]
-) -> CacheInfo:
+def _write(folder: Path, splits: dict[str, RawSplit], layout: str, form: Form, full_size: frozenset[str]) -> CacheInfo:
     """Write the arrays of all `splits` and `info.json`, which comes last."""
     plans = {name: _plan(split, form, name in full_size) for name, split in splits.items()}
     _check_space(folder, sum(plan.total_bytes for plan in plans.values()))

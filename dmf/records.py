@@ -12,7 +12,8 @@ from dmf.values import Value
 CONFIG, RECORD, EVALUATIONS = "config.json", "training.json", "evaluations"
 BEST, LAST, LOCK = "best.safetensors", "last.safetensors", ".lock"
 """What a training's folder holds: configuration, record (written last), a record per evaluation; the weights that are
-tested, the checkpoint that only a resumption needs (it goes when the record is written), the lock of who works there."""
+tested, the checkpoint that only a resumption needs (it goes when the record is written), the lock of who works
+there."""
 
 
 class Epoch(Value):

@@ -84,8 +84,8 @@ def to_state_dict(model: DMF) -> dict[str, Tensor]:
     other = [] if strange else _departures(model)
     if strange or other:
         raise ValueError(
-            "the released code has ResNet-12 without last pooling, dynamic sampling, the ODE by rk4 with k=1, rectified, "
-            f"and normalised class weights; this model differs in {', '.join(strange + other)}"
+            "the released code has ResNet-12 without last pooling, dynamic sampling, the ODE by rk4 with k=1, "
+            f"rectified, and normalised class weights; this model differs in {', '.join(strange + other)}"
         )
     state = {name: ours[key].detach().cpu() for key, name in names.items()}
     for layer in (1, 2):

@@ -81,7 +81,9 @@ class _Run:
         self.commit, self.versions = git_commit(), versions()
         held = ExperimentConfig.read(folder / CONFIG).key if (folder / CONFIG).is_file() else config.key
         if held != config.key:
-            raise ValueError(f"{folder} holds training {held}, not {config.key}; give this training a folder of its own")
+            raise ValueError(
+                f"{folder} holds training {held}, not {config.key}; give this training a folder of its own"
+            )
         settings = config.training
         tensors, state = read_checkpoint(folder / LAST) if (folder / LAST).is_file() else ({}, None)
         self.threads = settings.threads if state is None else state["threads"]
@@ -264,9 +266,7 @@ def learning_rate(iteration: int, steps_per_epoch: int, settings: TrainingConfig
 
 def is_validation_epoch(epoch: int, settings: TrainingConfig) -> bool:
     """Whether the model is validated after `epoch` (1 is the first)."""
-    return (
-        epoch in (1, settings.epochs) or epoch % settings.validate_every == 0 or epoch >= settings.validate_all_from
-    )
+    return epoch in (1, settings.epochs) or epoch % settings.validate_every == 0 or epoch >= settings.validate_all_from
 
 
 def best_of(history: list[Epoch]) -> Epoch | None:

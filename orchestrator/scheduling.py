@@ -15,7 +15,6 @@ import math
 import os
 import secrets
 import shutil
-import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -28,9 +27,9 @@ os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"
 os.environ["RAY_CHDIR_TO_TRIAL_DIR"] = "0"
 os.environ["RAY_AIR_NEW_OUTPUT"] = "0"
 
+import ray  # noqa: E402
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution  # noqa: E402
 from optuna.samplers import TPESampler  # noqa: E402
-import ray  # noqa: E402
 from ray import tune  # noqa: E402
 from ray.tune import Callback, FailureConfig, RunConfig, TuneConfig, Tuner  # noqa: E402
 from ray.tune.execution.placement_groups import PlacementGroupFactory  # noqa: E402

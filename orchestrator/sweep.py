@@ -165,9 +165,7 @@ def _run(spec: SweepSpec, planned: SweepPlan, options: argparse.Namespace) -> in
         return 128 + interrupted.number
 
 
-def _drive(
-    spec: SweepSpec, planned: SweepPlan, ledger: Ledger, signals: Signals, options: argparse.Namespace
-) -> bool:
+def _drive(spec: SweepSpec, planned: SweepPlan, ledger: Ledger, signals: Signals, options: argparse.Namespace) -> bool:
     """Run a sweep with its mirror in MLflow; whether every trial has its record and the mirror is complete."""
     from orchestrator.tracking import Tracker, tracking_uri
 

@@ -46,9 +46,7 @@ def fill(layout: TableLayout, cells: Iterable[PlannedCell], records: Records) ->
             dataset=places[0].column.dataset,
             way=places[0].column.way,
             shot=places[0].column.shot,
-            cells=tuple(
-                _cell(layout, place, compared.get(place), _among_best(place, places)) for place in places
-            ),
+            cells=tuple(_cell(layout, place, compared.get(place), _among_best(place, places)) for place in places),
         )
         for places in columns
     )

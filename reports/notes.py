@@ -81,8 +81,7 @@ def _comparisons(cells: Sequence[tuple[Section, Cell]]) -> str:
     if not made:
         return ""
     tests = " or ".join(
-        f"{test} ({_seeds({len(m.seeds) for m in made if m.test == test})})"
-        for test in sorted({m.test for m in made})
+        f"{test} ({_seeds({len(m.seeds) for m in made if m.test == test})})" for test in sorted({m.test for m in made})
     )
     margin = f"{100 * statistics.MARGIN:g}"
     uncovered = any(m.test == statistics.OVER_EPISODES for m in made)

@@ -127,8 +127,13 @@ TABLES = {
             row_path="model.alignment",
             row_header="alignments",
             labels={0: "0", 1: "1", 2: "2", 3: "3", "ode": "ODE"},
-            published_as={0: "DMF align=0", 1: "DMF align=1", 2: "DMF align=2", 3: "DMF align=3",
-                          "ode": "DMF align=ODE"},  # fmt: skip
+            published_as={
+                0: "DMF align=0",
+                1: "DMF align=1",
+                2: "DMF align=2",
+                3: "DMF align=3",
+                "ode": "DMF align=ODE",
+            },  # fmt: skip
             baseline=0,
             row_name="alignments {}",
         ),

@@ -24,7 +24,9 @@ def filters(kernel_size: int, groups: int = 4) -> torch.Tensor:
 def test_filtering_equals_loops(kernel_size: int, groups: int) -> None:
     weights = filters(kernel_size, groups)
     expected = apply_filter_by_loops(QUERY.numpy(), weights.numpy(), kernel_size)
-    torch.testing.assert_close(apply_filter(QUERY, weights, kernel_size), torch.from_numpy(expected), rtol=0, atol=1e-12)
+    torch.testing.assert_close(
+        apply_filter(QUERY, weights, kernel_size), torch.from_numpy(expected), rtol=0, atol=1e-12
+    )
 
 
 @pytest.mark.parametrize("rectified", [True, False])

@@ -498,7 +498,7 @@ def test_misspelt_names_are_refused(name: str, tmp_path: Path) -> None:
 
 
 def test_where_the_cache_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in (("HOME", "/h"), ("XDG_CACHE_HOME", "/x"), ("DMF_CACHE", "/d")):
+    for name, _value in (("HOME", "/h"), ("XDG_CACHE_HOME", "/x"), ("DMF_CACHE", "/d")):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", "/h")
     assert default_cache_dir() == Path("/h/.cache/dmf")

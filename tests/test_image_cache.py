@@ -102,9 +102,7 @@ def test_a_killed_writer_leaves_nothing_that_counts(
     assert data.fingerprint == opened(root, tmp_path / "other cache").fingerprint
 
 
-def test_two_processes_at_once_decode_once(
-    root: Path, tmp_path: Path, processes: list[subprocess.Popen[str]]
-) -> None:
+def test_two_processes_at_once_decode_once(root: Path, tmp_path: Path, processes: list[subprocess.Popen[str]]) -> None:
     cache, go = tmp_path / "cache", tmp_path / "go"
     processes.append(start_opening(root, cache, go))
     read_until(processes[0], "halfway")

@@ -51,7 +51,9 @@ def defined_scores(model: DMF, support: Tensor, query: Tensor) -> Tensor:
                 offsets = model.meta_filter.offset_conv(torch.cat([query_map, class_map], 1))
             filters = deform_conv2d(class_map, offsets, model.meta_filter.filter_conv.weight, padding=1).sigmoid()
             aligned = model.alignment(query_map, filters)
-        normalised = class_map / class_map.norm(dim=1, keepdim=True) if model.class_weight == "normalised" else class_map
+        normalised = (
+            class_map / class_map.norm(dim=1, keepdim=True) if model.class_weight == "normalised" else class_map
+        )
         weight = normalised.mean((2, 3))[0]
         scores[b, q, n] = (weight[:, None, None] * aligned[0]).sum(0)
     return scores
@@ -121,9 +123,13 @@ def test_global_classifier_sees_the_query_or_its_own_alignment() -> None:
     torch.testing.assert_close(plain.losses(episode)["global"], expected)
 
     filters = aligned.filters(SUPPORT.mean(2), QUERY)
-    own = torch.stack([
-        aligned.alignment(QUERY[b, q][None], filters[b, TARGETS[b, q], q][None])[0] for b in range(B) for q in range(Q)
-    ])
+    own = torch.stack(
+        [
+            aligned.alignment(QUERY[b, q][None], filters[b, TARGETS[b, q], q][None])[0]
+            for b in range(B)
+            for q in range(Q)
+        ]
+    )
     expected = F.cross_entropy(aligned.global_classifier(own), LABELS.flatten()[:, None, None].expand(-1, H, W))
     torch.testing.assert_close(aligned.losses(episode)["global"], expected)
     assert not torch.allclose(aligned.losses(episode)["global"], plain.losses(episode)["global"])
@@ -161,7 +167,10 @@ def test_methods_share_their_interface(method: str) -> None:
     data = DataConfig(image_size=20, channels=1)
     model = build_method(ModelConfig(method=method, backbone="conv64f", groups=16), data, base_classes=9)
     episode = Episode(
-        torch.rand(2, 5, 1, 1, 20, 20), torch.rand(2, 10, 1, 20, 20), torch.zeros(2, 10).long(), torch.ones(2, 10).long()
+        torch.rand(2, 5, 1, 1, 20, 20),
+        torch.rand(2, 10, 1, 20, 20),
+        torch.zeros(2, 10).long(),
+        torch.ones(2, 10).long(),
     )
     assert model(episode).shape == (2, 10, 5)
     losses = model.losses(episode)

@@ -31,9 +31,7 @@ def test_table_2_is_22_trainings_for_28_cells() -> None:
         assert model.groups == {1: 64, 5: 160}[trial.config.episodes.shot]
 
 
-@pytest.mark.parametrize(
-    "name", ["ablation_groups", "ablation_align", "ablation_sampling", "ablation_pooling"]
-)
+@pytest.mark.parametrize("name", ["ablation_groups", "ablation_align", "ablation_sampling", "ablation_pooling"])
 def test_an_ablation_alone_shares_its_trainings_with_table_2(name: str) -> None:
     alone = {trial.key for trial in plan(read_spec(SWEEPS / f"{name}.yaml")).trials()}
     assert alone < {trial.key for trial in plan(read_spec(SWEEPS / "table2.yaml")).trials()}

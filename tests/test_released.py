@@ -140,9 +140,7 @@ def test_whole_model_equals_released(numbers, official_state: dict[str, Tensor])
     way, shots, per_class = fixture["way"], fixture["shots"], fixture["queries_per_class"]
     support, query, labels = inputs.images(fixture["seed"], way, shots, per_class)
     targets = torch.arange(way * per_class)[None] % way
-    episode = Episode(
-        support.double().unflatten(1, (way, shots)), query.double(), targets, labels[None]
-    )
+    episode = Episode(support.double().unflatten(1, (way, shots)), query.double(), targets, labels[None])
     assert torch.equal(episode.labels[0], fixture["pids"])
     model = without_dropout(released.load(official_state).double())
 

@@ -173,7 +173,9 @@ def test_an_epoch_that_begins_not_finite_tells_the_last_means(tmp_path: Path, da
     with pytest.raises(KeyboardInterrupt):
         train(TINY, data, tmp_path, stop)
     tensors, state = read_checkpoint(tmp_path / LAST)
-    write_checkpoint(tmp_path / LAST, {name: x * float("nan") if x.is_floating_point() else x for name, x in tensors.items()}, state)
+    write_checkpoint(
+        tmp_path / LAST, {name: x * float("nan") if x.is_floating_point() else x for name, x in tensors.items()}, state
+    )
     record = train(TINY, data, tmp_path)
     assert (record.outcome, record.failure.step) == ("diverged", 5)
     assert record.failure.last_finite == {"loss": record.history[0].loss, **record.history[0].losses}
