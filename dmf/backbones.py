@@ -1,7 +1,8 @@
 """Images [B, 1 or 3, h, w] to feature maps [B, C, H, W]: ResNet-12 as the released DMF code has it, and Conv64F.
 
 Where a pooling follows an activation, the pooling is done first: LeakyReLU is increasing, so it commutes with the
-maximum to the bit, and acts on a quarter of the values.
+maximum to the bit, and acts on a quarter of the values. (Where two values differ by a rounding of the slope, their
+gradient may go to the other one.)
 """
 
 from __future__ import annotations
