@@ -74,7 +74,13 @@ def cluster(address: str | None, signals: Signals) -> Iterator[list[dict[str, fl
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     quiet: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
     if address:
-        ray.init(address, runtime_env={"env_vars": {"PYTHONPATH": path}}, **quiet)
+        try:
+            ray.init(address, runtime_env={"env_vars": {"PYTHONPATH": path}}, **quiet)
+        except (ConnectionError, RuntimeError) as error:
+            raise ValueError(
+                f"no Ray answers us at --address {address} ({str(error).strip().splitlines()[-1][:200]}); start it "
+                "with `ray start --head`, and where it asks for a token set RAY_AUTH_MODE=token and have the cluster's"
+            ) from None
     else:
         with _environment("PYTHONPATH", path):
             ray.init(

@@ -81,7 +81,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--plan", action="store_true", help="say what would be trained and tested, start nothing")
     parser.add_argument("--store", type=Path, default=Path("runs"), help="folder of everything that is kept (runs)")
     parser.add_argument("--results", type=Path, default=Path("results"), help="folder for the tables (results)")
-    parser.add_argument("--address", help="a running Ray: auto on its head node, or host:port there; default: our own")
+    parser.add_argument(
+        "--address",
+        help="a running Ray, auto or host:port on its head node (RAY_AUTH_MODE=token where it asks for one)",
+    )
     parser.add_argument("--tracking-uri", help="MLflow; default $MLFLOW_TRACKING_URI, else a database in the store")
     parser.add_argument("--wait", action="store_true", help="wait while another driver uses the store")
     parser.add_argument("--retry-diverged", action="store_true", help="train anew what diverged")
