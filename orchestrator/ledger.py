@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from dmf.records import LOCK, EvaluationRecord, TrainingRecord
+from dmf.records import BEST, EVALUATIONS, LAST, LOCK, RECORD, EvaluationRecord, TrainingRecord
 from orchestrator.plan import SweepPlan, Trial
 
 State = Literal["missing", "started", "failed", "untested", "done", "diverged"]
@@ -43,12 +43,12 @@ class Ledger:
 
     def training(self, key: str) -> TrainingRecord | None:
         """How a training ended; None: it has not."""
-        path = self.folder(key) / "training.json"
+        path = self.folder(key) / RECORD
         return TrainingRecord.read(path) if path.is_file() else None
 
     def write_training(self, record: TrainingRecord) -> None:
         """Write a training's record."""
-        record.write(self.folder(record.key) / "training.json")
+        record.write(self.folder(record.key) / RECORD)
 
     def evaluation(self, training_key: str, evaluation_key: str) -> EvaluationRecord | None:
         """How a trained model did; None: not tested."""
@@ -61,7 +61,7 @@ class Ledger:
 
     def evaluations(self, training_key: str) -> tuple[EvaluationRecord, ...]:
         """Everything that a trained model was tested on."""
-        paths = sorted(self.folder(training_key).glob("evaluations/*.json"))
+        paths = sorted(self.folder(training_key).glob(f"{EVALUATIONS}/*.json"))
         return tuple(EvaluationRecord.read(path) for path in paths if not path.name.startswith("."))
 
     def running(self, key: str) -> bool:
@@ -73,13 +73,13 @@ class Ledger:
             return not _locked(lock.fileno())
 
     def _evaluation_path(self, training_key: str, evaluation_key: str) -> Path:
-        return self.folder(training_key) / "evaluations" / f"{evaluation_key}.json"
+        return self.folder(training_key) / EVALUATIONS / f"{evaluation_key}.json"
 
     def state(self, trial: Trial) -> State:
         """Where a trial stands."""
         record = self.training(trial.key)
         if record is None:
-            return "started" if (self.folder(trial.key) / "last.safetensors").is_file() else "missing"
+            return "started" if (self.folder(trial.key) / LAST).is_file() else "missing"
         if record.outcome != "finished":
             return record.outcome
         tested = (self._evaluation_path(trial.key, evaluation.key).is_file() for evaluation in trial.evaluations)
@@ -87,12 +87,12 @@ class Ledger:
 
     def reopen(self, key: str) -> None:
         """Drop a training's record, so that it goes on from its checkpoint."""
-        (self.folder(key) / "training.json").unlink(missing_ok=True)
+        (self.folder(key) / RECORD).unlink(missing_ok=True)
 
     def forget(self, key: str) -> None:
         """Drop a training's record and checkpoints, so that it starts from nothing."""
         self.reopen(key)
-        for name in ("last.safetensors", "best.safetensors"):
+        for name in (LAST, BEST):
             (self.folder(key) / name).unlink(missing_ok=True)
 
     def sweep_folder(self, name: str) -> Path:
@@ -133,7 +133,7 @@ class Ledger:
             if not _locked(lock.fileno()):
                 log.warning("waiting for another process that works in %s", folder)
                 fcntl.flock(lock, fcntl.LOCK_EX)
-            for left in [*folder.glob(".*.*.*"), *folder.glob("evaluations/.*")]:
+            for left in [*folder.glob(".*.*.*"), *folder.glob(f"{EVALUATIONS}/.*")]:
                 left.unlink()
             yield folder
 

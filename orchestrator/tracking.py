@@ -26,7 +26,7 @@ from mlflow.entities import Experiment, Metric, Param, Run, RunTag  # noqa: E402
 
 from dmf.config import EvaluationConfig, ExperimentConfig  # noqa: E402
 from dmf.provenance import git_commit  # noqa: E402
-from dmf.records import Epoch, EvaluationRecord, TrainingRecord  # noqa: E402
+from dmf.records import CONFIG, EVALUATIONS, RECORD, Epoch, EvaluationRecord, TrainingRecord  # noqa: E402
 from dmf.values import digest  # noqa: E402
 from orchestrator.ledger import Ledger  # noqa: E402
 from orchestrator.plan import SweepPlan, Trial, flattened  # noqa: E402
@@ -147,7 +147,7 @@ class SweepRuns:
             self.children[config.key] = run
             values = flattened(config)
             self.client.log_batch(run, params=[Param(path, str(value)) for path, value in values.items()])
-            self.client.log_text(run, config.model_dump_json(indent=1), "config.json")
+            self.client.log_text(run, config.model_dump_json(indent=1), CONFIG)
         return self.children[config.key]
 
     def forget(self, key: str) -> None:
@@ -218,9 +218,9 @@ class SweepRuns:
                 "dmf.device": record.provenance.device,
             }
         self.client.log_batch(run, metrics=metrics, tags=[RunTag(name, value) for name, value in tags.items()])
-        self.client.log_text(run, record.model_dump_json(indent=1), "training.json")
+        self.client.log_text(run, record.model_dump_json(indent=1), RECORD)
         for test in tests:
-            self.client.log_text(run, test.model_dump_json(indent=1), f"evaluations/{test.evaluation_key}.json")
+            self.client.log_text(run, test.model_dump_json(indent=1), f"{EVALUATIONS}/{test.evaluation_key}.json")
 
     def _end(self, run: str, status: str) -> None:
         if self.client.get_run(run).info.status != status:
@@ -404,12 +404,12 @@ class MLflowRecords:
 
     def training(self, key: str) -> TrainingRecord | None:
         """How a training ended; None: it has not."""
-        text = self._of_trial(key, "training.json")
+        text = self._of_trial(key, RECORD)
         return TrainingRecord.model_validate_json(text) if text else None
 
     def evaluation(self, training_key: str, evaluation_key: str) -> EvaluationRecord | None:
         """How a trained model did; None: not tested."""
-        text = self._of_trial(training_key, f"evaluations/{evaluation_key}.json")
+        text = self._of_trial(training_key, f"{EVALUATIONS}/{evaluation_key}.json")
         return EvaluationRecord.model_validate_json(text) if text else None
 
     @cached_property

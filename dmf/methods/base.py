@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+
 import torch
 from torch import Tensor, nn
 
 from dmf.episodes import Episode
 
 
-class FewShotMethod(nn.Module):
+class FewShotMethod(nn.Module, ABC):
     """A backbone and a way to score queries with its maps."""
 
     backbone: nn.Module
@@ -39,10 +41,10 @@ class FewShotMethod(nn.Module):
         """
         return self.backbone(images.contiguous(memory_format=torch.channels_last))
 
+    @abstractmethod
     def score(self, support: Tensor, query: Tensor) -> Tensor:
         """Maps [B, N, K, C, H, W] and [B, Q, C, H, W] -> logits [B, Q, N]."""
-        raise NotImplementedError(f"{type(self).__name__} has no score")
 
+    @abstractmethod
     def losses(self, episode: Episode) -> dict[str, Tensor]:
         """Images in, scalars out, by name and unweighted: `few_shot` and, where there is one, `global`."""
-        raise NotImplementedError(f"{type(self).__name__} has no losses")
