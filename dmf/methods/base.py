@@ -36,8 +36,8 @@ class FewShotMethod(nn.Module, ABC):
     def maps(self, images: Tensor) -> Tensor:
         """Images [P, 1 or 3, h, w] -> feature maps [P, C, H, W].
 
-        Channels last, the layout in which convolution, normalisation and pooling are fastest on CPU and GPU (a training
-        step of Conv64F at 64 px takes two thirds of the time on one core).
+        Channels last, the faster layout for convolution, normalisation and pooling: a training step of Conv64F at 64 px
+        takes two thirds of the time on one core.
         """
         return self.backbone(images.contiguous(memory_format=torch.channels_last))
 
