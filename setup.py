@@ -27,7 +27,7 @@ def extensions() -> dict[str, Any]:
     from torch.utils.cpp_extension import CUDA_HOME, BuildExtension, CppExtension, CUDAExtension
 
     class Build(BuildExtension):
-        """Keeps the libraries' object files apart, and says what to do when the compiler fails."""
+        """Keeps apart the libraries' object files, of equal names, and says what to do when the compiler fails."""
 
         def build_extensions(self) -> None:
             try:
@@ -40,14 +40,14 @@ def extensions() -> dict[str, Any]:
                 ) from error
 
         def build_extension(self, ext: Extension) -> None:
-            # Both libraries have an object file dynamic_sampling.o.
             folder, self.build_temp = self.build_temp, os.path.join(self.build_temp, ext.name)
             super().build_extension(ext)
             self.build_temp = folder
 
-    common = {"depends": ["csrc/dynamic_sampling.h"], "py_limited_api": True}
-    flags = [*FLAGS, "-fopenmp-simd"]
-    modules = [CppExtension("dmf._C", ["csrc/dynamic_sampling.cpp"], extra_compile_args=flags, **common)]
+    operators = ("dynamic_sampling", "aligned_score")
+    common = {"depends": [f"csrc/{name}.h" for name in ("sampling", *operators)], "py_limited_api": True}
+    flags = [*FLAGS, "-fopenmp-simd", "-Wno-psabi"]
+    modules = [CppExtension("dmf._C", [f"csrc/{name}.cpp" for name in operators], extra_compile_args=flags, **common)]
     forced = os.environ.get("DMF_CUDA") == "1"
     if forced and (torch.version.cuda is None or CUDA_HOME is None):
         raise RuntimeError(f"DMF_CUDA=1 needs a PyTorch with CUDA and nvcc; got {torch.version.cuda=}, {CUDA_HOME=}")
@@ -55,7 +55,7 @@ def extensions() -> dict[str, Any]:
         modules.append(
             CUDAExtension(
                 "dmf._C_cuda",
-                ["csrc/dynamic_sampling.cu"],
+                [f"csrc/{name}.cu" for name in operators],
                 extra_compile_args={"cxx": FLAGS, "nvcc": ["-O3"]},
                 **common,
             )

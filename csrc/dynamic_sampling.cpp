@@ -8,13 +8,6 @@
 
 #include <algorithm>
 
-// The inner loops run over G. The compiler makes them for three instruction sets, the loader picks one.
-#if defined(__x86_64__) && defined(__linux__) && defined(__GNUC__) && !defined(__clang__) && __GNUC__ >= 12
-#define DMF_CLONES __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
-#else
-#define DMF_CLONES
-#endif
-
 namespace dmf {
 namespace {
 
@@ -120,9 +113,6 @@ DMF_CLONES void backward(const Sizes& n, const double* grad, const double* taps,
                          int64_t end) {
   backward_pairs(n, grad, taps, offsets, zeros, discard, grad_taps, grad_offsets, begin, end);
 }
-
-// Work items per thread, so that a thread has at least some 2^17 multiply-adds to do.
-int64_t grain(int64_t work_per_item) { return std::max<int64_t>(1, (1 << 17) / std::max<int64_t>(1, work_per_item)); }
 
 template <typename T>
 void forward_all(const Sizes& n, const Tensor& taps, const Tensor& offsets, Tensor& out) {

@@ -15,6 +15,7 @@ and without the relu phi applies to both signs. `Alignment.growth` is phi.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -35,6 +36,15 @@ class Alignment:
     solver: Literal["rk4", "dopri5", "exact"] = "rk4"
     kernel_size: int = 1
     rectified: bool = True
+
+    @property
+    def coefficients(self) -> tuple[float, ...] | None:
+        """phi(f) - 1 for k = 1 as c_1 f + c_2 f^2 + ...; () stands for exp(f) - 1, None for what is integrated."""
+        if self.kernel_size != 1 or (self.steps == "ode" and self.solver == "dopri5"):
+            return None
+        if self.steps != "ode":
+            return tuple(float(math.comb(self.steps, power)) for power in range(1, self.steps + 1)) or (0.0,)
+        return () if self.solver == "exact" else (1.0, 1 / 2, 1 / 6, 1 / 24)
 
     def growth(self, filters: Tensor) -> Tensor:
         """phi(f) for 1x1 `filters` of any shape."""

@@ -12,17 +12,14 @@ per map, whatever Q, and let each (map, query) pair only sample and add them: `s
 
 from __future__ import annotations
 
-import functools
-import logging
 import math
-from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-logger = logging.getLogger("dmf")
+from dmf import operators
 
 
 def sample_taps(taps: Tensor, offsets: Tensor, kernel_size: tuple[int, int]) -> Tensor:
@@ -50,9 +47,9 @@ def sample_taps(taps: Tensor, offsets: Tensor, kernel_size: tuple[int, int]) -> 
     """
     _check(taps, offsets, kernel_size)
     dtype = torch.promote_types(torch.promote_types(taps.dtype, offsets.dtype), torch.float32)
-    function = torch.ops.dmf.sample_taps if taps.device.type in COMPILED else sample_taps_definition
+    function = torch.ops.dmf.sample_taps if taps.device.type in operators.COMPILED else sample_taps_definition
     if not torch.compiler.is_compiling():
-        _say_which(taps.device.type)
+        operators.say_which("dynamic sampling", taps.device.type)
     return function(taps.to(dtype), offsets.to(dtype), kernel_size).to(taps.dtype)
 
 
@@ -110,41 +107,6 @@ def _check(taps: Tensor, offsets: Tensor, kernel_size: tuple[int, int]) -> None:
         raise ValueError(f"taps and offsets are on one device, got {taps.device} and {offsets.device}")
 
 
-def _load_libraries() -> frozenset[str]:
-    """Load the libraries that setup.py has built beside this file; returns the device types they serve.
-
-    A library that is there and does not load is an error: going on without it would be slower and say nothing.
-    """
-    libraries = {"cpu": "_C", "cuda": "_C_cuda"}
-    if torch.version.cuda is None:
-        del libraries["cuda"]
-    loaded = set()
-    for device, name in libraries.items():
-        path = Path(__file__).with_name(f"{name}.abi3.so")
-        if not path.exists():
-            continue
-        try:
-            torch.ops.load_library(path)
-        except OSError as error:
-            raise ImportError(
-                f"{path} does not load with PyTorch {torch.__version__} ({error}); install dmf again or delete the file"
-            ) from error
-        loaded.add(device)
-    return frozenset(loaded)
-
-
-@functools.cache
-def _say_which(device: str) -> None:
-    if device in COMPILED:
-        logger.info("dynamic sampling on %s: compiled operator", device)
-    else:
-        logger.warning(
-            "dynamic sampling on %s: PyTorch definition (slower); `pip install .` or `python setup.py build_ext "
-            "--inplace` where a compiler is found makes the operator",
-            device,
-        )
-
-
 def _register() -> None:
     """What the compiled operator's C++ leaves to Python: shapes of results, and derivatives."""
 
@@ -171,9 +133,7 @@ def _register() -> None:
     torch.library.register_autograd("dmf::sample_taps_backward", second_backward)
 
 
-COMPILED = _load_libraries()
-"""Device types with a compiled operator; elsewhere the PyTorch definition serves."""
-if COMPILED:
+if operators.COMPILED:
     _register()
 
 

@@ -33,15 +33,22 @@ class MetaFilter(nn.Module):
 
         Without dynamic sampling all queries share their class's filters, and the Q of the result is 1.
         """
-        episodes, ways = classes.shape[:2]
-        filters = self.filter_conv(classes.flatten(0, 1), self._offsets(classes, query)).sigmoid()
-        return filters.unflatten(0, (episodes, ways))
+        offsets = None
+        if self.offset_conv is not None:
+            of_classes = self.class_offsets(classes.flatten(0, 1)).unflatten(0, classes.shape[:2])
+            of_query = self.query_offsets(query.flatten(0, 1)).unflatten(0, query.shape[:2])
+            offsets = (of_classes[:, :, None] + of_query[:, None]).flatten(0, 1)
+        filters = self.filter_conv(classes.flatten(0, 1), offsets).sigmoid()
+        return filters.unflatten(0, classes.shape[:2])
 
-    def _offsets(self, classes: Tensor, query: Tensor) -> Tensor | None:
-        """Where the taps read: [B*N, Q, 18, H, W], (dy, dx) per tap, in positions; None for the regular places."""
-        if self.offset_conv is None:
-            return None
-        of_query, of_support = self.offset_conv.weight.split(self.channels, dim=1)
-        query_part = F.conv2d(query.flatten(0, 1), of_query, padding=2).unflatten(0, query.shape[:2])
-        support_part = F.conv2d(classes.flatten(0, 1), of_support, padding=2).unflatten(0, classes.shape[:2])
-        return (support_part[:, :, None] + query_part[:, None]).flatten(0, 1)
+    def query_offsets(self, query: Tensor) -> Tensor:
+        """What query maps [I, C, H, W] add to where the taps read: [I, 18, H, W], (dy, dx) per tap, in positions."""
+        return self._offset_part(query, slice(None, self.channels))
+
+    def class_offsets(self, classes: Tensor) -> Tensor:
+        """What class maps [J, C, H, W] add: [J, 18, H, W]."""
+        return self._offset_part(classes, slice(self.channels, None))
+
+    def _offset_part(self, maps: Tensor, channels: slice) -> Tensor:
+        assert self.offset_conv is not None
+        return F.conv2d(maps, self.offset_conv.weight[:, channels], padding=2)

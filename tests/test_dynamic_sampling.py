@@ -15,8 +15,9 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchvision.ops import deform_conv2d
 
-from dmf import dynamic_sampling
-from dmf.dynamic_sampling import COMPILED, DynamicConv2d, sample_taps, sample_taps_definition
+from dmf import operators
+from dmf.dynamic_sampling import DynamicConv2d, sample_taps, sample_taps_definition
+from dmf.operators import COMPILED
 from tests import oracles
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -208,15 +209,15 @@ def test_half_precision_is_computed_in_float32(device: str, dtype: torch.dtype) 
 def test_says_once_which_implementation_runs(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     taps, offsets = random_inputs((3, 3), 1, "cpu")
     for compiled in ({"cpu"} & COMPILED, set()):
-        monkeypatch.setattr(dynamic_sampling, "COMPILED", compiled)
-        dynamic_sampling._say_which.cache_clear()
+        monkeypatch.setattr(operators, "COMPILED", compiled)
+        operators.say_which.cache_clear()
         caplog.clear()
         with caplog.at_level(logging.INFO, "dmf"):
             sample_taps(taps, offsets, (3, 3))
             sample_taps(taps, offsets, (3, 3))
         expected = "compiled operator" if compiled else "PyTorch definition"
         assert [expected in record.getMessage() for record in caplog.records] == [True]
-    dynamic_sampling._say_which.cache_clear()
+    operators.say_which.cache_clear()
 
 
 @pytest.mark.parametrize(
@@ -314,12 +315,13 @@ def test_layer_starts_uniform_within_its_bound() -> None:
     assert abs(weight.var().item() - bound**2 / 3) < 0.02 * bound**2
 
 
-def test_cuda_source_compiles(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["dynamic_sampling", "aligned_score"])
+def test_cuda_source_compiles(tmp_path: Path, name: str) -> None:
     nvcc = shutil.which("nvcc")
     if nvcc is None:
         pytest.skip("no nvcc on PATH")
     include = Path(torch.__file__).parent / "include"
-    command = [nvcc, "-c", str(ROOT / "csrc/dynamic_sampling.cu"), "-o", str(tmp_path / "dynamic_sampling.o")]
+    command = [nvcc, "-c", str(ROOT / f"csrc/{name}.cu"), "-o", str(tmp_path / f"{name}.o")]
     flags = ["-std=c++20", "-arch=sm_80", "-Xcompiler", "-fPIC", "-I", str(include)]
     done = subprocess.run([*command, *flags], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -65,7 +65,7 @@ def defined_scores(model: DMF, support: Tensor, query: Tensor) -> Tensor:
 def test_score_equals_its_definition(steps, dynamic_sampling: bool, kernel_size: int, groups: int) -> None:
     model = dmf(steps, kernel_size=kernel_size, groups=groups, dynamic_sampling=dynamic_sampling)
     classes = SUPPORT.mean(2)
-    ours = model.score_map(classes, QUERY, model.filters(classes, QUERY))
+    ours = model.score_map(classes, QUERY)
     torch.testing.assert_close(ours, defined_scores(model, SUPPORT, QUERY), rtol=1e-9, atol=1e-12)
 
 
@@ -75,7 +75,7 @@ def test_score_equals_its_definition(steps, dynamic_sampling: bool, kernel_size:
 def test_choices_equal_their_definition(solver: str, rectified: bool, class_weight: str) -> None:
     model = dmf("ode", solver, rectified=rectified, class_weight=class_weight)
     classes = SUPPORT.mean(2)
-    ours = model.score_map(classes, QUERY, model.filters(classes, QUERY))
+    ours = model.score_map(classes, QUERY)
     tolerance = 1e-4 if solver == "dopri5" else 1e-9  # its steps follow from the batch's largest error
     torch.testing.assert_close(ours, defined_scores(model, SUPPORT, QUERY), rtol=tolerance, atol=tolerance)
 
@@ -122,7 +122,7 @@ def test_global_classifier_sees_the_query_or_its_own_alignment() -> None:
     expected = F.cross_entropy(logits, LABELS.flatten()[:, None, None].expand(-1, H, W))
     torch.testing.assert_close(plain.losses(episode)["global"], expected)
 
-    filters = aligned.filters(SUPPORT.mean(2), QUERY)
+    filters = aligned.meta_filter(SUPPORT.mean(2), QUERY)
     own = torch.stack(
         [
             aligned.alignment(QUERY[b, q][None], filters[b, TARGETS[b, q], q][None])[0]

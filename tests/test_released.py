@@ -105,7 +105,7 @@ def test_head_equals_released(numbers, name: str, dtype: torch.dtype, tolerance:
     model = head(channels, groups, *weights, dtype)
     grouped = support.unflatten(1, (way, shots))
     classes = grouped.mean(2)
-    scores = model.score_map(classes, query, model.filters(classes, query))
+    scores = model.score_map(classes, query)
     close(bordered(scores), fixture["scores"], tolerance)
     close(model.score(grouped, query).flatten(0, 1), fixture["test_scores"], tolerance)
     targets = (torch.arange(queries) % way).expand(episodes, -1)

@@ -45,6 +45,10 @@ class FewShotMethod(nn.Module, ABC):
     def score(self, support: Tensor, query: Tensor) -> Tensor:
         """Maps [B, N, K, C, H, W] and [B, Q, C, H, W] -> logits [B, Q, N]."""
 
-    @abstractmethod
     def losses(self, episode: Episode) -> dict[str, Tensor]:
         """Images in, scalars out, by name and unweighted: `few_shot` and, where there is one, `global`."""
+        return self.losses_of_maps(self.features(episode))
+
+    @abstractmethod
+    def losses_of_maps(self, maps: Episode) -> dict[str, Tensor]:
+        """`losses` from feature maps."""

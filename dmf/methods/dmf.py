@@ -1,24 +1,25 @@
 """Dynamic Meta-filter (Xu et al., CVPR 2021).
 
-For kernel_size 1 the score needs no aligned map. With w the class weight, X the query map, g(c) the group of channel
-c and phi the growth of `dmf.alignment`, the rectified alignment leaves X_c <= 0 alone and multiplies X_c > 0:
+For kernel_size 1 the score needs no aligned map. With w the class weight, X the query map, g the groups of channels,
+f the pair's filter and phi the growth of `dmf.alignment`, the rectified alignment leaves X_c <= 0 alone and multiplies
+X_c > 0:
 
-    score = sum_c w_c aligned_c
-          = sum_g phi(f_g) * sum_{c in g} w_c relu(X_c)  +  sum_c w_c (X_c - relu(X_c)),
+    score = sum_c w_c aligned_c = sum_c w_c X_c + sum_g (phi(f_g) - 1) * sum_{c in g} w_c relu(X_c),
 
-so that each pair of a query and a class costs G numbers per position in place of C. (X - relu(X), not min(X, 0):
-their gradients differ at exact zeros, and the released code has the former's.)
+the score without alignment and what the alignment adds. `dmf.aligned_score` goes there from the class's tap maps in
+one pass. Without dynamic sampling f depends on the class alone, and the score is a product of matrices per position.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from dmf.aligned_score import aligned_score
 from dmf.alignment import Alignment
 from dmf.config import ModelConfig
 from dmf.episodes import Episode
@@ -68,52 +69,91 @@ class DMF(FewShotMethod):
 
     def score(self, support: Tensor, query: Tensor) -> Tensor:
         """Mean of the score map over its positions, the border's zeros included (it changes no argmax)."""
-        classes = support.mean(2)
-        scores = self.score_map(classes, query, self.filters(classes, query))
-        height, width = scores.shape[-2:]
-        positions = (height + 2 * self.score_border) * (width + 2 * self.score_border)
-        return scores.sum((-2, -1)) / positions
+        return self._mean_score(self.score_map(support.mean(2), query))
 
-    def losses(self, episode: Episode) -> dict[str, Tensor]:
-        maps = self.features(episode)
+    def losses_of_maps(self, maps: Episode) -> dict[str, Tensor]:
         classes = maps.support.mean(2)
-        filters = self.filters(classes, maps.query)
-        scores = self.score_map(classes, maps.query, filters)
-        global_maps = maps.query
-        if self.global_input == "aligned":
+        filters, global_maps = None, maps.query
+        if self.global_input == "aligned" and self.meta_filter is not None:
+            filters = self.meta_filter(classes, maps.query)
             global_maps = self.align_to_own_class(maps.query, filters, maps.targets)
+        scores = self.score_map(classes, maps.query, filters)
         global_logits = self.global_classifier(global_maps.flatten(0, 1))
         return {
             "few_shot": self.few_shot_loss(scores, maps.targets),
             "global": positions_cross_entropy(global_logits, maps.labels.flatten()),
         }
 
-    def filters(self, classes: Tensor, query: Tensor) -> Tensor | None:
-        """[B, N, Q or 1, G*k*k, H, W]; None where nothing is aligned."""
-        return None if self.meta_filter is None else self.meta_filter(classes, query)
-
     def class_weights(self, classes: Tensor) -> Tensor:
-        """Class maps [B, N, C, H, W] -> weights of the 1x1 meta-classifier [B, N, C] (paper, eq. 9)."""
+        """Class maps [..., C, H, W] -> weights of the 1x1 meta-classifier [..., C] (paper, eq. 9)."""
+        classes = classes.to(torch.promote_types(classes.dtype, torch.float32))
         if self.class_weight == "normalised":
-            classes = F.normalize(classes, dim=2)
+            classes = F.normalize(classes, dim=-3)
         return classes.mean((-2, -1))
 
-    def score_map(self, classes: Tensor, query: Tensor, filters: Tensor | None) -> Tensor:
-        """<class weight, aligned query> at each position: [B, Q, N, H, W]."""
+    def score_map(self, classes: Tensor, query: Tensor, filters: Tensor | None = None) -> Tensor:
+        """<class weight, aligned query> at each position, from class maps [B, N, C, H, W] and query maps
+        [B, Q, C, H, W]: [B, Q, N, H, W]. `filters`, where a caller has them already, are not made again."""
+        if self.one_pass and filters is None:
+            tables = self._class_table(classes.flatten(0, 1)) | self._query_table(query.flatten(0, 1))
+            return self._aligned_score(tables, episodes=len(query))
         weights = self.class_weights(classes)
-        if filters is None:
-            return torch.einsum("bqchw,bnc->bqnhw", query, weights)
+        if self.meta_filter is None:
+            return torch.einsum("bqchw,bnc->bqnhw", query, weights.to(query.dtype))
+        filters = self.meta_filter(classes, query) if filters is None else filters
         if self.alignment.kernel_size != 1:
             return self._score_aligned_maps(weights, query, filters)
-        growth = self.alignment.growth(filters)
+        return self._score_grown(weights, query, self.alignment.growth(filters))
+
+    @property
+    def one_pass(self) -> bool:
+        """Whether `dmf.aligned_score` has the score: sampled filters, 1x1, and a growth in closed form."""
+        sampled = self.meta_filter is not None and self.meta_filter.offset_conv is not None
+        return sampled and self.alignment.coefficients is not None
+
+    def _aligned_score(self, tables: dict[str, Tensor], **rows: Any) -> Tensor:
+        assert self.meta_filter is not None and self.alignment.coefficients is not None
+        return aligned_score(
+            **tables,
+            kernel_size=self.meta_filter.filter_conv.kernel_size,
+            coefficients=self.alignment.coefficients,
+            rectified=self.alignment.rectified,
+            **rows,
+        )
+
+    def _class_table(self, classes: Tensor) -> dict[str, Tensor]:
+        """What `aligned_score` needs of class maps [J, C, H, W]."""
+        assert self.meta_filter is not None
+        return {
+            "taps": self.meta_filter.filter_conv.tap_maps(classes),
+            "class_offsets": self.meta_filter.class_offsets(classes),
+            "weights": self.class_weights(classes).unflatten(-1, (self.groups, -1)).transpose(-2, -1),
+        }
+
+    def _query_table(self, query: Tensor) -> dict[str, Tensor]:
+        """What `aligned_score` needs of query maps [I, C, H, W]."""
+        assert self.meta_filter is not None
+        return {
+            "query": query.unflatten(1, (self.groups, -1)).permute(0, 3, 4, 2, 1),
+            "query_offsets": self.meta_filter.query_offsets(query),
+        }
+
+    def _score_grown(self, weights: Tensor, query: Tensor, growth: Tensor) -> Tensor:
+        """From growths [B, N, Q or 1, G, H, W]."""
         moving = F.relu(query) if self.alignment.rectified else query
-        per_group = torch.einsum(
+        score = torch.einsum("bqchw,bnc->bqnhw", query, weights.to(query.dtype))
+        if growth.shape[2] == 1:
+            kernels = (growth[:, :, 0] - 1)[:, :, :, None] * weights.unflatten(2, (self.groups, -1))[..., None, None]
+            return score + torch.einsum("bqchw,bnchw->bqnhw", moving, kernels.flatten(2, 3).to(query.dtype))
+        products = torch.einsum(
             "bqgchw,bngc->bnqghw", moving.unflatten(2, (self.groups, -1)), weights.unflatten(2, (self.groups, -1))
         )
-        scores = (growth * per_group).sum(3).transpose(1, 2)
-        if self.alignment.rectified:
-            scores = scores + torch.einsum("bqchw,bnc->bqnhw", query - moving, weights)
-        return scores
+        return score + ((growth - 1) * products).sum(3).transpose(1, 2)
+
+    def _mean_score(self, scores: Tensor) -> Tensor:
+        height, width = scores.shape[-2:]
+        positions = (height + 2 * self.score_border) * (width + 2 * self.score_border)
+        return scores.sum((-2, -1)) / positions
 
     def _score_aligned_maps(self, weights: Tensor, query: Tensor, filters: Tensor) -> Tensor:
         """The definition, for filters that couple neighbours: align every pair's map, then weigh its channels."""
@@ -122,10 +162,8 @@ class DMF(FewShotMethod):
         aligned = self.alignment(queries, filters.expand(*pairs, *filters.shape[3:]).flatten(0, 2))
         return torch.einsum("bnqchw,bnc->bqnhw", aligned.unflatten(0, pairs), weights)
 
-    def align_to_own_class(self, query: Tensor, filters: Tensor | None, targets: Tensor) -> Tensor:
+    def align_to_own_class(self, query: Tensor, filters: Tensor, targets: Tensor) -> Tensor:
         """Each query map aligned with the filters of its own class, as CAN's global classifier sees it."""
-        if filters is None:
-            return query
         filters = filters.expand(-1, -1, query.shape[1], -1, -1, -1)
         episode = torch.arange(len(query), device=query.device)[:, None]
         position = torch.arange(query.shape[1], device=query.device)[None]

@@ -36,6 +36,6 @@ class ProtoNet(FewShotMethod):
         distances = prototypes.square().sum(-1)[:, None] - 2 * queries @ prototypes.transpose(1, 2)
         return -self.log_scale.exp() * distances / queries.shape[-1]
 
-    def losses(self, episode: Episode) -> dict[str, Tensor]:
-        logits = self(episode)
-        return {"few_shot": F.cross_entropy(logits.flatten(0, 1), episode.targets.flatten())}
+    def losses_of_maps(self, maps: Episode) -> dict[str, Tensor]:
+        logits = self.score(maps.support, maps.query)
+        return {"few_shot": F.cross_entropy(logits.flatten(0, 1), maps.targets.flatten())}

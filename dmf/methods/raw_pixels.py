@@ -20,6 +20,6 @@ class RawPixels(FewShotMethod):
         prototypes = F.normalize(support.mean(2).flatten(2), dim=-1)
         return F.normalize(query.flatten(2), dim=-1) @ prototypes.transpose(1, 2)
 
-    def losses(self, episode: Episode) -> dict[str, Tensor]:
+    def losses_of_maps(self, maps: Episode) -> dict[str, Tensor]:
         """None: there is nothing to train."""
         return {}

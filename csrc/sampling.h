@@ -1,0 +1,102 @@
+// What every operator shares: the checks' vocabulary, the grid of taps, and where a bilinear sample lies.
+//
+// Include this file first. Only PyTorch's stable ABI is used, so one build serves every Python and every PyTorch from
+// 2.11 on.
+#pragma once
+
+#define TORCH_TARGET_VERSION 0x020b000000000000  // 2.11
+
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+
+#include <cmath>
+#include <cstdint>
+#include <tuple>
+#include <vector>
+
+#ifdef __CUDACC__
+#define DMF_HOST_DEVICE __host__ __device__ __forceinline__
+#elif defined(__GNUC__)
+#define DMF_HOST_DEVICE inline __attribute__((always_inline))
+#else
+#define DMF_HOST_DEVICE inline
+#endif
+
+// The compiler makes hot loops for three instruction sets, the loader picks one.
+#if defined(__x86_64__) && defined(__linux__) && defined(__GNUC__) && !defined(__clang__) && __GNUC__ >= 12
+#define DMF_CLONES __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
+#else
+#define DMF_CLONES
+#endif
+
+namespace dmf {
+
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+
+// T = kernel_height * kernel_width taps over a map of H x W positions.
+struct Grid {
+  int64_t taps, kernel_width, top, left, height, width;
+
+  Grid(const std::vector<int64_t>& kernel_size, int64_t map_height, int64_t map_width)
+      : taps(kernel_size[0] * kernel_size[1]),
+        kernel_width(kernel_size[1]),
+        top(kernel_size[0] / 2),
+        left(kernel_size[1] / 2),
+        height(map_height),
+        width(map_width) {}
+
+  DMF_HOST_DEVICE int64_t positions() const { return height * width; }
+};
+
+inline void check_kernel_size(const std::vector<int64_t>& kernel_size) {
+  STD_TORCH_CHECK(kernel_size.size() == 2 && kernel_size[0] > 0 && kernel_size[1] > 0,
+                  "dmf: kernel_size is two positive numbers");
+}
+
+inline bool together(const Tensor& a, const Tensor& b) {
+  return a.is_cuda() == b.is_cuda() && a.get_device_index() == b.get_device_index();
+}
+
+// A sample at (y, x) mixes the corners (row, column), (row, column + 1), (row + 1, column), (row + 1, column + 1) with
+// weights (1 - a)(1 - b), (1 - a) b, a (1 - b), a b, where a = y - row and b = x - column.
+template <typename T>
+struct Sample {
+  int row, column;
+  T a, b;
+
+  DMF_HOST_DEVICE T weight(int corner) const {
+    return (corner & 2 ? a : T(1) - a) * (corner & 1 ? b : T(1) - b);
+  }
+  // The corner's index in its map, or -1 where it lies outside: there the map reads 0.
+  DMF_HOST_DEVICE int64_t index(int corner, const Grid& n) const {
+    const int y = row + (corner >> 1), x = column + (corner & 1);
+    return y >= 0 && y < n.height && x >= 0 && x < n.width ? int64_t(y) * n.width + x : -1;
+  }
+};
+
+// Finds the sample at (row + dy, column + dx), where (row, column) is where an undisplaced tap reads; false where all
+// four corners lie outside the map.
+//
+// The range is tested in floating point, before the conversion to int, which is undefined for 1e30. At -1 exactly the
+// value is 0, and the sample is kept for the sake of its derivative (the one from the right, as in torchvision and
+// grid_sample). A NaN is in no range: it is placed outside with weights NaN, so that it spreads instead of reading 0.
+template <typename T>
+DMF_HOST_DEVICE bool locate(const Grid& n, int64_t row, int64_t column, T dy, T dx, Sample<T>& sample) {
+  const T v = T(row) + dy, h = T(column) + dx;
+  if (v != v || h != h) {
+    sample = {-2, -2, v + h, v + h};
+    return true;
+  }
+  if (!(v >= T(-1) && v < T(n.height) && h >= T(-1) && h < T(n.width))) return false;
+  const T above = std::floor(v), before = std::floor(h);
+  sample = {int(above), int(before), v - above, h - before};
+  return true;
+}
+
+// Work items per thread, so that a thread has at least some 2^17 multiply-adds to do.
+inline int64_t grain(int64_t work_per_item) {
+  return work_per_item >= (1 << 17) ? 1 : (1 << 17) / (work_per_item > 0 ? work_per_item : 1);
+}
+
+}  // namespace dmf
