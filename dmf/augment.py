@@ -47,6 +47,10 @@ RESIZED_ASPECT = (3 / 4, 4 / 3)
 RESIZED_TRIES = 10
 
 
+Stored = Tensor | list[Tensor]
+"""Images as read: uint8 [n, S, S, C], or n of any size [h, w, C]."""
+
+
 class Augmentation:
     """From stored images to what a backbone sees: `train` with the recipe, `evaluate` with the normalisation only."""
 
@@ -58,14 +62,29 @@ class Augmentation:
         self.std = per_channel(std, data.channels)
         self.fill = per_channel(ERASED_FILL, data.channels)
 
-    @torch.no_grad()
     def train(self, split: ImageSplit, indices: Tensor, generator: Generator) -> Tensor:
-        """Read and transform the images `indices` [n] of `split` -> float32 [n, C, S, S] on `generator.device`.
+        """Read and transform the images `indices` [n] of `split` -> float32 [n, C, S, S] on `generator.device`."""
+        return self.transform(self.read(split, indices), generator)
+
+    def read(self, split: ImageSplit, indices: Tensor) -> Stored:
+        """The images `indices` [n] of `split`, as `transform` takes them. Nothing is drawn, nothing leaves the CPU.
 
         crop="resized" reads images in full size; a ValueError says when `split` was opened without them.
         """
+        if self.config.crop != "resized":
+            return split.pixels(indices)
+        if not split.full_size:
+            raise ValueError(
+                f"crop='resized' needs the {split.name} images in full size and got images of {self.image_size}x"
+                f"{self.image_size}; open the data with full_size_training=True or take crop='padded'"
+            )
+        return [split.full(index) for index in indices.tolist()]
+
+    @torch.no_grad()
+    def transform(self, stored: Stored, generator: Generator) -> Tensor:
+        """Transform images that were read -> float32 [n, C, S, S] on `generator.device`."""
         config = self.config
-        pixels = self._cropped(split, indices, generator)
+        pixels = self._cropped(stored, generator)
         # Brightness, contrast and saturation do not depend on where a pixel is: flipping bytes first is the same, and
         # cheaper.
         if config.flip:
@@ -84,10 +103,10 @@ class Augmentation:
         """Normalise uint8 `pixels` [n, S, S, C] -> float32 [n, C, S, S], on the same device."""
         return self._normalised(planar(pixels))
 
-    def _cropped(self, split: ImageSplit, indices: Tensor, generator: Generator) -> Tensor:
-        if self.config.crop == "resized":
-            return resized_crops(split, indices, (len(self.mean), self.image_size, self.image_size), generator)
-        pixels = split.pixels(indices.cpu()).to(generator.device)
+    def _cropped(self, stored: Stored, generator: Generator) -> Tensor:
+        if isinstance(stored, list):
+            return resized_crops(stored, (len(self.mean), self.image_size, self.image_size), generator)
+        pixels = stored.to(generator.device, non_blocking=True)
         if self.config.crop == "padded" and self.config.crop_padding:
             pixels = padded_crops(pixels, self.config.crop_padding, generator)
         return pixels
@@ -129,20 +148,14 @@ def padded_crops(pixels: Tensor, padding: int, generator: Generator) -> Tensor:
     return padded[images[:, None, None], rows[:, :, None], columns[:, None, :]]
 
 
-def resized_crops(split: ImageSplit, indices: Tensor, shape: tuple[int, int, int], generator: Generator) -> Tensor:
-    """One random window of each full-size image, of random area and aspect, resized: float32 [n, S, S, C] in 0..255.
+def resized_crops(images: list[Tensor], shape: tuple[int, int, int], generator: Generator) -> Tensor:
+    """One random window of each image [h, w, C], of random area and aspect, resized: float32 [n, S, S, C] in 0..255.
 
     torchvision's RandomResizedCrop with antialiasing; `shape` is (C, S, S). Images differ in size, hence the loop.
     """
     side = shape[-1]
-    if not split.full_size:
-        raise ValueError(
-            f"crop='resized' needs the {split.name} images in full size and got images of {side}x{side}; "
-            "open the data with full_size_training=True or take crop='padded'"
-        )
-    crops = torch.empty((len(indices), *shape), device=generator.device)
-    for crop, index in zip(crops, indices.tolist(), strict=True):
-        image = split.full(index)
+    crops = torch.empty((len(images), *shape), device=generator.device)
+    for crop, image in zip(crops, images, strict=True):
         top, left, height, width = resized_window(image.shape[0], image.shape[1], generator)
         window = image[top : top + height, left : left + width].to(generator.device)
         planes = window.permute(2, 0, 1)[None].float()

@@ -41,7 +41,8 @@ class DropBlock(nn.Module):
         # A position is dropped if any seed's block covers it: a maximum over the block, on the map padded by block - 1.
         dropped = F.max_pool2d(F.pad(seeds.to(maps.dtype), [block - 1] * 4), block, stride=1)
         kept = 1 - dropped
-        return maps * kept * (kept.numel() / kept.sum().clamp(min=1))
+        wide = torch.promote_types(maps.dtype, torch.float32)  # bfloat16 counts to 256
+        return maps * kept * (kept.numel() / kept.sum(dtype=wide).clamp(min=1))
 
 
 class ResidualBlock(nn.Module):

@@ -150,6 +150,10 @@ class TrainingConfig(Value):
     """Validate at epochs 1, `validate_every`, 2 * `validate_every`, ..., from `validate_all_from` on at every one, and
     at the last."""
     validate_all_from: Count = 60
+    precision: Literal["fp32", "bf16", "auto"] = "fp32"
+    """Of convolutions and matrix products, in training and in testing: float32, or bfloat16 with sums, weights and
+    optimiser in float32. `auto` becomes bf16 where the device computes with it, before the training has an identity: on
+    the machine that reads the sweep or the command."""
     threads: Count = 1
     """CPU threads; recorded and restored, since one more changes the last bits. Not part of a run's identity."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -195,8 +199,10 @@ class ExperimentConfig(Value):
 
         Defaults stay out, so a field added later leaves old keys valid (and a default, once published, never
         changes: tests/test_config.py holds them); where and with what it runs stays out too, and so do fields that the
-        model does not read.
+        model does not read. ValueError while `training.precision` is "auto".
         """
+        if self.training.precision == "auto":
+            raise ValueError("training.precision='auto' is no precision yet; `dmf.machine.resolved` chooses one")
         exclude = NOT_IDENTITY | {"model": self.model.unread}
         sections = self.model_dump(mode="json", exclude_defaults=True, exclude=exclude)
         return digest({name: section for name, section in sections.items() if section})

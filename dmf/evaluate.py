@@ -11,7 +11,7 @@ from dmf import released
 from dmf.config import EvaluationConfig, ExperimentConfig, recipe
 from dmf.data import open_for
 from dmf.evaluation import evaluate, evaluate_folder
-from dmf.machine import device_of, set_up
+from dmf.machine import device_of, resolved, set_up
 from dmf.records import CONFIG, EVALUATIONS, RECORD, EvaluationRecord, TrainingRecord
 from dmf.train import assignment
 
@@ -81,7 +81,7 @@ def _test_released(
         raise ValueError(f"--groups {arguments.groups}, but {arguments.resume} has {model.groups}")
     if arguments.dataset is not None:
         settings["data.name"] = arguments.dataset
-    config = recipe(arguments.base or "released").with_paths(settings | {"model.groups": model.groups})
+    config = resolved(recipe(arguments.base or "released").with_paths(settings | {"model.groups": model.groups}))
     set_up(config.training.threads)
     return evaluate(model.to(device_of(config)), config, evaluation, open_for(config), epoch=0)
 

@@ -17,14 +17,16 @@ from dmf.checkpoints import read_checkpoint, under
 from dmf.config import EvaluationConfig, ExperimentConfig
 from dmf.data import DataSet, ImageSplit
 from dmf.episodes import EpisodeIndices, EpisodeSampler, derived_seed
-from dmf.machine import device_of, set_up
+from dmf.machine import autocast, device_of, set_up
 from dmf.methods import FewShotMethod, build_method
+from dmf.methods.base import Table
 from dmf.records import BEST, EvaluationRecord
 
 IMAGES_PER_BATCH = 128
 EPISODES_PER_BATCH = 8
-FEATURE_BYTES = 6 * 2**30
-"""Feature maps beyond this many bytes lie in a temporary memory-mapped file instead of in memory."""
+TABLE_BYTES = 6 * 2**30
+"""The memory for what is kept, on a CPU. Where images need more, theirs lies in temporary memory-mapped files; what is
+kept of single examples as classes has what images leave, or is made again for each batch of episodes."""
 
 
 def episode_bank(split: ImageSplit, config: EvaluationConfig) -> EpisodeIndices:
@@ -37,55 +39,124 @@ def episode_bank(split: ImageSplit, config: EvaluationConfig) -> EpisodeIndices:
     return sampler(range(config.episodes))
 
 
-def episode_accuracies(method: FewShotMethod, split: ImageSplit, bank: EpisodeIndices, augment: Augmentation) -> Tensor:
-    """Accuracy of each episode of `bank`, float64 [episodes]. The method is left in the mode it was found in."""
+def episode_accuracies(
+    method: FewShotMethod, split: ImageSplit, bank: EpisodeIndices, augment: Augmentation, precision: str = "fp32"
+) -> Tensor:
+    """Accuracy of each episode of `bank`, float64 [episodes]. The method is left in the mode it was found in.
+
+    Every image passes the backbone once, and once through all of the head that depends on it alone
+    (`FewShotMethod.image_table`); what depends on a class alone is made once per class, or, where fewer single examples
+    than classes are drawn, once per example.
+    """
     device = next((p.device for p in method.parameters()), torch.device("cpu"))
     training = method.training
     method.eval()
-    with torch.inference_mode(), tempfile.TemporaryDirectory() as room:
+    with torch.inference_mode(), autocast(device, precision), tempfile.TemporaryDirectory() as room:
         rows, row_of = torch.unique(torch.cat([bank.support.flatten(), bank.query.flatten()]), return_inverse=True)
-        maps = feature_maps(method, split, rows, augment, device, Path(room))
+        images = image_table(method, split, rows, augment, device, Path(room))
         support = row_of[: bank.support.numel()].view_as(bank.support)
         query = row_of[bank.support.numel() :].view_as(bank.query)
+        shared = _class_table_of_examples(method, images, support, device)
         correct = []
         for start in range(0, len(bank), EPISODES_PER_BATCH):
             part = slice(start, start + EPISODES_PER_BATCH)
-            logits = method.score(maps[support[part]].to(device), maps[query[part]].to(device))
+            logits = _logits(method, images, support[part], query[part], device, shared)
             correct.append((logits.argmax(-1).cpu() == bank.targets[part]).double().mean(-1))
-        del maps
+        del images, shared
     method.train(training)
     return torch.cat(correct)
 
 
-def feature_maps(
-    method: FewShotMethod, split: ImageSplit, rows: Tensor, augment: Augmentation, device: torch.device, room: Path
+def _logits(
+    method: FewShotMethod,
+    images: Table,
+    support: Tensor,
+    query: Tensor,
+    device: torch.device,
+    shared: tuple[Table, Tensor] | None,
 ) -> Tensor:
-    """Maps [len(rows), C, H, W] of the split's `rows`; on the device if half its free memory holds them, else on the
-    CPU, beyond FEATURE_BYTES in a file in the folder `room`."""
-    maps: Tensor | None = None
+    """Logits [B, Q, N] of episodes whose images are rows `support` [B, N, K] and `query` [B, Q] of `images`."""
+    if shared is not None:
+        classes, row_of_example = shared
+        return method.score_rows(classes, row_of_example[support[..., 0]].to(device), images, query.to(device))
+    if _device_of(images) != device:
+        needed, row_of = torch.unique(torch.cat([support.flatten(), query.flatten()]), return_inverse=True)
+        images = {name: table[needed].to(device) for name, table in images.items()}
+        support, query = row_of[: support.numel()].view_as(support), row_of[support.numel() :].view_as(query)
+    classes = method.class_table(images, support.flatten(0, 1).to(device))
+    class_rows = torch.arange(support[..., 0].numel(), device=device).view(support.shape[:2])
+    return method.score_rows(classes, class_rows, images, query.to(device))
+
+
+def _device_of(table: Table) -> torch.device:
+    return next(iter(table.values())).device
+
+
+def _bytes(table: Table) -> int:
+    return sum(values.nbytes for values in table.values())
+
+
+def image_table(
+    method: FewShotMethod, split: ImageSplit, rows: Tensor, augment: Augmentation, device: torch.device, room: Path
+) -> Table:
+    """`FewShotMethod.image_table` of the split's `rows`; on the device if half its free memory holds it, else on the
+    CPU, beyond TABLE_BYTES in files in the folder `room`."""
+    table: Table = {}
     for start in range(0, len(rows), IMAGES_PER_BATCH):
         images = augment.evaluate(split.pixels(rows[start : start + IMAGES_PER_BATCH]).to(device))
-        part = method.maps(images)
-        if maps is None:
-            maps = _room_for((len(rows), *part.shape[1:]), part, room)
-        maps[start : start + len(part)] = part
-    assert maps is not None, "a bank has at least one image"
-    return maps
+        part = method.image_table(method.maps(images))
+        table = table or _room_for(len(rows), part, room)
+        for name, values in part.items():
+            table[name][start : start + len(images)] = values
+    return table
 
 
-def _room_for(shape: tuple[int, ...], like: Tensor, room: Path) -> Tensor:
-    size = math.prod(shape) * like.element_size()
-    if like.is_cuda and size < torch.cuda.mem_get_info(like.device)[0] / 2:
-        return like.new_empty(shape)
-    if size <= FEATURE_BYTES:
-        return torch.empty(shape, dtype=like.dtype)
+def _room_for(count: int, like: Table, room: Path) -> Table:
+    """Tensors for a table of `count` rows, each as in `like`."""
+    shapes = {name: (count, *values.shape[1:]) for name, values in like.items()}
+    sizes = {name: math.prod(shape) * like[name].element_size() for name, shape in shapes.items()}
+    device, total = _device_of(like), sum(sizes.values())
+    if device.type == "cuda" and total < torch.cuda.mem_get_info(device)[0] / 2:
+        return {name: like[name].new_empty(shape) for name, shape in shapes.items()}
+    if total <= TABLE_BYTES:
+        return {name: torch.empty(shape, dtype=like[name].dtype) for name, shape in shapes.items()}
     free = shutil.disk_usage(room).free
-    if size > free:
+    if total > free:
         raise ValueError(
-            f"the episodes' feature maps take {size / 1e9:.1f} GB, {room.parent} has {free / 1e9:.1f} GB free; "
-            "name a larger folder in TMPDIR, or take fewer episodes"
+            f"what is kept of the episodes' images takes {total / 1e9:.1f} GB, {room.parent} has {free / 1e9:.1f} GB "
+            "free; name a larger folder in TMPDIR, or take fewer episodes"
         )
-    return torch.from_file(str(room / "maps"), shared=True, size=math.prod(shape), dtype=like.dtype).view(shape)
+    return {
+        name: torch.from_file(str(room / name), shared=True, size=math.prod(shape), dtype=like[name].dtype).view(shape)
+        for name, shape in shapes.items()
+    }
+
+
+def _class_table_of_examples(
+    method: FewShotMethod, images: Table, support: Tensor, device: torch.device
+) -> tuple[Table, Tensor] | None:
+    """The class table of all single examples, and each image's row in it; None where it is not worth its memory.
+
+    With one shot a class is its example. Examples are drawn again in other episodes, so that there are fewer of them
+    than classes.
+    """
+    examples = support.unique()
+    if not method.computes_classes or support.shape[-1] != 1 or len(examples) >= support.numel():
+        return None
+    if _device_of(images) != device:
+        return None
+    sample = method.class_table(images, examples[:1, None].to(device))
+    room = torch.cuda.mem_get_info(device)[0] / 2 if device.type == "cuda" else TABLE_BYTES - _bytes(images)
+    if _bytes(sample) * len(examples) > room:
+        return None
+    table = {name: values.new_empty(len(examples), *values.shape[1:]) for name, values in sample.items()}
+    for start in range(0, len(examples), IMAGES_PER_BATCH):
+        part = method.class_table(images, examples[start : start + IMAGES_PER_BATCH, None].to(device))
+        for name, values in part.items():
+            table[name][start : start + len(values)] = values
+    row_of_example = torch.full((int(examples.max()) + 1,), -1)
+    row_of_example[examples] = torch.arange(len(examples))
+    return table, row_of_example
 
 
 def mean_and_ci95(accuracies: np.ndarray) -> tuple[float, float]:
@@ -101,7 +172,8 @@ def evaluate(
     evaluation = evaluation.resolve(experiment)
     split = data.split(evaluation.split)
     bank = episode_bank(split, evaluation)
-    accuracies = episode_accuracies(method, split, bank, Augmentation(experiment.augmentation, experiment.data)).numpy()
+    augment = Augmentation(experiment.augmentation, experiment.data)
+    accuracies = episode_accuracies(method, split, bank, augment, experiment.training.precision).numpy()
     accuracy, ci95 = mean_and_ci95(accuracies)
     return EvaluationRecord(
         training_key=experiment.key,

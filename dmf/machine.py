@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
 import platform
@@ -37,6 +38,25 @@ def _keep_freed_memory() -> None:
                 raise OSError(f"mallopt({parameter}, {value}) was refused")
 
 
+def resolved(config: ExperimentConfig) -> ExperimentConfig:
+    """With bf16 for precision="auto" where this machine's device computes with it, else fp32."""
+    if config.training.precision != "auto":
+        return config
+    return config.replace(training__precision="bf16" if has_bf16(device_of(config)) else "fp32")
+
+
+def has_bf16(device: torch.device) -> bool:
+    """Whether the device multiplies bfloat16 matrices itself."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return bool({"avx512_bf16", "amx_bf16"} & set(re.findall(r"\w+", _cpuinfo())))
+
+
+def autocast(device: torch.device, precision: str) -> contextlib.AbstractContextManager[object]:
+    """Within it, convolutions and matrix products on `device` are of the precision "fp32" or "bf16"."""
+    return torch.autocast(device.type, torch.bfloat16) if precision == "bf16" else contextlib.nullcontext()
+
+
 def device_of(config: ExperimentConfig) -> torch.device:
     """The device that the configuration asks for. Raises ValueError when it is not there."""
     wanted = config.training.device
@@ -49,6 +69,10 @@ def device_name(device: torch.device) -> str:
     """What a record calls it: the GPU's or the processor's model."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    cpuinfo = Path("/proc/cpuinfo")
-    models = re.findall(r"^model name\s*: (.+)$", cpuinfo.read_text(), re.MULTILINE) if cpuinfo.is_file() else []
+    models = re.findall(r"^model name\s*: (.+)$", _cpuinfo(), re.MULTILINE)
     return models[0] if models else platform.machine()
+
+
+def _cpuinfo() -> str:
+    path = Path("/proc/cpuinfo")
+    return path.read_text() if path.is_file() else ""

@@ -12,6 +12,7 @@ from typing import Any
 from dmf.config import RECIPES, ExperimentConfig, recipe
 from dmf.data import open_for
 from dmf.files import locked
+from dmf.machine import resolved
 from dmf.records import CONFIG, LOCK, RECORD, Epoch, TrainingRecord
 from dmf.training import close, train
 
@@ -51,7 +52,7 @@ def configuration(arguments: argparse.Namespace) -> ExperimentConfig:
     values = {path: getattr(arguments, flag) for flag, path in FLAGS.items() if getattr(arguments, flag) is not None}
     values |= dict(assignment(text) for text in arguments.values)
     if arguments.resume is None:
-        return recipe(arguments.base).with_paths(values)
+        return resolved(recipe(arguments.base).with_paths(values))
     if not (arguments.resume / CONFIG).is_file():
         raise ValueError(f"--resume {arguments.resume}: no config.json there, so nothing to go on with")
     kept = ExperimentConfig.read(arguments.resume / CONFIG)

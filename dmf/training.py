@@ -16,14 +16,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dmf.augment import Augmentation
+from dmf.augment import Augmentation, Stored
 from dmf.checkpoints import prefixed, read_checkpoint, under, write_checkpoint
 from dmf.config import EvaluationConfig, ExperimentConfig, TrainingConfig
 from dmf.data import DataSet
-from dmf.episodes import Episode, EpisodeSampler, derived_seed
+from dmf.episodes import Episode, EpisodeIndices, EpisodeSampler, derived_seed
 from dmf.evaluation import episode_accuracies, episode_bank
-from dmf.machine import device_name, device_of, set_up
+from dmf.machine import autocast, device_name, device_of, set_up
 from dmf.methods import build_method
+from dmf.prefetch import prefetched
 from dmf.provenance import git_commit, versions
 from dmf.records import BEST, CONFIG, LAST, RECORD, Epoch, Failure, Provenance, TrainingRecord
 
@@ -52,7 +53,7 @@ def train(
     `on_epoch` hears of every epoch once its checkpoint is on disk; what it raises goes on up. A loss that is not
     finite ends the training with outcome "diverged". The record is returned; `close` writes it.
     """
-    run = _Run(config, data, folder)
+    run = Run(config, data, folder)
     failure = None
     try:
         while run.epochs_done < config.training.epochs and run.parameters:
@@ -70,7 +71,7 @@ def close(folder: Path, record: TrainingRecord) -> None:
     (folder / LAST).unlink(missing_ok=True)
 
 
-class _Run:
+class Run:
     """The state of a training: model, optimiser, history."""
 
     def __init__(self, config: ExperimentConfig, data: DataSet, folder: Path) -> None:
@@ -102,6 +103,7 @@ class _Run:
                 momentum=settings.momentum,
                 nesterov=settings.nesterov,
                 weight_decay=settings.weight_decay,
+                fused=True,
             )
         self.augment = Augmentation(config.augmentation, config.data)
         episodes = config.episodes
@@ -128,10 +130,12 @@ class _Run:
         settings = self.config.training
         number = self.epochs_done + 1
         steps = settings.episodes_per_epoch // settings.episodes_per_step
-        losses = self._train_steps(range((number - 1) * steps, number * steps))
+        losses = self.train_steps(range((number - 1) * steps, number * steps))
         accuracy = None
         if is_validation_epoch(number, settings):
-            accuracies = episode_accuracies(self.method, self.data.val, self.validation_bank, self.augment)
+            accuracies = episode_accuracies(
+                self.method, self.data.val, self.validation_bank, self.augment, settings.precision
+            )
             accuracy = float(accuracies.mean())
         epoch = Epoch(
             epoch=number,
@@ -148,7 +152,7 @@ class _Run:
         self._checkpoint()
         return epoch
 
-    def _train_steps(self, steps: range) -> dict[str, float]:
+    def train_steps(self, steps: range) -> dict[str, float]:
         """Run the steps numbered `steps` (from 0) -> mean of every loss. Raises Diverged."""
         settings = self.config.training
         per_epoch = settings.episodes_per_epoch // settings.episodes_per_step
@@ -156,11 +160,12 @@ class _Run:
         self.method.train()
         names: list[str] = []
         seen: list[Tensor] = []
-        for step in steps:
+        for step, batch in zip(steps, prefetched(self.read, steps), strict=True):
             for group in self.optimizer.param_groups:
                 group["lr"] = learning_rate(step + 1, per_epoch, settings)
             torch.manual_seed(derived_seed(settings.seed, DROPOUT, step))
-            losses = self.method.losses(self._episode(step))
+            with autocast(self.device, settings.precision):
+                losses = self.method.losses(self.episode(step, batch))
             loss = sum(weights[name] * value for name, value in losses.items())
             self.optimizer.zero_grad(set_to_none=True)
             loss.backward()
@@ -171,21 +176,27 @@ class _Run:
                 check_finite(names, seen, steps.start)
         return dict(zip(names, torch.stack(seen).double().mean(0).tolist(), strict=True))
 
-    def _episode(self, step: int) -> Episode:
-        """The batch of tasks of a step, augmented, on the device."""
-        settings = self.config.training
-        size = settings.episodes_per_step
+    def read(self, step: int) -> tuple[EpisodeIndices, Stored]:
+        """The batch of tasks of a step and its images as stored; pinned for a GPU, which then copies them by itself."""
+        size = self.config.training.episodes_per_step
         indices = self.sampler(range(step * size, (step + 1) * size))
+        stored = self.augment.read(self.data.train, torch.cat([indices.support.flatten(), indices.query.flatten()]))
+        if self.device.type == "cuda" and isinstance(stored, Tensor):
+            stored = stored.pin_memory()
+        return indices, stored
+
+    def episode(self, step: int, batch: tuple[EpisodeIndices, Stored]) -> Episode:
+        """The batch of tasks of a step as it was read, augmented, on the device."""
+        indices, stored = batch
         generator = torch.Generator(self.device)
-        generator.manual_seed(derived_seed(settings.seed, AUGMENTATION, step))
-        rows = torch.cat([indices.support.flatten(), indices.query.flatten()])
-        images = self.augment.train(self.data.train, rows, generator)
+        generator.manual_seed(derived_seed(self.config.training.seed, AUGMENTATION, step))
+        images = self.augment.transform(stored, generator)
         supports = indices.support.numel()
         return Episode(
             images[:supports].unflatten(0, indices.support.shape),
             images[supports:].unflatten(0, indices.query.shape),
-            indices.targets.to(self.device),
-            self.labels[indices.query].to(self.device),
+            indices.targets.to(self.device, non_blocking=True),
+            self.labels[indices.query].to(self.device, non_blocking=True),
         )
 
     def last_means(self) -> dict[str, float]:

@@ -227,4 +227,9 @@ class SweepSpec(Value):
         """The whole configuration of one choice, for the first seed."""
         base = recipe((part.base if part else None) or self.base)
         settings = {**self.set.given(), **(part.set.given() if part else {}), **choice}
-        return base.with_paths({**settings, GIVEN_BY_SEEDS: self.seeds[0]})
+        config = base.with_paths({**settings, GIVEN_BY_SEEDS: self.seeds[0]})
+        if config.training.precision == "auto":
+            from dmf.machine import resolved  # torch takes seconds to import
+
+            config = resolved(config)
+        return config

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from dmf.config import RECIPES, EvaluationConfig, ExperimentConfig, recipe
+from dmf.machine import device_of, has_bf16, resolved
 
 
 def test_defaults_are_the_released_hyper_parameters() -> None:
@@ -25,6 +26,18 @@ def test_identity_is_what_is_trained_not_where() -> None:
     assert elsewhere.key == config.key
     for path, value in [("model.groups", 160), ("training.seed", 1), ("episodes.shot", 5), ("data.image_size", 64)]:
         assert config.with_paths({path: value}).key != config.key, path
+
+
+def test_precision_is_chosen_before_there_is_an_identity() -> None:
+    auto = ExperimentConfig().replace(training__precision="auto")
+    with pytest.raises(ValueError, match="training.precision='auto' is no precision yet"):
+        assert auto.key
+    chosen = resolved(auto)
+    expected = "bf16" if has_bf16(device_of(auto)) else "fp32"
+    assert chosen.training.precision == expected
+    assert chosen == ExperimentConfig().replace(training__precision=expected)
+    assert ExperimentConfig().replace(training__precision="fp32").key == ExperimentConfig().key
+    assert ExperimentConfig().replace(training__precision="bf16").key != ExperimentConfig().key
 
 
 def test_fields_of_dmf_do_not_tell_other_methods_apart() -> None:

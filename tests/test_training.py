@@ -16,9 +16,10 @@ from dmf.config import EvaluationConfig, ExperimentConfig, TrainingConfig
 from dmf.data import DataSet, open_data
 from dmf.episodes import Episode, derived_seed
 from dmf.evaluation import episode_accuracies, episode_bank, evaluate_folder, load_trained, mean_and_ci95
+from dmf.machine import autocast
 from dmf.methods import build_method
 from dmf.records import LAST, RECORD, Epoch
-from dmf.training import DROPOUT, _Run, best_of, close, is_validation_epoch, learning_rate, train
+from dmf.training import DROPOUT, Run, best_of, close, is_validation_epoch, learning_rate, train
 
 TINY = ExperimentConfig.from_dict(
     {
@@ -67,7 +68,9 @@ def stopped_after(epoch: int):
     return on_epoch
 
 
-@pytest.mark.parametrize("config", [TINY, TINY.replace(model__backbone="resnet12")])
+@pytest.mark.parametrize(
+    "config", [TINY, TINY.replace(model__backbone="resnet12"), TINY.replace(training__precision="bf16")]
+)
 def test_stopped_after_any_epoch_and_resumed_gives_the_same_bits(
     tmp_path: Path, data: DataSet, config: ExperimentConfig
 ) -> None:
@@ -91,6 +94,19 @@ def test_stopped_after_any_epoch_and_resumed_gives_the_same_bits(
             assert all(torch.equal(ours[key], theirs[key]) for key in ours), name
 
 
+def test_bf16_computes_maps_in_bfloat16_and_keeps_weights_in_float32(tmp_path: Path, data: DataSet) -> None:
+    config = TINY.replace(training__precision="bf16")
+    run = Run(config, data, tmp_path / "run")
+    with autocast(run.device, "bf16"):
+        assert run.method.maps(torch.rand(1, 3, 28, 28)).dtype == torch.bfloat16
+    record, exact = train(config, data, tmp_path / "bf16"), train(TINY, data, tmp_path / "fp32")
+    assert curve(record.history) != curve(exact.history)
+    for rounded, epoch in zip(record.history, exact.history, strict=True):
+        assert rounded.loss == pytest.approx(epoch.loss, rel=0.05)
+    weights = read_checkpoint(tmp_path / "bf16" / LAST)[0]
+    assert all(tensor.dtype != torch.bfloat16 for tensor in weights.values())
+
+
 def test_seeds(tmp_path: Path, data: DataSet) -> None:
     first, again = (train(TINY, data, tmp_path / name) for name in "ab")
     other = train(TINY.replace(training__seed=1), data, tmp_path / "c")
@@ -109,9 +125,9 @@ def test_the_first_step_is_nesterov_on_the_weighted_losses(tmp_path: Path, data:
         training__learning_rate_floor=1.0,
     )
     settings = config.training
-    before = _Run(config, data, tmp_path / "before")
+    before = Run(config, data, tmp_path / "before")
     torch.manual_seed(derived_seed(settings.seed, DROPOUT, 0))
-    losses = before.method.train().losses(before._episode(0))
+    losses = before.method.train().losses(before.episode(0, before.read(0)))
     (1.0 * losses["global"] + 0.5 * losses["few_shot"]).backward()
     record = train(config, data, tmp_path / "after")
     assert record.history[0].loss == pytest.approx((losses["global"] + 0.5 * losses["few_shot"]).item(), rel=1e-6)
@@ -264,16 +280,18 @@ def test_interval_by_hand() -> None:
 
 
 @pytest.mark.parametrize("method", ["dmf", "proto_net", "raw_pixels"])
-@pytest.mark.parametrize("feature_bytes", [0, 2**30])
+@pytest.mark.parametrize("dynamic_sampling", [True, False])
+@pytest.mark.parametrize("shot", [1, 2])
+@pytest.mark.parametrize("table_bytes", [0, 2**30])
 def test_cached_features_give_the_accuracies_of_forwarding_every_episode(
-    data: DataSet, method: str, feature_bytes: int, monkeypatch
+    data: DataSet, method: str, dynamic_sampling: bool, shot: int, table_bytes: int, monkeypatch
 ) -> None:
-    monkeypatch.setattr("dmf.evaluation.FEATURE_BYTES", feature_bytes)  # 0: through the memory-mapped file
-    config = TINY.replace(model__method=method)
+    monkeypatch.setattr("dmf.evaluation.TABLE_BYTES", table_bytes)  # 0: through memory-mapped files
+    config = TINY.replace(model__method=method, model__dynamic_sampling=dynamic_sampling)
     torch.manual_seed(0)
     model = build_method(config.model, config.data, len(data.train.classes)).double()
     augment = Augmentation(config.augmentation, config.data)
-    bank = episode_bank(data.test, EvaluationConfig(episodes=12, shot=2, queries=4))
+    bank = episode_bank(data.test, EvaluationConfig(episodes=12, shot=shot, queries=4))
     monkeypatch.setattr(augment, "evaluate", lambda pixels: Augmentation.evaluate(augment, pixels).double())
     cached = episode_accuracies(model, data.test, bank, augment)
     model.eval()

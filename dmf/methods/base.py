@@ -9,11 +9,16 @@ from torch import Tensor, nn
 
 from dmf.episodes import Episode
 
+Table = dict[str, Tensor]
+"""Tensors whose rows belong together."""
+
 
 class FewShotMethod(nn.Module, ABC):
     """A backbone and a way to score queries with its maps."""
 
     backbone: nn.Module
+    computes_classes = False
+    """Whether `class_table` does more than to collect rows, so that its results are worth keeping."""
 
     def forward(self, episode: Episode) -> Tensor:
         """Images in, logits [B, Q, N] out."""
@@ -40,6 +45,18 @@ class FewShotMethod(nn.Module, ABC):
         takes two thirds of the time on one core.
         """
         return self.backbone(images.contiguous(memory_format=torch.channels_last))
+
+    def image_table(self, maps: Tensor) -> Table:
+        """What an evaluation keeps of images, from their maps [P, C, H, W]: tensors of P rows, by name."""
+        return {"maps": maps}
+
+    def class_table(self, images: Table, rows: Tensor) -> Table:
+        """What `score_rows` needs of J classes, from the rows [J, K] of their examples in an image table."""
+        return {"maps": images["maps"][rows]}
+
+    def score_rows(self, classes: Table, class_rows: Tensor, images: Table, query_rows: Tensor) -> Tensor:
+        """Logits [B, Q, N] of episodes given as rows [B, N] of a class table and [B, Q] of an image table."""
+        return self.score(classes["maps"][class_rows], images["maps"][query_rows])
 
     @abstractmethod
     def score(self, support: Tensor, query: Tensor) -> Tensor:

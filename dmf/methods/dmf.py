@@ -24,7 +24,7 @@ from dmf.alignment import Alignment
 from dmf.config import ModelConfig
 from dmf.episodes import Episode
 from dmf.meta_filter import MetaFilter
-from dmf.methods.base import FewShotMethod
+from dmf.methods.base import FewShotMethod, Table
 
 
 class DMF(FewShotMethod):
@@ -95,8 +95,10 @@ class DMF(FewShotMethod):
         """<class weight, aligned query> at each position, from class maps [B, N, C, H, W] and query maps
         [B, Q, C, H, W]: [B, Q, N, H, W]. `filters`, where a caller has them already, are not made again."""
         if self.one_pass and filters is None:
-            tables = self._class_table(classes.flatten(0, 1)) | self._query_table(query.flatten(0, 1))
-            return self._aligned_score(tables, episodes=len(query))
+            assert self.meta_filter is not None
+            classes = classes.flatten(0, 1)
+            tables = self._taps_and_weights(classes) | {"class_offsets": self.meta_filter.class_offsets(classes)}
+            return self._aligned_score(tables | self._query_table(query.flatten(0, 1)), episodes=len(query))
         weights = self.class_weights(classes)
         if self.meta_filter is None:
             return torch.einsum("bqchw,bnc->bqnhw", query, weights.to(query.dtype))
@@ -106,12 +108,39 @@ class DMF(FewShotMethod):
         return self._score_grown(weights, query, self.alignment.growth(filters))
 
     @property
+    def computes_classes(self) -> bool:
+        return self.one_pass
+
+    def image_table(self, maps: Tensor) -> Table:
+        """With `one_pass`, query numbers as `aligned_score` takes them and both parts of the offsets, which are linear:
+        a class's part is the mean over its examples."""
+        if not self.one_pass:
+            return super().image_table(maps)
+        assert self.meta_filter is not None
+        return self._query_table(maps) | {"class_offsets": self.meta_filter.class_offsets(maps)}
+
+    def class_table(self, images: Table, rows: Tensor) -> Table:
+        if not self.one_pass:
+            return super().class_table(images, rows)
+        wide = torch.promote_types(images["query"].dtype, torch.float32)
+        examples = images["query"][rows].mean(1, dtype=wide)  # [J, H, W, R, G]
+        classes = examples.permute(0, 4, 3, 1, 2).flatten(1, 2)
+        offsets = images["class_offsets"][rows].mean(1, dtype=wide)
+        return self._taps_and_weights(classes) | {"class_offsets": offsets}
+
+    def score_rows(self, classes: Table, class_rows: Tensor, images: Table, query_rows: Tensor) -> Tensor:
+        if not self.one_pass:
+            return super().score_rows(classes, class_rows, images, query_rows)
+        tables = classes | {name: images[name] for name in ("query", "query_offsets")}
+        return self._mean_score(self._aligned_score(tables, rows=(class_rows, query_rows)))
+
+    @property
     def one_pass(self) -> bool:
         """Whether `dmf.aligned_score` has the score: sampled filters, 1x1, and a growth in closed form."""
         sampled = self.meta_filter is not None and self.meta_filter.offset_conv is not None
         return sampled and self.alignment.coefficients is not None
 
-    def _aligned_score(self, tables: dict[str, Tensor], **rows: Any) -> Tensor:
+    def _aligned_score(self, tables: Table, **rows: Any) -> Tensor:
         assert self.meta_filter is not None and self.alignment.coefficients is not None
         return aligned_score(
             **tables,
@@ -121,16 +150,15 @@ class DMF(FewShotMethod):
             **rows,
         )
 
-    def _class_table(self, classes: Tensor) -> dict[str, Tensor]:
-        """What `aligned_score` needs of class maps [J, C, H, W]."""
+    def _taps_and_weights(self, classes: Tensor) -> Table:
+        """What `aligned_score` needs of class maps [J, C, H, W], but for the offsets."""
         assert self.meta_filter is not None
         return {
             "taps": self.meta_filter.filter_conv.tap_maps(classes),
-            "class_offsets": self.meta_filter.class_offsets(classes),
             "weights": self.class_weights(classes).unflatten(-1, (self.groups, -1)).transpose(-2, -1),
         }
 
-    def _query_table(self, query: Tensor) -> dict[str, Tensor]:
+    def _query_table(self, query: Tensor) -> Table:
         """What `aligned_score` needs of query maps [I, C, H, W]."""
         assert self.meta_filter is not None
         return {
