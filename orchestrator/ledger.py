@@ -24,6 +24,7 @@ from typing import Literal
 
 from dmf.records import BEST, EVALUATIONS, LAST, LOCK, RECORD, EvaluationRecord, TrainingRecord
 from orchestrator.plan import SweepPlan, Trial
+from reports.tables import Ended
 
 State = Literal["missing", "started", "failed", "untested", "done", "diverged"]
 """Of a trial: nothing there; a checkpoint there; ended by an error; trained, evaluations missing; ended with all."""
@@ -45,6 +46,11 @@ class Ledger:
         """How a training ended; None: it has not."""
         path = self.folder(key) / RECORD
         return TrainingRecord.read(path) if path.is_file() else None
+
+    def how_ended(self, key: str) -> Ended | None:
+        """The same, as far as a table needs it."""
+        path = self.folder(key) / RECORD
+        return Ended.read(path) if path.is_file() else None
 
     def write_training(self, record: TrainingRecord) -> None:
         """Write a training's record."""

@@ -12,6 +12,7 @@ from rich.console import Console
 
 from dmf.files import write_text
 from orchestrator.ledger import Ledger
+from orchestrator.mirror import MLflowRecords
 from orchestrator.plan import SweepPlan
 from reports import render
 from reports.cells import Table
@@ -117,11 +118,7 @@ def _main(options: argparse.Namespace) -> int:
 
 
 def _records(options: argparse.Namespace) -> StoredRecords:
-    if options.tracking_uri is None:
-        return Ledger(options.store)
-    from orchestrator.tracking import MLflowRecords  # mlflow takes seconds to import
-
-    return MLflowRecords(options.tracking_uri)
+    return Ledger(options.store) if options.tracking_uri is None else MLflowRecords(options.tracking_uri)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -26,15 +26,13 @@ os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"
 os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"
 os.environ["RAY_CHDIR_TO_TRIAL_DIR"] = "0"
 os.environ["RAY_AIR_NEW_OUTPUT"] = "0"
+os.environ["TUNE_GLOBAL_CHECKPOINT_S"] = "inf"  # Tune's snapshots are for Tuner.restore, which is not used
 
 import ray  # noqa: E402
-from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution  # noqa: E402
-from optuna.samplers import TPESampler  # noqa: E402
 from ray import tune  # noqa: E402
 from ray.tune import Callback, FailureConfig, RunConfig, TuneConfig, Tuner  # noqa: E402
 from ray.tune.execution.placement_groups import PlacementGroupFactory  # noqa: E402
 from ray.tune.schedulers import ASHAScheduler  # noqa: E402
-from ray.tune.search.optuna import OptunaSearch  # noqa: E402
 
 from dmf.config import EvaluationConfig, ExperimentConfig  # noqa: E402
 from dmf.records import Epoch  # noqa: E402
@@ -94,7 +92,22 @@ def cluster(address: str | None, signals: Signals) -> Iterator[list[dict[str, fl
     try:
         yield [node["Resources"] for node in ray.nodes() if node["Alive"]]
     finally:
-        ray.shutdown()
+        with _no_collection():
+            ray.shutdown()
+
+
+@contextlib.contextmanager
+def _no_collection() -> Iterator[None]:
+    """Without the garbage collector, in any thread.
+
+    While Ray shuts down, an object reference of it that is collected, such as by the thread that writes to MLflow,
+    ends the process: "The core worker has already been shutdown".
+    """
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
 
 
 @contextlib.contextmanager
@@ -155,12 +168,18 @@ class Job:
         return cls(ExperimentConfig.from_dict(data["config"]), evaluations, Path(data["store"]), data["gpu"])
 
 
-def work(job: Job, last_epoch_apart: bool = False) -> None:
+@functools.cache
+def _spare_imports() -> None:
+    """Once in a worker: keep the collector from going over what stays, which takes longer than a short training."""
+    gc.freeze()
+
+
+def work(job: Job) -> None:
     """In a worker: run a trial and report its epochs, and at its end how it went.
 
     An error of the trial is reported, not raised: it is in the ledger, and Ray would try it again for nothing. Only
-    the loss of the process is for Ray. With `last_epoch_apart` the last epoch is reported after the record is
-    written: a scheduler may end a trial at any report.
+    the loss of the process is for Ray. The last epoch is reported with the end, when the record is written: a
+    scheduler may end a trial at any report.
     """
     import torch
 
@@ -169,13 +188,15 @@ def work(job: Job, last_epoch_apart: bool = False) -> None:
     if torch.cuda.is_available() and 0 < job.gpu < 1:
         torch.cuda.set_per_process_memory_fraction(job.gpu)
     epochs = job.config.training.epochs
-    accuracy = 0.0
+    accuracy, last = 0.0, None
 
     def on_epoch(epoch: Epoch) -> None:
-        nonlocal accuracy
+        nonlocal accuracy, last
         accuracy = accuracy if epoch.validation_accuracy is None else epoch.validation_accuracy
-        if epoch.epoch < epochs or not last_epoch_apart:
+        if epoch.epoch < epochs:
             tune.report({"epoch": epoch.epoch, VALIDATION: accuracy, "of_epoch": epoch.model_dump_json()})
+        else:
+            last = epoch
 
     error, best = None, 0.0
     try:
@@ -186,12 +207,14 @@ def work(job: Job, last_epoch_apart: bool = False) -> None:
     finally:
         gc.collect()
         torch.cuda.empty_cache()
-    _report_end(epochs, best if math.isfinite(best) else 0.0, error)
+    _spare_imports()
+    _report_end(epochs, best if math.isfinite(best) else 0.0, error, last)
 
 
-def _report_end(epochs: int, accuracy: float, error: str | None) -> None:
-    """Report a trial's end as one epoch after its last."""
-    tune.report({"epoch": epochs + 1, VALIDATION: accuracy, "error": error})
+def _report_end(epochs: int, accuracy: float, error: str | None, last: Epoch | None = None) -> None:
+    """Report a trial's end as one epoch after its last; nothing that follows runs."""
+    end = {"epoch": epochs + 1, VALIDATION: accuracy, "error": error, "of_epoch": last and last.model_dump_json()}
+    tune.report({**end, "done": True})
 
 
 def _heard(hook: Callable[..., None]) -> Callable[..., None]:
@@ -285,6 +308,9 @@ def run_proposals(
     signals: Signals,
 ) -> None:
     """Try `count` proposals, `first` and then Optuna's, stopped early by ASHA. Raises Interrupted."""
+    from optuna.samplers import TPESampler  # not for workers, nor for sweeps that search nothing
+    from ray.tune.search.optuna import OptunaSearch
+
     search = spec.search
     assert search is not None
     space = {path: _distribution(Range.from_dict(given)) for path, given in search.parameters.given().items()}
@@ -310,7 +336,7 @@ def run_proposals(
         except ValueError as error:
             _report_end(epochs, 0.0, one_line(error))
         else:
-            work(Job(proposed, (), Path(store), gpu), last_epoch_apart=True)
+            work(Job(proposed, (), Path(store), gpu))
 
     asha = ASHAScheduler(
         time_attr="epoch",
@@ -333,6 +359,8 @@ def run_proposals(
 
 
 def _distribution(range_: Range) -> Any:
+    from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+
     if range_.choice:
         return CategoricalDistribution(range_.choice)
     if range_.integer:

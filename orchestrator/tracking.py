@@ -1,21 +1,22 @@
-"""MLflow as a mirror of the ledger: one parent run per sweep, one child per training. Only this module imports mlflow.
+"""MLflow as a mirror of the ledger: one parent run per sweep, one child per training. Only this module imports mlflow;
+`orchestrator.mirror` reads what it writes.
 
-Only the driver writes, from one thread. Everything it writes is looked up first, so a mirror that an outage or a kill
-left incomplete is made whole by the next start, and no epoch is there twice.
+Only the driver writes, from one thread. What a run holds is looked up once and remembered from there on, so a mirror
+that an outage or a kill left incomplete is made whole by the next start, and no epoch is there twice. While a sweep
+runs, news of its trainings is gathered for `SECONDS_BETWEEN_WRITES`: what happened to one in that time is one request.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
-import queue
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
-from functools import cached_property
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
@@ -23,26 +24,32 @@ os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
 
 from mlflow import MlflowClient  # noqa: E402
 from mlflow.entities import Experiment, Metric, Param, Run, RunTag  # noqa: E402
+from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository  # noqa: E402
 
 from dmf.config import EvaluationConfig, ExperimentConfig  # noqa: E402
 from dmf.provenance import git_commit  # noqa: E402
 from dmf.records import CONFIG, EVALUATIONS, RECORD, Epoch, EvaluationRecord, TrainingRecord  # noqa: E402
 from dmf.values import digest  # noqa: E402
 from orchestrator.ledger import Ledger  # noqa: E402
+from orchestrator.mirror import EXPERIMENT, OUTCOME, SWEEP, TRIAL, MirroredRun, database_of  # noqa: E402
 from orchestrator.plan import SweepPlan, Trial, flattened  # noqa: E402
 
 log = logging.getLogger("dmf.tracking")
 
-EXPERIMENT = "dmf"
-SWEEP, TRIAL = "sweep", "trial"
-"""Values of the tag `dmf.kind`."""
 PARENT = "mlflow.parentRunId"
 EVERY_EPOCH = "learning_rate"
 """A metric that every epoch has, and that is finite."""
-OUTCOME, FAILURE, MIRRORED = "dmf.outcome", "dmf.failure", "dmf.mirrored"
-"""Tags of a training's run: its record's outcome and failure, and a seal over what was written last."""
-BATCH = 100
-"""Params or tags in one request; MLflow's limit. Epochs in one request, of at most 10 metrics each, too."""
+FAILURE, MIRRORED = "dmf.failure", "dmf.mirrored"
+"""Tags of a training's run: its record's failure, and a seal over what was written last."""
+RUNS_AT_ONCE = 10_000
+"""In one answer to a search."""
+METRICS_AT_ONCE = 800
+"""Points in one request, which may have 1,000 entries, and of those 100 params and 100 tags."""
+SECONDS_BETWEEN_WRITES = 2.0
+"""Short beside an epoch, and long beside a request."""
+
+Points = dict[str, list[tuple[int, float]]]
+"""By metric: step and value."""
 
 
 def tracking_uri(store: Path, given: str | None) -> str:
@@ -58,13 +65,13 @@ def connect(uri: str, artifacts: Path | None = None) -> tuple[MlflowClient, Expe
     Args:
         artifacts: where runs in a database without a server keep their files.
     """
-    if database := _database(uri):
+    if database := database_of(uri):
         try:
             database.parent.mkdir(parents=True, exist_ok=True)
             database.open("ab").close()
         except OSError as error:
             raise ValueError(f"MLflow's database {database} can not be written: {error.strerror or error}") from None
-    client, experiment = _reached(uri)
+    client, experiment = reached(uri)
     if experiment is None:
         local = artifacts is not None and uri.startswith("sqlite:")
         location = artifacts.resolve().as_uri() if local and artifacts else None
@@ -77,13 +84,7 @@ def connect(uri: str, artifacts: Path | None = None) -> tuple[MlflowClient, Expe
     return client, experiment
 
 
-def _database(uri: str) -> Path | None:
-    """The file of an SQLite URI; None for others."""
-    scheme, _, path = uri.partition(":///")
-    return Path(path.partition("?")[0]) if scheme == "sqlite" else None
-
-
-def _reached(uri: str) -> tuple[MlflowClient, Experiment | None]:
+def reached(uri: str) -> tuple[MlflowClient, Experiment | None]:
     """A client, and the experiment if it is there. ValueError when MLflow can not be reached at `uri`."""
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.WARNING)
@@ -98,10 +99,64 @@ def _reached(uri: str) -> tuple[MlflowClient, Experiment | None]:
 def _runs(client: MlflowClient, experiment: Experiment, filter_: str) -> Iterator[Run]:
     token = None
     while True:
-        page = client.search_runs([experiment.experiment_id], filter_, page_token=token)
+        page = client.search_runs([experiment.experiment_id], filter_, max_results=RUNS_AT_ONCE, page_token=token)
         yield from page
         if not (token := page.token):
             return
+
+
+def runs_through_mlflow(uri: str) -> list[MirroredRun]:
+    """Every run of our experiment, the newest first. ValueError when MLflow can not be reached or has none."""
+    client, experiment = reached(uri)
+    if experiment is None:
+        raise ValueError(f"no experiment {EXPERIMENT!r} at {uri}; a sweep started with --tracking-uri makes it")
+    return [
+        MirroredRun(run.info.run_id, run.info.status, run.info.start_time, run.info.artifact_uri, run.data.tags)
+        for run in _runs(client, experiment, "")
+    ]
+
+
+def downloaded(client: MlflowClient, run: str, path: str) -> bytes | None:
+    """A file of a run; None where it has none of that name."""
+    folder = path.rpartition("/")[0] or None
+    if path not in {file.path for file in client.list_artifacts(run, folder)}:
+        return None
+    with TemporaryDirectory() as room:
+        return Path(client.download_artifacts(run, path, room)).read_bytes()
+
+
+@dataclass
+class TrainingRun:
+    """A training's run, as MLflow holds it: nobody else writes to it while this process drives the store."""
+
+    id: str
+    artifacts: str
+    """Its folder's URI."""
+    status: str
+    tags: dict[str, str]
+    configured: bool
+    """Whether it has its parameters and its configuration."""
+    metrics: set[str]
+    """Those with any point."""
+    points: dict[str, set[tuple[int, float]]] = field(default_factory=dict)
+    """Step and value of every point, of the metrics that were asked for."""
+    uncertain: bool = False
+    """A request failed, so it is to be looked up again."""
+
+    @classmethod
+    def of(cls, run: Run) -> TrainingRun:
+        """As it was looked up."""
+        info, data = run.info, run.data
+        return cls(info.run_id, info.artifact_uri, info.status, dict(data.tags), bool(data.params), set(data.metrics))
+
+    @contextlib.contextmanager
+    def written(self) -> Iterator[None]:
+        """Around a request that writes: after one that failed nobody knows what is there."""
+        try:
+            yield
+        except BaseException:
+            self.uncertain = True
+            raise
 
 
 class SweepRuns:
@@ -110,65 +165,124 @@ class SweepRuns:
     def __init__(self, client: MlflowClient, experiment: Experiment, ledger: Ledger, plan: SweepPlan) -> None:
         self.client, self.experiment, self.ledger, self.plan = client, experiment, ledger, plan
         self.store = str(ledger.store.resolve())
+        self.commit = git_commit() or ""
         self.trials = {trial.key: trial for trial in plan.trials()}
         self.parent = self._parent()
-        children = _runs(client, experiment, f"tags.`{PARENT}` = '{self.parent}'")
-        self.children = {run.data.tags["dmf.key"]: run.info.run_id for run in children}
-        self.epochs_there: dict[str, set[int]] = {}
+        children = _runs(client, experiment, f"tags.`{PARENT}` = '{self.parent.info.run_id}'")
+        self.children = {run.data.tags["dmf.key"]: TrainingRun.of(run) for run in children}
+        self.complete: set[str] = set()
+        """Keys of trainings that have ended and whose runs this process has brought to their last state."""
 
-    def _parent(self) -> str:
+    def _parent(self) -> Run:
         mine = f"tags.`dmf.kind` = '{SWEEP}' and tags.`dmf.sweep` = '{self.plan.name}'"
         for run in _runs(self.client, self.experiment, mine):
             if run.data.tags["dmf.store"] == self.store:
-                return run.info.run_id
+                return run
         return self._create(self.plan.name, {"dmf.kind": SWEEP, "mlflow.note.content": self.plan.about})
 
-    def _create(self, name: str, tags: dict[str, str]) -> str:
-        tags = {**tags, "dmf.sweep": self.plan.name, "dmf.store": self.store}
-        tags["mlflow.source.git.commit"] = git_commit() or ""
-        return self.client.create_run(self.experiment.experiment_id, tags=tags, run_name=name).info.run_id
+    def _create(self, name: str, tags: dict[str, str]) -> Run:
+        tags = {**tags, "dmf.sweep": self.plan.name, "dmf.store": self.store, "mlflow.source.git.commit": self.commit}
+        return self.client.create_run(self.experiment.experiment_id, tags=tags, run_name=name)
 
     def open(self) -> None:
         """Say that the sweep runs, and what it plans."""
-        self.client.update_run(self.parent, status="RUNNING")
-        self.client.log_text(self.parent, self.plan.model_dump_json(indent=1), "plan.json")
+        parent = self.parent.info.run_id
+        self.client.update_run(parent, status="RUNNING")
+        self.client.log_text(parent, self.plan.model_dump_json(indent=1), "plan.json")
 
     def begin(self, config: ExperimentConfig, label: str) -> None:
         """Say that a training runs. One that failed before has no outcome again."""
+        self.complete.discard(config.key)
         run = self._child(config, label)
-        if self.client.get_run(run).data.tags.get(OUTCOME) == "failed":
-            self.client.log_batch(run, tags=[RunTag(name, "") for name in (OUTCOME, FAILURE, MIRRORED)])
-        self.client.update_run(run, status="RUNNING")
+        failed_before = run.tags.get(OUTCOME) == "failed"
+        self._log(run, {}, dict.fromkeys((OUTCOME, FAILURE, MIRRORED), "") if failed_before else {}, config)
+        if run.status != "RUNNING":
+            with run.written():
+                self.client.update_run(run.id, status="RUNNING")
+            run.status = "RUNNING"
 
-    def _child(self, config: ExperimentConfig, label: str) -> str:
-        if config.key not in self.children:
-            tags = {"dmf.kind": TRIAL, "dmf.key": config.key, PARENT: self.parent}
-            run = self._create(label, tags)
-            self.children[config.key] = run
-            values = flattened(config)
-            self.client.log_batch(run, params=[Param(path, str(value)) for path, value in values.items()])
-            self.client.log_text(run, config.model_dump_json(indent=1), CONFIG)
-        return self.children[config.key]
+    def _child(self, config: ExperimentConfig, label: str) -> TrainingRun:
+        """The run of a training, made when there is none."""
+        run = self.children.get(config.key)
+        if run is None:
+            tags = {"dmf.kind": TRIAL, "dmf.key": config.key, PARENT: self.parent.info.run_id}
+            self.children[config.key] = run = TrainingRun.of(self._create(label, tags))
+        return self._certain(config.key, run)
+
+    def _certain(self, key: str, run: TrainingRun) -> TrainingRun:
+        if run.uncertain:
+            self.children[key] = run = TrainingRun.of(self.client.get_run(run.id))
+        return run
+
+    def _log(
+        self,
+        run: TrainingRun,
+        metrics: Points,
+        tags: dict[str, str],
+        config: ExperimentConfig | None = None,
+    ) -> None:
+        """Write points and tags, and what is still missing of the configuration, where there is anything to write."""
+        params = flattened(config) if config and not run.configured else {}
+        if config and params:
+            self._keep(run, {CONFIG: config.model_dump_json(indent=1)})
+        if not (metrics or tags or params):
+            return
+        now = _now()
+        with run.written():
+            self.client.log_batch(
+                run.id,
+                [Metric(name, value, now, step) for name, points in metrics.items() for step, value in points],
+                [Param(path, str(value)) for path, value in params.items()],
+                [RunTag(name, value) for name, value in tags.items()],
+            )
+        run.configured = run.configured or bool(params)
+        run.tags |= tags
+        run.metrics |= metrics.keys()
+        for name in metrics.keys() & run.points.keys():
+            run.points[name].update(metrics[name])
+
+    def _keep(self, run: TrainingRun, texts: dict[str, str]) -> None:
+        """Write files into a run's folder."""
+        with run.written(), TemporaryDirectory() as room:
+            for path, text in texts.items():
+                file = Path(room, path)
+                file.parent.mkdir(exist_ok=True)
+                file.write_text(text, encoding="utf-8")
+            get_artifact_repository(run.artifacts, tracking_uri=self.client.tracking_uri).log_artifacts(room)
+
+    def _points(self, run: TrainingRun, name: str) -> set[tuple[int, float]]:
+        """Step and value of every point of a metric, asked for once."""
+        if name not in run.points:
+            history = self.client.get_metric_history(run.id, name) if name in run.metrics else ()
+            run.points[name] = {(point.step, point.value) for point in history}
+        return run.points[name]
 
     def forget(self, key: str) -> None:
         """Delete a training's run: it starts from nothing."""
+        self.complete.discard(key)
         if run := self.children.pop(key, None):
-            self.client.delete_run(run)
+            self.client.delete_run(run.id)
 
     def epochs(self, key: str, history: Iterable[Epoch]) -> None:
         """Add the epochs that are not there, as curves over the epoch."""
-        self._add_epochs(self.children[key], history)
+        run = self._certain(key, self.children[key])
+        for part in self._new_epochs(run, history):
+            self._log(run, part, {})
 
-    def _add_epochs(self, run: str, history: Iterable[Epoch]) -> None:
-        if run not in self.epochs_there:
-            points = self.client.get_metric_history(run, EVERY_EPOCH)
-            self.epochs_there[run] = {point.step for point in points}
-        there = self.epochs_there[run]
-        new = list({epoch.epoch: epoch for epoch in history if epoch.epoch not in there}.values())
-        for start in range(0, len(new), BATCH):
-            part = new[start : start + BATCH]
-            self.client.log_batch(run, metrics=[metric for epoch in part for metric in _metrics(epoch)])
-            there.update(epoch.epoch for epoch in part)
+    def _new_epochs(self, run: TrainingRun, history: Iterable[Epoch]) -> list[Points]:
+        """The epochs that are not there, as parts for a request each; an epoch is never in two."""
+        there = {step for step, _ in self._points(run, EVERY_EPOCH)}
+        parts: list[Points] = []
+        room = 0
+        for epoch in {epoch.epoch: epoch for epoch in history if epoch.epoch not in there}.values():
+            values = _metrics(epoch)
+            if len(values) > room:
+                parts.append({})
+                room = METRICS_AT_ONCE
+            room -= len(values)
+            for name, value in values.items():
+                parts[-1].setdefault(name, []).append((epoch.epoch, value))
+        return parts
 
     def mirror(
         self, config: ExperimentConfig, wanted: Iterable[EvaluationConfig], label: str, interrupted: bool = False
@@ -180,10 +294,10 @@ class SweepRuns:
         record = self.ledger.training(config.key)
         if record is None:
             if run := self.children.get(config.key):
-                self._end(run, "KILLED")
+                self._end(self._certain(config.key, run), "KILLED")
             return
         run = self._child(config, label)
-        tested = self._bring(self.client.get_run(run), record)
+        tested = self._bring(run, record)
         untested = {e.key for e in wanted} - tested
         if record.outcome == "failed":
             self._end(run, "FAILED")
@@ -191,25 +305,28 @@ class SweepRuns:
             self._end(run, "KILLED" if interrupted else "FAILED")
         else:
             self._end(run, "FINISHED")
+            self.complete.add(config.key)
 
-    def _bring(self, run: Run, record: TrainingRecord) -> set[str]:
+    def _bring(self, run: TrainingRun, record: TrainingRecord) -> set[str]:
         """Write what a run does not have of a record and its evaluations; return the evaluations' keys."""
         tests = self.ledger.evaluations(record.key)
         seal = digest([record.model_dump(mode="json"), [test.evaluation_key for test in tests]])
-        if run.data.tags.get(MIRRORED) != seal:
-            self._write(run.info.run_id, record, tests)
-            self.client.set_tag(run.info.run_id, MIRRORED, seal)
+        if run.tags.get(MIRRORED) != seal:
+            self._write(run, record, tests, seal)
         return {test.evaluation_key for test in tests}
 
-    def _write(self, run: str, record: TrainingRecord, tests: tuple[EvaluationRecord, ...]) -> None:
-        self._add_epochs(run, record.history)
-        there = self.client.get_run(run).data.metrics
-        metrics = [Metric(name, value, _now(), 0) for name, value in _final(record).items() if name not in there]
-        for test in tests:
-            for name, value in _test_metrics(test).items():
-                known = {(point.step, point.value) for point in self.client.get_metric_history(run, name)}
-                if (test.config.episodes, value) not in known:
-                    metrics.append(Metric(name, value, _now(), test.config.episodes))
+    def _write(self, run: TrainingRun, record: TrainingRecord, tests: tuple[EvaluationRecord, ...], seal: str) -> None:
+        """Files first, then points, then the tags: the seal is true whenever a process dies.
+
+        Points and tags can share a request, of which MLflow's stores write the tags last.
+        """
+        files = {f"{EVALUATIONS}/{test.evaluation_key}.json": test.model_dump_json(indent=1) for test in tests}
+        self._keep(run, {RECORD: record.model_dump_json(indent=1), **files})
+        *parts, last = [*self._new_epochs(run, record.history), self._new_results(run, record, tests)]
+        if parts and sum(map(len, [*parts[-1].values(), *last.values()])) <= METRICS_AT_ONCE:
+            last = parts.pop() | last
+        for part in parts:
+            self._log(run, part, {})
         tags = {OUTCOME: record.outcome, FAILURE: record.failure.reason[:500] if record.failure else ""}
         if record.provenance:
             tags |= {
@@ -217,24 +334,35 @@ class SweepRuns:
                 "dmf.data": record.provenance.data_fingerprint,
                 "dmf.device": record.provenance.device,
             }
-        self.client.log_batch(run, metrics=metrics, tags=[RunTag(name, value) for name, value in tags.items()])
-        self.client.log_text(run, record.model_dump_json(indent=1), RECORD)
-        for test in tests:
-            self.client.log_text(run, test.model_dump_json(indent=1), f"{EVALUATIONS}/{test.evaluation_key}.json")
+        self._log(run, last, {**tags, MIRRORED: seal}, record.config)
 
-    def _end(self, run: str, status: str) -> None:
-        if self.client.get_run(run).info.status != status:
-            self.client.set_terminated(run, status)
+    def _new_results(self, run: TrainingRun, record: TrainingRecord, tests: Iterable[EvaluationRecord]) -> Points:
+        """What a record and its evaluations come to, as far as it is not there."""
+        new: Points = {name: [(0, value)] for name, value in _final(record).items() if name not in run.metrics}
+        for test in tests:
+            for name, value in _test_metrics(test).items():
+                point = (test.config.episodes, value)
+                if point not in self._points(run, name):
+                    new.setdefault(name, []).append(point)
+        return new
+
+    def _end(self, run: TrainingRun, status: str) -> None:
+        if run.status != status:
+            with run.written():
+                self.client.set_terminated(run.id, status)
+            run.status = status
 
     def settle(self, labels: dict[str, str], interrupted: bool) -> None:
         """Bring every training's run to what the ledger says, in other sweeps of this store too. For when none runs."""
         for key in [*self.trials, *(key for key in self.children if key not in self.trials)]:
+            if key in self.complete:
+                continue
             trial, record = self.trials.get(key), self.ledger.training(key)
             if record is not None:
                 wanted = trial.evaluations if trial else ()
                 self.mirror(record.config, wanted, labels.get(key, key), interrupted)
-            elif key in self.children:
-                self._end(self.children[key], "KILLED")
+            elif run := self.children.get(key):
+                self._end(self._certain(key, run), "KILLED")
         self._settle_elsewhere()
 
     def _settle_elsewhere(self) -> None:
@@ -242,30 +370,32 @@ class SweepRuns:
 
         Where an evaluation that the other sweep wants is missing, the run keeps its status.
         """
+        others = f"tags.`dmf.kind` = '{TRIAL}' and tags.`dmf.sweep` != '{self.plan.name}'"
         plans = {name: {trial.key: trial for trial in plan.trials()} for name, plan in self.ledger.plans().items()}
-        for run in _runs(self.client, self.experiment, f"tags.`dmf.kind` = '{TRIAL}'"):
-            key, sweep = run.data.tags["dmf.key"], run.data.tags["dmf.sweep"]
-            ours = run.data.tags["dmf.store"] == self.store and key in self.children
-            if not ours or sweep == self.plan.name or (record := self.ledger.training(key)) is None:
+        for found in _runs(self.client, self.experiment, others):
+            key, sweep = found.data.tags["dmf.key"], found.data.tags["dmf.sweep"]
+            ours = found.data.tags["dmf.store"] == self.store and key in self.children
+            if not ours or (record := self.ledger.training(key)) is None:
                 continue
+            run = TrainingRun.of(found)
             tested = self._bring(run, record)
             trial = plans.get(sweep, {}).get(key)
             if record.outcome == "failed":
-                self._end(run.info.run_id, "FAILED")
+                self._end(run, "FAILED")
             elif record.outcome == "diverged" or (trial and tested >= {e.key for e in trial.evaluations}):
-                self._end(run.info.run_id, "FINISHED")
+                self._end(run, "FINISHED")
 
     def close(self, status: str) -> None:
         """Say how the sweep ended."""
-        self._end(self.parent, status)
+        self.client.set_terminated(self.parent.info.run_id, status)
 
 
-def _metrics(epoch: Epoch) -> list[Metric]:
+def _metrics(epoch: Epoch) -> dict[str, float]:
     values = {"loss": epoch.loss, EVERY_EPOCH: epoch.learning_rate, "epoch_seconds": epoch.seconds}
     values |= {f"loss_{name}": value for name, value in epoch.losses.items()}
     if epoch.validation_accuracy is not None:
         values["validation_accuracy"] = epoch.validation_accuracy
-    return [Metric(name, value, _now(), epoch.epoch) for name, value in values.items()]
+    return values
 
 
 def _final(record: TrainingRecord) -> dict[str, float]:
@@ -290,6 +420,16 @@ def _now() -> int:
     return int(time.time() * 1000)
 
 
+@dataclass
+class _News:
+    """What MLflow has not yet been told of one training. What came before its last start or end is no news any more."""
+
+    begun: tuple[ExperimentConfig, str] | None = None
+    epochs: list[Epoch] = field(default_factory=list)
+    ended: tuple[Trial, str] | None = None
+    forgotten: bool = False
+
+
 class Tracker:
     """Mirrors a sweep while it runs, in a thread of its own: no trial waits for MLflow, and its errors stop none.
 
@@ -312,8 +452,8 @@ class Tracker:
         self.labels = labels
         self.experiment_id = experiment.experiment_id
         self._lock = threading.Lock()
-        self._waiting: dict[str, list[Epoch]] = {}
-        self._jobs: queue.SimpleQueue[tuple[Callable[..., None], tuple[Any, ...]] | None] = queue.SimpleQueue()
+        self._news: dict[str, _News] = {}
+        self._told, self._stop = threading.Event(), threading.Event()
         self._skip = False
         self._thread = threading.Thread(target=self._work, name="mlflow", daemon=True)
         self._thread.start()
@@ -322,34 +462,37 @@ class Tracker:
         """A training that the plan does not have and whose tests are wanted all the same: the best of a search."""
         self.runs.trials[trial.key] = trial
 
+    @contextlib.contextmanager
+    def _tell(self, key: str) -> Iterator[_News]:
+        with self._lock:
+            yield self._news.setdefault(key, _News())
+        self._told.set()
+
     def forget(self, key: str) -> None:
         """A training that starts from nothing."""
-        self._jobs.put((self.runs.forget, (key,)))
+        with self._tell(key) as news:
+            news.begun, news.epochs, news.ended, news.forgotten = None, [], None, True
 
     def started(self, config: ExperimentConfig, label: str) -> None:
         """A training that begins or goes on."""
-        self._jobs.put((self.runs.begin, (config, label)))
+        with self._tell(config.key) as news:
+            news.begun, news.ended = (config, label), None
 
     def epoch(self, key: str, epoch: Epoch) -> None:
         """An epoch that has ended."""
-        with self._lock:
-            self._waiting.setdefault(key, []).append(epoch)
-        self._jobs.put((self._send_epochs, (key,)))
-
-    def _send_epochs(self, key: str) -> None:
-        with self._lock:
-            epochs = self._waiting.pop(key, [])
-        if epochs:
-            self.runs.epochs(key, epochs)
+        with self._tell(key) as news:
+            news.epochs.append(epoch)
 
     def ended(self, trial: Trial, label: str) -> None:
         """A training that has ended."""
-        self._jobs.put((self.runs.mirror, (trial.config, trial.evaluations, label)))
+        with self._tell(trial.key) as news:
+            news.ended = (trial, label)
 
     def stop(self, status: str) -> str | None:
         """Bring all runs to their last state, the sweep's to `status`; None, or why MLflow is incomplete."""
         self._skip = status == "KILLED"
-        self._jobs.put(None)
+        self._stop.set()
+        self._told.set()
         self._thread.join()
         try:
             self.runs.settle(self.labels, interrupted=status == "KILLED")
@@ -360,79 +503,29 @@ class Tracker:
         return None
 
     def _work(self) -> None:
-        while (job := self._jobs.get()) is not None:
-            action, arguments = job
-            if self._skip:
-                continue
-            try:
-                action(*arguments)
-            except Exception:
-                log.exception("MLflow did not take %s; what is missing is added at the end", action.__name__)
+        """Write the first news at once, and what comes while that is written and some seconds after together."""
+        while self._told.wait():
+            with self._lock:
+                self._told.clear()
+                waiting, self._news = self._news, {}
+            for key, news in waiting.items():
+                if not self._skip:
+                    self._write(key, news)
+            if self._stop.wait(SECONDS_BETWEEN_WRITES) and not self._news:
+                return
 
-
-class MLflowRecords:
-    """Plans and records as a sweep's runs in MLflow hold them; the report reads them as it reads a ledger."""
-
-    def __init__(self, uri: str) -> None:
-        """Raises ValueError when MLflow can not be reached or has no experiment of ours."""
-        if (database := _database(uri)) and not database.is_file():
-            raise ValueError(f"there is no database {database}; a sweep makes it, by default in its store as mlflow.db")
-        self.client, experiment = _reached(uri)
-        if experiment is None:
-            raise ValueError(f"no experiment {EXPERIMENT!r} at {uri}; a sweep started with --tracking-uri makes it")
-        self.experiment = experiment
-
-    def plans(self) -> dict[str, SweepPlan]:
-        """The plan of every sweep, by name; of two stores with a sweep of one name, the one started last."""
-        runs = list(_runs(self.client, self.experiment, f"tags.`dmf.kind` = '{SWEEP}'"))
-        texts = {run.data.tags["dmf.sweep"]: self._text(run, "plan.json") for run in reversed(runs)}
-        found = {}
-        for name, text in sorted(texts.items()):
-            try:
-                found |= {name: SweepPlan.model_validate_json(text)} if text else {}
-            except ValueError as error:
-                reason = " ".join(str(error).split())
-                log.warning("the plan of %s can not be read, it is left out: %s", name, reason[:300])
-        return found
-
-    def plan(self, name: str) -> SweepPlan:
-        """The plan of one sweep."""
-        plans = self.plans()
-        if name not in plans:
-            raise ValueError(f"no sweep {name!r} in MLflow; there are: {', '.join(plans) or 'none'}")
-        return plans[name]
-
-    def training(self, key: str) -> TrainingRecord | None:
-        """How a training ended; None: it has not."""
-        text = self._of_trial(key, RECORD)
-        return TrainingRecord.model_validate_json(text) if text else None
-
-    def evaluation(self, training_key: str, evaluation_key: str) -> EvaluationRecord | None:
-        """How a trained model did; None: not tested."""
-        text = self._of_trial(training_key, f"{EVALUATIONS}/{evaluation_key}.json")
-        return EvaluationRecord.model_validate_json(text) if text else None
-
-    @cached_property
-    def _by_key(self) -> dict[str, list[Run]]:
-        found: dict[str, list[Run]] = {}
-        for run in _runs(self.client, self.experiment, f"tags.`dmf.kind` = '{TRIAL}'"):
-            found.setdefault(run.data.tags["dmf.key"], []).append(run)
-        for runs in found.values():
-            runs.sort(key=lambda run: (run.data.tags.get(OUTCOME) != "finished", -run.info.start_time))
-        return found
-
-    def running(self, key: str) -> bool:
-        """Whether a training is at work."""
-        return any(run.info.status == "RUNNING" for run in self._by_key.get(key, []))
-
-    def _of_trial(self, key: str, path: str) -> str | None:
-        """From the run with a finished record, else from the newest with any; one without an outcome goes on."""
-        ended = (run for run in self._by_key.get(key, []) if run.data.tags.get(OUTCOME))
-        return next((text for run in ended if (text := self._text(run, path))), None)
-
-    def _text(self, run: Run, path: str) -> str | None:
-        folder = path.rpartition("/")[0] or None
-        if path not in {file.path for file in self.client.list_artifacts(run.info.run_id, folder)}:
-            return None
-        with TemporaryDirectory() as room:
-            return Path(self.client.download_artifacts(run.info.run_id, path, room)).read_text(encoding="utf-8")
+    def _write(self, key: str, news: _News) -> None:
+        try:
+            if news.forgotten:
+                self.runs.forget(key)
+            # What has a record holds its epochs, and its run is made with it.
+            whole = news.ended and self.runs.ledger.training(key) is not None
+            if news.begun and not whole:
+                self.runs.begin(*news.begun)
+            if news.epochs and not whole:
+                self.runs.epochs(key, news.epochs)
+            if news.ended:
+                trial, label = news.ended
+                self.runs.mirror(trial.config, trial.evaluations, label)
+        except Exception:
+            log.exception("MLflow did not take what is new of training %s; what is missing is added at the end", key)

@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Literal
 
-from dmf.config import EvaluationConfig, ExperimentConfig
-from dmf.data import open_for
+from dmf.config import AugmentationConfig, DataConfig, EvaluationConfig, ExperimentConfig
+from dmf.data import DataSet, open_for
 from dmf.evaluation import evaluate_folder
 from dmf.records import LAST, Epoch, Failure, TrainingRecord
 from dmf.training import close, train
 from orchestrator.ledger import Ledger
+
+log = logging.getLogger("dmf.trial")
+
+DATA_SETS_OPEN = 4
+"""That a process keeps open for its next trials: memory maps, whose pages all processes share."""
 
 
 def run_trial(
@@ -40,7 +47,7 @@ def run_trial(
         if record.outcome == "finished":
             missing = [e for e in evaluations if ledger.evaluation(config.key, e.key) is None]
             if missing:
-                data = open_for(config)
+                data = images_of(config)
                 for evaluation in missing:
                     ledger.write_evaluation(evaluate_folder(folder, config, evaluation, data))
         return record
@@ -49,7 +56,7 @@ def run_trial(
 def _trained(config: ExperimentConfig, ledger: Ledger, on_epoch: Callable[[Epoch], None]) -> TrainingRecord:
     folder = ledger.folder(config.key)
     try:
-        data = open_for(config)
+        data = images_of(config)
         record = train(config, data, folder, on_epoch)
     except Exception as error:
         failure = Failure(reason=one_line(error), traceback=traceback.format_exc())
@@ -57,6 +64,18 @@ def _trained(config: ExperimentConfig, ledger: Ledger, on_epoch: Callable[[Epoch
         raise
     close(folder, record)
     return record
+
+
+def images_of(config: ExperimentConfig) -> DataSet:
+    """The data set of a training; a process opens each once."""
+    data = _opened(config.data, config.augmentation.crop)
+    log.info("images: %s, %s, fingerprint %s", data.name, data.layout, data.fingerprint[:16])
+    return data
+
+
+@functools.lru_cache(maxsize=DATA_SETS_OPEN)
+def _opened(data: DataConfig, crop: Literal["none", "padded", "resized"]) -> DataSet:
+    return open_for(ExperimentConfig(data=data, augmentation=AugmentationConfig(crop=crop)))
 
 
 def one_line(error: BaseException) -> str:

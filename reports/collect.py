@@ -7,10 +7,10 @@ from typing import Literal
 
 import numpy as np
 
-from dmf.config import EvaluationConfig, ExperimentConfig
-from dmf.records import EvaluationRecord, TrainingRecord
+from dmf.config import EvaluationConfig
+from dmf.records import EvaluationRecord
 from reports.statistics import Samples, mean_ci95
-from reports.tables import PlannedCell, Records
+from reports.tables import Ended, PlannedCell, Records
 
 TOLERANCE = 1e-9
 """Between a stored summary and the same recomputed from its episodes."""
@@ -47,15 +47,17 @@ class Collected:
 
 def collect(cell: PlannedCell, records: Records) -> Collected:
     """Read a planned cell's records. ValueError, naming the record, when one contradicts itself or the plan."""
-    done: list[tuple[int, TrainingRecord | None, EvaluationRecord]] = []
+    done: list[tuple[int, Ended | None, EvaluationRecord]] = []
     absent: list[tuple[int, State, str]] = []
+    asked = cell.evaluation.key
     for seed, training in zip(cell.seeds, cell.trainings, strict=True):
-        record = records.evaluation(training.key, cell.evaluation.key)
+        key = training.key
+        record = records.evaluation(key, asked)
         if record is None:
-            absent.append((seed, *_absence(training, records)))
+            absent.append((seed, *_absence(key, records)))
         else:
-            _check(record, training, cell.evaluation)
-            done.append((seed, records.training(training.key), record))
+            _check(record, key, cell.evaluation)
+            done.append((seed, records.how_ended(key), record))
     reasons = _by_reason([(seed, reason) for seed, _, reason in absent], len(cell.seeds))
     if not done:
         return Collected(min((state for _, state, _ in absent), key=GRAVEST_FIRST.index), reasons)
@@ -87,11 +89,11 @@ def _by_reason(absent: list[tuple[int, str]], planned: int) -> tuple[str, ...]:
     )
 
 
-def _absence(training: ExperimentConfig, records: Records) -> tuple[State, str]:
+def _absence(key: str, records: Records) -> tuple[State, str]:
     """Why a training has no evaluation."""
-    record = records.training(training.key)
+    record = records.how_ended(key)
     if record is None:
-        return ("running", "running") if records.running(training.key) else ("missing", "missing")
+        return ("running", "running") if records.running(key) else ("missing", "missing")
     if record.outcome == "finished":
         return "not evaluated", "trained, not evaluated"
     failure = record.failure
@@ -100,9 +102,9 @@ def _absence(training: ExperimentConfig, records: Records) -> tuple[State, str]:
     return "failed", f"failed: {failure.reason}" if failure else "failed"
 
 
-def _check(record: EvaluationRecord, training: ExperimentConfig, asked: EvaluationConfig) -> None:
+def _check(record: EvaluationRecord, training_key: str, asked: EvaluationConfig) -> None:
     name = f"evaluation {record.training_key}/{record.evaluation_key}"
-    expected = f"{training.key}/{asked.key}"
+    expected = f"{training_key}/{asked.key}"
     if f"{record.training_key}/{record.evaluation_key}" != expected or record.config.key != asked.key:
         raise ValueError(f"{name} lies where {expected} belongs; remove it and evaluate again")
     count = len(record.episode_accuracies)

@@ -8,12 +8,12 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Protocol, Self
+from typing import Annotated, Any, Literal, Protocol, Self
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, ConfigDict, Field, model_validator
 
 from dmf.config import BACKBONE_CHANNELS, EvaluationConfig, ExperimentConfig
-from dmf.records import EvaluationRecord, TrainingRecord
+from dmf.records import EvaluationRecord, Failure
 from dmf.values import Value
 from reports import published
 from reports.published import ABLATED, BACKBONES, DATASETS
@@ -176,11 +176,22 @@ class PlannedCell(Value):
         return tuple(self.config.replace(training__seed=seed) for seed in self.seeds)
 
 
+class Ended(Value):
+    """What a table needs of a training's record: its curves, most of it, are passed over."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    outcome: Literal["finished", "diverged", "failed"]
+    failure: Failure | None = None
+    parameters: int | None = None
+    seconds: float = 0.0
+
+
 class Records(Protocol):
     """Where the records of planned cells are: the store's ledger, MLflow, or a dict in a test."""
 
-    def training(self, key: str) -> TrainingRecord | None:
-        """The record of an ended training; None: it has not ended, or never started."""
+    def how_ended(self, key: str) -> Ended | None:
+        """How a training ended; None: it has not, or never started."""
 
     def evaluation(self, training_key: str, evaluation_key: str) -> EvaluationRecord | None:
         """The record of one evaluation of a training, or None."""

@@ -10,7 +10,7 @@ import numpy as np
 from dmf.config import EvaluationConfig, ExperimentConfig
 from dmf.records import EvaluationRecord, Failure, TrainingRecord
 from reports.statistics import mean_ci95
-from reports.tables import PlannedCell
+from reports.tables import Ended, PlannedCell
 
 
 def planned(
@@ -37,8 +37,9 @@ class InMemory:
     evaluations: dict[tuple[str, str], EvaluationRecord] = field(default_factory=dict)
     at_work: set[str] = field(default_factory=set)
 
-    def training(self, key: str) -> TrainingRecord | None:
-        return self.trainings.get(key)
+    def how_ended(self, key: str) -> Ended | None:
+        record = self.trainings.get(key)
+        return None if record is None else Ended.model_validate_json(record.model_dump_json())
 
     def evaluation(self, training_key: str, evaluation_key: str) -> EvaluationRecord | None:
         return self.evaluations.get((training_key, evaluation_key))

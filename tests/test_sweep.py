@@ -5,6 +5,7 @@ The tests build on each other in the order of the file: a sweep is interrupted, 
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import subprocess
@@ -18,13 +19,16 @@ from mlflow import MlflowClient
 
 from dmf.config import ExperimentConfig
 from dmf.records import TrainingRecord
+from orchestrator import scheduling
+from orchestrator.interrupts import Signals
 from orchestrator.ledger import Ledger
+from orchestrator.mirror import EXPERIMENT, MLflowRecords
 from orchestrator.plan import Trial, plan
 from orchestrator.scheduling import request
 from orchestrator.spec import Resources
 from orchestrator.spec_file import read_spec, spec_from
 from orchestrator.sweep import describe, main, summary
-from orchestrator.tracking import EXPERIMENT, MLflowRecords, tracking_uri
+from orchestrator.tracking import tracking_uri
 
 ROOT = Path(__file__).resolve().parents[1]
 SPEC = """
@@ -300,6 +304,16 @@ def test_a_trial_must_fit_on_one_node(resources: dict[str, float], nodes: list[d
     with pytest.raises(ValueError, match=told):
         request(ExperimentConfig(), Resources.from_dict(resources), nodes)
     assert request(ExperimentConfig(), Resources.from_dict(resources), [*nodes, {"CPU": 8.0, "GPU": 1.0}])["CPU"] >= 2
+
+
+def test_nothing_is_collected_while_ray_shuts_down(monkeypatch: pytest.MonkeyPatch) -> None:
+    collects: list[bool] = []
+    monkeypatch.setattr(scheduling.ray, "init", lambda *arguments, **named: None)
+    monkeypatch.setattr(scheduling.ray, "nodes", list)
+    monkeypatch.setattr(scheduling.ray, "shutdown", lambda: collects.append(gc.isenabled()))
+    with pytest.raises(KeyError), scheduling.cluster(None, Signals()):
+        raise KeyError
+    assert collects == [False] and gc.isenabled()
 
 
 def test_a_mistake_starts_nothing(site: Site, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import shutil
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from mlflow import MlflowClient
@@ -12,9 +14,11 @@ from mlflow.entities import Run
 
 from dmf.config import EvaluationConfig, ExperimentConfig
 from dmf.records import Epoch, EvaluationRecord, Failure, Provenance, TrainingRecord
+from orchestrator import mirror
 from orchestrator.ledger import Ledger
+from orchestrator.mirror import EXPERIMENT, MLflowRecords
 from orchestrator.plan import SweepPlan
-from orchestrator.tracking import EXPERIMENT, MLflowRecords, SweepRuns, Tracker, connect, tracking_uri
+from orchestrator.tracking import SweepRuns, Tracker, connect, tracking_uri
 from reports.tables import PlannedCell
 
 GOOD, BAD, NAN, CUT = (ExperimentConfig().replace(model__groups=groups) for groups in (1, 64, 160, 320))
@@ -119,7 +123,7 @@ def test_a_sweep_from_start_to_end(ledger: Ledger) -> None:
     for number in (1, 2, 2, 3):
         tracker.epoch(GOOD.key, epoch(number))
     deadline = time.monotonic() + 20
-    while steps(ledger, GOOD.key, "loss") != [1, 2, 3] and time.monotonic() < deadline:
+    while (len(statuses(ledger)), steps(ledger, GOOD.key, "loss")) != (4, [1, 2, 3]) and time.monotonic() < deadline:
         time.sleep(0.1)
     assert statuses(ledger) == {"s": "RUNNING", GOOD.key: "RUNNING", BAD.key: "RUNNING", NAN.key: "RUNNING"}
 
@@ -264,6 +268,118 @@ def test_the_best_of_a_search_has_failed_when_its_tests_have(ledger: Ledger) -> 
     tracker.ended(TRIALS[GOOD.key], "")
     assert tracker.stop("FAILED") is None
     assert statuses(ledger)[GOOD.key] == "FAILED"
+
+
+def test_one_without_a_record_is_killed_with_its_epochs_there(ledger: Ledger) -> None:
+    tracker = launch(ledger)
+    tracker.started(CUT, "stopped by a search")
+    tracker.epoch(CUT.key, epoch(1))
+    tracker.ended(TRIALS[CUT.key], "stopped by a search")
+    assert tracker.stop("FINISHED") is None
+    assert statuses(ledger)[CUT.key] == "KILLED"
+    assert steps(ledger, CUT.key, "loss") == [1]
+
+
+def requests(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Names of the requests made to MLflow from here on."""
+    made: list[str] = []
+
+    def counted(name: str) -> Callable[..., Any]:
+        method = getattr(MlflowClient, name)
+
+        def told(*arguments: Any, **named: Any) -> Any:
+            made.append(name)
+            return method(*arguments, **named)
+
+        return told
+
+    for name in ("create_run", "get_run", "get_metric_history", "log_batch", "set_tag", "set_terminated", "update_run"):
+        monkeypatch.setattr(MlflowClient, name, counted(name))
+    return made
+
+
+def test_a_training_that_has_ended_is_three_requests_and_none_when_it_is_known(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sweep = SweepRuns(*connect(uri(ledger), ledger.store / "artifacts"), ledger, PLAN)
+    ledger.write_training(finished(GOOD, epochs=300))
+    ledger.write_evaluation(evaluated(GOOD))
+    made = requests(monkeypatch)
+    sweep.mirror(GOOD, (TEST,), "")
+    assert made == ["create_run", "log_batch", "log_batch", "log_batch", "set_terminated"]  # 1,650 points
+    made.clear()
+    ledger.write_training(finished(BAD))
+    ledger.write_evaluation(evaluated(BAD))
+    sweep.mirror(BAD, (TEST,), "")
+    assert made == ["create_run", "log_batch", "set_terminated"]
+    sweep.mirror(BAD, (TEST,), "")
+    sweep.settle(LABELS, interrupted=False)
+    assert made == ["create_run", "log_batch", "set_terminated"]
+    assert steps(ledger, GOOD.key, "loss") == list(range(1, 301))
+    assert steps(ledger, GOOD.key, "validation_accuracy") == list(range(1, 301, 2))
+
+
+def test_a_request_whose_answer_was_lost_writes_nothing_twice(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    sweep = SweepRuns(*connect(uri(ledger), ledger.store / "artifacts"), ledger, PLAN)
+    ledger.write_training(finished(GOOD))
+    ledger.write_evaluation(evaluated(GOOD))
+    log_batch = MlflowClient.log_batch
+
+    def lost(*arguments: Any, **named: Any) -> None:
+        log_batch(*arguments, **named)
+        raise ConnectionError("no answer")
+
+    with monkeypatch.context() as broken, pytest.raises(ConnectionError):
+        broken.setattr(MlflowClient, "log_batch", lost)
+        sweep.mirror(GOOD, (TEST,), "")
+    sweep.mirror(GOOD, (TEST,), "")
+    assert statuses(ledger) == {"s": "RUNNING", GOOD.key: "FINISHED"}
+    assert steps(ledger, GOOD.key, "loss") == [1, 2, 3]
+    assert steps(ledger, GOOD.key, "test_accuracy/5way_1shot") == [2]
+
+
+@pytest.mark.parametrize("how", ["database", "interface"])
+def test_records_are_read_from_the_database_or_through_mlflow_s_interface(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    ledger.write_training(finished(GOOD))
+    ledger.write_evaluation(evaluated(GOOD))
+    ledger.write_training(failed(BAD))
+    tracker = launch(ledger)
+    tracker.runs.begin(CUT, "")
+    if how == "interface":  # as with a server, or an MLflow whose tables are others
+        monkeypatch.setitem(mirror.COLUMNS, "runs", {"a column of the future"})
+        monkeypatch.setattr(mirror, "_local", lambda artifacts: None)
+    tracker.runs.settle({}, interrupted=False)
+    tracker.runs.begin(CUT, "")
+    records = MLflowRecords(uri(ledger))
+    assert records.plans() == {"s": PLAN}
+    assert records.training(GOOD.key) == finished(GOOD) and records.training(BAD.key) == failed(BAD)
+    assert records.evaluation(GOOD.key, TEST.key) == evaluated(GOOD) and records.evaluation(BAD.key, TEST.key) is None
+    ended = records.how_ended(GOOD.key)
+    assert ended is not None and (ended.outcome, ended.parameters, ended.seconds) == ("finished", 10, 3.0)
+    assert ended == ledger.how_ended(GOOD.key)
+    assert records.running(CUT.key) and not records.running(GOOD.key) and records.how_ended(CUT.key) is None
+
+
+@pytest.mark.parametrize(
+    ("uri", "folder"),
+    [
+        ("file:///a%20b/1", Path("/a b/1")),
+        ("/a b/1", Path("/a b/1")),
+        ("file://elsewhere/a", None),
+        ("s3://bucket/1", None),
+        ("mlflow-artifacts:/0/1", None),
+    ],
+)
+def test_files_on_this_machine_are_told_from_those_elsewhere(uri: str, folder: Path | None) -> None:
+    assert mirror._local(uri) == folder
+
+
+def test_a_file_that_is_no_database_is_told(tmp_path: Path) -> None:
+    (tmp_path / "x.db").write_text("no database, but as long as the header of one: " * 10)
+    with pytest.raises(ValueError, match="MLflow does not answer at sqlite:///.*x.db: file is not a database"):
+        MLflowRecords(f"sqlite:///{tmp_path / 'x.db'}")
 
 
 def test_records_of_a_database_that_is_not_there(tmp_path: Path) -> None:

@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 
 from dmf.config import EvaluationConfig, ExperimentConfig
+from dmf.data import DataSet, open_for
 from dmf.records import Epoch
 from orchestrator.ledger import Ledger
 from orchestrator.plan import Trial
-from orchestrator.trial import run_trial
+from orchestrator.trial import _opened, images_of, run_trial
 
 TINY = {
     "data.name": "glyphs",
@@ -103,3 +104,26 @@ def test_images_that_are_not_there_are_a_failure_with_its_reason(tmp_path: Path)
         run_trial(config, (TEST,), tmp_path / "store")
     record = Ledger(tmp_path / "store").training(config.key)
     assert record is not None and record.failure is not None and "nowhere" in record.failure.reason
+
+
+def test_a_process_opens_a_data_set_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[ExperimentConfig] = []
+
+    def counted(config: ExperimentConfig) -> DataSet:
+        opened.append(config)
+        return open_for(config)
+
+    monkeypatch.setattr("orchestrator.trial.open_for", counted)
+    _opened.cache_clear()
+    assert images_of(CONFIG) is images_of(CONFIG.replace(training__seed=1))
+    assert len(opened) == 1
+    turned = images_of(CONFIG.replace(data__rotations_as_classes=True))
+    assert len(opened) == 2 and len(turned.train) == 4 * len(images_of(CONFIG).train)
+
+
+def test_images_that_appear_later_are_found_by_the_next_trial(tmp_path: Path) -> None:
+    config = ExperimentConfig().replace(data__root=str(tmp_path / "nowhere"), data__name="mine")
+    for reason in ("nowhere", "found none of the known layouts"):
+        with pytest.raises((ValueError, OSError), match=reason):
+            images_of(config)
+        (tmp_path / "nowhere").mkdir(exist_ok=True)
