@@ -1,6 +1,8 @@
 # make demo: a small ablation on embedded images, from nothing to the printed tables.
 # make test: everything that CI runs.
-# Both make .venv when it is missing or requirements.txt has changed since, and build the extension when its sources have.
+# make bench: every claim of speed, measured in short (fewer repeats, smaller batches); make bench-full: as docs/performance.md
+# quotes it. Both print tables and leave results/benchmarks/SUBJECT.json; nothing else should run meanwhile.
+# All make .venv when it is missing or requirements.txt has changed since, and build the extension when its sources have.
 # Everything installed is byte-compiled once, or every start would pay where PYTHONDONTWRITEBYTECODE is set; packages ship
 # some files for newer Pythons, which do not compile and are not imported.
 
@@ -8,13 +10,23 @@ PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
 
-.PHONY: demo test setup
+BENCHMARKS := head step evaluation loader sweep report
+
+.PHONY: demo test bench bench-full setup
 
 demo: setup
 	$(RUN) -m orchestrator.sweep sweeps/demo.yaml
 
 test: setup
 	$(RUN) -m pytest
+
+bench: setup
+	@for subject in $(BENCHMARKS); do \
+	  $(RUN) -m benchmarks.$$subject --short --output results/benchmarks/$$subject-short.json || exit; done
+
+bench-full: setup
+	@for subject in $(BENCHMARKS); do \
+	  $(RUN) -m benchmarks.$$subject --output results/benchmarks/$$subject.json || exit; done
 
 setup:
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v <= (3, 13) else f"Python {v[0]}.{v[1]} is not 3.11 to 3.13; name another with: make PYTHON=python3.12")'

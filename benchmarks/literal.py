@@ -1,0 +1,228 @@
+"""DMF as the released code computes it, operation by operation, in our own words: what the fast paths are compared to.
+
+Held to the released code's numbers by tests/test_literal.py. Letters: B episodes, N way, K shot, Q queries, C channels,
+H W space, G groups, P = B*Q*N pairs of a query and a class.
+
+Left out, where it would only make this slower: two DropBlock counters, and images that are opened anew in evaluation.
+The backbone is dmf's, in contiguous layout.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import random
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Self
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, Dataset
+from torchdiffeq import odeint
+from torchvision import transforms
+from torchvision.ops import deform_conv2d
+
+from dmf.alignment import Alignment
+from dmf.augment import ERASED_AREA, ERASED_ASPECT, ERASED_FILL, ERASING_TRIES, NORMALISATIONS, Augmentation
+from dmf.data import ImageSplit
+from dmf.episodes import Episode, EpisodeIndices
+from dmf.methods import FewShotMethod
+from dmf.methods.dmf import DMF
+
+SAMPLING_TAPS = 9
+
+
+class LiteralMetaFilter(nn.Module):
+    """A filter for each pair: nothing is shared between the pairs of one query or of one class."""
+
+    def __init__(self, channels: int, groups: int) -> None:
+        super().__init__()
+        self.offset_conv = nn.Conv2d(2 * channels, 2 * SAMPLING_TAPS, 5, padding=2, bias=False)
+        self.filter_conv = nn.Conv2d(channels, groups, 3, padding=1, bias=False)
+
+    def forward(self, classes: Tensor, query: Tensor) -> Tensor:
+        """Pairs of maps [P, C, H, W] and [P, C, H, W] -> filters in (0, 1), [P, G, H, W]."""
+        offsets = self.offset_conv(torch.cat([query, classes], dim=1))
+        return deform_conv2d(classes, offsets, self.filter_conv.weight, padding=(1, 1)).sigmoid()
+
+
+class LiteralDMF(FewShotMethod):
+    """The released model for 1x1 filters, with the names of `DMF`'s weights: each takes the other's state dict."""
+
+    def __init__(self, backbone: nn.Module, channels: int, base_classes: int, groups: int) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.groups = groups
+        self.meta_filter = LiteralMetaFilter(channels, groups)
+        self.global_classifier = nn.Conv2d(channels, base_classes, 1)
+
+    @classmethod
+    def like(cls, model: DMF) -> Self:
+        """A copy of `model`, contiguous, on its device and of its type.
+
+        Raises ValueError for a model that is not the released one, but for its backbone.
+        """
+        choices = (model.alignment, model.class_weight, model.score_border, model.global_input)
+        if choices != (Alignment(), "normalised", 1, "query"):
+            raise ValueError(f"the literal version has the choices of the released code, not {choices}")
+        base_classes, channels = model.global_classifier.weight.shape[:2]
+        made = cls(copy.deepcopy(model.backbone), channels, base_classes, model.groups)
+        made.load_state_dict(model.state_dict())
+        made.train(model.training)
+        return made.to(model.global_classifier.weight).to(memory_format=torch.contiguous_format)
+
+    def maps(self, images: Tensor) -> Tensor:
+        """Images [P, 1 or 3, h, w] -> feature maps [P, C, H, W], in PyTorch's default layout."""
+        return self.backbone(images.contiguous())
+
+    def score(self, support: Tensor, query: Tensor) -> Tensor:
+        """Mean of the score map, its border included."""
+        return self.score_map(*self.pairs(support, query)).mean((-2, -1))
+
+    def losses_of_maps(self, maps: Episode) -> dict[str, Tensor]:
+        classes, queries = self.pairs(maps.support, maps.query)
+        scores = self.score_map(classes, queries).flatten(0, 1)
+        # Each query's map is taken out of its pairs by a product with the one-hot target.
+        own = F.one_hot(maps.targets, classes.shape[2]).to(queries)[:, :, :, None]
+        seen = (queries.flatten(3).transpose(2, 3) @ own).view_as(maps.query)
+        logits = self.global_classifier(seen.flatten(0, 1))
+        return {
+            "few_shot": _cross_entropy(scores, maps.targets.flatten()),
+            "global": _cross_entropy(logits, maps.labels.flatten()),
+        }
+
+    def pairs(self, support: Tensor, query: Tensor) -> tuple[Tensor, Tensor]:
+        """Class maps and query maps, both [B, Q, N, C, H, W] and in memory of their own."""
+        classes = support.mean(2)
+        ways, queries = classes.shape[1], query.shape[1]
+        by_class = classes[:, :, None].repeat(1, 1, queries, 1, 1, 1)
+        by_query = query[:, None].repeat(1, ways, 1, 1, 1, 1)
+        return by_class.transpose(1, 2).contiguous(), by_query.transpose(1, 2).contiguous()
+
+    def score_map(self, classes: Tensor, queries: Tensor) -> Tensor:
+        """Pairs [B, Q, N, C, H, W] twice -> scores with their border of zeros [B, Q, N, H+2, W+2]."""
+        pairs, shape = classes.shape[:3], classes.shape[3:]
+        weights = F.normalize(classes, dim=3).flatten(0, 2).mean((-2, -1), keepdim=True)  # [P, C, 1, 1]
+        filters = self.meta_filter(classes.flatten(0, 2), queries.flatten(0, 2))
+        aligned = self.align(queries.flatten(0, 2), filters)
+        together = aligned.reshape(1, pairs.numel() * shape[0], *shape[1:])
+        scores = F.conv2d(together, weights, padding=1, groups=pairs.numel())
+        return scores.view(*pairs, *scores.shape[2:])
+
+    def align(self, queries: Tensor, filters: Tensor) -> Tensor:
+        """One rk4 step over t in [0, 1]; the filters are a part of the state, with derivative zero."""
+
+        def rate(_: Tensor, state: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+            maps, constant = state
+            return F.relu(self.filtered(maps, constant)), torch.zeros_like(constant)
+
+        times = torch.tensor([0.0, 1.0], dtype=queries.dtype, device=queries.device)
+        return odeint(rate, (queries, filters), times, method="rk4")[0][1]
+
+    def filtered(self, maps: Tensor, filters: Tensor) -> Tensor:
+        """`maps` [P, C, H, W] times `filters` [P, G, H, W] by group and position: a batch of [C/G, 1] x [1, 1]."""
+        pairs, channels, height, width = maps.shape
+        positions, members = height * width, channels // self.groups
+        columns = F.unfold(maps, 1).view(pairs, self.groups, members, positions)
+        columns = columns.transpose(2, 3).reshape(-1, members, 1)
+        products = torch.bmm(columns, filters.reshape(-1, 1, 1))
+        products = products.view(pairs, self.groups, positions, members).transpose(2, 3)
+        return products.reshape(pairs, channels, height, width)
+
+
+def _cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
+    """Of maps of logits [P, classes, H, W] with one target per map [P], mean over maps and positions."""
+    logs = F.log_softmax(logits, dim=1)
+    one_hot = F.one_hot(targets, logits.shape[1]).to(logits)[:, :, None, None]
+    return -(one_hot * logs).sum(1).mean()
+
+
+@torch.inference_mode()
+def episode_logits(
+    method: FewShotMethod, split: ImageSplit, bank: EpisodeIndices, augment: Augmentation, device: str = "cpu"
+) -> Tensor:
+    """Logits [episodes, Q, N] with every episode forwarded whole, by itself; the method is in the mode it is in."""
+    logits = []
+    for index in range(len(bank)):
+        rows = bank[index : index + 1]
+        support, query = (
+            augment.evaluate(split.pixels(part.flatten()).to(device)).unflatten(0, part.shape)
+            for part in (rows.support, rows.query)
+        )
+        targets = rows.targets.to(device)
+        logits.append(method(Episode(support, query, targets, targets)).cpu())
+    return torch.cat(logits)
+
+
+class Erasing:
+    """A rectangle of random area and aspect, filled after normalisation, with probability 1/2."""
+
+    def __init__(self, probability: float = 0.5) -> None:
+        self.probability = probability
+
+    def __call__(self, image: Tensor) -> Tensor:
+        """`image` [3, S, S], in place."""
+        if random.uniform(0, 1) >= self.probability:
+            return image
+        _, height, width = image.shape
+        for _ in range(ERASING_TRIES):
+            area = random.uniform(*ERASED_AREA) * height * width
+            aspect = random.uniform(*ERASED_ASPECT)
+            tall, wide = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
+            if tall < height and wide < width:
+                top, left = random.randint(0, height - tall), random.randint(0, width - wide)
+                image[:, top : top + tall, left : left + wide] = torch.tensor(ERASED_FILL)[:, None, None]
+                return image
+        return image
+
+
+def training_transform(side: int = 84) -> transforms.Compose:
+    """From a PIL image to what the backbone trains on, one image at a time."""
+    mean, std = NORMALISATIONS["imagenet"]
+    return transforms.Compose(
+        [
+            transforms.RandomCrop(side, padding=8),
+            transforms.ColorJitter(brightness=0.4, contrast=0.4, saturation=0.4),
+            transforms.RandomHorizontalFlip(),
+            transforms.ToTensor(),
+            transforms.Normalize(mean, std),
+            Erasing(),
+        ]
+    )
+
+
+class EpisodeFiles(Dataset):
+    """Episodes of images in files: an item opens and transforms all images of one episode."""
+
+    def __init__(self, files: Sequence[Path], episodes: EpisodeIndices, transform: transforms.Compose) -> None:
+        self.files, self.episodes, self.transform = list(files), episodes, transform
+
+    def __len__(self) -> int:
+        return len(self.episodes)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Support [N*K, 3, S, S], query [Q, 3, S, S], targets [Q]."""
+        support, query = (
+            torch.stack([self._image(row) for row in rows[index].flatten().tolist()])
+            for rows in (self.episodes.support, self.episodes.query)
+        )
+        return support, query, self.episodes.targets[index]
+
+    def _image(self, row: int) -> Tensor:
+        with Image.open(self.files[row]) as image:
+            return self.transform(image.convert("RGB"))
+
+
+def training_loader(
+    files: Sequence[Path], episodes: EpisodeIndices, episodes_per_step: int, workers: int, side: int = 84
+) -> DataLoader:
+    """Batches of `episodes_per_step` episodes made in `workers` processes."""
+    return DataLoader(
+        EpisodeFiles(files, episodes, training_transform(side)),
+        batch_size=episodes_per_step,
+        num_workers=workers,
+        drop_last=True,
+    )

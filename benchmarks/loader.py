@@ -1,0 +1,134 @@
+"""Training images: from disk to augmented batches, against PIL transforms in worker processes, and against the step.
+
+Images are textures of noise, written as JPEG files of 84 x 84 in class folders. Ours reads them from the uint8 cache
+that it has made of them (made before the clock starts, as in the second run of a user) and augments whole batches in
+the process that trains; the literal version opens and transforms file by file, in as many worker processes as there
+are threads, whose start is in its time.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from benchmarks.harness import Report, alternate, main, median, peak_bytes, ratio, state_rates
+from benchmarks.images import NAME, SIDE, opened, write_images
+from benchmarks.literal import training_loader
+from benchmarks.steps import fresh_method, random_episodes, whole_step
+from dmf.augment import Augmentation
+from dmf.config import AugmentationConfig, DataConfig, EpisodeConfig, TrainingConfig
+from dmf.data import DataSet
+from dmf.episodes import EpisodeSampler
+from dmf.machine import has_bf16
+
+COUNTS = {"train": (20, 60), "val": (5, 20), "test": (5, 20)}
+"""Classes, and images of each."""
+TASK = EpisodeConfig()
+PER_STEP = TrainingConfig().episodes_per_step
+IMAGES_PER_EPISODE = TASK.way * (TASK.shot + TASK.queries)
+IMAGES = PER_STEP * IMAGES_PER_EPISODE
+AT_LEAST = {"cpu": 3.0, "cuda": 1.0}
+"""Throughput over consumption: on a GPU the loader is only never to be the bottleneck."""
+ALIKE = 0.2
+"""Greatest difference of mean and deviation between the two versions' normalised images."""
+
+
+def run(report: Report) -> None:
+    """Images per second of both loaders, and of a ResNet-12 training step."""
+    settings = report.settings
+    steps = 4 if settings.short else 20
+    rates = state_rates(report)
+    with tempfile.TemporaryDirectory() as room:
+        root, cache = Path(room) / "images", Path(room) / "cache"
+        files = write_images(root, COUNTS)
+        data = opened(root, cache)
+        load = ours(data, settings.device)
+        literal = literal_pass(files, data, steps, settings.threads)
+        _check_alike(load, literal)
+        times = alternate(
+            {"ours": lambda: [load(step) for step in range(steps)], "literal": lambda: [None for _ in literal()]},
+            settings.repeats,
+        )
+        size = sum(path.stat().st_size for path in files) / len(files)
+        peak = peak_bytes(first_batch, str(root), str(cache), settings.device, threads=1, device=settings.device)
+    speed = {name: steps * IMAGES / median(values) for name, values in times.items()}
+    report.times(f"loader, {steps} steps of {IMAGES} images", times)
+    report.state("loader, ours", speed["ours"], "images/s", f"in the training process, threads: {settings.threads}")
+    report.state("loader, literal", speed["literal"], "images/s", f"PIL, worker processes: {settings.threads}")
+    report.state("loader: mean size of the JPEG files", size, "B")
+    report.state("loader, ours over literal", ratio(times, "literal", "ours"), "x")
+    report.state("loader, ours: peak memory of a batch", peak, "B")
+    floor = 5 * SIDE * SIDE * 3 / rates["copy"]
+    report.floor("loader: read bytes and write floats at the copy rate", floor, "s", "per image")
+    report.state("loader, ours: times its floor", 1 / speed["ours"] / floor, "x")
+
+    episodes = 1 if settings.short else PER_STEP
+    device = torch.device(settings.device)
+    precisions = ["fp32", "bf16"] if has_bf16(device) else ["fp32"]
+    step_times = alternate(
+        {name: whole_step(fresh_method(device), random_episodes(episodes, device), name) for name in precisions},
+        settings.repeats,
+    )
+    report.times(f"ResNet-12 training step, G=64, {episodes * IMAGES_PER_EPISODE} images", step_times)
+    fastest = min(precisions, key=lambda name: median(step_times[name]))
+    consumed = episodes * IMAGES_PER_EPISODE / median(step_times[fastest])
+    report.state("training step consumes", consumed, "images/s", f"{fastest}, the faster precision here")
+    report.claim(
+        "loader + augmentation throughput over what the step consumes",
+        speed["ours"] / consumed,
+        at_least=AT_LEAST[settings.device],
+        unit="x",
+    )
+
+
+def sampler(data: DataSet) -> EpisodeSampler:
+    return EpisodeSampler(data.train.labels, TASK.way, TASK.shot, TASK.queries, seed=0)
+
+
+def ours(data: DataSet, device: str) -> Callable[[int], Tensor]:
+    """Step -> its images [140, 3, 84, 84] on the device, made as `dmf.training` makes them."""
+    tasks, augment = sampler(data), Augmentation(AugmentationConfig(), DataConfig(name=NAME, image_size=SIDE))
+
+    def load(step: int) -> Tensor:
+        indices = tasks(range(step * PER_STEP, (step + 1) * PER_STEP))
+        generator = torch.Generator(device)
+        generator.manual_seed(step)
+        return augment.train(data.train, torch.cat([indices.support.flatten(), indices.query.flatten()]), generator)
+
+    return load
+
+
+def first_batch(root: str, cache: str, device: str) -> Callable[[], Tensor]:
+    """A function that makes one batch; one before has warmed what is made once."""
+    load = ours(opened(Path(root), Path(cache)), device)
+    load(0)
+    return lambda: load(1)
+
+
+def literal_pass(files: list[Path], data: DataSet, steps: int, workers: int) -> Callable[[], object]:
+    """A function that starts an epoch of `steps` steps, an iterable of (support, query, targets)."""
+    loader = training_loader(files, sampler(data)(range(steps * PER_STEP)), PER_STEP, workers, SIDE)
+    assert [path.parent.name for path in files] == [data.train.classes[label] for label in data.train.labels]
+    return lambda: iter(loader)
+
+
+def _check_alike(load: Callable[[int], Tensor], literal: Callable[[], object]) -> None:
+    """The two draw other numbers, so that only their images' mean and deviation can be compared."""
+    torch.manual_seed(0)  # the workers' seeds come from it
+    batches = [torch.cat([support.flatten(0, 1), query.flatten(0, 1)]) for support, query, _ in literal()]
+    theirs, mine = torch.cat(batches), torch.cat([load(step).cpu() for step in range(len(batches))])
+    if mine.shape != theirs.shape:
+        raise RuntimeError(f"ours loads {list(mine.shape)}, the literal version {list(theirs.shape)}")
+    for statistic in (torch.mean, torch.std):
+        one, other = statistic(mine).item(), statistic(theirs).item()
+        if not abs(one - other) <= ALIKE:
+            raise RuntimeError(f"{statistic.__name__} of the images: ours {one:.3f}, the literal version {other:.3f}")
+
+
+if __name__ == "__main__":
+    sys.exit(main("loader", run))

@@ -1,0 +1,237 @@
+"""How long tables take from many runs: `python -m orchestrator.report` over sweeps/table2.yaml with many seeds.
+
+The command is timed whole, in a fresh process each time: from MLflow (a SQLite database and its folder of artifacts),
+and from the ledger. Its records are as large as real ones: 95 epochs, 2,000 test episodes.
+
+`WRITTEN` runs are written by the sweep's own code through MLflow's interface. The others are copies of their rows in
+the database, under ids, keys and seeds of their own, with files of their own beside them: through the interface a run
+of 95 epochs takes about 0.1 s, so 10,000 would take longer than all else here.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sqlite3
+import subprocess
+import sys
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+
+from benchmarks.harness import Report, alternate, main, median
+from dmf.config import EvaluationConfig, ExperimentConfig
+from dmf.evaluation import mean_and_ci95
+from dmf.records import CONFIG, EVALUATIONS, RECORD, Epoch, EvaluationRecord, Provenance, TrainingRecord
+from orchestrator.ledger import Ledger
+from orchestrator.plan import Trial, labels, plan
+from orchestrator.spec_file import read_spec
+
+SIZES = {1_000: 3.0, 10_000: 15.0}
+"""Runs in MLflow -> seconds that the command may take."""
+SHORT_SIZES = {1_000: 3.0}
+WRITTEN = 44
+"""Runs of two seeds of table2, through MLflow's interface."""
+COPIED = ("params", "tags", "metrics", "latest_metrics")
+"""MLflow's tables of what a run has, all with a column `run_uuid`."""
+QUERIES = 75
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def run(report: Report) -> None:
+    """Seconds of `python -m orchestrator.report` over 1,000 and 10,000 MLflow runs."""
+    rows = []
+    for runs, at_most in (SHORT_SIZES if report.settings.short else SIZES).items():
+        with TemporaryDirectory(prefix="bench-") as place:
+            room = Path(place)
+            uri, count = make(room, runs)
+            report.say(f"made {count:,} runs, {WRITTEN} of them through MLflow's interface")
+            sources = {"MLflow": ["--tracking-uri", uri], "ledger": ["--store", str(room / "runs")]}
+            variants = {name: command(place, source, room / name) for name, source in sources.items()}
+            times = alternate(variants, report.settings.repeats)
+            check_equal(room / "MLflow", room / "ledger")
+            report.times(f"report over {count:,} trainings", times)
+            report.claim(
+                f"report over {runs:,} MLflow runs (SQLite)",
+                median(times["MLflow"]),
+                at_most=at_most,
+                unit=" s",
+                note=f"{count:,} runs, imports included",
+            )
+            rows += [{"runs": count, "source": name, **stages(source, room)} for name, source in sources.items()]
+    report.table("where the time goes, s (another run of each, in stages)", rows)
+
+
+def command(place: str, source: list[str], output: Path) -> Callable[[], None]:
+    """The report as users call it."""
+
+    def call() -> None:
+        line = [sys.executable, "-m", "orchestrator.report", "table2", *source, "--output", str(output)]
+        subprocess.run(line, cwd=place, env=environment(), stdout=subprocess.DEVNULL, check=True)
+
+    return call
+
+
+def environment() -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": str(ROOT)}
+
+
+def check_equal(one: Path, other: Path) -> None:
+    """Both sources have given the same tables, byte for byte."""
+    paths = sorted(path.relative_to(one) for path in one.rglob("*.*"))
+    assert paths, f"{one} holds no tables"
+    for path in paths:
+        if (one / path).read_bytes() != (other / path).read_bytes():
+            raise RuntimeError(f"{one / path} and {other / path} differ; expected equal tables from MLflow and ledger")
+
+
+STAGES = """
+import json, sys, time
+marks = [("", time.perf_counter())]
+def mark(name): marks.append((name, time.perf_counter()))
+from orchestrator import report
+options = report._parser().parse_args(sys.argv[1:])
+mark("imports")
+records = report._records(options)
+plan = records.plans()["table2"]
+mark("runs and plan")
+tables = [report.fill(report.layout_of(name), plan.cells, records) for name in report.planned_tables(plan)]
+mark("records and statistics")
+for table in tables:
+    for _, write in report.FORMATS.values():
+        write(table)
+mark("rendering")
+print(json.dumps({name: end - start for (_, start), (name, end) in zip(marks, marks[1:])}))
+"""
+
+
+def stages(source: list[str], room: Path) -> dict[str, float]:
+    """Seconds of the parts of a report."""
+    line = [sys.executable, "-c", STAGES, "table2", *source, "--output", str(room / "stages")]
+    done = subprocess.run(line, cwd=room, env=environment(), stdout=subprocess.PIPE, check=True, text=True)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def make(room: Path, runs: int) -> tuple[str, int]:
+    """A store and a database that hold at least `runs` trainings of table2, all tested -> the URI, how many."""
+    from orchestrator.tracking import SweepRuns, connect, tracking_uri
+
+    file = ROOT / "sweeps" / "table2.yaml"
+    one_seed = len(plan(read_spec(file, ("data.root=/images",))).trials())
+    seeds = list(range(-(-runs // one_seed)))
+    planned = plan(read_spec(file, ("data.root=/images", f"seeds={seeds}")))
+    trials = planned.trials()
+    ledger = Ledger(room / "runs")
+    ledger.write_plan(planned)
+    for trial in trials:
+        write_files(trial, ledger.folder(trial.key))
+    uri = tracking_uri(ledger.store, None)
+    sweep = SweepRuns(*connect(uri, ledger.store / "artifacts"), ledger, planned)
+    sweep.open()
+    names = labels(trial.config for trial in trials)
+    patterns: dict[str, str] = {}
+    by_seed = sorted(trials, key=lambda trial: trial.config.training.seed)
+    for trial in by_seed[:WRITTEN]:
+        sweep.mirror(trial.config, trial.evaluations, names[trial.key])
+        patterns.setdefault(trial.config.replace(training__seed=0).key, sweep.children[trial.key].id)
+    sweep.close("FINISHED")
+    copy_runs(ledger, by_seed[WRITTEN:], patterns, names)
+    return uri, len(trials)
+
+
+def write_files(trial: Trial, folder: Path) -> None:
+    """What a training leaves in its folder, without waiting for the disk as a sweep does."""
+    random = np.random.default_rng(int(trial.key, 16))
+    (test,) = trial.evaluations
+    training, evaluation = training_record(trial.config, random), evaluation_record(trial.config, test, random)
+    (folder / EVALUATIONS).mkdir(parents=True)
+    (folder / CONFIG).write_text(trial.config.model_dump_json(indent=1))
+    (folder / RECORD).write_text(training.model_dump_json(indent=1))
+    (folder / EVALUATIONS / f"{test.key}.json").write_text(evaluation.model_dump_json(indent=1))
+
+
+def training_record(config: ExperimentConfig, random: np.random.Generator) -> TrainingRecord:
+    epochs = range(1, config.training.epochs + 1)
+    losses = random.random((len(epochs), 3))
+    history = tuple(
+        Epoch(
+            epoch=number,
+            loss=float(loss[0]),
+            losses={"few_shot": float(loss[1]), "global": float(loss[2])},
+            learning_rate=0.1,
+            validation_accuracy=0.6,
+            seconds=300.0,
+        )
+        for number, loss in zip(epochs, losses, strict=True)
+    )
+    return TrainingRecord(
+        key=config.key,
+        config=config,
+        outcome="finished",
+        history=history,
+        best_epoch=len(epochs),
+        best_validation_accuracy=0.6,
+        parameters=12_000_000,
+        seconds=300.0 * len(epochs),
+        provenance=Provenance(
+            data_fingerprint="0" * 64, image_sizes="84x84", git_commit="0" * 40, versions={}, device="cpu", threads=1
+        ),
+    )
+
+
+def evaluation_record(
+    config: ExperimentConfig, test: EvaluationConfig, random: np.random.Generator
+) -> EvaluationRecord:
+    hardness = np.random.default_rng(test.seed).normal(0, 0.08, test.episodes)
+    accuracies = 0.65 + hardness + random.normal(0, 0.05, test.episodes)
+    accuracies = np.clip(np.round(QUERIES * accuracies), 0, QUERIES) / QUERIES
+    accuracy, ci95 = mean_and_ci95(accuracies)
+    return EvaluationRecord(
+        training_key=config.key,
+        evaluation_key=test.key,
+        config=test,
+        accuracy=accuracy,
+        ci95=ci95,
+        episode_accuracies=tuple(accuracies.tolist()),
+        bank=f"bank of {test.shot}",
+        data_fingerprint="0" * 64,
+        epoch=config.training.epochs,
+        seconds=100.0,
+    )
+
+
+def copy_runs(ledger: Ledger, trials: list[Trial], patterns: dict[str, str], names: dict[str, str]) -> None:
+    """Runs of `trials`, each as its row's run of another seed is (`patterns`: key of seed 0 -> run).
+
+    Their files are links to the ledger's, which are the same text.
+    """
+    with sqlite3.connect(ledger.store / "mlflow.db") as database:
+        columns = {
+            table: [row[1] for row in database.execute(f"pragma table_info({table})")] for table in ("runs", *COPIED)
+        }
+        for trial in trials:
+            pattern, run = patterns[trial.config.replace(training__seed=0).key], uuid.uuid4().hex
+            for table, names_of in columns.items():
+                given = {"run_uuid": ":run", "artifact_uri": "replace(artifact_uri, run_uuid, :run)"}
+                chosen = ", ".join(given.get(name, name) for name in names_of)
+                copied = f"select {chosen} from {table} where run_uuid = :pattern"
+                values = {"run": run, "pattern": pattern}
+                database.execute(f"insert into {table} ({', '.join(names_of)}) {copied}", values)
+            database.execute("update runs set name = ? where run_uuid = ?", (names[trial.key], run))
+            set_value = "update {} set value = ? where run_uuid = ? and key = ?"
+            for table, key, value in (
+                ("tags", "dmf.key", trial.key),
+                ("tags", "mlflow.runName", names[trial.key]),
+                ("params", "training.seed", str(trial.config.training.seed)),
+            ):
+                database.execute(set_value.format(table), (value, run, key))
+            copy = ledger.store / "artifacts" / run / "artifacts"
+            shutil.copytree(ledger.folder(trial.key), copy, copy_function=os.link)
+
+
+if __name__ == "__main__":
+    sys.exit(main("report", run))

@@ -1,0 +1,159 @@
+"""A ResNet-12 training step: what it costs over its backbone, and over plain PyTorch.
+
+The whole step is that of `dmf.training`: episodes drawn, images read from the uint8 cache and augmented, forward,
+backward, optimiser. Beside it, at the same precision: the backbone alone on given images, and the head alone on given
+maps. The literal version is the same model in contiguous layout, eager and in float32, in a process of its own that
+leaves malloc as glibc has it.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import sys
+import tempfile
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+import torch
+
+from benchmarks.harness import Report, Settings, alternate, main, median, number, ratio, seconds, state_rates
+from benchmarks.images import NAME, SIDE, opened, write_images
+from benchmarks.steps import (
+    IMAGES_PER_EPISODE,
+    backbone_flops,
+    backbone_step,
+    fresh_method,
+    head_step,
+    random_episodes,
+    whole_step,
+)
+from dmf.config import ExperimentConfig
+from dmf.data import DataSet
+from dmf.machine import has_bf16, set_up
+from dmf.training import Run
+
+COUNTS = {"train": (20, 20), "val": (5, 20), "test": (5, 20)}
+SHARES = {64: 0.03, 160: 0.05, 640: 0.12}
+"""Greatest share of the head in a step, by groups."""
+WHOLE = {"fp32": 1.10, "bf16": 1.15}
+"""Greatest ratio of the whole step to the backbone's."""
+OVER_PLAIN = 2.4
+
+
+def run(report: Report) -> None:
+    """Time steps, their parts, and the literal step."""
+    settings = report.settings
+    device = torch.device(settings.device)
+    set_up(settings.threads)
+    episodes = 1 if settings.short else 4
+    precisions = ["fp32", "bf16"] if has_bf16(device) else ["fp32"]
+    rates = state_rates(report)
+    with tempfile.TemporaryDirectory() as room, PlainProcess(episodes, settings.threads, settings.device) as plain:
+        write_images(Path(room) / "images", COUNTS)
+        data = opened(Path(room) / "images", Path(room) / "cache")
+        variants: dict[str, Callable[[], object]] = {"plain contiguous fp32": plain.step}
+        for precision in precisions:
+            variants[f"step {precision}"] = training_step(data, Path(room) / precision, episodes, settings, precision)
+            method, images = fresh_method(device), random_episodes(episodes, device)
+            variants[f"backbone {precision}"] = backbone_step(method, images, precision)
+            for groups in SHARES:
+                method = fresh_method(device, groups=groups)
+                variants[f"head {precision} G={groups}"] = head_step(method, images, precision)
+        contiguous = fresh_method(device).to(memory_format=torch.contiguous_format)
+        contiguous.maps = contiguous.backbone
+        variants["contiguous fp32"] = whole_step(contiguous, random_episodes(episodes, device), "fp32")
+        times = alternate(variants, settings.repeats)
+    flops = backbone_flops(contiguous)
+    report.floor("backbone's products for an image, forward", flops, "FLOP")
+    images_per_step = episodes * IMAGES_PER_EPISODE
+    report.times(f"one step, {images_per_step} images of {SIDE} x {SIDE}", times)
+    for precision in precisions:
+        report.state(f"images/s of the step, {precision}", images_per_step / median(times[f"step {precision}"]))
+        floor = 3 * flops * images_per_step / rates[precision]
+        report.floor(f"backbone's products at the matrix rate, {precision}", floor, "s")
+        report.state(
+            f"backbone's share of the matrix rate, {precision}", floor / median(times[f"backbone {precision}"])
+        )
+        report.claim(
+            f"whole training step over backbone only, G=64, {precision}",
+            ratio(times, f"step {precision}", f"backbone {precision}"),
+            at_most=WHOLE[precision],
+            unit="x",
+        )
+        for groups, most in SHARES.items():
+            head, small = times[f"head {precision} G={groups}"], times[f"head {precision} G=64"]
+            rounds = zip(head, small, times[f"step {precision}"], strict=True)
+            share = median([part / (step - of_64 + part) for part, of_64, step in rounds])
+            name = f"share of the head in a training step, G={groups}, {precision}"
+            if precision == "fp32":
+                report.claim(name, share, at_most=most)
+            else:
+                report.state(name, number(share))
+    report.state("contiguous over channels last, fp32", ratio(times, "contiguous fp32", "step fp32"), "x")
+    if "bf16" in precisions:
+        report.state("contiguous fp32 over bf16 step, malloc alike", ratio(times, "contiguous fp32", "step bf16"), "x")
+        report.claim(
+            "bf16 + channels last training step over contiguous eager fp32",
+            ratio(times, "plain contiguous fp32", "step bf16"),
+            at_least=OVER_PLAIN,
+            unit="x",
+            note="the latter without loading and augmentation, malloc as glibc has it",
+        )
+
+
+def training_step(
+    data: DataSet, folder: Path, episodes: int, settings: Settings, precision: str
+) -> Callable[[], object]:
+    """A function that does the next step of a real training."""
+    config = ExperimentConfig().replace(
+        data__name=NAME,
+        training__episodes_per_step=episodes,
+        training__validation_episodes=2,
+        training__precision=precision,
+        training__threads=settings.threads,
+        training__device=settings.device,
+    )
+    training = Run(config, data, folder)
+    done = iter(range(10**6))
+
+    def step() -> None:
+        number = next(done)
+        training.train_steps(range(number, number + 1))
+
+    return step
+
+
+class PlainProcess:
+    """The literal step in another process, which answers a call with the seconds that it took."""
+
+    def __init__(self, episodes: int, threads: int, device: str) -> None:
+        context = multiprocessing.get_context("spawn")
+        self.connection, other = context.Pipe()
+        self.process = context.Process(target=_serve, args=(other, episodes, threads, device))
+
+    def __enter__(self) -> PlainProcess:
+        self.process.start()
+        return self
+
+    def step(self) -> float:
+        """One step, timed here as every variant is: the message takes microseconds."""
+        self.connection.send(True)
+        return self.connection.recv()
+
+    def __exit__(self, *exception: object) -> None:
+        self.connection.send(False)
+        self.process.join()
+
+
+def _serve(connection: Connection, episodes: int, threads: int, device: str) -> None:
+    torch.set_num_threads(threads)
+    method = fresh_method(torch.device(device)).to(memory_format=torch.contiguous_format)
+    method.maps = method.backbone
+    step = whole_step(method, random_episodes(episodes, torch.device(device)), "fp32")
+    while connection.recv():
+        connection.send(seconds(step))
+
+
+if __name__ == "__main__":
+    sys.exit(main("step", run))
