@@ -17,9 +17,10 @@ from dmf.checkpoints import read_checkpoint, under
 from dmf.config import EvaluationConfig, ExperimentConfig
 from dmf.data import DataSet, ImageSplit
 from dmf.episodes import EpisodeIndices, EpisodeSampler, derived_seed
-from dmf.machine import autocast, device_of, set_up
+from dmf.machine import device_of, set_up
 from dmf.methods import FewShotMethod, build_method
 from dmf.methods.base import Table
+from dmf.precision import autocast
 from dmf.records import BEST, EvaluationRecord
 
 IMAGES_PER_BATCH = 128

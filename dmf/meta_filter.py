@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dmf.dynamic_sampling import DynamicConv2d
+from dmf.precision import wide
 
 SAMPLING_TAPS = 9
 """The filter is generated from a 3x3 neighbourhood of the class map."""
@@ -29,7 +30,8 @@ class MetaFilter(nn.Module):
         )
 
     def forward(self, classes: Tensor, query: Tensor) -> Tensor:
-        """Class maps [B, N, C, H, W] and query maps [B, Q, C, H, W] -> filters in (0, 1), [B, N, Q, G*k*k, H, W].
+        """Class maps [B, N, C, H, W] and query maps [B, Q, C, H, W] -> filters in (0, 1), [B, N, Q, G*k*k, H, W],
+        in float32 at least.
 
         Without dynamic sampling all queries share their class's filters, and the Q of the result is 1.
         """
@@ -38,7 +40,7 @@ class MetaFilter(nn.Module):
             of_classes = self.class_offsets(classes.flatten(0, 1)).unflatten(0, classes.shape[:2])
             of_query = self.query_offsets(query.flatten(0, 1)).unflatten(0, query.shape[:2])
             offsets = (of_classes[:, :, None] + of_query[:, None]).flatten(0, 1)
-        filters = self.filter_conv(classes.flatten(0, 1), offsets).sigmoid()
+        filters = wide(self.filter_conv(classes.flatten(0, 1), offsets)).sigmoid()
         return filters.unflatten(0, classes.shape[:2])
 
     def query_offsets(self, query: Tensor) -> Tensor:

@@ -22,8 +22,9 @@ from dmf.config import EvaluationConfig, ExperimentConfig, TrainingConfig
 from dmf.data import DataSet
 from dmf.episodes import Episode, EpisodeIndices, EpisodeSampler, derived_seed
 from dmf.evaluation import episode_accuracies, episode_bank
-from dmf.machine import autocast, device_name, device_of, set_up
+from dmf.machine import device_name, device_of, set_up
 from dmf.methods import build_method
+from dmf.precision import autocast
 from dmf.prefetch import prefetched
 from dmf.provenance import git_commit, versions
 from dmf.records import BEST, CONFIG, LAST, RECORD, Epoch, Failure, Provenance, TrainingRecord

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import harness, head, loader
+from benchmarks import harness, head, loader, summary, table2
 from benchmarks.harness import Claim, Report, Settings, aligned, alternate, main, peak_bytes, quantity, ratio
+from dmf.config import EvaluationConfig, ExperimentConfig
 
 ROOM = 96 * 2**20
 """Bytes of the allocation whose peak is measured."""
@@ -207,3 +208,27 @@ def test_loader_measures_what_it_claims(monkeypatch: pytest.MonkeyPatch) -> None
     assert claim.name == "loader + augmentation throughput over what the step consumes" and claim.at_least == 3
     ours, consumed = report.stated["loader, ours"]["measured"], report.stated["training step consumes"]["measured"]
     assert claim.measured == pytest.approx(ours / consumed)
+
+
+def test_summary_has_a_row_per_claim(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    report = Report("head", Settings(short=True))
+    report.claim("fast", 40.0, at_least=35, unit="x")
+    report.claim("small", 0.5, at_most=0.25)
+    (tmp_path / "head.json").write_text(json.dumps(report.json()))
+    assert summary.main([str(tmp_path / "head.json")]) == 0
+    fast, small = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| head")]
+    assert "40.00x" in fast and "at least 35" in fast and "holds" in fast
+    assert "0.500" in small and "at most 0.25" in small and "MISSED" in small
+    assert summary.main([str(tmp_path / "none.json")]) == 2
+
+
+def test_cost_of_a_training_by_hand() -> None:
+    """One FLOP an image: 95 epochs of 1,200 episodes of 35 images, forward and backward; 42 validations; one test."""
+    one_shot = table2.cost(ExperimentConfig(), EvaluationConfig(), 1.0)
+    assert one_shot.training == 3 * 95 * 1200 * 35
+    assert one_shot.validation == 42 * 9_600 and one_shot.validation_by_episodes == 42 * 2000 * 80
+    assert one_shot.test == 12_000
+    five_shot = table2.cost(ExperimentConfig().replace(episodes__shot=5), EvaluationConfig(), 1.0)
+    assert five_shot.training == 3 * 95 * 1200 * 55
+    with pytest.raises(ValueError, match="no fixed number of images"):
+        table2.cost(ExperimentConfig().replace(data__name="glyphs"), EvaluationConfig(), 1.0)

@@ -17,6 +17,7 @@ from dmf.methods import METHODS, build_method
 from dmf.methods.dmf import DMF
 from dmf.methods.proto_net import ProtoNet
 from dmf.methods.raw_pixels import RawPixels
+from dmf.precision import autocast
 
 B, N, K, Q, C, H, W = 2, 3, 2, 4, 8, 5, 4
 GENERATOR = torch.Generator().manual_seed(1)
@@ -159,6 +160,28 @@ def test_raw_pixels_is_a_cosine() -> None:
     prototypes = SUPPORT.mean(2)
     expected = F.cosine_similarity(QUERY.flatten(2)[:, :, None], prototypes.flatten(2)[:, None], dim=-1)
     torch.testing.assert_close(RawPixels().score(SUPPORT, QUERY), expected)
+
+
+@pytest.mark.parametrize(
+    "model, tolerance",
+    [
+        (ProtoNet(nn.Identity()), 1e-6),
+        (RawPixels(), 1e-6),
+        (dmf(0).float(), 1e-6),
+        # With alignment, filters are products of numbers of eight bits.
+        (dmf("ode").float(), 0.02),
+        (dmf("ode", "dopri5").float(), 0.02),
+        (dmf("ode", dynamic_sampling=False).float(), 0.02),
+        (dmf("ode", kernel_size=3, groups=2).float(), 0.02),
+    ],
+)
+def test_bfloat16_maps_are_scored_in_float32(model, tolerance: float) -> None:
+    support, query = SUPPORT.bfloat16(), QUERY.bfloat16()
+    expected = model.score(support.float(), query.float())
+    with autocast(torch.device("cpu"), "bf16"):
+        ours = model.score(support, query)
+    assert ours.dtype == torch.float32
+    torch.testing.assert_close(ours, expected, rtol=0, atol=tolerance * expected.abs().max().item())
 
 
 @pytest.mark.parametrize("method", METHODS)

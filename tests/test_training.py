@@ -16,8 +16,8 @@ from dmf.config import EvaluationConfig, ExperimentConfig, TrainingConfig
 from dmf.data import DataSet, open_data
 from dmf.episodes import Episode, derived_seed
 from dmf.evaluation import episode_accuracies, episode_bank, evaluate_folder, load_trained, mean_and_ci95
-from dmf.machine import autocast
 from dmf.methods import build_method
+from dmf.precision import autocast
 from dmf.records import LAST, RECORD, Epoch
 from dmf.training import DROPOUT, Run, best_of, close, is_validation_epoch, learning_rate, train
 

@@ -25,6 +25,7 @@ from dmf.config import ModelConfig
 from dmf.episodes import Episode
 from dmf.meta_filter import MetaFilter
 from dmf.methods.base import FewShotMethod, Table
+from dmf.precision import full_precision, wide
 
 
 class DMF(FewShotMethod):
@@ -69,10 +70,10 @@ class DMF(FewShotMethod):
 
     def score(self, support: Tensor, query: Tensor) -> Tensor:
         """Mean of the score map over its positions, the border's zeros included (it changes no argmax)."""
-        return self._mean_score(self.score_map(support.mean(2), query))
+        return self._mean_score(self.score_map(wide(support).mean(2), query))
 
     def losses_of_maps(self, maps: Episode) -> dict[str, Tensor]:
-        classes = maps.support.mean(2)
+        classes = wide(maps.support).mean(2)
         filters, global_maps = None, maps.query
         if self.global_input == "aligned" and self.meta_filter is not None:
             filters = self.meta_filter(classes, maps.query)
@@ -86,9 +87,7 @@ class DMF(FewShotMethod):
 
     def class_weights(self, classes: Tensor) -> Tensor:
         """Class maps [..., C, H, W] -> weights of the 1x1 meta-classifier [..., C] (paper, eq. 9)."""
-        classes = classes.to(torch.promote_types(classes.dtype, torch.float32))
-        if self.class_weight == "normalised":
-            classes = F.normalize(classes, dim=-3)
+        classes = F.normalize(wide(classes), dim=-3) if self.class_weight == "normalised" else wide(classes)
         return classes.mean((-2, -1))
 
     def score_map(self, classes: Tensor, query: Tensor, filters: Tensor | None = None) -> Tensor:
@@ -100,12 +99,15 @@ class DMF(FewShotMethod):
             tables = self._taps_and_weights(classes) | {"class_offsets": self.meta_filter.class_offsets(classes)}
             return self._aligned_score(tables | self._query_table(query.flatten(0, 1)), episodes=len(query))
         weights = self.class_weights(classes)
-        if self.meta_filter is None:
-            return torch.einsum("bqchw,bnc->bqnhw", query, weights.to(query.dtype))
-        filters = self.meta_filter(classes, query) if filters is None else filters
-        if self.alignment.kernel_size != 1:
-            return self._score_aligned_maps(weights, query, filters)
-        return self._score_grown(weights, query, self.alignment.growth(filters))
+        if self.meta_filter is not None and filters is None:
+            filters = self.meta_filter(classes, query)
+        with full_precision(query.device):
+            query = wide(query)
+            if filters is None:
+                return torch.einsum("bqchw,bnc->bqnhw", query, weights)
+            if self.alignment.kernel_size != 1:
+                return self._score_aligned_maps(weights, query, filters)
+            return self._score_grown(weights, query, self.alignment.growth(filters))
 
     @property
     def computes_classes(self) -> bool:
@@ -122,11 +124,9 @@ class DMF(FewShotMethod):
     def class_table(self, images: Table, rows: Tensor) -> Table:
         if not self.one_pass:
             return super().class_table(images, rows)
-        wide = torch.promote_types(images["query"].dtype, torch.float32)
-        examples = images["query"][rows].mean(1, dtype=wide)  # [J, H, W, R, G]
+        examples = wide(images["query"][rows]).mean(1)  # [J, H, W, R, G]
         classes = examples.permute(0, 4, 3, 1, 2).flatten(1, 2)
-        offsets = images["class_offsets"][rows].mean(1, dtype=wide)
-        return self._taps_and_weights(classes) | {"class_offsets": offsets}
+        return self._taps_and_weights(classes) | {"class_offsets": wide(images["class_offsets"][rows]).mean(1)}
 
     def score_rows(self, classes: Table, class_rows: Tensor, images: Table, query_rows: Tensor) -> Tensor:
         if not self.one_pass:
@@ -169,10 +169,10 @@ class DMF(FewShotMethod):
     def _score_grown(self, weights: Tensor, query: Tensor, growth: Tensor) -> Tensor:
         """From growths [B, N, Q or 1, G, H, W]."""
         moving = F.relu(query) if self.alignment.rectified else query
-        score = torch.einsum("bqchw,bnc->bqnhw", query, weights.to(query.dtype))
+        score = torch.einsum("bqchw,bnc->bqnhw", query, weights)
         if growth.shape[2] == 1:
             kernels = (growth[:, :, 0] - 1)[:, :, :, None] * weights.unflatten(2, (self.groups, -1))[..., None, None]
-            return score + torch.einsum("bqchw,bnchw->bqnhw", moving, kernels.flatten(2, 3).to(query.dtype))
+            return score + torch.einsum("bqchw,bnchw->bqnhw", moving, kernels.flatten(2, 3))
         products = torch.einsum(
             "bqgchw,bngc->bnqghw", moving.unflatten(2, (self.groups, -1)), weights.unflatten(2, (self.groups, -1))
         )
@@ -196,7 +196,7 @@ class DMF(FewShotMethod):
         episode = torch.arange(len(query), device=query.device)[:, None]
         position = torch.arange(query.shape[1], device=query.device)[None]
         own = filters[episode, targets, position]
-        return self.alignment(query.flatten(0, 1), own.flatten(0, 1)).unflatten(0, query.shape[:2])
+        return self.alignment(wide(query).flatten(0, 1), own.flatten(0, 1)).unflatten(0, query.shape[:2])
 
     def few_shot_loss(self, scores: Tensor, targets: Tensor) -> Tensor:
         """Cross-entropy of `scores` [B, Q, N, H, W] per position, averaged (paper, eq. 12 read as cross-entropy).

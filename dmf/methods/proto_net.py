@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from dmf.config import ModelConfig
 from dmf.episodes import Episode
 from dmf.methods.base import FewShotMethod
+from dmf.precision import full_precision, wide
 
 
 class ProtoNet(FewShotMethod):
@@ -31,9 +32,10 @@ class ProtoNet(FewShotMethod):
         return cls(backbone)
 
     def score(self, support: Tensor, query: Tensor) -> Tensor:
-        prototypes, queries = support.mean(2).flatten(2), query.flatten(2)  # [B, N, D], [B, Q, D]
+        prototypes, queries = wide(support).mean(2).flatten(2), wide(query).flatten(2)  # [B, N, D], [B, Q, D]
         # |q - p|^2 = |q|^2 - 2 qp + |p|^2; |q|^2 is the same for all classes, and softmax does not see it.
-        distances = prototypes.square().sum(-1)[:, None] - 2 * queries @ prototypes.transpose(1, 2)
+        with full_precision(query.device):
+            distances = prototypes.square().sum(-1)[:, None] - 2 * queries @ prototypes.transpose(1, 2)
         return -self.log_scale.exp() * distances / queries.shape[-1]
 
     def losses_of_maps(self, maps: Episode) -> dict[str, Tensor]:

@@ -7,6 +7,7 @@ from torch.nn import functional as F
 
 from dmf.episodes import Episode
 from dmf.methods.base import FewShotMethod
+from dmf.precision import full_precision, wide
 
 
 class RawPixels(FewShotMethod):
@@ -17,8 +18,9 @@ class RawPixels(FewShotMethod):
         self.backbone = nn.Identity()
 
     def score(self, support: Tensor, query: Tensor) -> Tensor:
-        prototypes = F.normalize(support.mean(2).flatten(2), dim=-1)
-        return F.normalize(query.flatten(2), dim=-1) @ prototypes.transpose(1, 2)
+        prototypes = F.normalize(wide(support).mean(2).flatten(2), dim=-1)
+        with full_precision(query.device):
+            return F.normalize(wide(query).flatten(2), dim=-1) @ prototypes.transpose(1, 2)
 
     def losses_of_maps(self, maps: Episode) -> dict[str, Tensor]:
         """None: there is nothing to train."""
