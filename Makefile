@@ -21,12 +21,16 @@ test: setup
 	$(RUN) -m pytest
 
 bench: setup
+	@mkdir -p results/benchmarks
 	@for subject in $(BENCHMARKS); do \
 	  $(RUN) -m benchmarks.$$subject --short --output results/benchmarks/$$subject-short.json || exit; done
+	@$(RUN) -m benchmarks.summary $(BENCHMARKS:%=results/benchmarks/%-short.json)
 
 bench-full: setup
+	@mkdir -p results/benchmarks
 	@for subject in $(BENCHMARKS); do \
 	  $(RUN) -m benchmarks.$$subject --output results/benchmarks/$$subject.json || exit; done
+	@$(RUN) -m benchmarks.summary $(BENCHMARKS:%=results/benchmarks/%.json)
 
 setup:
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v <= (3, 13) else f"Python {v[0]}.{v[1]} is not 3.11 to 3.13; name another with: make PYTHON=python3.12")'

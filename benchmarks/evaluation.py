@@ -24,8 +24,9 @@ from dmf.config import AugmentationConfig, DataConfig, EvaluationConfig
 from dmf.data import ImageSplit
 from dmf.episodes import Episode, EpisodeIndices
 from dmf.evaluation import episode_accuracies, episode_bank
-from dmf.machine import autocast, has_bf16, set_up
+from dmf.machine import has_bf16, set_up
 from dmf.methods import FewShotMethod
+from dmf.precision import autocast
 
 EPISODES, IMAGES = 2000, 12_000
 AT_LEAST = {1: 20.0, 5: 22.0}
@@ -69,7 +70,8 @@ def run(report: Report) -> None:
                 literal, split, one, augment, device
             )
             warmup = {name: 1 for name in variants if "literal" not in name and not settings.short}
-            times = alternate(variants, settings.repeats, warmup)
+            repeats = {name: 1 if settings.short and "literal" in name else settings.repeats for name in variants}
+            times = alternate(variants, repeats, warmup)
             report.times(f"{shot}-shot: {sampled} episodes over {len(split)} images, or one", times)
             images = len(torch.unique(torch.cat([bank.support.flatten(), bank.query.flatten()])))
             for precision in precisions:
