@@ -1,7 +1,8 @@
 # make demo: a small ablation on embedded images, from nothing to the printed tables.
 # make test: everything that CI runs.
-# make bench: every claim of speed, measured in short (fewer repeats, smaller batches); make bench-full: as docs/performance.md
-# quotes it. Both print tables and leave results/benchmarks/SUBJECT.json; nothing else should run meanwhile.
+# make bench: every claim of speed, measured in short (fewer repeats, smaller batches).
+# make bench-full: with all repeats and at full size, more than an hour on two cores.
+# Both print tables and leave results/benchmarks/SUBJECT.json; nothing else should run meanwhile.
 # All make .venv when it is missing or requirements.txt has changed since, and build the extension when its sources have.
 # Everything installed is byte-compiled once, or every start would pay where PYTHONDONTWRITEBYTECODE is set; packages ship
 # some files for newer Pythons, which do not compile and are not imported.
