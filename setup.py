@@ -45,7 +45,8 @@ def extensions() -> dict[str, Any]:
             self.build_temp = folder
 
     operators = ("dynamic_sampling", "aligned_score")
-    common = {"depends": [f"csrc/{name}.h" for name in ("sampling", *operators)], "py_limited_api": True}
+    headers = ["csrc/sampling.h", "csrc/cuda.cuh", *(f"csrc/{name}.h" for name in operators)]
+    common = {"depends": headers, "py_limited_api": True}
     flags = [*FLAGS, "-fopenmp-simd", "-Wno-psabi"]
     modules = [CppExtension("dmf._C", [f"csrc/{name}.cpp" for name in operators], extra_compile_args=flags, **common)]
     forced = os.environ.get("DMF_CUDA") == "1"

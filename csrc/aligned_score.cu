@@ -3,29 +3,15 @@
 // One warp per pair and position, its lanes along the groups. Forward shares nothing: results are reproducible.
 // Backward: a block per pair, whose warps take positions in turn; gradients are added atomically (the order of these
 // sums is the only thing that may change between runs), those by the class weights within the block first.
-#define USE_CUDA  // PyTorch then declares aoti_torch_get_current_cuda_stream
+#include "cuda.cuh"
+
 #include "aligned_score.h"
-
-#include <cuda_runtime.h>
-#include <torch/csrc/stable/accelerator.h>
-#include <torch/csrc/stable/library.h>
-
-#include <algorithm>
 
 namespace dmf {
 namespace {
 
-constexpr int kWarp = 32;
 constexpr int kWarps = 8;
-constexpr int64_t kMostBlocks = 1 << 20;
 constexpr int64_t kSharedBytes = 48 << 10;
-
-template <typename A>
-__device__ A warp_sum(A value) {
-#pragma unroll
-  for (int step = kWarp / 2; step > 0; step /= 2) value += __shfl_down_sync(0xffffffffu, value, step);
-  return value;
-}
 
 template <typename A>
 __device__ A sigmoid(A x) {
@@ -176,12 +162,6 @@ __global__ void backward_kernel(FullSizes n, Growth growth, ScoreInputs<T, A> in
     }
     __syncthreads();
   }
-}
-
-cudaStream_t current_stream(int device) {
-  void* stream = nullptr;
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(device, &stream));
-  return static_cast<cudaStream_t>(stream);
 }
 
 unsigned int grid(int64_t blocks) { return static_cast<unsigned int>(std::min(kMostBlocks, blocks)); }

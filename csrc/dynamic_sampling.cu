@@ -4,21 +4,14 @@
 // a run of positions and the threads of a position agree on their samples. Nothing is shared: results are reproducible.
 // Backward: one warp per output position with its lanes along G. A corner's gradient is added atomically (the order of
 // these sums is the only thing that may change between runs), an offset's is a sum over the warp.
-#define USE_CUDA  // PyTorch then declares aoti_torch_get_current_cuda_stream
+#include "cuda.cuh"
+
 #include "dynamic_sampling.h"
-
-#include <cuda_runtime.h>
-#include <torch/csrc/stable/accelerator.h>
-#include <torch/csrc/stable/library.h>
-
-#include <algorithm>
 
 namespace dmf {
 namespace {
 
 constexpr int kThreads = 256;
-constexpr int kWarp = 32;
-constexpr int64_t kMostBlocks = 1 << 20;
 
 template <typename T>
 __global__ void __launch_bounds__(kThreads) forward_kernel(Sizes n, const T* __restrict__ taps,
@@ -47,13 +40,6 @@ __global__ void __launch_bounds__(kThreads) forward_kernel(Sizes n, const T* __r
     }
     out[i] = sum;
   }
-}
-
-template <typename T>
-__device__ T warp_sum(T value) {
-#pragma unroll
-  for (int step = kWarp / 2; step > 0; step /= 2) value += __shfl_down_sync(0xffffffffu, value, step);
-  return value;
 }
 
 template <typename T>
@@ -109,18 +95,12 @@ unsigned int blocks(int64_t threads) {
   return static_cast<unsigned int>(std::min(kMostBlocks, (threads + kThreads - 1) / kThreads));
 }
 
-cudaStream_t current_stream(const Tensor& tensor) {
-  void* stream = nullptr;
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(tensor.get_device_index(), &stream));
-  return static_cast<cudaStream_t>(stream);
-}
-
 template <typename T>
 void forward_all(const Sizes& n, const Tensor& taps, const Tensor& offsets, Tensor& out) {
   const torch::stable::accelerator::DeviceGuard guard(taps.get_device_index());
   const int64_t threads = n.maps * n.queries * n.positions() * n.groups;
   if (threads == 0) return;  // an empty grid is a launch error
-  forward_kernel<T><<<blocks(threads), kThreads, 0, current_stream(taps)>>>(
+  forward_kernel<T><<<blocks(threads), kThreads, 0, current_stream(taps.get_device_index())>>>(
       n, taps.const_data_ptr<T>(), offsets.const_data_ptr<T>(), out.mutable_data_ptr<T>());
   STD_CUDA_KERNEL_LAUNCH_CHECK();
 }
@@ -131,7 +111,7 @@ void backward_all(const Sizes& n, const Tensor& grad, const Tensor& taps, const 
   const torch::stable::accelerator::DeviceGuard guard(taps.get_device_index());
   const int64_t threads = n.maps * n.queries * n.positions() * kWarp;
   if (threads == 0) return;
-  backward_kernel<T><<<blocks(threads), kThreads, 0, current_stream(taps)>>>(
+  backward_kernel<T><<<blocks(threads), kThreads, 0, current_stream(taps.get_device_index())>>>(
       n, grad.const_data_ptr<T>(), taps.const_data_ptr<T>(), offsets.const_data_ptr<T>(),
       grad_taps.mutable_data_ptr<T>(), grad_offsets.mutable_data_ptr<T>());
   STD_CUDA_KERNEL_LAUNCH_CHECK();
