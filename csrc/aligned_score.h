@@ -90,7 +90,7 @@ void score_backward(const ScoreSizes& n, const Growth& growth, const ScoreInputs
 struct ScoreTensors {
   Tensor taps, class_offsets, query, query_offsets, weights;
 
-  // The last guard before raw memory; dmf.aligned_score has already told the user in words.
+  // The guard before raw memory: a method builds these tables, so a misfit is its mistake and no user's.
   ScoreSizes checked(int64_t episodes, int64_t ways, int64_t queries, const std::vector<int64_t>& kernel_size) const {
     check_kernel_size(kernel_size);
     STD_TORCH_CHECK(taps.dim() == 5 && query.dim() == 5 && weights.dim() == 3 && class_offsets.dim() == 4 &&
@@ -186,6 +186,15 @@ Tensor aligned_score(Tensor taps, Tensor class_offsets, Tensor query, Tensor que
   return score(given, in_order(given, episodes, kernel_size), growth_of(growth, rectified), nullptr, nullptr);
 }
 
+// Whether all `rows`, of a contiguous tensor on the CPU, are rows of a table of `count`.
+bool within(const Tensor& rows, int64_t count) {
+  const int64_t* row = rows.const_data_ptr<int64_t>();
+  for (int64_t i = 0; i < rows.numel(); ++i) {
+    if (row[i] < 0 || row[i] >= count) return false;
+  }
+  return true;
+}
+
 Tensor aligned_score_of_rows(Tensor taps, Tensor class_offsets, Tensor query, Tensor query_offsets, Tensor weights,
                               Tensor class_rows, Tensor query_rows, std::vector<int64_t> kernel_size,
                               std::vector<double> growth, bool rectified) {
@@ -197,6 +206,9 @@ Tensor aligned_score_of_rows(Tensor taps, Tensor class_offsets, Tensor query, Te
   const ScoreSizes n = given.checked(class_rows.size(0), class_rows.size(1), query_rows.size(1), kernel_size);
   class_rows = torch::stable::contiguous(class_rows);
   query_rows = torch::stable::contiguous(query_rows);
+  // On a GPU looking would wait for the device.
+  STD_TORCH_CHECK(taps.is_cuda() || (within(class_rows, taps.size(0)) && within(query_rows, query.size(0))),
+                  "dmf::aligned_score_of_rows: a row lies outside of its table");
   return score(given, n, growth_of(growth, rectified), class_rows.const_data_ptr<int64_t>(),
                query_rows.const_data_ptr<int64_t>());
 }

@@ -154,6 +154,15 @@ def test_rows_pick_classes_and_queries(device: str, compiled: bool, monkeypatch:
     torch.testing.assert_close(ours, aligned_score(**picked, **settings, episodes=3), rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.parametrize(("class_row", "query_row"), [(-1, 0), (B * N, 0), (0, -1), (0, B * Q)])
+def test_rows_outside_of_a_table_are_refused(class_row: int, query_row: int) -> None:
+    if "cpu" not in operators.COMPILED:
+        pytest.skip("no compiled operator")
+    rows = torch.tensor([[class_row]]), torch.tensor([[query_row]])
+    with pytest.raises(RuntimeError, match="a row lies outside of its table"):
+        torch.ops.dmf.aligned_score_of_rows(*tables(2, 8), *rows, (3, 3), (1.0,), True)
+
+
 def test_threads_change_no_bit() -> None:
     if "cpu" not in operators.COMPILED:
         pytest.skip("no compiled operator")
