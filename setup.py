@@ -97,6 +97,7 @@ setup(
             "pandas>=2",
             "pyyaml>=6",
             "rich>=13",
+            "psutil>=6",
             "jinja2>=3.1",
             "matplotlib>=3.8",
         ],

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
-from torch import Tensor
 
 from dmf.files import replacing
+
+if TYPE_CHECKING:  # who only reads states, such as a sweep's driver, does not wait for torch
+    from torch import Tensor
 
 STATE = "dmf"
 
 
 def write_checkpoint(path: Path, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
     """Write `tensors` and the plain `state`, whole or not at all."""
+    from safetensors.torch import save_file
+
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     with replacing(path) as aside:
         save_file(contiguous, aside, metadata={STATE: json.dumps(state)})
@@ -24,14 +29,30 @@ def write_checkpoint(path: Path, tensors: dict[str, Tensor], state: dict[str, An
 
 def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """What `write_checkpoint` wrote, on the CPU. Raises ValueError for anything else."""
+    with _opened(path, "pt") as file:
+        return {name: file.get_tensor(name) for name in file.keys()}, _state(path, file)
+
+
+def read_state(path: Path) -> dict[str, Any]:
+    """The state alone, of which the file's first bytes are read. Raises ValueError where `read_checkpoint` does."""
+    with _opened(path, "numpy") as file:
+        return _state(path, file)
+
+
+@contextlib.contextmanager
+def _opened(path: Path, framework: str) -> Iterator[Any]:
     try:
-        with safe_open(path, framework="pt") as file:
-            state = (file.metadata() or {}).get(STATE)
-            if state is None:
-                raise ValueError(f"{path} is a safetensors file but no checkpoint of dmf: it has no {STATE!r} metadata")
-            return {name: file.get_tensor(name) for name in file.keys()}, json.loads(state)
+        with safe_open(path, framework=framework) as file:
+            yield file
     except SafetensorError as error:
         raise ValueError(f"{path} is no readable checkpoint ({error}); delete it to start this training anew") from None
+
+
+def _state(path: Path, file: Any) -> dict[str, Any]:
+    state = (file.metadata() or {}).get(STATE)
+    if state is None:
+        raise ValueError(f"{path} is a safetensors file but no checkpoint of dmf: it has no {STATE!r} metadata")
+    return json.loads(state)
 
 
 def prefixed(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

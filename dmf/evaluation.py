@@ -21,7 +21,9 @@ from dmf.machine import device_of, set_up
 from dmf.methods import FewShotMethod, build_method
 from dmf.methods.base import Table
 from dmf.precision import autocast
+from dmf.provenance import code_hash
 from dmf.records import BEST, EvaluationRecord
+from dmf.watchdog import alive
 
 IMAGES_PER_BATCH = 128
 EPISODES_PER_BATCH = 8
@@ -62,6 +64,7 @@ def episode_accuracies(
         for start in range(0, len(bank), EPISODES_PER_BATCH):
             part = slice(start, start + EPISODES_PER_BATCH)
             logits = _logits(method, images, support[part], query[part], device, shared)
+            alive()
             correct.append((logits.argmax(-1).cpu() == bank.targets[part]).double().mean(-1))
         del images, shared
     method.train(training)
@@ -106,6 +109,7 @@ def image_table(
     for start in range(0, len(rows), IMAGES_PER_BATCH):
         images = augment.evaluate(split.pixels(rows[start : start + IMAGES_PER_BATCH]).to(device))
         part = method.image_table(method.maps(images))
+        alive()
         table = table or _room_for(len(rows), part, room)
         for name, values in part.items():
             table[name][start : start + len(images)] = values
@@ -187,6 +191,7 @@ def evaluate(
         data_fingerprint=data.fingerprint,
         epoch=epoch,
         seconds=time.perf_counter() - started,
+        code=code_hash(),
     )
 
 

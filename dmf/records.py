@@ -10,10 +10,10 @@ from dmf.config import EvaluationConfig, ExperimentConfig
 from dmf.values import Value
 
 CONFIG, RECORD, EVALUATIONS = "config.json", "training.json", "evaluations"
-BEST, LAST, LOCK = "best.safetensors", "last.safetensors", ".lock"
+BEST, LAST, LOCK, STACKS = "best.safetensors", "last.safetensors", ".lock", "stacks.txt"
 """What a training's folder holds: configuration, record (written last), a record per evaluation; the weights that are
-tested, the checkpoint that only a resumption needs (it goes when the record is written), the lock of who works
-there."""
+tested, the checkpoint that only a resumption needs (it goes when the record is written), the lock of who works there,
+and where a process that hung stood when it was ended."""
 
 
 class Epoch(Value):
@@ -44,6 +44,8 @@ class Provenance(Value):
     """python, torch and what else took part."""
     device: str
     threads: int
+    code: str = ""
+    """`code_hash`; of a training that went on under other code, all of them with `+` between. Empty: not known."""
 
 
 class Failure(Value):
@@ -51,6 +53,9 @@ class Failure(Value):
 
     reason: str
     """One sentence."""
+    kind: Literal["error", "machine", "memory", "disk"] = "error"
+    """Whose fault: of configuration, data or code, as far as is known; of the machine that a trial ran on; too little
+    memory, on a GPU or of the machine; no room on a disk."""
     traceback: str = ""
     step: int | None = None
     """For `diverged`: the first step (from 1) whose loss was not finite."""
@@ -73,6 +78,8 @@ class TrainingRecord(Value):
     """Number of learnt numbers."""
     seconds: float = 0.0
     """Wall time over all the starts that it took."""
+    peak_bytes: int | None = None
+    """The most memory: on a GPU that PyTorch had allocated, on a CPU that the process had (resident)."""
     provenance: Provenance | None = None
 
 
@@ -93,3 +100,5 @@ class EvaluationRecord(Value):
     epoch: int
     """Whose weights were tested."""
     seconds: float
+    code: str = ""
+    """`code_hash` of what tested them. Empty: not known."""

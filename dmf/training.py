@@ -22,12 +22,13 @@ from dmf.config import EvaluationConfig, ExperimentConfig, TrainingConfig
 from dmf.data import DataSet
 from dmf.episodes import Episode, EpisodeIndices, EpisodeSampler, derived_seed
 from dmf.evaluation import episode_accuracies, episode_bank
-from dmf.machine import device_name, device_of, set_up
+from dmf.machine import device_name, device_of, peak_bytes, reset_peak, set_up
 from dmf.methods import build_method
 from dmf.precision import autocast
 from dmf.prefetch import prefetched
-from dmf.provenance import git_commit, versions
+from dmf.provenance import code_hash, git_commit, versions
 from dmf.records import BEST, CONFIG, LAST, RECORD, Epoch, Failure, Provenance, TrainingRecord
+from dmf.watchdog import alive
 
 log = logging.getLogger("dmf.training")
 
@@ -80,7 +81,7 @@ class Run:
         self.history: list[Epoch] = []
         self.earlier_seconds = 0.0
         self.started = time.perf_counter()
-        self.commit, self.versions = git_commit(), versions()
+        self.commit, self.versions, self.code = git_commit(), versions(), code_hash()
         held = ExperimentConfig.read(folder / CONFIG).key if (folder / CONFIG).is_file() else config.key
         if held != config.key:
             raise ValueError(
@@ -93,6 +94,8 @@ class Run:
             log.warning("resumed with the %d threads that it started with, not %d", self.threads, settings.threads)
         set_up(self.threads)
         self.device = device_of(config)
+        reset_peak(self.device)
+        self.earlier_peak_bytes = 0
 
         torch.manual_seed(derived_seed(settings.seed))
         self.method = build_method(config.model, config.data, len(data.train.classes)).to(self.device)
@@ -171,6 +174,7 @@ class Run:
             self.optimizer.zero_grad(set_to_none=True)
             loss.backward()
             self.optimizer.step()
+            alive()
             names = ["loss", *losses]
             seen.append(torch.stack([loss.detach(), *(value.detach() for value in losses.values())]))
             if (step + 1) % STEPS_BETWEEN_CHECKS == 0 or step + 1 == steps.stop:
@@ -220,6 +224,8 @@ class Run:
             "threads": self.threads,
             "data": self.data.fingerprint,
             "seconds": self._seconds(),
+            "peak_bytes": self._peak_bytes(),
+            "code": self.code,
             "history": [epoch.model_dump(mode="json") for epoch in self.history],
         }
         tensors = prefixed("model.", self.method.state_dict()) | prefixed("momentum.", momenta)
@@ -239,9 +245,22 @@ class Run:
             self.optimizer.state[parameter]["momentum_buffer"] = torch.empty_like(parameter).copy_(momentum)
         self.history = [Epoch.from_dict(epoch) for epoch in state["history"]]
         self.earlier_seconds = state["seconds"]
+        self.earlier_peak_bytes = state.get("peak_bytes", 0)
+        self._note_code(state.get("code", "unknown"))
+
+    def _note_code(self, earlier: str) -> None:
+        """The record names every code that a training went on under."""
+        codes = earlier.split("+")
+        if codes[-1] != self.code:
+            log.warning("begun by code %s, goes on under %s", earlier, self.code)
+            codes.append(self.code)
+        self.code = "+".join(codes)
 
     def _seconds(self) -> float:
         return self.earlier_seconds + time.perf_counter() - self.started
+
+    def _peak_bytes(self) -> int:
+        return max(self.earlier_peak_bytes, peak_bytes(self.device))
 
     def record(self, failure: Failure | None) -> TrainingRecord:
         """What this training has come to."""
@@ -256,6 +275,7 @@ class Run:
             best_validation_accuracy=best and best.validation_accuracy,
             parameters=sum(parameter.numel() for parameter in self.parameters.values()),
             seconds=self._seconds(),
+            peak_bytes=self._peak_bytes(),
             provenance=Provenance(
                 data_fingerprint=self.data.fingerprint,
                 image_sizes=self.data.image_sizes,
@@ -263,6 +283,7 @@ class Run:
                 versions=self.versions,
                 device=device_name(self.device),
                 threads=self.threads,
+                code=self.code,
             ),
         )
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import itertools
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Field, JsonValue, create_model, model_validator
@@ -210,6 +211,8 @@ class SweepSpec(Value):
     resources: Resources = Resources()
     max_failures: Annotated[int, Field(ge=0)] = 2
     """How often a trial whose worker process died is started again, from its checkpoint."""
+    fail_fast: bool = False
+    """Stop the sweep at the first trial that fails, instead of running the others."""
     parts: tuple[Part, ...] = ()
     search: Search | None = None
 
@@ -227,6 +230,8 @@ class SweepSpec(Value):
         """The whole configuration of one choice, for the first seed."""
         base = recipe((part.base if part else None) or self.base)
         settings = {**self.set.given(), **(part.set.given() if part else {}), **choice}
+        if settings.get("data.root") is not None:
+            settings["data.root"] = str(Path(settings["data.root"]).expanduser().absolute())  # workers stand elsewhere
         config = base.with_paths({**settings, GIVEN_BY_SEEDS: self.seeds[0]})
         if config.training.precision == "auto":
             from dmf.machine import resolved  # torch takes seconds to import

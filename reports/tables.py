@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Protocol, Self
 
-from pydantic import AfterValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, AliasPath, ConfigDict, Field, model_validator
 
 from dmf.config import BACKBONE_CHANNELS, EvaluationConfig, ExperimentConfig
 from dmf.records import EvaluationRecord, Failure
@@ -176,6 +176,15 @@ class PlannedCell(Value):
         return tuple(self.config.replace(training__seed=seed) for seed in self.seeds)
 
 
+class MadeBy(Value):
+    """Of a record's provenance, what decides whether it is stale."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    data_fingerprint: str
+    code: str = ""
+
+
 class Ended(Value):
     """What a table needs of a training's record: its curves, most of it, are passed over."""
 
@@ -185,6 +194,9 @@ class Ended(Value):
     failure: Failure | None = None
     parameters: int | None = None
     seconds: float = 0.0
+    best_validation_accuracy: float | None = None
+    provenance: MadeBy | None = None
+    data_root: Annotated[str | None, Field(validation_alias=AliasPath("config", "data", "root"))] = None
 
 
 class Records(Protocol):

@@ -1,0 +1,123 @@
+"""What a sweep does about failures, hangs and stale records: real sweeps on the embedded glyphs."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.test_sweep import SPEC, Site, workers
+
+BROKEN = "  - {table: '1', set: {data.name: mini_imagenet, data.root: /nowhere}}\n"
+ONE = SPEC.split("parts:")[0].replace("training.epochs: 25", "training.epochs: 2") + "parts:\n  - table: 2c\n"
+
+
+def site_with(folder: Path, spec: str) -> Site:
+    site = Site(folder)
+    site.spec.write_text(spec)
+    return site
+
+
+def test_fail_fast_stops_at_the_first_failure_and_nothing_else_is_lost(tmp_path: Path) -> None:
+    site = site_with(tmp_path, ONE + "    set: {training.epochs: 400}\n" + BROKEN)
+    assert site.run("fail_fast=true", "resources.cpu=0.5") == 1, site.said
+    assert "stopped: fail_fast, and a trial failed: " in site.said and "go on with the same command: " in site.said
+    assert site.states()[1] == "failed" and site.states()[0] in ("missing", "started")
+    assert set(site.statuses().values()) <= {"KILLED", "FAILED"}
+
+
+def test_what_failed_by_its_own_fault_is_left_until_it_is_asked_for(tmp_path: Path) -> None:
+    site = site_with(tmp_path, ONE + BROKEN)
+    for arguments, to_run in (
+        ((), "2 to run"),
+        ((), "0 to run, 1 left as they are"),
+        (("--retry-failed",), "1 to run"),
+    ):
+        assert site.run(*arguments) == 1, site.said
+        assert to_run in site.said and "try them again with --retry-failed" in site.said
+    assert site.states() == ["done", "failed"]
+
+
+def test_a_trial_that_hangs_is_ended_and_goes_on_when_the_cause_is_gone(tmp_path: Path) -> None:
+    """It reads an image from a pipe into which nobody writes, as from a file system that does not answer."""
+    root, noise = tmp_path / "images", np.random.default_rng(0)
+    for split, classes in (("train", 5), ("val", 5), ("test", 5)):
+        for number in range(classes):
+            folder = root / split / f"{split}{number}"
+            folder.mkdir(parents=True)
+            for image in range(20):
+                Image.fromarray(noise.integers(0, 256, (28, 28), np.uint8)).save(folder / f"{image}.png")
+    stuck = root / "test" / "test0" / "0.png"
+    whole = stuck.read_bytes()
+    stuck.unlink()
+    os.mkfifo(stuck)
+    spec = ONE.replace("data.name: glyphs", f"data.name: mine\n  data.root: {root}").replace(
+        "resources:", "max_failures: 1\nresources:"
+    )
+    site = site_with(tmp_path, spec)
+    os.environ["DMF_CACHE"] = str(tmp_path / "cache")
+    try:
+        assert site.run("--trial-timeout", "5s") == 1, site.said
+        assert "gave no sign of life and was ended (its stacks are in its log)" in site.said
+        (trial,) = site.trials()
+        assert "_in_threads" in (site.ledger.folder(trial.key) / "stacks.txt").read_text()
+        record = site.ledger.training(trial.key)
+        assert record is not None and record.failure is not None and record.failure.kind == "machine"
+        stuck.unlink()
+        stuck.write_bytes(whole)
+        assert site.run("--trial-timeout", "60s") == 0, site.said
+    finally:
+        del os.environ["DMF_CACHE"]
+    assert site.states() == ["done"]
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory) -> Site:
+    site = site_with(tmp_path_factory.mktemp("done"), ONE)
+    assert site.run() == 0, site.said
+    return site
+
+
+def test_workers_run_the_code_of_the_start(tmp_path: Path) -> None:
+    site = site_with(tmp_path, ONE.replace("training.epochs: 2\n", "training.epochs: 400\n"))
+    process = site.start()
+    try:
+        site.until_epoch(process, 1)
+        (code,) = (site.ledger.store / "code").iterdir()
+        for worker in workers(process):
+            mapped = set(re.findall(r"\S+/dmf/_C\S*\.so", Path(f"/proc/{worker}/maps").read_text()))
+            assert mapped in ({f"{code.resolve()}/dmf/_C.abi3.so"}, set())
+        assert (code / "dmf" / "training.py").is_file()
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait()
+
+
+def test_stale_records_are_neither_used_nor_made_anew_unless_the_user_says_so(done: Site) -> None:
+    (trial,) = done.trials()
+    path = done.ledger.folder(trial.key) / "training.json"
+    record = json.loads(path.read_text())
+    record["provenance"]["code"] = "0" * 16
+    path.write_text(json.dumps(record))
+    before = path.stat().st_mtime_ns
+
+    assert done.run() == 1, done.said
+    assert "1 trainings, 0 done, 0 to run, 1 left as they are" in done.said
+    assert "made by other code (0000000000000000, today's is " in done.said and "--accept-stale" in done.said
+    table = done.folder / "results" / "tiny" / "table_2c.json"
+    assert '"state": "stale"' in table.read_text()
+
+    assert done.run("--accept-stale") == 0, done.said
+    assert "its records are stale and were accepted: made by other code" in table.read_text()
+    assert path.stat().st_mtime_ns == before
+
+    assert done.run("--retrain-stale") == 0, done.said
+    assert len(list((done.ledger.store / "superseded").iterdir())) == 1
+    assert done.states() == ["done"] and "0" * 16 not in path.read_text()
+    assert "stale" not in table.read_text().split('"notes"')[0]
