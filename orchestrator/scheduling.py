@@ -301,7 +301,7 @@ class NodeWatch:
             return
         self.missed_since = self.missed_since or now
         if now - self.missed_since >= self.patience_s:
-            self.signals.stop(f"Ray has lost every node that a trial would fit on, {len(nodes)} others are left")
+            self.signals.stop("Ray has lost every node that a trial would fit on")
 
 
 def fits(need: dict[str, float], node: dict[str, float]) -> bool:

@@ -9,10 +9,11 @@ import signal
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 from PIL import Image
 
-from tests.test_sweep import SPEC, Site, workers
+from tests.test_sweep import SPEC, START_SECONDS, Site, workers
 
 BROKEN = "  - {table: '1', set: {data.name: mini_imagenet, data.root: /nowhere}}\n"
 ONE = SPEC.split("parts:")[0].replace("training.epochs: 25", "training.epochs: 2") + "parts:\n  - table: 2c\n"
@@ -82,6 +83,23 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Site:
     site = site_with(tmp_path_factory.mktemp("done"), ONE)
     assert site.run() == 0, site.said
     return site
+
+
+def test_a_sweep_whose_only_node_died_stops_and_goes_on_when_it_is_started_again(tmp_path: Path) -> None:
+    """Tune alone would wait for another node for ever."""
+    site = site_with(tmp_path, ONE.replace("training.epochs: 2\n", "training.epochs: 60\n"))
+    process = site.start()
+    try:
+        site.until_epoch(process, 1)
+        (raylet,) = (p for p in psutil.Process(process.pid).children(recursive=True) if p.name() == "raylet")
+        raylet.kill()
+        assert process.wait(timeout=START_SECONDS) == 1, site.said
+    finally:
+        process.kill()
+    assert "stopped: Ray has lost every node that a trial would fit on; go on" in site.said
+    assert set(site.statuses().values()) == {"KILLED"}
+    assert site.run() == 0, site.said
+    assert site.states() == ["done"]
 
 
 def test_workers_run_the_code_of_the_start(tmp_path: Path) -> None:
