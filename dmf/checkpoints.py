@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,14 +26,31 @@ def write_checkpoint(path: Path, tensors: dict[str, Tensor], state: dict[str, An
 
 def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """What `write_checkpoint` wrote, on the CPU. Raises ValueError for anything else."""
+    with _opened(path) as file:
+        state = _state(path, file)
+        return {name: file.get_tensor(name) for name in file.keys()}, state
+
+
+def read_state(path: Path) -> dict[str, Any]:
+    """The plain state of a checkpoint alone, however large its tensors. Raises ValueError for anything else."""
+    with _opened(path) as file:
+        return _state(path, file)
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[Any]:
     try:
         with safe_open(path, framework="pt") as file:
-            state = (file.metadata() or {}).get(STATE)
-            if state is None:
-                raise ValueError(f"{path} is a safetensors file but no checkpoint of dmf: it has no {STATE!r} metadata")
-            return {name: file.get_tensor(name) for name in file.keys()}, json.loads(state)
+            yield file
     except SafetensorError as error:
         raise ValueError(f"{path} is no readable checkpoint ({error}); delete it to start this training anew") from None
+
+
+def _state(path: Path, file: Any) -> dict[str, Any]:
+    state = (file.metadata() or {}).get(STATE)
+    if state is None:
+        raise ValueError(f"{path} is a safetensors file but no checkpoint of dmf: it has no {STATE!r} metadata")
+    return json.loads(state)
 
 
 def prefixed(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

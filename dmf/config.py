@@ -5,6 +5,7 @@ Where the paper and its released code differ, both are values of one field here,
 
 from __future__ import annotations
 
+import functools
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
@@ -193,7 +194,7 @@ class ExperimentConfig(Value):
             )
         return self
 
-    @property
+    @functools.cached_property
     def key(self) -> str:
         """The training's identity: 16 hexadecimal digits over every value that is not a default.
 
@@ -228,7 +229,7 @@ class EvaluationConfig(Value):
         """With the shot that `experiment` was trained for, where none is given."""
         return self if self.shot is not None else self.replace(shot=experiment.episodes.shot)
 
-    @property
+    @functools.cached_property
     def key(self) -> str:
         """The evaluation's identity, to be joined with a training's."""
         return digest(self.model_dump(mode="json", exclude_defaults=True))
@@ -260,6 +261,7 @@ RECIPES: dict[str, dict[str, Any]] = {
 """Named starting points: dotted paths that differ from the defaults, which are the released code's on miniImageNet."""
 
 
+@functools.cache
 def recipe(name: str) -> ExperimentConfig:
     """The configuration of a named recipe."""
     if name not in RECIPES:

@@ -73,6 +73,8 @@ class TrainingRecord(Value):
     """Number of learnt numbers."""
     seconds: float = 0.0
     """Wall time over all the starts that it took."""
+    peak_bytes: int | None = None
+    """Most memory that it held: of the process, or of the GPU where it ran on one."""
     provenance: Provenance | None = None
 
 
