@@ -5,6 +5,7 @@ Where the paper and its released code differ, both are values of one field here,
 
 from __future__ import annotations
 
+import functools
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
@@ -127,6 +128,11 @@ class ModelConfig(Value):
         return self
 
 
+TABLE_BYTES = 6 * 2**30
+"""What an evaluation on a CPU keeps in memory. Where images need more, theirs lies in temporary memory-mapped files;
+what is kept of single examples as classes has what images leave, or is made again for each batch of episodes."""
+
+
 class TrainingConfig(Value):
     """Optimisation and model selection."""
 
@@ -174,6 +180,10 @@ class TrainingConfig(Value):
             raise ValueError("few_shot_weight and global_weight are both 0, nothing would be learnt")
         return self
 
+    def validates(self, epoch: int) -> bool:
+        """Whether the model is validated after `epoch` (1 is the first)."""
+        return epoch in (1, self.epochs) or epoch % self.validate_every == 0 or epoch >= self.validate_all_from
+
 
 class ExperimentConfig(Value):
     """One training, whole. Two trainings with equal `key` are the same training."""
@@ -193,7 +203,7 @@ class ExperimentConfig(Value):
             )
         return self
 
-    @property
+    @functools.cached_property
     def key(self) -> str:
         """The training's identity: 16 hexadecimal digits over every value that is not a default.
 
@@ -228,7 +238,7 @@ class EvaluationConfig(Value):
         """With the shot that `experiment` was trained for, where none is given."""
         return self if self.shot is not None else self.replace(shot=experiment.episodes.shot)
 
-    @property
+    @functools.cached_property
     def key(self) -> str:
         """The evaluation's identity, to be joined with a training's."""
         return digest(self.model_dump(mode="json", exclude_defaults=True))
@@ -260,6 +270,7 @@ RECIPES: dict[str, dict[str, Any]] = {
 """Named starting points: dotted paths that differ from the defaults, which are the released code's on miniImageNet."""
 
 
+@functools.cache
 def recipe(name: str) -> ExperimentConfig:
     """The configuration of a named recipe."""
     if name not in RECIPES:

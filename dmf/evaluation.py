@@ -14,7 +14,7 @@ from torch import Tensor
 
 from dmf.augment import Augmentation
 from dmf.checkpoints import read_checkpoint, under
-from dmf.config import EvaluationConfig, ExperimentConfig
+from dmf.config import TABLE_BYTES, EvaluationConfig, ExperimentConfig
 from dmf.data import DataSet, ImageSplit
 from dmf.episodes import EpisodeIndices, EpisodeSampler, derived_seed
 from dmf.machine import device_of, set_up
@@ -27,9 +27,6 @@ from dmf.watchdog import alive
 
 IMAGES_PER_BATCH = 128
 EPISODES_PER_BATCH = 8
-TABLE_BYTES = 6 * 2**30
-"""The memory for what is kept, on a CPU. Where images need more, theirs lies in temporary memory-mapped files; what is
-kept of single examples as classes has what images leave, or is made again for each batch of episodes."""
 
 
 def episode_bank(split: ImageSplit, config: EvaluationConfig) -> EpisodeIndices:

@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 
 from dmf.config import ExperimentConfig
+from dmf.provenance import cpu_name, cpuinfo
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
 """Parameters of glibc's mallopt (malloc.h)."""
@@ -51,7 +52,7 @@ def has_bf16(device: torch.device) -> bool:
     """Whether the device multiplies bfloat16 matrices itself."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    return bool({"avx512_bf16", "amx_bf16"} & set(re.findall(r"\w+", _cpuinfo())))
+    return bool({"avx512_bf16", "amx_bf16"} & set(re.findall(r"\w+", cpuinfo())))
 
 
 def reset_peak(device: torch.device) -> None:
@@ -88,10 +89,4 @@ def device_name(device: torch.device) -> str:
     """What a record calls it: the GPU's or the processor's model."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    models = re.findall(r"^model name\s*: (.+)$", _cpuinfo(), re.MULTILINE)
-    return models[0] if models else platform.machine()
-
-
-def _cpuinfo() -> str:
-    path = Path("/proc/cpuinfo")
-    return path.read_text() if path.is_file() else ""
+    return cpu_name()

@@ -81,6 +81,18 @@ def versions() -> dict[str, str]:
     return installed
 
 
+def cpu_name() -> str:
+    """The processor's model."""
+    models = re.findall(r"^model name\s*: (.+)$", cpuinfo(), re.MULTILINE)
+    return models[0] if models else platform.machine()
+
+
+def cpuinfo() -> str:
+    """What Linux says of the processors; empty elsewhere."""
+    path = Path("/proc/cpuinfo")
+    return path.read_text() if path.is_file() else ""
+
+
 def git_commit() -> str | None:
     """The commit of this code, "+changes" behind it for an unclean tree; None where it is not in a repository."""
 

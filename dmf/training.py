@@ -136,7 +136,7 @@ class Run:
         steps = settings.episodes_per_epoch // settings.episodes_per_step
         losses = self.train_steps(range((number - 1) * steps, number * steps))
         accuracy = None
-        if is_validation_epoch(number, settings):
+        if settings.validates(number):
             accuracies = episode_accuracies(
                 self.method, self.data.val, self.validation_bank, self.augment, settings.precision
             )
@@ -295,11 +295,6 @@ def learning_rate(iteration: int, steps_per_epoch: int, settings: TrainingConfig
         return settings.learning_rate * iteration / warmup
     cosine = 0.5 * (1 + math.cos(math.pi * (iteration - warmup) / (total - warmup)))
     return settings.learning_rate * max(cosine, settings.learning_rate_floor)
-
-
-def is_validation_epoch(epoch: int, settings: TrainingConfig) -> bool:
-    """Whether the model is validated after `epoch` (1 is the first)."""
-    return epoch in (1, settings.epochs) or epoch % settings.validate_every == 0 or epoch >= settings.validate_all_from
 
 
 def best_of(history: list[Epoch]) -> Epoch | None:

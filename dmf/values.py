@@ -48,7 +48,33 @@ class Value(BaseModel):
         return self.with_paths({path.replace("__", "."): value for path, value in paths.items()})
 
     def with_paths(self, values: dict[str, Any]) -> Self:
-        """A copy with `values` (dotted path -> value) in place, validated again."""
+        """A copy with `values` (dotted path -> value) in place, validated again.
+
+        Sections that no path leads into are kept as they are. Where that does not do, the whole is validated as plain
+        data: lists become tuples, and of what is mistaken every path is named.
+        """
+        try:
+            return self._with_fields(values)
+        except ValueError:
+            return self._with_plain(values)
+
+    def _with_fields(self, values: dict[str, Any]) -> Self:
+        fields = {name: getattr(self, name) for name in type(self).model_fields}
+        below: dict[str, dict[str, Any]] = {}
+        for path, value in values.items():
+            name, dot, rest = path.partition(".")
+            if dot:
+                below.setdefault(name, {})[rest] = value
+            else:
+                fields[name] = value
+        for name, paths in below.items():
+            section = fields.get(name)
+            if not isinstance(section, Value):
+                raise ValueError(f"{name!r} is no section of {type(self).__name__}")
+            fields[name] = section._with_fields(paths)
+        return type(self)(**fields)
+
+    def _with_plain(self, values: dict[str, Any]) -> Self:
         data = self.model_dump(mode="json")
         for path, value in values.items():
             *parents, leaf = path.split(".")

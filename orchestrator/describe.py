@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections import Counter
 
 from orchestrator.ledger import Ledger
-from orchestrator.plan import SweepPlan, Trial, labels
+from orchestrator.plan import SweepPlan, Trial, labels, shortened
+from orchestrator.preview import preview
 from orchestrator.spec import SweepSpec
 from orchestrator.standing import Standing, standing
 from reports.staleness import Today
 
+SEEDS_SHOWN = 10
 PLANNED = {
     "missing": "to train",
     "started": "to go on with from its checkpoint",
@@ -29,25 +31,35 @@ def describe(spec: SweepSpec, planned: SweepPlan, ledger: Ledger, today: Today) 
     trials = planned.trials()
     stands = {trial.key: standing(trial, ledger, today) for trial in trials}
     told = labels(trial.config for trial in trials)
+    seen = preview(spec, planned, ledger)
     asked, cells = planned.trainings_asked, len(planned.cells)
     tables = Counter(cell.table for cell in planned.cells)
     counts = Counter(_told(each) for each in stands.values())
     evaluations = {(trial.key, e.key) for trial in trials for e in trial.evaluations}
     tested = sum(ledger.tested(*pair) for pair in evaluations)
-    lines = [
+    head = [
         f"Sweep {planned.name}: {planned.about}",
-        f"{cells} cells in {', '.join(f'table {name}: {n}' for name, n in tables.items())}; seeds {list(spec.seeds)}",
+        f"{cells} cells in {', '.join(f'table {name}: {n}' for name, n in tables.items())}; {_seeds(spec)}",
         f"{asked} trainings asked for, {len(trials)} distinct ({asked - len(trials)} duplicates removed)",
         f"{len(evaluations)} evaluations, {tested} done",
         "trainings: " + ", ".join(f"{number} {state}" for state, number in counts.items()),
+        *seen.lines,
+        *(f"warning: {warning}" for warning in seen.warnings),
         "",
     ]
+    lines = []
     width = max(len(text) for text in told.values())
     for trial in trials:
         fills = ", ".join(dict.fromkeys(trial.tables))
         line = f"{trial.key}  {told[trial.key]:<{width}}  table {fills}  {_told(stands[trial.key])}"
-        lines.append(line + (f", {where}" if (where := other_root(trial, ledger)) else ""))
-    return "\n".join(lines)
+        where = other_root(trial, ledger) if stands[trial.key].state != "missing" else None
+        lines.append(", ".join(filter(None, (line, seen.of(trial.key), where))))
+    return "\n".join([*head, *shortened(lines)])
+
+
+def _seeds(spec: SweepSpec) -> str:
+    shown = ", ".join(map(str, spec.seeds[:SEEDS_SHOWN]))
+    return f"seeds {shown}" + (f" and {len(spec.seeds) - SEEDS_SHOWN} more" if len(spec.seeds) > SEEDS_SHOWN else "")
 
 
 def _told(stands: Standing) -> str:

@@ -7,8 +7,10 @@ A sweep starts from a recipe (`base`), sets dotted paths over it (`set`) and has
 from __future__ import annotations
 
 import difflib
+import functools
 import itertools
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -197,6 +199,18 @@ class Search(Value):
         return self
 
 
+@dataclass(frozen=True)
+class Resolved:
+    """One combination of a part's settings."""
+
+    part: int
+    """Number of the part in the file, from 0."""
+    choice: dict[str, Any]
+    """What the combination sets: dotted path -> value."""
+    config: ExperimentConfig | ValueError
+    """The whole configuration, for the first seed, or why there is none."""
+
+
 class SweepSpec(Value):
     """A sweep file."""
 
@@ -228,13 +242,47 @@ class SweepSpec(Value):
 
     def config_for(self, choice: dict[str, Any], part: Part | None = None) -> ExperimentConfig:
         """The whole configuration of one choice, for the first seed."""
-        base = recipe((part.base if part else None) or self.base)
-        settings = {**self.set.given(), **(part.set.given() if part else {}), **choice}
-        if settings.get("data.root") is not None:
-            settings["data.root"] = str(Path(settings["data.root"]).expanduser().absolute())  # workers stand elsewhere
-        config = base.with_paths({**settings, GIVEN_BY_SEEDS: self.seeds[0]})
-        if config.training.precision == "auto":
-            from dmf.machine import resolved  # torch takes seconds to import
+        return _chosen(self._start(part), choice)
 
-            config = resolved(config)
+    @functools.cached_property
+    def resolved(self) -> tuple[Resolved, ...]:
+        """Every combination of every part's settings, in the file's order."""
+        found = []
+        for number, part in enumerate(self.parts):
+            start = self._start(part)
+            for choice in part.choices():
+                try:
+                    config: ExperimentConfig | ValueError = _chosen(start, choice)
+                except ValueError as error:
+                    config = error
+                found.append(Resolved(number, choice, config))
+        return tuple(found)
+
+    def _start(self, part: Part | None) -> tuple[ExperimentConfig, dict[str, Any]]:
+        """What a part's choices are made over, and the settings that go with each of them.
+
+        There are none, so that many choices cost little, unless base and set alone are impossible: a choice can
+        change what is.
+        """
+        base = recipe((part.base if part else None) or self.base)
+        settings = {**self.set.given(), **(part.set.given() if part else {}), GIVEN_BY_SEEDS: self.seeds[0]}
+        if settings.get("data.root"):  # workers stand in other folders
+            settings["data.root"] = str(Path(settings["data.root"]).expanduser().absolute())
+        try:
+            return _precise(base.with_paths(settings)), {}
+        except ValueError:
+            return base, settings
+
+
+def _chosen(start: tuple[ExperimentConfig, dict[str, Any]], choice: dict[str, Any]) -> ExperimentConfig:
+    config, settings = start
+    return _precise(config.with_paths({**settings, **choice}))
+
+
+def _precise(config: ExperimentConfig) -> ExperimentConfig:
+    """With a precision in place of "auto"."""
+    if config.training.precision != "auto":
         return config
+    from dmf.machine import resolved  # torch takes seconds to import
+
+    return resolved(config)

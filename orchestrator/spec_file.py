@@ -192,13 +192,11 @@ def _without(data: dict[str, Any], mistakes: list[Any]) -> dict[str, Any] | None
 
 def _impossible(spec: SweepSpec) -> list[str]:
     """Combinations of values that no model can have, such as groups that do not divide the channels."""
-    asked: list[tuple[str, dict[str, Any], Part | None]] = []
-    for number, part in enumerate(spec.parts):
-        asked += [(f"parts.{number}", choice, part) for choice in part.choices()]
     told: dict[str, str] = {}
-    for where, choice, part in asked:
-        if reason := _why_impossible(spec, choice, part):
-            told.setdefault(reason, f"{where}: {reason}" + _at(choice))
+    for combination in spec.resolved:
+        if isinstance(combination.config, ValueError):
+            reason = _reason(combination.config)
+            told.setdefault(reason, f"parts.{combination.part}: {reason}{_at(combination.choice)}")
     return [*told.values(), *(_impossible_proposals(spec, spec.search) if spec.search else [])]
 
 
@@ -222,12 +220,16 @@ def _impossible_proposals(spec: SweepSpec, search: Search) -> list[str]:
     return told
 
 
-def _why_impossible(spec: SweepSpec, choice: dict[str, Any], part: Part | None = None) -> str | None:
+def _why_impossible(spec: SweepSpec, choice: dict[str, Any]) -> str | None:
     try:
-        spec.config_for(choice, part)
+        spec.config_for(choice)
     except ValueError as error:
-        return " ".join(str(error).removeprefix("ExperimentConfig:").split())
+        return _reason(error)
     return None
+
+
+def _reason(error: ValueError) -> str:
+    return " ".join(str(error).removeprefix("ExperimentConfig:").split())
 
 
 def _at(choice: dict[str, Any]) -> str:

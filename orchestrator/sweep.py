@@ -15,21 +15,25 @@ import os
 import shlex
 import sys
 import tempfile
+import time
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dmf.records import Failure
-from orchestrator.budget import parse_duration
+from orchestrator.budget import parse_duration, select, within
 from orchestrator.describe import describe, other_root
 from orchestrator.interrupts import Interrupted, Signals, Stopped
 from orchestrator.ledger import Ledger, local_folder
 from orchestrator.plan import SweepPlan, Trial, labels, plan
+from orchestrator.preview import Preview, preview
+from orchestrator.progress import duration
 from orchestrator.report import report
 from orchestrator.snapshot import snapshot
 from orchestrator.spec import SweepSpec
 from orchestrator.spec_file import read_spec
 from orchestrator.standing import Standing, standing
+from orchestrator.totals import compare
 from orchestrator.uris import without_password
 from orchestrator.watch import Watch
 from reports.staleness import Today
@@ -47,6 +51,8 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         spec = read_spec(options.spec, options.settings)
         planned = plan(spec)
+        if options.calibrate:
+            return _calibrate(planned, options)
         if options.plan:
             return _print_plan(spec, planned, options)
         return _run(spec, planned, options)
@@ -62,6 +68,20 @@ def _again() -> str:
     """How to go on, without the password of a URI."""
     command = ["python", "-m", "orchestrator.sweep", *map(without_password, sys.argv[1:])]
     return f"go on with the same command: {shlex.join(command)}"
+
+
+def _calibrate(planned: SweepPlan, options: argparse.Namespace) -> int:
+    """Measure what is not known of the sweep's trainings, and name switches that change nothing."""
+    from orchestrator.calibrate import calibrate
+    from orchestrator.canary import canary
+
+    _check_writable(local_folder(options.store), "--store")
+    with Ledger.at(options.store).driving(options.wait) as ledger:
+        left = [trial for trial in planned.trials() if ledger.state(trial) not in ("done", "diverged")]
+        calibrate(left, ledger, options.again)
+        for sentence in canary(planned):
+            print(f"warning: {sentence}")
+    return 0
 
 
 def _print_plan(spec: SweepSpec, planned: SweepPlan, options: argparse.Namespace) -> int:
@@ -83,6 +103,20 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("spec", help="a sweep file, such as sweeps/demo.yaml")
     parser.add_argument("settings", nargs="*", metavar="key=value", help="over the file: data.root=/images seeds=[0,1]")
     parser.add_argument("--plan", action="store_true", help="say what would be trained and tested, start nothing")
+    parser.add_argument("--calibrate", action="store_true", help="time steps of every kind of training, for --plan")
+    parser.add_argument("--again", action="store_true", help="with --calibrate: also what was measured before")
+    parser.add_argument(
+        "--only",
+        action="append",
+        metavar="PATTERN",
+        help="run these trainings only: a key, a label such as 'groups=64*', or 'table 2c'; may be given again",
+    )
+    parser.add_argument(
+        "--budget",
+        type=_duration,
+        metavar="TIME",
+        help="run what ends within this time, the first seed of every cell first, and stop at it: 90m, 12h, 2d",
+    )
     parser.add_argument("--store", default="runs", help="what is kept: a folder, or s3://bucket/prefix or gs:// (runs)")
     parser.add_argument("--results", type=Path, default=Path("results"), help="folder for the tables (results)")
     parser.add_argument(
@@ -102,12 +136,19 @@ def _parser() -> argparse.ArgumentParser:
     stale.add_argument("--retrain-stale", action="store_true", help="put such trainings aside and train them anew")
     parser.add_argument(
         "--trial-timeout",
-        type=parse_duration,
+        type=_duration,
         default=1800.0,
         metavar="TIME",
         help="end and start again a trial that gives no sign of life for so long, such as 90s, 30m, 2h (30m)",
     )
     return parser
+
+
+def _duration(text: str) -> float:
+    try:
+        return parse_duration(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _check_writable(folder: Path, option: str) -> None:
@@ -207,18 +248,23 @@ def run_sweep(
     """Run what is missing of a sweep and print its tables; whether every trial has its record."""
     trials, today = planned.trials(), Today(options.accept_stale)
     _drop(trials, ledger, tracker, today, options)
-    before = {trial.key: standing(trial, ledger, today) for trial in trials}
-    todo = tuple(t for t in trials if before[t.key].runs or (options.retry_failed and before[t.key].state == "failed"))
+    names = labels(trial.config for trial in trials)
+    asked = select(trials, names, options.only) if options.only else trials
+    before = {trial.key: standing(trial, ledger, today) for trial in asked}
+    todo = tuple(t for t in asked if before[t.key].runs or (options.retry_failed and before[t.key].state == "failed"))
+    seen = preview(spec, planned, ledger)
+    if options.budget and todo:
+        todo = _affordable(todo, seen, spec, options.budget)
+        signals.deadline = time.monotonic() + options.budget
     ended = sum(each.ended for each in before.values())
-    left = len(trials) - ended - len(todo)
+    left = len(asked) - ended - len(todo)
     kept = f", {left} left as they are" if left else ""
-    print(f"{planned.name}: {len(trials)} trainings, {ended} done, {len(todo)} to run{kept}")
+    print(f"{planned.name}: {len(asked)} trainings, {ended} done, {len(todo)} to run{kept}")
     failures: dict[str, Failure] = {}
     stopped: Stopped | None = None
     if todo:
         from orchestrator.scheduling import cluster, node_watch, request, run_trials
 
-        names = labels(trial.config for trial in trials)
         code = snapshot(ledger.store)
         with (
             Watch(spec, ledger, tracker, signals, todo, names) as watch,
@@ -235,13 +281,25 @@ def run_sweep(
                 stopped = reason
         failures = watch.failures
     paths = report(planned, ledger, options.results, today=today)
-    after = {trial.key: standing(trial, ledger, today) for trial in trials}
-    print("\n" + summary(trials, after, ledger, failures))
+    after = {trial.key: standing(trial, ledger, Today(options.accept_stale)) for trial in asked}
+    print("\n" + summary(asked, after, ledger, failures))
+    if todo and any(seen.costs[trial.key].seconds for trial in todo):
+        print(compare({trial.key: seen.costs[trial.key] for trial in todo}, ledger))
     if paths:
         print(f"tables: {paths[0].parent}")
     if stopped:
         raise stopped
     return all(each.ended for each in after.values())
+
+
+def _affordable(todo: tuple[Trial, ...], seen: Preview, spec: SweepSpec, seconds: float) -> tuple[Trial, ...]:
+    """What of the trials is wanted most and ends in time. ValueError when not even the first does."""
+    chosen = within(todo, seen.costs, seconds, seen.at_a_time, spec.seeds)
+    if not chosen:
+        least = min(seen.costs[trial.key].seconds or 0.0 for trial in todo)
+        raise ValueError(f"--budget: no training ends within {duration(seconds)}, the shortest takes {duration(least)}")
+    print(f"of {len(todo)} trainings {len(chosen)} end within {duration(seconds)}, as far as is known")
+    return chosen
 
 
 def _drop(

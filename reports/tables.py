@@ -173,7 +173,8 @@ class PlannedCell(Value):
     @property
     def trainings(self) -> tuple[ExperimentConfig, ...]:
         """One training for each seed, in the order of `seeds`."""
-        return tuple(self.config.replace(training__seed=seed) for seed in self.seeds)
+        first = self.config.training.seed
+        return tuple(self.config if seed == first else self.config.replace(training__seed=seed) for seed in self.seeds)
 
 
 class MadeBy(Value):
