@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from dmf.files import replacing
+from dmf.values import Value
 
 STATE = "dmf"
+State = TypeVar("State", bound=Value)
 
 
 def write_checkpoint(path: Path, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
@@ -32,6 +34,35 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             return {name: file.get_tensor(name) for name in file.keys()}, json.loads(state)
     except SafetensorError as error:
         raise ValueError(f"{path} is no readable checkpoint ({error}); delete it to start this training anew") from None
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise ValueError(f"{path} is no checkpoint of dmf: its {STATE!r} metadata is no JSON ({error})") from None
+
+
+def read_checkpoint_of(kind: type[State], path: Path) -> tuple[dict[str, Tensor], State]:
+    """The same, with its state as a `kind`. Raises ValueError for the state of anything else."""
+    tensors, state = read_checkpoint(path)
+    try:
+        return tensors, kind.from_dict(state)
+    except ValueError as error:
+        raise ValueError(f"{path} does not hold what this version writes there: {error}") from None
+
+
+def load_weights(model: nn.Module, weights: dict[str, Tensor], where: str) -> None:
+    """Put `weights`, read from `where`, into `model`, to whose names and shapes they are held."""
+    check_shapes(model.state_dict(), weights, where)
+    model.load_state_dict(weights)
+
+
+def check_shapes(wanted: dict[str, Tensor], given: dict[str, Tensor], where: str) -> None:
+    """ValueError unless `given` has the names and shapes of `wanted`."""
+    shapes = [{name: tuple(tensor.shape) for name, tensor in tensors.items()} for tensors in (wanted, given)]
+    wrong = sorted(name for name in shapes[0] | shapes[1] if shapes[0].get(name) != shapes[1].get(name))
+    if wrong:
+        expected, got = (of.get(wrong[0], "nothing") for of in shapes)
+        raise ValueError(
+            f"{where} is of another model: {len(wrong)} of its tensors differ, first {wrong[0]}: got {got}, expected "
+            f"{expected}"
+        )
 
 
 def prefixed(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
