@@ -6,16 +6,18 @@ import contextlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from safetensors import SafetensorError, safe_open
 
 from dmf.files import replacing
+from dmf.values import Value
 
 if TYPE_CHECKING:  # who only reads states, such as a sweep's driver, does not wait for torch
-    from torch import Tensor
+    from torch import Tensor, nn
 
 STATE = "dmf"
+State = TypeVar("State", bound=Value)
 
 
 def write_checkpoint(path: Path, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
@@ -33,12 +35,6 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         return {name: file.get_tensor(name) for name in file.keys()}, _state(path, file)
 
 
-def read_state(path: Path) -> dict[str, Any]:
-    """The state alone, of which the file's first bytes are read. Raises ValueError where `read_checkpoint` does."""
-    with _opened(path, "numpy") as file:
-        return _state(path, file)
-
-
 @contextlib.contextmanager
 def _opened(path: Path, framework: str) -> Iterator[Any]:
     try:
@@ -46,6 +42,45 @@ def _opened(path: Path, framework: str) -> Iterator[Any]:
             yield file
     except SafetensorError as error:
         raise ValueError(f"{path} is no readable checkpoint ({error}); delete it to start this training anew") from None
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise ValueError(f"{path} is no checkpoint of dmf: its {STATE!r} metadata is no JSON ({error})") from None
+
+
+def read_checkpoint_of(kind: type[State], path: Path) -> tuple[dict[str, Tensor], State]:
+    """The same, with its state as a `kind`. Raises ValueError for the state of anything else."""
+    tensors, state = read_checkpoint(path)
+    return tensors, _as(kind, state, path)
+
+
+def read_state_of(kind: type[State], path: Path) -> State:
+    """The state alone, as a `kind`; of the file its first bytes are read. Raises ValueError as the others do."""
+    with _opened(path, "numpy") as file:
+        return _as(kind, _state(path, file), path)
+
+
+def _as(kind: type[State], state: dict[str, Any], path: Path) -> State:
+    try:
+        return kind.from_dict(state)
+    except ValueError as error:
+        raise ValueError(f"{path} does not hold what this version writes there: {error}") from None
+
+
+def load_weights(model: nn.Module, weights: dict[str, Tensor], where: str) -> None:
+    """Put `weights`, read from `where`, into `model`, to whose names and shapes they are held."""
+    check_shapes(model.state_dict(), weights, where)
+    model.load_state_dict(weights)
+
+
+def check_shapes(wanted: dict[str, Tensor], given: dict[str, Tensor], where: str) -> None:
+    """ValueError unless `given` has the names and shapes of `wanted`."""
+    shapes = [{name: tuple(tensor.shape) for name, tensor in tensors.items()} for tensors in (wanted, given)]
+    wrong = sorted(name for name in shapes[0] | shapes[1] if shapes[0].get(name) != shapes[1].get(name))
+    if wrong:
+        expected, got = (of.get(wrong[0], "nothing") for of in shapes)
+        raise ValueError(
+            f"{where} is of another model: {len(wrong)} of its tensors differ, first {wrong[0]}: got {got}, expected "
+            f"{expected}"
+        )
 
 
 def _state(path: Path, file: Any) -> dict[str, Any]:

@@ -242,7 +242,7 @@ def _found(config: DataConfig) -> _Source:
     if config.root is None:
         obtained = f"{config.name} is: {facts.obtained}" if facts else "one in any of the layouts of dmf.layouts"
         raise ValueError(f"data.root is not set; expected the folder or zip archive of the data set ({obtained})")
-    root = Path(config.root).expanduser().absolute()
+    root = Path(os.path.expanduser(config.root)).absolute()  # leaves ~nobody as it is, Path.expanduser raises
     found = find_layout(open_tree(root))
     layout = found.layout
     if facts and layout.only not in (None, config.name):

@@ -101,7 +101,11 @@ def whole(folder: Path) -> CacheInfo | None:
     """The information on `folder` if it and all its files are there."""
     if not (folder / "info.json").is_file():
         return None
-    info = CacheInfo.read(folder / "info.json")
+    try:
+        info = CacheInfo.read(folder / "info.json")
+    except ValueError as error:
+        LOG.warning("%s", error)
+        return None
     sizes = {path.name: path.stat().st_size for path in folder.iterdir()}
     return info if all(sizes.get(name) == size for name, size in info.file_bytes.items()) else None
 

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from dmf.config import EvaluationConfig, ExperimentConfig
+from dmf.config import Count, EvaluationConfig, ExperimentConfig
 from dmf.values import Value
 
 CONFIG, RECORD, EVALUATIONS = "config.json", "training.json", "evaluations"
@@ -61,6 +61,29 @@ class Failure(Value):
     """For `diverged`: the first step (from 1) whose loss was not finite."""
     last_finite: dict[str, float] = Field(default_factory=dict)
     """For `diverged`: the losses of the step before; at an epoch's first step, the means of the epoch before."""
+
+
+class Kept(Value):
+    """What lies beside the weights in `BEST`."""
+
+    key: str
+    epoch: int
+    """Whose weights they are; 0 for a method that learns nothing."""
+    data: str
+    """Fingerprint of the data set."""
+
+
+class Going(Value):
+    """What lies beside weights and momenta in `LAST`: a training that goes on from there."""
+
+    key: str
+    threads: Count
+    data: str
+    seconds: float
+    history: tuple[Epoch, ...]
+    peak_bytes: int = 0
+    code: str = ""
+    """As in `Provenance`."""
 
 
 class TrainingRecord(Value):

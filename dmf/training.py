@@ -11,13 +11,12 @@ import math
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from dmf.augment import Augmentation, Stored
-from dmf.checkpoints import prefixed, read_checkpoint, under, write_checkpoint
+from dmf.checkpoints import check_shapes, load_weights, prefixed, read_checkpoint_of, under, write_checkpoint
 from dmf.config import EvaluationConfig, ExperimentConfig, TrainingConfig
 from dmf.data import DataSet
 from dmf.episodes import Episode, EpisodeIndices, EpisodeSampler, derived_seed
@@ -27,7 +26,7 @@ from dmf.methods import build_method
 from dmf.precision import autocast
 from dmf.prefetch import prefetched
 from dmf.provenance import code_hash, git_commit, versions
-from dmf.records import BEST, CONFIG, LAST, RECORD, Epoch, Failure, Provenance, TrainingRecord
+from dmf.records import BEST, CONFIG, LAST, RECORD, Epoch, Failure, Going, Kept, Provenance, TrainingRecord
 from dmf.watchdog import alive
 
 log = logging.getLogger("dmf.training")
@@ -88,8 +87,8 @@ class Run:
                 f"{folder} holds training {held}, not {config.key}; give this training a folder of its own"
             )
         settings = config.training
-        tensors, state = read_checkpoint(folder / LAST) if (folder / LAST).is_file() else ({}, None)
-        self.threads = settings.threads if state is None else state["threads"]
+        tensors, going = read_checkpoint_of(Going, folder / LAST) if (folder / LAST).is_file() else ({}, None)
+        self.threads = settings.threads if going is None else going.threads
         if self.threads != settings.threads:
             log.warning("resumed with the %d threads that it started with, not %d", self.threads, settings.threads)
         set_up(self.threads)
@@ -119,8 +118,8 @@ class Run:
             split="val", episodes=settings.validation_episodes, way=episodes.way, shot=episodes.shot
         )
         self.validation_bank = episode_bank(data.val, validation) if self.parameters else None
-        if state is not None:
-            self._restore(tensors, state)
+        if going is not None:
+            self._restore(tensors, going)
         else:
             config.write(folder / CONFIG)
 
@@ -210,8 +209,8 @@ class Run:
 
     def keep_best(self, epoch: int) -> None:
         """Write the weights as those to be tested."""
-        state = {"key": self.config.key, "epoch": epoch, "data": self.data.fingerprint}
-        write_checkpoint(self.folder / BEST, prefixed("model.", self.method.state_dict()), state)
+        kept = Kept(key=self.config.key, epoch=epoch, data=self.data.fingerprint)
+        write_checkpoint(self.folder / BEST, prefixed("model.", self.method.state_dict()), kept.model_dump(mode="json"))
 
     def _checkpoint(self) -> None:
         momenta = {
@@ -219,34 +218,36 @@ class Run:
             for name, parameter in self.parameters.items()
             if self.optimizer.state.get(parameter, {}).get("momentum_buffer") is not None
         }
-        state = {
-            "key": self.config.key,
-            "threads": self.threads,
-            "data": self.data.fingerprint,
-            "seconds": self._seconds(),
-            "peak_bytes": self._peak_bytes(),
-            "code": self.code,
-            "history": [epoch.model_dump(mode="json") for epoch in self.history],
-        }
+        going = Going(
+            key=self.config.key,
+            threads=self.threads,
+            data=self.data.fingerprint,
+            seconds=self._seconds(),
+            peak_bytes=self._peak_bytes(),
+            code=self.code,
+            history=tuple(self.history),
+        )
         tensors = prefixed("model.", self.method.state_dict()) | prefixed("momentum.", momenta)
-        write_checkpoint(self.folder / LAST, tensors, state)
+        write_checkpoint(self.folder / LAST, tensors, going.model_dump(mode="json"))
 
-    def _restore(self, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
-        if state["key"] != self.config.key:
-            raise ValueError(f"{self.folder / LAST} belongs to training {state['key']}, not to {self.config.key}")
-        if state["data"] != self.data.fingerprint:
+    def _restore(self, tensors: dict[str, Tensor], going: Going) -> None:
+        if going.key != self.config.key:
+            raise ValueError(f"{self.folder / LAST} belongs to training {going.key}, not to {self.config.key}")
+        if going.data != self.data.fingerprint:
             raise ValueError(
                 f"{self.folder / LAST} was trained on other images of {self.config.data.name!r} than those at "
                 f"data.root={self.config.data.root!r}; give back the former root, or delete the file to start anew"
             )
-        self.method.load_state_dict(under("model.", tensors))
-        for name, momentum in under("momentum.", tensors).items():
+        where, momenta = str(self.folder / LAST), under("momentum.", tensors)
+        load_weights(self.method, under("model.", tensors), where)
+        check_shapes({name: self.parameters[name] for name in momenta if name in self.parameters}, momenta, where)
+        for name, momentum in momenta.items():
             parameter = self.parameters[name]
             self.optimizer.state[parameter]["momentum_buffer"] = torch.empty_like(parameter).copy_(momentum)
-        self.history = [Epoch.from_dict(epoch) for epoch in state["history"]]
-        self.earlier_seconds = state["seconds"]
-        self.earlier_peak_bytes = state.get("peak_bytes", 0)
-        self._note_code(state.get("code", "unknown"))
+        self.history = list(going.history)
+        self.earlier_seconds = going.seconds
+        self.earlier_peak_bytes = going.peak_bytes
+        self._note_code(going.code or "unknown")
 
     def _note_code(self, earlier: str) -> None:
         """The record names every code that a training went on under."""

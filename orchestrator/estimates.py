@@ -18,7 +18,7 @@ from typing import Literal
 
 from dmf.config import TABLE_BYTES, EvaluationConfig, ExperimentConfig
 from dmf.provenance import cpu_name
-from dmf.records import LAST, RECORD, TrainingRecord
+from dmf.records import RECORD, TrainingRecord
 from orchestrator.ledger import Ledger
 from orchestrator.plan import Trial
 from orchestrator.rates import (
@@ -212,10 +212,5 @@ def _progress(trial: Trial, ledger: Ledger) -> tuple[int, float, list[Evaluation
         tests = {test.evaluation_key: test.seconds for test in ledger.evaluations(trial.key)}
         missing = [evaluation for evaluation in trial.evaluations if evaluation.key not in tests]
         return trial.config.training.epochs, record.seconds + sum(tests.values()), missing
-    path = ledger.folder(trial.key) / LAST
-    if not path.is_file():
-        return 0, 0.0, list(trial.evaluations)
-    from dmf.checkpoints import read_state
-
-    state = read_state(path)
-    return len(state["history"]), state["seconds"], list(trial.evaluations)
+    at = ledger.checkpoint(trial.key)
+    return (len(at.history), at.seconds, list(trial.evaluations)) if at else (0, 0.0, list(trial.evaluations))

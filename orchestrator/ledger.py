@@ -25,12 +25,12 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-from dmf.checkpoints import read_state
+from dmf.checkpoints import read_state_of
 from dmf.data import default_cache_dir
 from dmf.files import taken, wait_for
-from dmf.records import BEST, EVALUATIONS, LAST, LOCK, RECORD, STACKS, EvaluationRecord, TrainingRecord
+from dmf.records import BEST, EVALUATIONS, LAST, LOCK, RECORD, STACKS, EvaluationRecord, Going, TrainingRecord
 from dmf.values import digest
 from orchestrator.plan import SweepPlan, Trial
 from orchestrator.remote import EVERYTHING, RemoteStore
@@ -105,7 +105,10 @@ class Ledger:
     def training(self, key: str) -> TrainingRecord | None:
         """How a training ended; None: it has not."""
         path = self.folder(key) / RECORD
-        return TrainingRecord.read(path) if path.is_file() else None
+        record = TrainingRecord.read(path) if path.is_file() else None
+        if record is not None and record.key != key:
+            raise ValueError(f"{path} is of training {record.key}, not of {key}; remove it")
+        return record
 
     def how_ended(self, key: str) -> Ended | None:
         """The same, as far as a table needs it."""
@@ -157,10 +160,10 @@ class Ledger:
         tested = (self.tested(trial.key, evaluation.key) for evaluation in trial.evaluations)
         return "done" if all(tested) else "untested"
 
-    def checkpoint(self, key: str) -> dict[str, Any] | None:
-        """What a training that has not ended says of itself in its last checkpoint (`Run` writes it), weights aside."""
+    def checkpoint(self, key: str) -> Going | None:
+        """How far a training that has not ended is, from its last checkpoint, weights aside; None where it has none."""
         try:
-            return read_state(self.folder(key) / LAST)
+            return read_state_of(Going, self.folder(key) / LAST)
         except FileNotFoundError:
             return None
 
@@ -220,14 +223,17 @@ class Ledger:
         if not path.is_file():
             there = ", ".join(sorted(self.plans())) or "none"
             raise ValueError(f"no sweep {name!r} was started in {self.store}; there are: {there}")
-        return SweepPlan.read(path)
+        found = SweepPlan.read(path)
+        if found.name != name:
+            raise ValueError(f"{path} is of sweep {found.name!r}, not of {name!r}; remove it")
+        return found
 
     def plans(self) -> dict[str, SweepPlan]:
         """Every sweep that was started here, by name; one whose plan can not be read is left out with a warning."""
         found = {}
         for path in sorted(self.store.glob("sweeps/*/plan.json")):
             try:
-                found[path.parent.name] = SweepPlan.read(path)
+                found[path.parent.name] = self.plan(path.parent.name)
             except (ValueError, OSError) as error:
                 log.warning("%s can not be read, that sweep is left out: %s", path, " ".join(str(error).split())[:300])
         return found

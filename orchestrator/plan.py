@@ -5,11 +5,13 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import Field
 
 from dmf.config import EvaluationConfig, ExperimentConfig
 from dmf.values import Value
-from orchestrator.spec import NEVER_VARIED, SweepSpec
+from orchestrator.spec import NEVER_VARIED, SWEEP_NAME, SweepSpec
 from reports.tables import PlannedCell
 
 
@@ -31,7 +33,7 @@ class Trial:
 class SweepPlan(Value):
     """A sweep, resolved. A search has no cells: what it trains is found on the way."""
 
-    name: str
+    name: Annotated[str, Field(pattern=SWEEP_NAME)]
     about: str
     cells: tuple[PlannedCell, ...]
     cells_repeated: int = 0

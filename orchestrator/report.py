@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -11,9 +12,11 @@ from typing import Protocol
 from rich.console import Console
 
 from dmf.files import write_text
+from dmf.values import printable, shown
 from orchestrator.ledger import Ledger
 from orchestrator.mirror import MLflowRecords
 from orchestrator.plan import SweepPlan
+from orchestrator.spec import SWEEP_NAME
 from reports import render
 from reports.cells import Table
 from reports.fill import fill
@@ -57,7 +60,10 @@ def report(
     Raises:
         ValueError: an unknown table, one that the plan has no cells for, or a record that contradicts itself.
     """
+    if not re.fullmatch(SWEEP_NAME, plan.name):  # of a strange database: it would be a path
+        raise ValueError(f"a plan is called {shown(plan.name)}, expected lower-case letters, digits, - and _")
     console = console or Console()
+    about = "\n".join(map(printable, plan.about.splitlines()))
     filled = [fill(layout_of(name), plan.cells, records, today) for name in tables or planned_tables(plan)]
     paths = []
     for table in filled:
@@ -67,9 +73,9 @@ def report(
             write_text(paths[-1], write(table))
     if "html" in formats and filled:
         paths.append(output / plan.name / "index.html")
-        write_text(paths[-1], render.to_html(filled, plan.name, plan.about))
+        write_text(paths[-1], render.to_html(filled, plan.name, about))
     for path in paths:
-        console.print(str(path), highlight=False, soft_wrap=True)
+        console.print(str(path), highlight=False, markup=False, soft_wrap=True)
     return paths
 
 
@@ -99,7 +105,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         return _main(options)
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         print(f"report: {error}", file=sys.stderr)
         return NOTHING_FOUND
 

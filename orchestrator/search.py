@@ -9,11 +9,12 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import yaml
+from pydantic import Field
 
-from dmf.config import ExperimentConfig
+from dmf.config import ExperimentConfig, Fraction
 from dmf.records import Epoch, Failure, TrainingRecord
 from dmf.values import Value, digest
 from orchestrator.interrupts import Signals
@@ -31,10 +32,10 @@ if TYPE_CHECKING:
 class Tried(Value):
     """One proposal and how it did."""
 
-    values: dict[str, Any]
+    values: dict[Annotated[str, Field(pattern=r"^[a-z]+\.[a-z_]+$")], Any]
     """Dotted path -> value."""
     key: str
-    accuracy: float
+    accuracy: Fraction
     """Best validation accuracy when it ended, 0 if it diverged, failed or is impossible."""
     epochs: int
     outcome: Literal["finished", "diverged", "failed", "stopped", "impossible"]

@@ -9,6 +9,8 @@ from __future__ import annotations
 import difflib
 import functools
 import itertools
+import math
+import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,11 +18,15 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Field, JsonValue, create_model, model_validator
 
-from dmf.config import NOT_IDENTITY, RECIPES, Count, EvaluationConfig, ExperimentConfig, recipe
+from dmf.config import NOT_IDENTITY, RECIPES, Count, EvaluationConfig, ExperimentConfig, Seed, recipe
 from dmf.values import Value
 
 SECTIONS = {name: field.annotation for name, field in ExperimentConfig.model_fields.items()}
 GIVEN_BY_SEEDS = "training.seed"
+MOST_CHOICES = 10_000
+"""That one part may make."""
+SWEEP_NAME = r"^[a-z0-9][a-z0-9_-]{0,99}$"
+"""It is also the name of folders."""
 
 PARAMETERS: dict[str, Any] = {
     f"{section}.{name}": Annotated[(field.annotation, *field.metadata)] if field.metadata else field.annotation
@@ -64,6 +70,12 @@ def _known(name: str) -> str:
     return name
 
 
+def _text(about: str) -> str:
+    if strange := [c for c in about if unicodedata.category(c) == "Cc" and c not in "\n\t"]:
+        raise ValueError(f"has the character {strange[0]!r}, which a terminal would obey; write plain text")
+    return about
+
+
 RecipeName = Annotated[str, AfterValidator(_known)]
 """A name of `dmf.config.RECIPES`."""
 
@@ -94,6 +106,10 @@ class Part(Value):
         for path in PARAMETERS:
             if (times := sum(path in group for group in groups)) > 1:
                 raise ValueError(f"{path} is given {times} times in set, zip, grid and trials; keep one")
+        rows, trials = max(lengths.values(), default=1), len(self.trials) or 1
+        count = math.prod([rows, trials, *(len(values) for values in self.grid.given().values())])
+        if count > MOST_CHOICES:
+            raise ValueError(f"zip, grid and trials make {count:,} combinations; take {MOST_CHOICES:,} at most")
         return self
 
     def choices(self) -> Iterator[dict[str, Any]]:
@@ -139,6 +155,8 @@ class Resources(Value):
 
 
 Finite = Annotated[float, Field(allow_inf_nan=False)]
+Whole = Annotated[int, Field(ge=-(2**53), le=2**53)]
+"""Exact as a float too, which Optuna makes of it."""
 
 
 class Range(Value):
@@ -146,7 +164,7 @@ class Range(Value):
 
     uniform: tuple[Finite, Finite] | None = None
     loguniform: tuple[Finite, Finite] | None = None
-    integer: Annotated[tuple[int, int] | None, Field(alias="int")] = None
+    integer: Annotated[tuple[Whole, Whole] | None, Field(alias="int")] = None
     """Both ends included."""
     choice: tuple[JsonValue, ...] | None = None
 
@@ -184,7 +202,7 @@ class Search(Value):
 
     parameters: Ranges
     trials: Count
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Seed = 0
     grace_epochs: Count = 1
     """Epochs that every trial gets."""
     reduction: Annotated[int, Field(ge=2)] = 3
@@ -214,16 +232,16 @@ class Resolved:
 class SweepSpec(Value):
     """A sweep file."""
 
-    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")]
-    about: str = ""
+    name: Annotated[str, Field(pattern=SWEEP_NAME)]
+    about: Annotated[str, Field(max_length=5000), AfterValidator(_text)] = ""
     base: RecipeName = "released"
     set: Settings = Settings()
     """Dotted paths over the base."""
-    seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)] = (0,)
+    seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] = (0,)
     """Every configuration is trained once with each."""
     evaluation: Evaluation = Evaluation()
     resources: Resources = Resources()
-    max_failures: Annotated[int, Field(ge=0)] = 2
+    max_failures: Annotated[int, Field(ge=0, le=1000)] = 2
     """How often a trial whose worker process died is started again, from its checkpoint."""
     fail_fast: bool = False
     """Stop the sweep at the first trial that fails, instead of running the others."""

@@ -66,7 +66,7 @@ def _made_by(trial: Trial, ledger: Ledger, state: ledgers.State) -> list[tuple[s
         return []
     if state == "started":
         at = ledger.checkpoint(trial.key)
-        return [(at.get("code", ""), at["data"])] if at else []
+        return [(at.code, at.data)] if at else []
     ended = ledger.how_ended(trial.key)
     tests = [ledger.evaluation_made_by(trial.key, evaluation.key) for evaluation in trial.evaluations]
     made = [ended and ended.provenance, *tests]

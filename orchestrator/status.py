@@ -71,12 +71,12 @@ def _row(trial: Trial, what: str, ledger: Ledger, today: Today) -> Row:
     epoch, accuracy, left = 0, None, None
     epochs = trial.config.training.epochs
     if state in ("running", "started", "stale") and (at := ledger.checkpoint(trial.key)):
-        history = at["history"]
+        history = at.history
         epoch = len(history)
-        accuracies = [each["validation_accuracy"] for each in history if each["validation_accuracy"] is not None]
+        accuracies = [each.validation_accuracy for each in history if each.validation_accuracy is not None]
         accuracy = accuracies[-1] if accuracies else None
         if state == "running" and history:
-            left = (epochs - epoch) * sum(each["seconds"] for each in history) / len(history)
+            left = (epochs - epoch) * sum(each.seconds for each in history) / len(history)
     elif state in ("done", "untested", "diverged"):
         record = ledger.how_ended(trial.key)
         accuracy = record and record.best_validation_accuracy
@@ -184,7 +184,7 @@ def _show_training(key: str, ledger: Ledger) -> int:
     if record is None:
         at = ledger.checkpoint(key)
         running = ", running" if ledger.running(key) else ""
-        print(f"no record yet: {len(at['history']) if at else 0} epochs are done{running}; log.txt says more")
+        print(f"no record yet: {len(at.history) if at else 0} epochs are done{running}; log.txt says more")
         return 1
     changed = {path: value for path, value in flattened(record.config).items() if value != DEFAULTS[path]}
     print("not as by default: " + ", ".join(f"{path}={value}" for path, value in changed.items()))

@@ -12,7 +12,7 @@ from typing import Literal
 
 from dmf.config import AugmentationConfig, DataConfig, EvaluationConfig, ExperimentConfig
 from dmf.data import DataSet, open_for
-from dmf.evaluation import evaluate_folder
+from dmf.evaluation import episode_bank, evaluate_folder
 from dmf.records import LAST, STACKS, Epoch, TrainingRecord
 from dmf.training import close, train
 from dmf.watchdog import watched
@@ -56,7 +56,7 @@ def run_trial(
             ledger.reopen(config.key)
             record = None
         if record is None:
-            record = _trained(config, ledger, on_epoch)
+            record = _trained(config, evaluations, ledger, on_epoch)
         else:
             (folder / LAST).unlink(missing_ok=True)  # left by a kill between the record and its removal
         if record.outcome == "finished":
@@ -91,10 +91,17 @@ def _run_remote_trial(
             shutil.rmtree(folder)
 
 
-def _trained(config: ExperimentConfig, ledger: Ledger, on_epoch: Callable[[Epoch], None]) -> TrainingRecord:
+def _trained(
+    config: ExperimentConfig,
+    evaluations: tuple[EvaluationConfig, ...],
+    ledger: Ledger,
+    on_epoch: Callable[[Epoch], None],
+) -> TrainingRecord:
     folder = ledger.folder(config.key)
     try:
         data = images_of(config)
+        for evaluation in evaluations:  # what can not be tested is told before it is trained
+            episode_bank(data.split(evaluation.split), evaluation.resolve(config))
         record = train(config, data, folder, on_epoch)
     except Exception as error:
         failed = TrainingRecord(key=config.key, config=config, outcome="failed", failure=failure_of(error))

@@ -9,6 +9,7 @@ import numpy as np
 
 from dmf.config import EvaluationConfig, ExperimentConfig
 from dmf.records import EvaluationRecord
+from dmf.values import printable
 from reports.staleness import Today
 from reports.statistics import Samples, mean_ci95
 from reports.tables import Ended, PlannedCell, Records
@@ -121,7 +122,7 @@ def _absence(key: str, records: Records) -> tuple[State, str]:
     failure = record.failure
     if record.outcome == "diverged":
         return "diverged", f"diverged at step {failure.step}" if failure and failure.step else "diverged"
-    return "failed", f"failed: {failure.reason}" if failure else "failed"
+    return "failed", f"failed: {printable(failure.reason)}" if failure else "failed"
 
 
 def _check(record: EvaluationRecord, training_key: str, asked: EvaluationConfig) -> None:
@@ -132,6 +133,8 @@ def _check(record: EvaluationRecord, training_key: str, asked: EvaluationConfig)
     count = len(record.episode_accuracies)
     if count != asked.episodes:
         raise ValueError(f"{name} holds {count} episodes, its config says {asked.episodes}; evaluate again")
+    if min(record.episode_accuracies) < 0 or max(record.episode_accuracies) > 1:
+        raise ValueError(f"{name} holds accuracies beyond 0 and 1; evaluate again")
     for what, stored, recomputed in zip(
         ("accuracy", "ci95"), (record.accuracy, record.ci95), mean_ci95(record.episode_accuracies), strict=True
     ):
