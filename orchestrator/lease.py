@@ -91,9 +91,7 @@ class Lease:
         if self.taken_by:
             raise LeaseLost(f"{self.remote.uri} was taken over by {self.taken_by} while this driver was stopped")
         if self.since_ns and time.monotonic() - self.renewed > self.seconds:
-            raise LeaseLost(
-                f"{self.remote.uri} could not be reached for {self.seconds:g} s, another driver may have it"
-            )
+            raise LeaseLost(f"{self.remote.uri} was not reached for {self.seconds:g} s, another driver may have it")
 
     def release(self) -> None:
         """Take the claim back."""

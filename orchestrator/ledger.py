@@ -23,9 +23,9 @@ import shutil
 import socket
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from dmf.checkpoints import read_state_of
 from dmf.data import default_cache_dir
@@ -35,6 +35,9 @@ from dmf.values import digest
 from orchestrator.plan import SweepPlan, Trial
 from orchestrator.remote import EVERYTHING, RemoteStore
 from reports.tables import Ended, MadeBy
+
+if TYPE_CHECKING:
+    from orchestrator.lease import Lease
 
 State = Literal["missing", "started", "failed", "untested", "done", "diverged"]
 """Of a trial: nothing there; a checkpoint there; ended by an error; trained, evaluations missing; ended with all."""
@@ -60,6 +63,10 @@ class Ledger:
     """Its folder on this machine."""
     remote: RemoteStore | None = None
     """Where it is, when that is not this folder."""
+    _leases: list[Lease] = field(default_factory=list, repr=False, compare=False)
+    """Of the driver that has it, one."""
+    _begun: set[str] = field(default_factory=set, repr=False, compare=False)
+    """Keys of trainings with a checkpoint there, as of the last look at all of the store."""
 
     @classmethod
     def at(cls, store: str) -> Ledger:
@@ -84,8 +91,17 @@ class Ledger:
 
     def refresh(self, key: str | None = None) -> None:
         """Learn what others have written, of one training or of all the store."""
-        if self.remote:
-            self.remote.pull(self.store, f"trainings/{key}" if key else "")
+        if self.remote is None:
+            return
+        self.remote.pull(self.store, f"trainings/{key}" if key else "")
+        if key is None:
+            self._begun.clear()
+            self._begun.update(name.split("/")[1] for name in self.remote.names("trainings") if name.endswith(LAST))
+
+    def check(self) -> None:
+        """Raise LeaseLost when another driver may have the object store that this one drives."""
+        for lease in self._leases:
+            lease.check()
 
     def keep(self, *paths: Path) -> None:
         """Bring files of the folder to where the store is. To be called after each is written."""
@@ -154,7 +170,8 @@ class Ledger:
     def state_after(self, trial: Trial, ended: Ended | None) -> State:
         """The same, for who knows already how its training ended."""
         if ended is None:
-            return "started" if (self.folder(trial.key) / LAST).is_file() else "missing"
+            begun = (self.folder(trial.key) / LAST).is_file() or trial.key in self._begun
+            return "started" if begun else "missing"
         if ended.outcome != "finished":
             return ended.outcome
         tested = (self.tested(trial.key, evaluation.key) for evaluation in trial.evaluations)
@@ -292,10 +309,11 @@ class Ledger:
         with contextlib.ExitStack() as stack:
             while True:
                 try:
-                    stack.enter_context(self.remote.lease(owner))
+                    self._leases[:] = [stack.enter_context(self.remote.lease(owner))]
                     break
                 except BlockingIOError:
                     if not wait:
                         raise
                     time.sleep(SECONDS_BETWEEN_TRIES)
             yield
+            self._leases.clear()

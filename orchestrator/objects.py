@@ -7,14 +7,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Self
-from urllib.parse import urlsplit
 
 from dmf.values import Value
 
 if TYPE_CHECKING:
     from pyarrow.fs import FileSystem
 
-SCHEMES = ("s3", "gs")
+OPTIONS = {"s3": "allow_delayed_open=true", "gs": "retry_limit_seconds=10"}
+"""By scheme, what is added to a URI that does not have it: a small object is one request, not the three of an upload in
+parts; who does not answer is given up before a quarter of an hour."""
 CHUNK_BYTES = 8 * 2**20
 
 
@@ -34,16 +35,17 @@ class Objects:
     @classmethod
     def at(cls, uri: str) -> Self:
         """Those at `uri`. ValueError when there is no such bucket or it does not let us in."""
-        parts = urlsplit(uri)
-        if parts.scheme not in SCHEMES:
+        scheme, _, rest = uri.partition("://")
+        if scheme not in OPTIONS:
             raise ValueError(
-                f"got {uri.partition('://')[0]}://..., and a store is s3://bucket/prefix, gs://bucket/prefix or the path "
+                f"got {scheme}://..., and a store is s3://bucket/prefix, gs://bucket/prefix or the path "
                 "of a folder; give one of them"
             )
-        if parts.password or parts.username not in (None, "anonymous"):  # they would be in logs and in MLflow's tags
+        if "@" in rest.removeprefix("anonymous@").partition("?")[0]:  # they would be in logs and in MLflow's tags
             raise ValueError(
-                f"the address of the store at {parts.scheme}://{parts.hostname} has credentials in it; give them as "
-                "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY or in ~/.aws/credentials instead"
+                f"the address of the store, {scheme}://..., has credentials in it; give them as "
+                "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or GOOGLE_APPLICATION_CREDENTIALS, or in the files of "
+                "these services instead"
             )
         objects = cls(uri)
         try:
@@ -67,10 +69,9 @@ class Objects:
         """Where requests go, and what all paths begin with."""
         from pyarrow.fs import FileSystem
 
-        uri = self.uri
-        if uri.startswith("s3:"):  # a small object is one request, not the three of an upload in parts
-            uri += ("&" if "?" in uri else "?") + "allow_delayed_open=true"
-        files, path = FileSystem.from_uri(uri)
+        option = OPTIONS[self.uri.partition(":")[0]]
+        more = "" if option.partition("=")[0] in self.uri else ("&" if "?" in self.uri else "?") + option
+        files, path = FileSystem.from_uri(self.uri + more)
         return files, path.strip("/")
 
     def _path(self, name: str) -> str:
@@ -101,10 +102,18 @@ class Objects:
 
     def read(self, name: str) -> bytes:
         """An object, whole. FileNotFoundError when there is none."""
-        while True:
-            data = b"".join(self.chunks(name))
-            if self._size(name) == len(data):  # else replaced by a longer one between the look at its size and the read
+        while (size := self._size(name)) is not None:
+            # A stream asks for as many bytes as it found when it was opened: of what was replaced since by more or
+            # fewer it reads a part, or fails.
+            try:
+                data = b"".join(self.chunks(name))
+            except OSError:
+                if self._size(name) == size:
+                    raise
+                continue
+            if self._size(name) == len(data):
                 return data
+        raise FileNotFoundError(f"there is no {name} at {self.uri}")
 
     def chunks(self, name: str) -> Iterator[bytes]:
         """An object that nobody replaces, in pieces."""

@@ -126,8 +126,8 @@ class RemoteStore(Objects):
         """
         there = {name: seen for name, seen in self.names(under).items() if name.endswith(suffixes)}
         copies = dict(Index.read(folder / INDEX).copies) if (folder / INDEX).is_file() else {}
-        # Times of change may be whole seconds: what is replaced within the second of its listing looks the same ever after,
-        # so what changed last is not taken as known.
+        # Times of change may be whole seconds: what is replaced within the second of its listing looks the same ever
+        # after, so what changed last is not taken as known.
         settled = max((seen.modified_ns for seen in there.values()), default=0) - SECOND_NS
         wanted = [name for name, seen in there.items() if copies.get(name) != _copy(seen, folder / name)]
         with ThreadPoolExecutor(DOWNLOADS_AT_ONCE) as pool:
@@ -166,7 +166,7 @@ class RemoteStore(Objects):
                         f"{contents} at {self.uri} has {aside.stat().st_size} bytes and is not the {pointer.size} that "
                         f"were written; delete it and {name}{POINTER} to go without it"
                     )
-        except FileNotFoundError:
+        except OSError:
             if self._pointer(name) == pointer:
                 raise
             return self._bring(name, path)  # it was replaced meanwhile

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import secrets
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 from dmf.records import BEST, LAST, RECORD
@@ -12,8 +14,11 @@ from orchestrator.remote import EVERYTHING, OWNERS, RemoteStore
 log = logging.getLogger("dmf.remote")
 
 ORDER = (BEST, "", LAST, RECORD)
-"""In which files go to the store, "" for all others: a checkpoint after the best weights of its history, the record when
-all that it speaks of is there."""
+"""In which files go to the store, "" for all others: a checkpoint after the best weights of its history, the record
+when all is there that it speaks of."""
+
+PAUSES_S = (2.0, 4.0, 8.0, 16.0, 32.0)
+"""Between tries; each of them lasts seconds itself, in which pyarrow tries again."""
 
 
 class TakenOver(Exception):
@@ -34,24 +39,28 @@ class RemoteTraining:
 
     def fetch(self) -> None:
         """Take the training over: the folder has then what the store has, and nothing else of this training."""
-        self.remote.write(f"{OWNERS}/{self.key}", self.token)
-        self.remote.pull(self.folder, self.under, EVERYTHING)
-        for name in self._here() - self.remote.names(self.under).keys():
-            (self.folder / name).unlink()
+        _patiently(self._take_over)
 
     def epoch(self) -> None:
         """Bring what an epoch has changed. A failure is logged: the next epoch brings it along. Raises TakenOver."""
         try:
-            self.finish()
+            self._bring()
         except OSError as error:
             log.warning("training %s: its last epoch did not reach %s: %s", self.key, self.remote.uri, error)
 
     def finish(self) -> None:
         """Bring everything, the record last, and drop from the store what is no more here. Raises TakenOver."""
+        _patiently(self._bring)
+
+    def _take_over(self) -> None:
+        self.remote.write(f"{OWNERS}/{self.key}", self.token)
+        self.remote.pull(self.folder, self.under, EVERYTHING)
+        for name in self._here() - self.remote.names(self.under).keys():
+            (self.folder / name).unlink()
+
+    def _bring(self) -> None:
         if self.remote.read(f"{OWNERS}/{self.key}") != self.token:
-            raise TakenOver(
-                f"training {self.key} in {self.remote.uri} was taken over by another process, which goes on"
-            )
+            raise TakenOver(f"training {self.key} in {self.remote.uri} was taken over by another process")
         here = self._here()
         self.remote.push(self.folder, sorted(here, key=lambda name: (_rank(name), name)))
         self.remote.delete(self.remote.names(self.under).keys() - here)
@@ -60,6 +69,17 @@ class RemoteTraining:
         """Names of the training's files on this machine, without locks and what is about to be renamed."""
         paths = (path for path in (self.folder / self.under).rglob("[!.]*") if path.is_file())
         return {path.relative_to(self.folder).as_posix() for path in paths}
+
+
+def _patiently(action: Callable[[], None]) -> None:
+    """Do what may be done twice, again after pauses while the object store does not answer."""
+    for pause_s in PAUSES_S:
+        try:
+            return action()
+        except OSError as error:
+            log.warning("to be tried again in %g s: %s", pause_s, error)
+            time.sleep(pause_s)
+    action()
 
 
 def _rank(name: str) -> int:

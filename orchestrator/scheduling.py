@@ -57,6 +57,9 @@ SHORT_PATIENCE = 10.0
 class Watcher(Protocol):
     """Who hears what trials do. All in the driver's main thread."""
 
+    def check(self) -> None:
+        """Called again and again: the moment to end the sweep."""
+
     def started(self, key: str) -> None:
         """A trial runs from now on."""
 
@@ -322,6 +325,7 @@ class _Listener(Callback):
 
     def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
         self.nodes.check()
+        self.watcher.check()
         self.signals.check()
 
     @_heard

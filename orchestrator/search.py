@@ -23,7 +23,7 @@ from orchestrator.plan import Trial
 from orchestrator.progress import Progress, Stage
 from orchestrator.snapshot import snapshot
 from orchestrator.spec import Range, Search, SweepSpec
-from orchestrator.watch import Watch, note_failure, stop_after
+from orchestrator.watch import Watch, check_lease, note_failure, stop_after
 
 if TYPE_CHECKING:
     from orchestrator.tracking import Tracker
@@ -134,6 +134,9 @@ class SearchWatch:
             self.values[key], self.configs[key], self.before[key] = values, config, self.ledger.training(key)
             self.progress.planned(key, label(values), self.results.base.training.epochs)
         return key
+
+    def check(self) -> None:
+        check_lease(self.ledger, self.signals)
 
     def started(self, key: str) -> None:
         if config := self.configs[key]:

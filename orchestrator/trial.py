@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
 import logging
 import shutil
@@ -76,7 +77,7 @@ def _run_remote_trial(
     timeout_s: float | None,
 ) -> TrainingRecord:
     folder = local_folder(store) / "work" / config.key
-    with Ledger(folder).driving(wait=True):
+    with Ledger(folder).driving(wait=True), _away_may_pass(store):
         training = RemoteTraining(RemoteStore.at(store), folder, config.key)
         training.fetch()
 
@@ -89,6 +90,17 @@ def _run_remote_trial(
         finally:
             training.finish()
             shutil.rmtree(folder)
+
+
+@contextlib.contextmanager
+def _away_may_pass(store: str) -> Iterator[None]:
+    """What an object store answers while it is away has no number; it is a fault like that of a file system."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None:
+            raise OSError(errno.EIO, f"{store} does not answer: {error}") from error
+        raise
 
 
 def _trained(

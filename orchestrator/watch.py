@@ -40,6 +40,9 @@ class Watch(contextlib.ExitStack):
         for key, trial in self.trials.items():
             self.progress.planned(key, names[key], trial.config.training.epochs)
 
+    def check(self) -> None:
+        check_lease(self.ledger, self.signals)
+
     def started(self, key: str) -> None:
         self.tracker.started(self.trials[key].config, self.names[key])
         self.progress.started(key)
@@ -62,6 +65,14 @@ class Watch(contextlib.ExitStack):
         stage = state if state in ("done", "diverged") else "failed"
         self.progress.ended(key, stage, failure.reason if failure else "")
         stop_after(failure, self.fail_fast, self.ledger, self.signals)
+
+
+def check_lease(ledger: Ledger, signals: Signals) -> None:
+    """End the sweep when another driver may have its store."""
+    try:
+        ledger.check()
+    except OSError as error:
+        signals.stop(str(error))
 
 
 def note_failure(
