@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import signal
 from pathlib import Path
@@ -45,8 +44,23 @@ def test_what_failed_by_its_own_fault_is_left_until_it_is_asked_for(tmp_path: Pa
     assert site.states() == ["done", "failed"]
 
 
-def test_a_trial_that_hangs_is_ended_and_goes_on_when_the_cause_is_gone(tmp_path: Path) -> None:
-    """It reads an image from a pipe into which nobody writes, as from a file system that does not answer."""
+STUCK = """
+import os, time
+if os.path.exists({marker!r}):
+    import PIL.Image
+    opened = PIL.Image.open
+    def stuck(*arguments, **named):
+        while os.path.exists({marker!r}):
+            time.sleep(0.1)
+        return opened(*arguments, **named)
+    PIL.Image.open = stuck
+"""
+"""In every process of the sweep: a file system that does not answer while the marker is there."""
+
+
+def test_a_trial_that_hangs_is_ended_and_goes_on_when_the_cause_is_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     root, noise = tmp_path / "images", np.random.default_rng(0)
     for split, classes in (("train", 5), ("val", 5), ("test", 5)):
         for number in range(classes):
@@ -54,27 +68,22 @@ def test_a_trial_that_hangs_is_ended_and_goes_on_when_the_cause_is_gone(tmp_path
             folder.mkdir(parents=True)
             for image in range(20):
                 Image.fromarray(noise.integers(0, 256, (28, 28), np.uint8)).save(folder / f"{image}.png")
-    stuck = root / "test" / "test0" / "0.png"
-    whole = stuck.read_bytes()
-    stuck.unlink()
-    os.mkfifo(stuck)
     spec = ONE.replace("data.name: glyphs", f"data.name: mine\n  data.root: {root}").replace(
         "resources:", "max_failures: 1\nresources:"
     )
-    site = site_with(tmp_path, spec)
-    os.environ["DMF_CACHE"] = str(tmp_path / "cache")
-    try:
-        assert site.run("--trial-timeout", "5s") == 1, site.said
-        assert "gave no sign of life and was ended (its stacks are in its log)" in site.said
-        (trial,) = site.trials()
-        assert "_in_threads" in (site.ledger.folder(trial.key) / "stacks.txt").read_text()
-        record = site.ledger.training(trial.key)
-        assert record is not None and record.failure is not None and record.failure.kind == "machine"
-        stuck.unlink()
-        stuck.write_bytes(whole)
-        assert site.run("--trial-timeout", "60s") == 0, site.said
-    finally:
-        del os.environ["DMF_CACHE"]
+    site, marker = site_with(tmp_path, spec), tmp_path / "does not answer"
+    monkeypatch.setenv("DMF_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "sitecustomize.py").write_text(STUCK.format(marker=str(marker)))
+    site.paths = (*site.paths, str(tmp_path))
+    marker.touch()
+    assert site.run("--trial-timeout", "5s") == 1, site.said
+    assert "gave no sign of life and was ended (its stacks are in its log)" in site.said
+    (trial,) = site.trials()
+    assert "stuck" in (site.ledger.folder(trial.key) / "stacks.txt").read_text()
+    record = site.ledger.training(trial.key)
+    assert record is not None and record.failure is not None and record.failure.kind == "machine"
+    marker.unlink()
+    assert site.run("--trial-timeout", "60s") == 0, site.said
     assert site.states() == ["done"]
 
 

@@ -58,7 +58,7 @@ parts:
   - table: 2d
     trials: [{}, {training.learning_rate: 1.0e+30}]
 """
-START_SECONDS = 120
+START_SECONDS = 300
 """Until Ray runs, on a slow machine that does other things too."""
 
 
@@ -70,10 +70,12 @@ class Site:
         self.spec = folder / "tiny.yaml"
         self.spec.write_text(SPEC)
         self.output = folder / "output.txt"
+        self.paths = (str(ROOT),)
+        """From which its processes import, besides what is installed."""
 
     def start(self, *more: str) -> subprocess.Popen[bytes]:
         self.output.unlink(missing_ok=True)
-        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(self.paths)}
         environment.pop("MLFLOW_TRACKING_URI", None)
         with open(self.output, "wb") as output:
             command = [sys.executable, "-m", "orchestrator.sweep", "tiny.yaml", *more]
