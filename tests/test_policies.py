@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import signal
+import time
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ import psutil
 import pytest
 from PIL import Image
 
+from orchestrator.interrupts import Signals, Stopped
 from tests.test_sweep import SPEC, START_SECONDS, Site, workers
 
 BROKEN = "  - {table: '1', set: {data.name: mini_imagenet, data.root: /nowhere}}\n"
@@ -148,3 +150,36 @@ def test_stale_records_are_neither_used_nor_made_anew_unless_the_user_says_so(do
     assert len(list((done.ledger.store / "superseded").iterdir())) == 1
     assert done.states() == ["done"] and "0" * 16 not in path.read_text()
     assert "stale" not in table.read_text().split('"notes"')[0]
+
+
+def test_a_part_of_a_sweep_and_what_fits_a_budget(tmp_path: Path) -> None:
+    site = site_with(tmp_path, ONE + "    grid: {model.groups: [1, 64]}\n")
+    assert site.run("--only", "groups=2") == 2
+    assert "no training is called 'groups=2'; there are " in site.said
+    assert site.run("--budget", "1h") == 2
+    assert "measure them with --calibrate" in site.said
+    assert site.run("--only", "groups=1") == 0, site.said
+    assert "1 trainings, 0 done, 1 to run" in site.said and site.states() == ["done", "missing"]
+    assert site.run("--budget", "0.001s") == 2
+    assert "--budget: no training ends within 0 s, the shortest takes " in site.said
+    assert site.run("--budget", "1h") == 0, site.said
+    assert (
+        "of 1 trainings 1 end within 1 h 0 min, as far as is known" in site.said and "actual / estimated" in site.said
+    )
+    assert site.states() == ["done", "done"]
+
+
+def test_at_the_end_of_its_budget_a_sweep_stops() -> None:
+    signals = Signals()
+    signals.check()
+    signals.deadline = time.monotonic() - 1
+    with pytest.raises(Stopped, match="the budget of time is used up"):
+        signals.check()
+
+
+def test_steps_are_measured_before_anything_is_paid_for(tmp_path: Path) -> None:
+    site = site_with(tmp_path, ONE + "    grid: {model.groups: [1, 64]}\n")
+    assert site.run("--calibrate") == 0, site.said
+    assert not list((site.ledger.store / "trainings").glob("*")) and "s a step" in site.said
+    assert site.run("--plan") == 0
+    assert "estimated: " in site.said and "2 trainings from a calibration" in site.said
