@@ -27,6 +27,7 @@ os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
 
 from mlflow import MlflowClient  # noqa: E402
 from mlflow.entities import Experiment, Metric, Param, Run, RunTag  # noqa: E402
+from mlflow.exceptions import MlflowException  # noqa: E402
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository  # noqa: E402
 
 from dmf.config import EvaluationConfig, ExperimentConfig  # noqa: E402
@@ -94,7 +95,7 @@ def connect(uri: str, artifacts: Path | None = None) -> tuple[MlflowClient, Expe
     if experiment is None:
         local = artifacts is not None and uri.startswith("sqlite:")
         location = artifacts.resolve().as_uri() if local and artifacts else None
-        experiment = client.get_experiment(client.create_experiment(EXPERIMENT, artifact_location=location))
+        experiment = _made(client, location)
     if experiment.lifecycle_stage == "deleted":
         shown = without_password(uri)
         raise ValueError(
@@ -102,6 +103,16 @@ def connect(uri: str, artifacts: Path | None = None) -> tuple[MlflowClient, Expe
             f"bring it back with: MLFLOW_TRACKING_URI={shown} mlflow experiments restore -x {experiment.experiment_id}"
         )
     return client, experiment
+
+
+def _made(client: MlflowClient, location: str | None) -> Experiment:
+    """The experiment, which another driver may be making at the same moment."""
+    try:
+        return client.get_experiment(client.create_experiment(EXPERIMENT, artifact_location=location))
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+        return client.get_experiment_by_name(EXPERIMENT)
 
 
 def reached(uri: str) -> tuple[MlflowClient, Experiment | None]:
@@ -115,6 +126,8 @@ def reached(uri: str) -> tuple[MlflowClient, Experiment | None]:
     except Exception as error:  # MLflow's own, or of the database's driver, which may not even be installed
         reason = told(error, uri) or type(error).__name__
         text = f"MLflow does not answer at {without_password(uri)}: {reason[:400]}"
+        if isinstance(error, ImportError) and uri.startswith("postgresql:"):
+            text += "; with psycopg2 it is postgresql+psycopg2://"
         refused = isinstance(error, ImportError) or getattr(error, "error_code", "") in REFUSALS
         passing = uri.split(":")[0].split("+")[0] in SERVERS and not refused
         raise (Unreachable if passing else ValueError)(text) from None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -442,6 +443,13 @@ def of_server(server: Tracking, ledger: Ledger) -> dict[str, Run]:
     by_key = {run.data.tags.get("dmf.key", run.data.tags["dmf.sweep"]): run for run in found}
     assert len(by_key) == len(found)
     return by_key
+
+
+def test_several_drivers_make_one_experiment(server: Tracking, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tracking_module, "EXPERIMENT", "made at once")
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda _: connect(server.uri)[1].experiment_id, range(8)))
+    assert len(set(found)) == 1
 
 
 def test_a_server_that_is_away_is_told_when_it_is_back(
