@@ -31,6 +31,7 @@ def describe(spec: SweepSpec, planned: SweepPlan, ledger: Ledger, today: Today) 
     trials = planned.trials()
     stands = {trial.key: standing(trial, ledger, today) for trial in trials}
     told = labels(trial.config for trial in trials)
+    any_stale = any(each.state == "stale" for each in stands.values())
     seen = preview(spec, planned, ledger)
     asked, cells = planned.trainings_asked, len(planned.cells)
     tables = Counter(cell.table for cell in planned.cells)
@@ -43,6 +44,7 @@ def describe(spec: SweepSpec, planned: SweepPlan, ledger: Ledger, today: Today) 
         f"{asked} trainings asked for, {len(trials)} distinct ({asked - len(trials)} duplicates removed)",
         f"{len(evaluations)} evaluations, {tested} done",
         "trainings: " + ", ".join(f"{number} {state}" for state, number in counts.items()),
+        *(["stale ones are left: --accept-stale takes them, --retrain-stale makes them anew"] if any_stale else []),
         *seen.lines,
         *(f"warning: {warning}" for warning in seen.warnings),
         "",
@@ -52,6 +54,7 @@ def describe(spec: SweepSpec, planned: SweepPlan, ledger: Ledger, today: Today) 
     for trial in trials:
         fills = ", ".join(dict.fromkeys(trial.tables))
         line = f"{trial.key}  {told[trial.key]:<{width}}  table {fills}  {_told(stands[trial.key])}"
+        line += f": {stands[trial.key].why}" if stands[trial.key].why else ""
         where = other_root(trial, ledger) if stands[trial.key].state != "missing" else None
         lines.append(", ".join(filter(None, (line, seen.of(trial.key), where))))
     return "\n".join([*head, *shortened(lines)])

@@ -106,7 +106,9 @@ class Tracking:
 def environment() -> dict[str, str]:
     """Of the commands: they run this code, with the tracking URI that they are given."""
     kept = {name: value for name, value in os.environ.items() if name != "MLFLOW_TRACKING_URI"}
-    return kept | {"PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))}
+    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    # The server's job workers are ten processes that nothing here needs.
+    return kept | {"PYTHONPATH": path, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
 
 
 class Site:
