@@ -212,5 +212,8 @@ def _progress(trial: Trial, ledger: Ledger) -> tuple[int, float, list[Evaluation
         tests = {test.evaluation_key: test.seconds for test in ledger.evaluations(trial.key)}
         missing = [evaluation for evaluation in trial.evaluations if evaluation.key not in tests]
         return trial.config.training.epochs, record.seconds + sum(tests.values()), missing
-    at = ledger.checkpoint(trial.key)
+    try:
+        at = ledger.checkpoint(trial.key)
+    except ValueError:  # one that can not be read; the trial will say so when it meets it
+        at = None
     return (len(at.history), at.seconds, list(trial.evaluations)) if at else (0, 0.0, list(trial.evaluations))

@@ -12,7 +12,7 @@ from dmf.checkpoints import write_checkpoint
 from dmf.config import DataConfig, EvaluationConfig, ExperimentConfig
 from dmf.machine import device_name
 from dmf.methods import build_method
-from dmf.records import LAST, RECORD, Epoch, EvaluationRecord, Provenance, TrainingRecord
+from dmf.records import LAST, RECORD, Epoch, EvaluationRecord, Going, Provenance, TrainingRecord
 from orchestrator.estimates import UNKNOWN, Cost, estimate
 from orchestrator.ledger import Ledger
 from orchestrator.plan import Trial
@@ -120,7 +120,8 @@ def test_where_every_epoch_validates_images_forward_and_backward_count_three_tim
 
 
 def test_what_was_started_costs_what_is_left(ledger: Ledger) -> None:
-    state = {"history": [epoch(1, 14.0, True).model_dump(), epoch(2, 10.0, False).model_dump()], "seconds": 30.0}
+    history = (epoch(1, 14.0, True), epoch(2, 10.0, False))
+    state = Going(key=LATER.key, threads=1, data="", seconds=30.0, history=history).model_dump(mode="json")
     folder = ledger.folder(LATER.key)
     folder.mkdir(parents=True)
     write_checkpoint(folder / LAST, {"model.weight": torch.zeros(1)}, state)
