@@ -188,7 +188,7 @@ def assert_nothing_was_lost(site: Site, key: str, before: list[dict], folder: Pa
 def learnt(record: TrainingRecord | None) -> dict[str, object]:
     """Of a record, all that does not depend on the machine's pace."""
     assert record is not None
-    told = record.model_dump(exclude={"seconds", "provenance"})
+    told = record.model_dump(exclude={"seconds", "peak_bytes", "provenance"})
     return {**told, "history": [epoch.model_dump(exclude={"seconds"}) for epoch in record.history]}
 
 
