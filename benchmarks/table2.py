@@ -20,7 +20,6 @@ from benchmarks.harness import aligned, number
 from benchmarks.steps import backbone_flops, fresh_method
 from dmf.config import EvaluationConfig, ExperimentConfig
 from dmf.data import DATASETS
-from dmf.training import is_validation_epoch
 from orchestrator.plan import plan
 from orchestrator.spec_file import read_spec
 
@@ -46,7 +45,7 @@ def cost(config: ExperimentConfig, test: EvaluationConfig, per_image: float) -> 
     """Of a training and its test, with `per_image` FLOPs for one image, forward."""
     training, episodes = config.training, config.episodes
     images = training.epochs * training.episodes_per_epoch * episodes.way * (episodes.shot + episodes.queries)
-    validations = sum(is_validation_epoch(epoch, training) for epoch in range(1, training.epochs + 1))
+    validations = sum(training.validates(epoch) for epoch in range(1, training.epochs + 1))
     known = DATASETS[config.data.name].images
     if known is None:
         raise ValueError(f"data.name={config.data.name!r} has no fixed number of images; the model needs one")

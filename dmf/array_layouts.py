@@ -16,7 +16,8 @@ from PIL import Image
 
 from dmf.image_trees import Tree
 from dmf.pickles import read_pickle, with_text_keys
-from dmf.raw_images import RawImage, RawSplit, check_lengths, class_id_of, decode, field
+from dmf.raw_images import RawImage, RawSplit, check_lengths, class_id_of, class_ids_of, decode, field, listed
+from dmf.values import shown
 
 NPZ_BLOCK = 256
 """Images read at once from an npz file, which may be larger than the memory."""
@@ -25,19 +26,21 @@ NPZ_BLOCK = 256
 def read_data_and_labels(tree: Tree, split: str, parts: list[str]) -> RawSplit:
     """CAN/DMF `miniImageNet_category_split_*.pickle`, MetaOptNet `CIFAR_FS_*.pickle`: `data` [N, H, W, 3], `labels`."""
     where, data = tree.where(parts[0]), _load_dict(tree, parts[0])
-    return _array_split(where, field(data, "data", where), [class_id_of(x) for x in field(data, "labels", where)])
+    return _array_split(where, field(data, "data", where), class_ids_of(field(data, "labels", where), "labels", where))
 
 
 def read_cache_pickle(tree: Tree, split: str, parts: list[str]) -> RawSplit:
     """`mini-imagenet-cache-*.pkl`: `image_data` [N, H, W, 3] and `class_dict` {class: indices}."""
     where, data = tree.where(parts[0]), _load_dict(tree, parts[0])
-    images = field(data, "image_data", where)
+    images = listed(field(data, "image_data", where), "image_data", where)
     class_ids: list[str | None] = [None] * len(images)
     for class_id, indices in with_text_keys(field(data, "class_dict", where), where).items():
-        for index in indices:
-            if not 0 <= index < len(images) or class_ids[index] is not None:
-                raise ValueError(f"{where}: class_dict has image {index} of {len(images)} twice, or there is none")
-            class_ids[index] = class_id_of(class_id)
+        for index in listed(indices, f"class_dict[{class_id!r}]", where):
+            if not isinstance(index, (int, np.integer)) or not 0 <= index < len(images) or class_ids[index] is not None:
+                raise ValueError(
+                    f"{where}: class_dict has image {shown(index)} of {len(images)} twice, or there is none"
+                )
+            class_ids[index] = class_id_of(class_id, where)
     if None in class_ids:
         raise ValueError(f"{where}: image {class_ids.index(None)} is in no class of class_dict")
     return _array_split(where, images, class_ids)
@@ -54,6 +57,8 @@ def read_npz(tree: Tree, split: str, parts: list[str]) -> RawSplit:
             for start in range(0, count, NPZ_BLOCK):
                 block = min(NPZ_BLOCK, count - start)
                 data = member.read(block * math.prod(sides))
+                if len(data) < block * math.prod(sides):
+                    raise ValueError(f"{where}: ends before image {start + block} of {count}; copy it again")
                 for index, pixels in enumerate(np.frombuffer(data, np.uint8).reshape(block, *sides), start):
                     yield _array_image(where, index, pixels)
 
@@ -68,10 +73,10 @@ def read_png_pickle(tree: Tree, split: str, parts: list[str]) -> RawSplit:
     where, class_ids = tree.where(parts[0]), _read_labels(tree, parts[1])
 
     def images() -> Iterator[RawImage]:
-        encoded = _load(tree, parts[0])
+        encoded = listed(_load(tree, parts[0]), "it", where)
         check_lengths(where, len(encoded), class_ids)
         for index, data in enumerate(encoded):
-            yield RawImage(f"{where}, image {index}", partial(decode, np.asarray(data, np.uint8).tobytes))
+            yield RawImage(f"{where}, image {index}", partial(decode, partial(_encoded, data)))
 
     return RawSplit(class_ids, images)
 
@@ -81,14 +86,16 @@ def read_picture_pickle(tree: Tree, split: str, parts: list[str]) -> RawSplit:
     where, data = tree.where(parts[0]), _load(tree, parts[0])
     if not (isinstance(data, list) and len(data) == 3 and isinstance(data[2], dict)):
         raise ValueError(f"{where}: expected (images, labels, {{class: label}}) as LibFewShot writes it")
-    pictures, labels, numbers = data
-    class_of = {number: class_id_of(class_id) for class_id, number in numbers.items()}
+    pictures, labels = listed(data[0], "the first entry", where), class_ids_of(data[1], "the second entry", where)
+    class_of = {class_id_of(number, where): class_id_of(class_id, where) for class_id, number in data[2].items()}
     check_lengths(where, len(pictures), labels)
-    if not set(labels) <= set(class_of):
-        raise ValueError(f"{where}: labels {sorted(set(labels) - set(class_of))[:3]} are no class's")
+    if unknown := sorted(set(labels) - set(class_of)):
+        raise ValueError(f"{where}: the label {unknown[0]} is no class's; expected those of {{class: label}}")
 
     def images() -> Iterator[RawImage]:
         for index, picture in enumerate(pictures):
+            if not isinstance(picture, Image.Image):
+                raise ValueError(f"{where}, image {index}: is a {type(picture).__name__}, expected a PIL image")
             yield RawImage(f"{where}, image {index}", picture.copy)
 
     return RawSplit([class_of[label] for label in labels], images)
@@ -107,17 +114,21 @@ def _read_labels(tree: Tree, name: str) -> list[str]:
     """Class ids from `*_labels.pkl`: `labels`, or `label_specific` with the classes' names in `label_specific_str`."""
     where, data = tree.where(name), _load_dict(tree, name)
     if "labels" in data:
-        return [class_id_of(label) for label in data["labels"]]
+        return class_ids_of(data["labels"], "labels", where)
     labels, names = field(data, "label_specific", where), data.get("label_specific_str")
     if names is None:
-        return [class_id_of(label) for label in labels]
-    if len(labels) and not 0 <= min(labels) <= max(labels) < len(names):
-        raise ValueError(f"{where}: label_specific has {max(labels)}, label_specific_str names {len(names)} classes")
-    return [class_id_of(names[label]) for label in labels]
+        return class_ids_of(labels, "label_specific", where)
+    names = class_ids_of(names, "label_specific_str", where)
+    for label in listed(labels, "label_specific", where):
+        if not isinstance(label, (int, np.integer)) or not 0 <= label < len(names):
+            raise ValueError(
+                f"{where}: label_specific has {shown(label)}, label_specific_str names {len(names)} classes"
+            )
+    return [names[label] for label in labels]
 
 
 def _array_split(where: str, images: Any, class_ids: Sequence[str]) -> RawSplit:
-    check_lengths(where, len(images), class_ids)
+    check_lengths(where, len(listed(images, "what should be images", where)), class_ids)
     return RawSplit(class_ids, lambda: (_array_image(where, i, np.asarray(pixels)) for i, pixels in enumerate(images)))
 
 
@@ -135,13 +146,26 @@ def _npz_array(tree: Tree, name: str) -> Iterator[tuple[IO[bytes], tuple[int, ..
     where = tree.where(name)
     try:
         with tree.open(name) as file, zipfile.ZipFile(file) as archive, archive.open("images.npy") as member:
-            version = npy_format.read_magic(member)
-            read_header = npy_format.read_array_header_1_0 if version == (1, 0) else npy_format.read_array_header_2_0
-            shape, columns_first, dtype = read_header(member)
+            shape, columns_first, dtype = _npy_header(member, where)
             if dtype != np.uint8 or len(shape) != 4 or columns_first:
                 raise ValueError(
                     f"{where}: images are {dtype} {shape}, expected uint8 [N, height, width, 3] in C order"
                 )
             yield member, shape
-    except (zipfile.BadZipFile, zlib.error, KeyError) as error:
+    except (zipfile.BadZipFile, zlib.error, KeyError, EOFError, RuntimeError) as error:
         raise ValueError(f"{where}: {error}; expected an npz file with the array 'images'") from error
+
+
+def _npy_header(member: IO[bytes], where: str) -> tuple[tuple[int, ...], bool, np.dtype]:
+    """Shape, order and type of the array that begins in `member`; its pixels follow."""
+    try:
+        version = npy_format.read_magic(member)
+        read_header = npy_format.read_array_header_1_0 if version == (1, 0) else npy_format.read_array_header_2_0
+        return read_header(member)
+    except Exception as error:  # NumPy parses it as Python, which fails in several ways
+        raise ValueError(f"{where}: 'images' is no array ({error}); expected what numpy.savez writes") from error
+
+
+def _encoded(data: Any) -> bytes:
+    """The bytes of an image file, kept as numbers."""
+    return np.asarray(data, np.uint8).tobytes()

@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
-from torch import Tensor
 
 from dmf.files import replacing
+from dmf.values import Value
+
+if TYPE_CHECKING:  # who only reads states, such as a sweep's driver, does not wait for torch
+    from torch import Tensor, nn
 
 STATE = "dmf"
+State = TypeVar("State", bound=Value)
 
 
 def write_checkpoint(path: Path, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
     """Write `tensors` and the plain `state`, whole or not at all."""
+    from safetensors.torch import save_file
+
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     with replacing(path) as aside:
         save_file(contiguous, aside, metadata={STATE: json.dumps(state)})
@@ -24,14 +31,63 @@ def write_checkpoint(path: Path, tensors: dict[str, Tensor], state: dict[str, An
 
 def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """What `write_checkpoint` wrote, on the CPU. Raises ValueError for anything else."""
+    with _opened(path, "pt") as file:
+        return {name: file.get_tensor(name) for name in file.keys()}, _state(path, file)
+
+
+@contextlib.contextmanager
+def _opened(path: Path, framework: str) -> Iterator[Any]:
     try:
-        with safe_open(path, framework="pt") as file:
-            state = (file.metadata() or {}).get(STATE)
-            if state is None:
-                raise ValueError(f"{path} is a safetensors file but no checkpoint of dmf: it has no {STATE!r} metadata")
-            return {name: file.get_tensor(name) for name in file.keys()}, json.loads(state)
+        with safe_open(path, framework=framework) as file:
+            yield file
     except SafetensorError as error:
         raise ValueError(f"{path} is no readable checkpoint ({error}); delete it to start this training anew") from None
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise ValueError(f"{path} is no checkpoint of dmf: its {STATE!r} metadata is no JSON ({error})") from None
+
+
+def read_checkpoint_of(kind: type[State], path: Path) -> tuple[dict[str, Tensor], State]:
+    """The same, with its state as a `kind`. Raises ValueError for the state of anything else."""
+    tensors, state = read_checkpoint(path)
+    return tensors, _as(kind, state, path)
+
+
+def read_state_of(kind: type[State], path: Path) -> State:
+    """The state alone, as a `kind`; of the file its first bytes are read. Raises ValueError as the others do."""
+    with _opened(path, "numpy") as file:
+        return _as(kind, _state(path, file), path)
+
+
+def _as(kind: type[State], state: dict[str, Any], path: Path) -> State:
+    try:
+        return kind.from_dict(state)
+    except ValueError as error:
+        raise ValueError(f"{path} does not hold what this version writes there: {error}") from None
+
+
+def load_weights(model: nn.Module, weights: dict[str, Tensor], where: str) -> None:
+    """Put `weights`, read from `where`, into `model`, to whose names and shapes they are held."""
+    check_shapes(model.state_dict(), weights, where)
+    model.load_state_dict(weights)
+
+
+def check_shapes(wanted: dict[str, Tensor], given: dict[str, Tensor], where: str) -> None:
+    """ValueError unless `given` has the names and shapes of `wanted`."""
+    shapes = [{name: tuple(tensor.shape) for name, tensor in tensors.items()} for tensors in (wanted, given)]
+    wrong = sorted(name for name in shapes[0] | shapes[1] if shapes[0].get(name) != shapes[1].get(name))
+    if wrong:
+        expected, got = (of.get(wrong[0], "nothing") for of in shapes)
+        raise ValueError(
+            f"{where} is of another model: {len(wrong)} of its tensors differ, first {wrong[0]}: got {got}, expected "
+            f"{expected}"
+        )
+
+
+def _state(path: Path, file: Any) -> dict[str, Any]:
+    state = (file.metadata() or {}).get(STATE)
+    if state is None:
+        raise ValueError(f"{path} is a safetensors file but no checkpoint of dmf: it has no {STATE!r} metadata")
+    return json.loads(state)
 
 
 def prefixed(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -5,13 +5,18 @@ Where the paper and its released code differ, both are values of one field here,
 
 from __future__ import annotations
 
+import functools
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
 from dmf.values import Value, digest
 
-Count = Annotated[int, Field(ge=1)]
+Count = Annotated[int, Field(ge=1, le=1_000_000_000)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+"""Larger ones would be the streams of smaller ones (`dmf.episodes.derived_seed`)."""
+Episodes = Annotated[int, Field(ge=2, le=1_000_000)]
+"""Episodes of a bank, which is held in memory."""
 Fraction = Annotated[float, Field(ge=0, le=1)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
@@ -33,11 +38,11 @@ BACKBONE_CHANNELS = {"resnet12": 640, "conv64f": 64}
 class DataConfig(Value):
     """Which images, and how they come to a square of `image_size` pixels."""
 
-    name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")] = "mini_imagenet"
+    name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$", max_length=100)] = "mini_imagenet"
     """A known data set (`dmf.data.DATASETS`) or, for images of one's own, any other name."""
-    root: str | None = None
+    root: Annotated[str, Field(min_length=1)] | None = None
     """Folder or archive with the images; None: embedded ones for `glyphs`. Not part of a run's identity."""
-    image_size: Annotated[int, Field(ge=8)] = 84
+    image_size: Annotated[int, Field(ge=8, le=2048)] = 84
     channels: Annotated[Literal[1, 3], NO_BOOL] = 3
     resize: Literal["square", "center_crop"] = "square"
     """Larger images: both sides to `image_size`; or both to 92/84 of it, then the centre (released tieredImageNet)."""
@@ -127,10 +132,15 @@ class ModelConfig(Value):
         return self
 
 
+TABLE_BYTES = 6 * 2**30
+"""What an evaluation on a CPU keeps in memory. Where images need more, theirs lies in temporary memory-mapped files;
+what is kept of single examples as classes has what images leave, or is made again for each batch of episodes."""
+
+
 class TrainingConfig(Value):
     """Optimisation and model selection."""
 
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Seed = 0
     epochs: Count = 95
     """All epochs, the `warmup_epochs` included."""
     episodes_per_epoch: Count = 1200
@@ -145,7 +155,7 @@ class TrainingConfig(Value):
     few_shot_weight: NonNegative = 0.5
     global_weight: NonNegative = 1.0
     """The loss is global_weight * global + few_shot_weight * few-shot (released 1, 0.5; paper eq. 10: 0.5, 1)."""
-    validation_episodes: Annotated[int, Field(ge=2)] = 2000
+    validation_episodes: Episodes = 2000
     validate_every: Count = 10
     """Validate at epochs 1, `validate_every`, 2 * `validate_every`, ..., from `validate_all_from` on at every one, and
     at the last."""
@@ -174,6 +184,10 @@ class TrainingConfig(Value):
             raise ValueError("few_shot_weight and global_weight are both 0, nothing would be learnt")
         return self
 
+    def validates(self, epoch: int) -> bool:
+        """Whether the model is validated after `epoch` (1 is the first)."""
+        return epoch in (1, self.epochs) or epoch % self.validate_every == 0 or epoch >= self.validate_all_from
+
 
 class ExperimentConfig(Value):
     """One training, whole. Two trainings with equal `key` are the same training."""
@@ -191,9 +205,15 @@ class ExperimentConfig(Value):
                 f"data.image_size={self.data.image_size} is pooled away by conv64f's four poolings; take 16 or "
                 "more, or model.last_pooling=false"
             )
+        padding = self.augmentation.crop_padding
+        if self.augmentation.crop == "padded" and padding > self.data.image_size:
+            raise ValueError(
+                f"augmentation.crop_padding={padding} is more than data.image_size={self.data.image_size}, crops would "
+                "miss the image; take about a tenth of it"
+            )
         return self
 
-    @property
+    @functools.cached_property
     def key(self) -> str:
         """The training's identity: 16 hexadecimal digits over every value that is not a default.
 
@@ -215,20 +235,20 @@ class EvaluationConfig(Value):
     """What a trained model is tested on. It has an identity of its own: more episodes never retrain."""
 
     split: Literal["val", "test"] = "test"
-    episodes: Annotated[int, Field(ge=2)] = 2000
+    episodes: Episodes = 2000
     way: Annotated[int, Field(ge=2)] = 5
     shot: Count | None = None
     """Shots per class; None: as many as in training."""
     queries: Count = 15
     """Queries per class."""
-    seed: Annotated[int, Field(ge=0)] = 112
+    seed: Seed = 112
     """Seed of the episode bank."""
 
     def resolve(self, experiment: ExperimentConfig) -> EvaluationConfig:
         """With the shot that `experiment` was trained for, where none is given."""
         return self if self.shot is not None else self.replace(shot=experiment.episodes.shot)
 
-    @property
+    @functools.cached_property
     def key(self) -> str:
         """The evaluation's identity, to be joined with a training's."""
         return digest(self.model_dump(mode="json", exclude_defaults=True))
@@ -260,6 +280,7 @@ RECIPES: dict[str, dict[str, Any]] = {
 """Named starting points: dotted paths that differ from the defaults, which are the released code's on miniImageNet."""
 
 
+@functools.cache
 def recipe(name: str) -> ExperimentConfig:
     """The configuration of a named recipe."""
     if name not in RECIPES:

@@ -7,17 +7,15 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from PIL import Image
-from torch import Tensor
 
 from dmf import image_cache
 from dmf.config import DataConfig, ExperimentConfig
@@ -27,6 +25,9 @@ from dmf.image_trees import open_tree
 from dmf.layouts import SPLITS, find_layout
 from dmf.raw_images import RawImage, RawSplit
 from dmf.values import digest
+
+if TYPE_CHECKING:  # who only asks which images there are, such as a report, does not wait for torch
+    from torch import Tensor
 
 LOG = logging.getLogger("dmf.data")
 QUARTER_TURNS = 4
@@ -97,7 +98,9 @@ class ImageSplit:
 
     def pixels(self, indices: np.ndarray | Tensor) -> Tensor:
         """Images at integer `indices` [n], made square as the configuration says: uint8 [n, S, S, C]."""
-        turns, stored = self._locate(np.asarray(indices.cpu() if isinstance(indices, Tensor) else indices))
+        import torch
+
+        turns, stored = self._locate(np.asarray(indices.cpu() if isinstance(indices, torch.Tensor) else indices))
         pixels = self._stored.squares(stored)
         for turn in range(1, QUARTER_TURNS):
             turned = turns == turn
@@ -107,6 +110,8 @@ class ImageSplit:
 
     def full(self, index: int) -> Tensor:
         """One image at the size it was found in: uint8 [h, w, C]."""
+        import torch
+
         if not isinstance(self._stored, FullSizes):
             raise ValueError(f"{self.name} images are stored at one size; open_data(full_size_training=True) keeps all")
         turns, stored = self._locate(np.array([index]))
@@ -143,7 +148,7 @@ class DataSet:
     @property
     def fingerprint(self) -> str:
         """SHA-256 over those of the splits."""
-        return hashlib.sha256("".join(self.split(name).fingerprint for name in SPLITS).encode()).hexdigest()
+        return _joined(self.split(name).fingerprint for name in SPLITS)
 
 
 def open_data(config: DataConfig, full_size_training: bool = False, cache_dir: Path | None = None) -> DataSet:
@@ -153,12 +158,9 @@ def open_data(config: DataConfig, full_size_training: bool = False, cache_dir: P
     images keep their size there (for RandomResizedCrop). A root that holds no known layout, splits that overlap or have
     other classes than a known data set, and images that cannot be decoded are ValueErrors.
     """
-    _check_name(config.name)
-    source = _embedded(config) if config.name == "glyphs" else _found(config)
-    form = Form(config.image_size, config.channels, config.resize)
+    source, form = _source(config), Form(config.image_size, config.channels, config.resize)
     full_size = frozenset({"train"} if full_size_training else ())
-    key = digest([image_cache.VERSION, source.identity, form.size, form.channels, form.resize, sorted(full_size)])
-    folder = (cache_dir or default_cache_dir()) / f"{config.name}-{key}"
+    folder = _folder(config, source, form, full_size, cache_dir)
     LOG.info("%s: %s, cached in %s", config.name, source.layout, folder)
     info = open_cache(folder, source.read, source.layout, form, full_size)
     splits = {}
@@ -176,6 +178,44 @@ def open_data(config: DataConfig, full_size_training: bool = False, cache_dir: P
 def open_for(experiment: ExperimentConfig) -> DataSet:
     """The data set of a training, its images in full size where the training crops from it."""
     return open_data(experiment.data, full_size_training=experiment.augmentation.crop == "resized")
+
+
+def fingerprint_for(experiment: ExperimentConfig) -> str | None:
+    """`DataSet.fingerprint` of a training's images as they are now; None where they are not here or never were opened.
+
+    Nothing is decoded and nothing written.
+    """
+    config = experiment.data
+    try:
+        source = _source(config)
+    except ValueError:
+        return None
+    form = Form(config.image_size, config.channels, config.resize)
+    full_size = frozenset({"train"} if experiment.augmentation.crop == "resized" else ())
+    info = image_cache.whole(_folder(config, source, form, full_size, None))
+    if info is None:
+        return None
+    found = (info.splits[name].fingerprint for name in SPLITS)
+    return _joined(map(_rotated, found) if config.rotations_as_classes else found)
+
+
+def _source(config: DataConfig) -> _Source:
+    _check_name(config.name)
+    return _embedded(config) if config.name == "glyphs" else _found(config)
+
+
+def _folder(config: DataConfig, source: _Source, form: Form, full_size: frozenset[str], cache_dir: Path | None) -> Path:
+    """Where the images are decoded to."""
+    key = digest([image_cache.VERSION, source.identity, form.size, form.channels, form.resize, sorted(full_size)])
+    return (cache_dir or default_cache_dir()) / f"{config.name}-{key}"
+
+
+def _joined(fingerprints: Iterable[str]) -> str:
+    return hashlib.sha256("".join(fingerprints).encode()).hexdigest()
+
+
+def _rotated(fingerprint: str) -> str:
+    return hashlib.sha256(f"{fingerprint} with rotations".encode()).hexdigest()
 
 
 def default_cache_dir() -> Path:
@@ -202,7 +242,7 @@ def _found(config: DataConfig) -> _Source:
     if config.root is None:
         obtained = f"{config.name} is: {facts.obtained}" if facts else "one in any of the layouts of dmf.layouts"
         raise ValueError(f"data.root is not set; expected the folder or zip archive of the data set ({obtained})")
-    root = Path(config.root).expanduser().absolute()
+    root = Path(os.path.expanduser(config.root)).absolute()  # leaves ~nobody as it is, Path.expanduser raises
     found = find_layout(open_tree(root))
     layout = found.layout
     if facts and layout.only not in (None, config.name):
@@ -247,8 +287,7 @@ def _with_rotations(split: ImageSplit) -> ImageSplit:
     labels = np.concatenate([split.labels + turn * len(split.classes) for turn in range(QUARTER_TURNS)])
     suffixes = ["", *(f"@{90 * turn}" for turn in range(1, QUARTER_TURNS))]
     classes = tuple(class_id + suffix for suffix in suffixes for class_id in split.classes)
-    fingerprint = hashlib.sha256(f"{split.fingerprint} with rotations".encode()).hexdigest()
-    return ImageSplit(split.name, labels, classes, fingerprint, split._stored)
+    return ImageSplit(split.name, labels, classes, _rotated(split.fingerprint), split._stored)
 
 
 def _check_name(name: str) -> None:

@@ -43,10 +43,10 @@ def parser() -> argparse.ArgumentParser:
 
 def test(arguments: argparse.Namespace) -> EvaluationRecord:
     """Evaluate what the arguments name; a training's folder also keeps the record."""
-    folders = [Path(text) for text in arguments.what if "=" not in text]
+    folders = [Path(text) for text in arguments.what if "=" not in text or Path(text).is_dir()]
     if len(folders) != (arguments.resume is None):
         raise ValueError("give a training's folder or --resume with a released checkpoint, one of the two")
-    settings = dict(assignment(text) for text in arguments.what if "=" in text)
+    settings = dict(assignment(text) for text in arguments.what if Path(text) not in folders)
     if arguments.root is not None:
         settings["data.root"] = arguments.root
     names = {"shot": "nExemplars", **{name: name for name in ("split", "episodes", "way", "queries", "seed")}}
@@ -60,6 +60,8 @@ def test(arguments: argparse.Namespace) -> EvaluationRecord:
 
 
 def _test_folder(folder: Path, settings: dict[str, object], evaluation: EvaluationConfig) -> EvaluationRecord:
+    if not (folder / CONFIG).is_file():
+        raise ValueError(f"{folder} holds no finished training: its {CONFIG} is missing; name one that a sweep left")
     if not (folder / RECORD).is_file() or TrainingRecord.read(folder / RECORD).outcome != "finished":
         raise ValueError(f"{folder} holds no finished training: its {RECORD} is missing or says otherwise")
     kept = ExperimentConfig.read(folder / CONFIG)

@@ -13,30 +13,31 @@ import torch
 from torch import Tensor
 
 from dmf.augment import Augmentation
-from dmf.checkpoints import read_checkpoint, under
-from dmf.config import EvaluationConfig, ExperimentConfig
+from dmf.checkpoints import load_weights, read_checkpoint_of, under
+from dmf.config import TABLE_BYTES, EvaluationConfig, ExperimentConfig
 from dmf.data import DataSet, ImageSplit
 from dmf.episodes import EpisodeIndices, EpisodeSampler, derived_seed
 from dmf.machine import device_of, set_up
 from dmf.methods import FewShotMethod, build_method
 from dmf.methods.base import Table
 from dmf.precision import autocast
-from dmf.records import BEST, EvaluationRecord
+from dmf.provenance import code_hash
+from dmf.records import BEST, EvaluationRecord, Kept
+from dmf.watchdog import alive
 
 IMAGES_PER_BATCH = 128
 EPISODES_PER_BATCH = 8
-TABLE_BYTES = 6 * 2**30
-"""The memory for what is kept, on a CPU. Where images need more, theirs lies in temporary memory-mapped files; what is
-kept of single examples as classes has what images leave, or is made again for each batch of episodes."""
 
 
 def episode_bank(split: ImageSplit, config: EvaluationConfig) -> EpisodeIndices:
     """The pinned episodes of a split: a function of its labels, N, K, Q and seed, shared by all that compare."""
     if config.shot is None:
         raise ValueError("the number of shots is open: call EvaluationConfig.resolve with the training's configuration")
-    sampler = EpisodeSampler(
-        split.labels, config.way, config.shot, config.queries, derived_seed(config.seed, *split.name.encode())
-    )
+    seed = derived_seed(config.seed, *split.name.encode())
+    try:
+        sampler = EpisodeSampler(split.labels, config.way, config.shot, config.queries, seed)
+    except ValueError as error:
+        raise ValueError(f"episodes of the {split.name} split: {error}") from None
     return sampler(range(config.episodes))
 
 
@@ -62,6 +63,7 @@ def episode_accuracies(
         for start in range(0, len(bank), EPISODES_PER_BATCH):
             part = slice(start, start + EPISODES_PER_BATCH)
             logits = _logits(method, images, support[part], query[part], device, shared)
+            alive()
             correct.append((logits.argmax(-1).cpu() == bank.targets[part]).double().mean(-1))
         del images, shared
     method.train(training)
@@ -106,6 +108,7 @@ def image_table(
     for start in range(0, len(rows), IMAGES_PER_BATCH):
         images = augment.evaluate(split.pixels(rows[start : start + IMAGES_PER_BATCH]).to(device))
         part = method.image_table(method.maps(images))
+        alive()
         table = table or _room_for(len(rows), part, room)
         for name, values in part.items():
             table[name][start : start + len(images)] = values
@@ -187,6 +190,7 @@ def evaluate(
         data_fingerprint=data.fingerprint,
         epoch=epoch,
         seconds=time.perf_counter() - started,
+        code=code_hash(),
     )
 
 
@@ -195,17 +199,17 @@ def load_trained(folder: Path, experiment: ExperimentConfig, data: DataSet) -> t
     path = folder / BEST
     if not path.is_file():
         raise ValueError(f"{path} is missing: {folder} holds no finished training")
-    tensors, state = read_checkpoint(path)
-    if state["key"] != experiment.key:
-        raise ValueError(f"{path} belongs to training {state['key']}, not to {experiment.key}")
-    if state["data"] != data.fingerprint:
+    tensors, kept = read_checkpoint_of(Kept, path)
+    if kept.key != experiment.key:
+        raise ValueError(f"{path} belongs to training {kept.key}, not to {experiment.key}")
+    if kept.data != data.fingerprint:
         raise ValueError(
             f"{path} was trained on other images of {experiment.data.name!r} than those at "
             f"data.root={experiment.data.root!r}; give the root that it was trained with"
         )
     method = build_method(experiment.model, experiment.data, len(data.train.classes))
-    method.load_state_dict(under("model.", tensors))
-    return method, state["epoch"]
+    load_weights(method, under("model.", tensors), str(path))
+    return method, kept.epoch
 
 
 def evaluate_folder(

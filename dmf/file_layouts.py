@@ -6,13 +6,16 @@ import csv
 import io
 import json
 import logging
+from collections import Counter
 from collections.abc import Iterator
 from functools import partial
 from pathlib import PurePosixPath
+from typing import Any
 
 from dmf.image_trees import Tree, inside
 from dmf.pickles import with_text_keys
-from dmf.raw_images import RawImage, RawSplit, check_lengths, decode, field
+from dmf.raw_images import RawImage, RawSplit, check_lengths, class_ids_of, decode, field, listed
+from dmf.values import shown
 
 LOG = logging.getLogger("dmf.data")
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp")
@@ -40,27 +43,28 @@ OMNIGLOT_GURMUKHI_IN_TEST = 42
 def read_csv(tree: Tree, split: str, parts: list[str]) -> RawSplit:
     """`images/` or `images.zip`, and a CSV with the header `filename,label` or `filename,class`; blank rows are out."""
     images, where = tree.mount(parts[1]), tree.where(parts[0])
-    rows = csv.reader(io.StringIO(tree.read(parts[0]).decode("utf-8-sig")))
-    header = [name.strip() for name in next(rows, [])]
+    rows = _rows(_text(tree, parts[0]), where)
+    header = [name.strip() for name in next(rows, (0, []))[1]]
     label = next((name for name in ("label", "class") if name in header), None)
     if "filename" not in header or label is None:
         raise ValueError(f"{where}: the header is {','.join(header)!r}, expected 'filename,label' or 'filename,class'")
     columns = header.index("filename"), header.index(label)
     pairs = []
-    for row in rows:
+    for line, row in rows:
         if not any(cell.strip() for cell in row):
             continue
         if len(row) < len(header):
-            raise ValueError(f"{where}, line {rows.line_num}: {len(row)} cells, expected {len(header)}")
+            raise ValueError(f"{where}, line {line}: {len(row)} cells, expected {len(header)}")
         name, class_id = (row[column].strip() for column in columns)
-        pairs.append((class_id, inside(name, f"{where}, line {rows.line_num}")))
+        if not (name and class_id):
+            raise ValueError(f"{where}, line {line}: a file name and a label are expected, one of them is empty")
+        pairs.append((class_id, inside(name, f"{where}, line {line}")))
     present = set(images.files())
     missing = [name for _, name in pairs if name not in present]
     if missing:
         place = images.where()
         raise ValueError(f"{where}: {len(missing)} of {len(pairs)} files are not in {place}, first {missing[0]!r}")
-    if len(set(pairs)) < len(pairs):
-        raise ValueError(f"{where}: lists {len(pairs) - len(set(pairs))} files twice; expected every file once")
+    _check_once([name for _, name in pairs], where)
     return _file_split(images, pairs)
 
 
@@ -71,7 +75,7 @@ def read_class_folders(tree: Tree, split: str, parts: list[str]) -> RawSplit:
 
 def read_class_lists(tree: Tree, split: str, parts: list[str]) -> RawSplit:
     """Bertinetto's CIFAR-FS: `splits/bertinetto/<split>.txt` lists classes, `data/<class>/<image>` has their images."""
-    lines = tree.read(parts[0]).decode("utf-8-sig").splitlines()
+    lines = _text(tree, parts[0]).splitlines()
     classes = [inside(line.strip(), tree.where(parts[0])) for line in lines if line.strip()]
     images = tree.mount(parts[1])
     files = [(name.split("/")[0], name) for name in _images_in(images, "", levels=1)]
@@ -90,12 +94,13 @@ def read_json(tree: Tree, split: str, parts: list[str]) -> RawSplit:
     where = tree.where(parts[0])
     try:
         data = json.loads(tree.read(parts[0]))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{where}: {error}; expected JSON with image_names and image_labels") from error
     data = with_text_keys(data, where)
-    names, labels = field(data, "image_names", where), field(data, "image_labels", where)
+    names = listed(field(data, "image_names", where), "image_names", where)
+    labels = class_ids_of(field(data, "image_labels", where), "image_labels", where)
     check_lengths(where, len(names), labels)
-    ends = [PurePosixPath(name.replace("\\", "/")).parts[-2:] for name in names]
+    ends = [_class_and_file(name, where) for name in names]
     numbers = {(end[0], label) for end, label in zip(ends, labels, strict=True)}
     if len({folder for folder, _ in numbers}) != len(numbers) or len(set(labels)) != len(numbers):
         raise ValueError(f"{where}: image_labels do not agree with the images' folders; expected one label per folder")
@@ -104,6 +109,7 @@ def read_json(tree: Tree, split: str, parts: list[str]) -> RawSplit:
     if missing:
         first = "/".join(missing[0])
         raise ValueError(f"{where}: {len(missing)} of {len(ends)} files are not in {tree.where()}, first {first!r}")
+    _check_once([files[end] for end in ends], where)
     return _file_split(tree, [(end[0], files[end]) for end in ends])
 
 
@@ -126,7 +132,10 @@ def omniglot_split(character: str) -> str:
     """The split of a class such as `Greek/character07`: 1,028 are for training, 172 for validation, 423 for testing."""
     alphabet, name = character.split("/")
     if alphabet == "Gurmukhi":
-        return "test" if int(name.removeprefix("character")) >= OMNIGLOT_GURMUKHI_IN_TEST else "train"
+        number = name.removeprefix("character")
+        if not number.isdecimal():
+            raise ValueError(f"Omniglot has no folder {character!r}; expected such as Gurmukhi/character07")
+        return "test" if int(number) >= OMNIGLOT_GURMUKHI_IN_TEST else "train"
     return "val" if alphabet in OMNIGLOT_VALIDATION else "test" if alphabet in OMNIGLOT_TEST else "train"
 
 
@@ -150,3 +159,36 @@ def _file_split(tree: Tree, pairs: list[tuple[str, str]]) -> RawSplit:
             yield RawImage(tree.where(name), partial(decode, partial(tree.read, name)))
 
     return RawSplit([class_id for class_id, _ in pairs], images)
+
+
+def _text(tree: Tree, name: str) -> str:
+    try:
+        return tree.read(name).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        told = f"{error.reason} at byte {error.start}"
+        raise ValueError(f"{tree.where(name)}: is no UTF-8 text ({told}); save it as UTF-8") from None
+
+
+def _rows(table: str, where: str) -> Iterator[tuple[int, list[str]]]:
+    """The rows of a CSV file, each with the number of its line; lines may end as on any system."""
+    reader = csv.reader(io.StringIO(table, newline=None))
+    try:
+        for row in reader:
+            yield reader.line_num, row
+    except csv.Error as error:
+        raise ValueError(f"{where}, line {reader.line_num}: is no CSV ({error}); expected filename,label") from error
+
+
+def _check_once(names: list[str], where: str) -> None:
+    if len(set(names)) < len(names):
+        first = next(name for name, count in Counter(names).items() if count > 1)
+        more = len(names) - len(set(names))
+        raise ValueError(f"{where}: lists {more} files twice, first {first!r}; expected every file once")
+
+
+def _class_and_file(path: Any, where: str) -> tuple[str, ...]:
+    """The last two components of a path of another machine."""
+    end = PurePosixPath(path.replace("\\", "/")).parts[-2:] if isinstance(path, str) else ()
+    if len(end) < 2:
+        raise ValueError(f"{where}: image_names has {shown(path)}, expected paths that end in class/file")
+    return end

@@ -6,8 +6,15 @@ import contextlib
 import fcntl
 import os
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
+
+from dmf.watchdog import alive
+
+SECONDS_BETWEEN_TRIES = 0.2
+"""While another process has a lock."""
 
 
 @contextlib.contextmanager
@@ -50,3 +57,19 @@ def locked(path: str | Path) -> Iterator[None]:
     with open(path, "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield
+
+
+def taken(lock: IO) -> bool:
+    """Whether an open lock file is ours now; false: another process has it."""
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def wait_for(lock: IO) -> None:
+    """Take an open lock file once no other process has it. To wait is no sign of a hang."""
+    while not taken(lock):
+        alive()
+        time.sleep(SECONDS_BETWEEN_TRIES)

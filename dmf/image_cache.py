@@ -23,9 +23,11 @@ from typing import Any
 
 import numpy as np
 
+from dmf.files import wait_for
 from dmf.image_store import Form, FullSizes, Squares, starts_of
 from dmf.raw_images import RawImage, RawSplit
 from dmf.values import Value
+from dmf.watchdog import alive
 
 LOG = logging.getLogger("dmf.data")
 VERSION = 1
@@ -63,11 +65,11 @@ def open_cache(
     `read` gives the splits, those named in `full_size` are stored as they are. Asked for by several processes at once,
     one writes and the others wait for it.
     """
-    info = _whole(folder)
+    info = whole(folder)
     if info is not None:
         return info
     with _locked(folder.with_name(folder.name + ".lock")):
-        info = _whole(folder)
+        info = whole(folder)
         if info is None:
             aside = folder.with_name(folder.name + ".partial")
             for leftover in (folder, aside):
@@ -95,11 +97,15 @@ def open_arrays(folder: Path, split: str, form: Form) -> tuple[np.ndarray, Squar
     return labels, FullSizes(pixels, sizes, starts_of(sizes, form.channels)[:-1], form)
 
 
-def _whole(folder: Path) -> CacheInfo | None:
+def whole(folder: Path) -> CacheInfo | None:
     """The information on `folder` if it and all its files are there."""
     if not (folder / "info.json").is_file():
         return None
-    info = CacheInfo.read(folder / "info.json")
+    try:
+        info = CacheInfo.read(folder / "info.json")
+    except ValueError as error:
+        LOG.warning("%s", error)
+        return None
     sizes = {path.name: path.stat().st_size for path in folder.iterdir()}
     return info if all(sizes.get(name) == size for name, size in info.file_bytes.items()) else None
 
@@ -117,7 +123,7 @@ def _locked(path: Path) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             LOG.info("waiting for another process that writes %s", path.with_suffix(""))
-            fcntl.flock(file, fcntl.LOCK_EX)
+            wait_for(file)
         yield
 
 
@@ -217,6 +223,7 @@ def _write_pixels(
                 if written < len(data):
                     raise OSError(f"{path}: the disk is full")
                 digests[position] = hashlib.sha256(data).digest()
+            alive()
 
         _in_threads(store, _chunks(zip(plan.positions.tolist(), split.images(), strict=True)))
     return digests

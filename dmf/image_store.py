@@ -23,6 +23,8 @@ class Form:
         """All of `image`, uint8 [h, w, C]."""
         if image.mode in ("I", "F") or image.mode.startswith("I;"):
             raise ValueError(f"it has mode {image.mode}, expected 8 bits per channel")
+        if not image.width or not image.height:
+            raise ValueError(f"it is {image.width}x{image.height} and has no pixels")
         mode = "RGB" if self.channels == 3 else "L"
         array = np.asarray(image if image.mode == mode else image.convert(mode))
         return array if self.channels == 3 else array[..., None]

@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import os
+import stat
 import zipfile
+import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO, NoReturn
+
+from dmf.values import printable
+
+MOST_BYTES = 2**28
+"""Of one image or list: what an archive unpacks may be any number of times its size."""
+UNREADABLE_IN_ARCHIVE = (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, OSError)
+"""Damaged, cut, encrypted, or packed in a way that zipfile does not know."""
 
 
 class Tree(ABC):
@@ -39,8 +48,12 @@ class Tree(ABC):
         """Name, size and time of change of file `name`, or of all files in that folder: unchanged while they are."""
 
     def read(self, name: str) -> bytes:
+        """All bytes of file `name`, which may not be too large for an image or a list."""
         with self.open(name) as file:
-            return file.read()
+            data = file.read(MOST_BYTES + 1)
+        if len(data) > MOST_BYTES:
+            raise ValueError(f"{self.where(name)}: holds more than {MOST_BYTES >> 20} MiB; expected one image or list")
+        return data
 
     def mount(self, name: str) -> Tree:
         """The tree in folder `name/`, or in the archive `name` whose entries may all begin with its folder's name."""
@@ -59,17 +72,20 @@ class Folder(Tree):
         self.path = path
 
     def where(self, name: str = "") -> str:
-        return str(self.path / name)
+        return printable(str(self.path / name))
 
     def has(self, name: str) -> bool:
         path = self._path_of(name)
         return path.is_dir() if name.endswith("/") else path.is_file()
 
     def files(self, under: str = "") -> list[str]:
-        top = self._path_of(under)
-        names = []
+        top = str(self._path_of(under))
+        names: list[str] = []
+        above = {top: (os.path.realpath(top),)}  # of every folder: the real paths down to it
         for folder, folders, files in os.walk(top, onerror=_unreadable, followlinks=True):
             folders[:] = [name for name in folders if not _hidden(name)]
+            for path in (os.path.join(folder, name) for name in folders):
+                above[path] = _followed(path, above[folder])
             prefix = os.path.relpath(folder, top).replace(os.sep, "/") + "/"
             prefix = "" if prefix == "./" else prefix
             names += [prefix + name for name in files if not _hidden(name)]
@@ -90,6 +106,8 @@ class Folder(Tree):
                 status = os.stat(os.path.join(self._path_of(name), file) if file else self._path_of(name))
             except OSError as error:
                 _unreadable(error)
+            if not stat.S_ISREG(status.st_mode):
+                raise ValueError(f"{self.where(name + file)}: is no ordinary file, so it cannot be read; remove it")
             yield name + file, status.st_size, status.st_mtime_ns
 
     def _path_of(self, name: str) -> Path:
@@ -110,7 +128,7 @@ class Archive(Tree):
         return dict.fromkeys(kept)
 
     def where(self, name: str = "") -> str:
-        return f"{self.path}:{self.prefix}{name}" if self.prefix or name else str(self.path)
+        return printable(f"{self.path}:{self.prefix}{name}" if self.prefix or name else str(self.path))
 
     def has(self, name: str) -> bool:
         if not name.endswith("/"):
@@ -124,7 +142,19 @@ class Archive(Tree):
     def open(self, name: str) -> BinaryIO:
         if name not in self._names:
             raise ValueError(f"{self.where(name)}: no such entry in the archive")
-        return self._archive.open(self.prefix + name)
+        try:
+            return self._archive.open(self.prefix + name)
+        except UNREADABLE_IN_ARCHIVE as error:
+            self._refuse(name, error)
+
+    def read(self, name: str) -> bytes:
+        try:
+            return super().read(name)
+        except UNREADABLE_IN_ARCHIVE as error:
+            self._refuse(name, error)
+
+    def _refuse(self, name: str, error: Exception) -> NoReturn:
+        raise ValueError(f"{self.where(name)}: cannot be read ({error}); expected a whole, unencrypted zip") from error
 
     def below(self, folder: str) -> Tree:
         return Archive(self.path, self._archive, self.prefix + folder)
@@ -140,14 +170,14 @@ def open_tree(root: Path) -> Tree:
         return Folder(root)
     if root.is_file():
         return open_archive(root)
-    raise ValueError(f"root {str(root)!r} does not exist; expected a folder or a zip archive with the images")
+    raise ValueError(f"data.root={str(root)!r} does not exist; expected a folder or a zip archive with the images")
 
 
 def open_archive(path: Path, inner: str | None = None) -> Archive:
     """The zip archive at `path`, below its folder `inner`, or below the one folder that holds everything."""
     try:
         archive = Archive(path, zipfile.ZipFile(path))
-    except (zipfile.BadZipFile, OSError) as error:
+    except Exception as error:  # damaged bytes may fail anywhere in its tables
         raise ValueError(f"{path}: {error}; expected a zip archive (extract other kinds into a folder)") from error
     tops = {name.split("/")[0] for name in archive.files()}
     only_top = tops.pop() if len(tops) == 1 else None
@@ -162,8 +192,17 @@ def inside(name: str, where: str) -> str:
     return name
 
 
+def _followed(path: str, above: tuple[str, ...]) -> tuple[str, ...]:
+    """The real paths down to the folder `path` in the folder whose own are `above`. A link back up is refused."""
+    real = os.path.realpath(path) if os.path.islink(path) else os.path.join(above[-1], os.path.basename(path))
+    if any(os.path.commonpath([folder, real]) == real for folder in above):
+        told = "is a link back to a folder above it, so that images would count twice; remove it"
+        raise ValueError(f"{printable(path)}: {told}")
+    return *above, real
+
+
 def _unreadable(error: OSError) -> NoReturn:
-    raise ValueError(f"{error.filename}: cannot be read: {error.strerror}") from error
+    raise ValueError(f"{printable(str(error.filename))}: cannot be read: {error.strerror}") from error
 
 
 def _hidden(name: str) -> bool:

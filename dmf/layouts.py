@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import unicodedata
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -10,11 +11,14 @@ from dmf.array_layouts import read_cache_pickle, read_data_and_labels, read_npz,
 from dmf.file_layouts import SUFFIXES, read_class_folders, read_class_lists, read_csv, read_json, read_omniglot
 from dmf.image_trees import Tree
 from dmf.raw_images import RawSplit, class_id_of
+from dmf.values import shown
 
 LOG = logging.getLogger("dmf.data")
 SPLITS = ("train", "val", "test")
 WHOLE_ROOT = "./"
 """The part of a layout whose images may be anywhere."""
+LONGEST_NAME = 255
+"""Of a class."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +59,8 @@ class FoundLayout:
             if not split.class_ids:
                 places = ", ".join(self.tree.where(part) for part in self.parts[name])
                 raise ValueError(f"no image for {name!r} in {places}; expected files ending in {', '.join(SUFFIXES)}")
+            for class_id in set(split.class_ids):
+                _check_name(class_id, self.tree.where(self.parts[name][0]))
         return _with_own_numbers(splits)
 
     def stamps(self) -> list[tuple[str, int, int]]:
@@ -88,11 +94,20 @@ def find_layout(tree: Tree) -> FoundLayout:
     return whole[0]
 
 
+def _check_name(class_id: str, where: str) -> None:
+    """Whether a class' name can stand in a file and in a line of text."""
+    strange = class_id in (".", "..") or any(unicodedata.category(character) in ("Cc", "Cs") for character in class_id)
+    if strange or not 0 < len(class_id) <= LONGEST_NAME:
+        raise ValueError(
+            f"{where}: a class is called {shown(class_id)}; expected 1 to {LONGEST_NAME} characters that can be printed"
+        )
+
+
 def _with_own_numbers(splits: dict[str, RawSplit]) -> dict[str, RawSplit]:
     """`splits` with the split in front of class ids that are just 0, 1, ... in each of them."""
     for split in splits.values():
         classes = set(split.class_ids)
-        if classes != {class_id_of(number) for number in range(len(classes))}:
+        if classes != {class_id_of(number, "") for number in range(len(classes))}:
             return splits
     LOG.warning("the classes are numbered from 0 in every split; they are taken to be different ones")
     return {

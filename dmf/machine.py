@@ -6,14 +6,18 @@ import ctypes
 import functools
 import platform
 import re
+import resource
 from pathlib import Path
 
 import torch
 
 from dmf.config import ExperimentConfig
+from dmf.provenance import cpu_name, cpuinfo
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
 """Parameters of glibc's mallopt (malloc.h)."""
+PEAK_RESET, STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")
+"""proc(5): writing 5 to the first brings VmHWM in the second down to what is resident."""
 
 
 def set_up(threads: int) -> None:
@@ -48,7 +52,29 @@ def has_bf16(device: torch.device) -> bool:
     """Whether the device multiplies bfloat16 matrices itself."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    return bool({"avx512_bf16", "amx_bf16"} & set(re.findall(r"\w+", _cpuinfo())))
+    return bool({"avx512_bf16", "amx_bf16"} & set(re.findall(r"\w+", cpuinfo())))
+
+
+def reset_peak(device: torch.device) -> None:
+    """Have `peak_bytes` count from now on."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    elif PEAK_RESET.exists():
+        PEAK_RESET.write_text("5")
+
+
+def peak_bytes(device: torch.device) -> int:
+    """The most memory since `reset_peak`: what PyTorch had allocated of a GPU, else what this process had (resident).
+
+    Where the system can not set its mark back (Linux can), since the process began.
+    """
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    mark = re.search(r"^VmHWM:\s*(\d+) kB", STATUS.read_text(), re.MULTILINE) if STATUS.exists() else None
+    if mark:
+        return int(mark[1]) * 1024
+    unit = 1 if platform.system() == "Darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def device_of(config: ExperimentConfig) -> torch.device:
@@ -63,10 +89,4 @@ def device_name(device: torch.device) -> str:
     """What a record calls it: the GPU's or the processor's model."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    models = re.findall(r"^model name\s*: (.+)$", _cpuinfo(), re.MULTILINE)
-    return models[0] if models else platform.machine()
-
-
-def _cpuinfo() -> str:
-    path = Path("/proc/cpuinfo")
-    return path.read_text() if path.is_file() else ""
+    return cpu_name()

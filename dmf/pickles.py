@@ -26,7 +26,7 @@ def read_pickle(file: BinaryIO, where: str) -> Any:
     (`ADMITTED`), and any damage, is a ValueError, raised before anything was run.
     """
     try:
-        return _plain(_Unpickler(file, encoding="bytes").load())
+        return _plain(_Unpickler(file, encoding="bytes").load(), {})
     except Exception as error:  # hostile or damaged bytes may fail anywhere in the machine
         raise ValueError(f"{where}: not a pickle of {ADMITTED} alone: {error}") from error
 
@@ -159,14 +159,20 @@ def _picture(mode: str, size: tuple[int, int], palette: Any, data: bytes) -> Ima
     return picture
 
 
-def _plain(value: Any) -> Any:
-    """`value` with every stand-in replaced by what it holds."""
+def _plain(value: Any, known: dict[int, Any]) -> Any:
+    """`value` with every stand-in replaced by what it holds.
+
+    What is named several times is done once (`known`, by id): lists of lists of the same list are large only in words.
+    """
     if isinstance(value, _Held):
-        return _plain(value.value) if isinstance(value.value, list) else value.value
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
+        return _plain(value.value, known) if isinstance(value.value, list) else value.value
+    if isinstance(value, (dict, list, tuple)):
+        if id(value) not in known:
+            if isinstance(value, dict):
+                known[id(value)] = {key: _plain(item, known) for key, item in value.items()}
+            else:
+                known[id(value)] = [_plain(item, known) for item in value]
+        return known[id(value)]
     if value is None or isinstance(value, (bool, int, float, str, bytes, bytearray, np.ndarray, np.generic)):
         return value
     raise ValueError(f"it holds a {type(value).__name__}")

@@ -7,9 +7,11 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from PIL import Image
 
 from dmf.pickles import text
+from dmf.values import LONGEST_SHOWN, shown
 
 
 @dataclass(frozen=True)
@@ -28,10 +30,27 @@ class RawSplit:
     images: Callable[[], Iterator[RawImage]]
 
 
-def class_id_of(label: Any) -> str:
+def class_id_of(label: Any, where: str) -> str:
     """A label as text; numbers get leading zeros, so that sorted texts are sorted numbers."""
     label = text(label)
-    return str(label) if isinstance(label, str) else f"{int(label):05d}"
+    if isinstance(label, str):
+        return str(label)
+    number = isinstance(label, (int, float, np.integer, np.floating)) and not isinstance(label, bool)
+    if not (number and label >= 0 and label % 1 == 0):
+        raise ValueError(f"{where}: the label {shown(label)} is neither text nor a whole number from 0 on")
+    return f"{int(label):05d}"
+
+
+def class_ids_of(labels: Any, what: str, where: str) -> list[str]:
+    """The labels that a file holds as `what`, as text."""
+    return [class_id_of(label, where) for label in listed(labels, what, where)]
+
+
+def listed(value: Any, what: str, where: str) -> Sequence[Any]:
+    """`value`, which the file `where` holds as `what`, and which must be a list or an array."""
+    if isinstance(value, list) or isinstance(value, np.ndarray) and value.ndim:
+        return value
+    raise ValueError(f"{where}: {what} is a {type(value).__name__}, expected a list or an array")
 
 
 def decode(read: Callable[[], bytes]) -> Image.Image:
@@ -42,7 +61,7 @@ def decode(read: Callable[[], bytes]) -> Image.Image:
 def field(data: dict[str, Any], key: str, where: str) -> Any:
     """`data[key]`, which the file `where` must have."""
     if key not in data:
-        raise ValueError(f"{where}: holds {', '.join(map(str, data))}; expected {key!r}")
+        raise ValueError(f"{where}: holds {', '.join(map(str, data))[:LONGEST_SHOWN]}; expected {key!r}")
     return data[key]
 
 

@@ -6,14 +6,14 @@ from typing import Literal
 
 from pydantic import Field
 
-from dmf.config import EvaluationConfig, ExperimentConfig
+from dmf.config import Count, EvaluationConfig, ExperimentConfig
 from dmf.values import Value
 
 CONFIG, RECORD, EVALUATIONS = "config.json", "training.json", "evaluations"
-BEST, LAST, LOCK = "best.safetensors", "last.safetensors", ".lock"
+BEST, LAST, LOCK, STACKS = "best.safetensors", "last.safetensors", ".lock", "stacks.txt"
 """What a training's folder holds: configuration, record (written last), a record per evaluation; the weights that are
-tested, the checkpoint that only a resumption needs (it goes when the record is written), the lock of who works
-there."""
+tested, the checkpoint that only a resumption needs (it goes when the record is written), the lock of who works there,
+and where a process that hung stood when it was ended."""
 
 
 class Epoch(Value):
@@ -44,6 +44,8 @@ class Provenance(Value):
     """python, torch and what else took part."""
     device: str
     threads: int
+    code: str = ""
+    """`code_hash`; of a training that went on under other code, all of them with `+` between. Empty: not known."""
 
 
 class Failure(Value):
@@ -51,11 +53,37 @@ class Failure(Value):
 
     reason: str
     """One sentence."""
+    kind: Literal["error", "machine", "memory", "disk"] = "error"
+    """Whose fault: of configuration, data or code, as far as is known; of the machine that a trial ran on; too little
+    memory, on a GPU or of the machine; no room on a disk."""
     traceback: str = ""
     step: int | None = None
     """For `diverged`: the first step (from 1) whose loss was not finite."""
     last_finite: dict[str, float] = Field(default_factory=dict)
     """For `diverged`: the losses of the step before; at an epoch's first step, the means of the epoch before."""
+
+
+class Kept(Value):
+    """What lies beside the weights in `BEST`."""
+
+    key: str
+    epoch: int
+    """Whose weights they are; 0 for a method that learns nothing."""
+    data: str
+    """Fingerprint of the data set."""
+
+
+class Going(Value):
+    """What lies beside weights and momenta in `LAST`: a training that goes on from there."""
+
+    key: str
+    threads: Count
+    data: str
+    seconds: float
+    history: tuple[Epoch, ...]
+    peak_bytes: int = 0
+    code: str = ""
+    """As in `Provenance`."""
 
 
 class TrainingRecord(Value):
@@ -73,6 +101,8 @@ class TrainingRecord(Value):
     """Number of learnt numbers."""
     seconds: float = 0.0
     """Wall time over all the starts that it took."""
+    peak_bytes: int | None = None
+    """The most memory: on a GPU that PyTorch had allocated, on a CPU that the process had (resident)."""
     provenance: Provenance | None = None
 
 
@@ -93,3 +123,5 @@ class EvaluationRecord(Value):
     epoch: int
     """Whose weights were tested."""
     seconds: float
+    code: str = ""
+    """`code_hash` of what tested them. Empty: not known."""

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from dmf.alignment import Alignment
+from dmf.checkpoints import load_weights
 from dmf.config import DataConfig, ModelConfig
 from dmf.files import replacing
 from dmf.methods import build_method
@@ -24,6 +25,8 @@ HEAD = {
     "meta_filter.filter_conv.weight": "dw_gen.kernel_conv.weight",
 }
 """Our names of the head's weights, and the released ones."""
+MOST_CLASSES = 100_000
+"""Of a global classifier: a checkpoint can name any size in a few bytes."""
 
 # The released scripts save an accuracy beside the weights, a NumPy number: `scalar` makes it, and runs no code. Its
 # module has two names, NumPy 1's and NumPy 2's.
@@ -49,24 +52,41 @@ def load(source: str | Path | Mapping[str, Any]) -> DMF:
         where = str(source)
         source = _read(Path(source))
     state = source.get("state_dict", source)
+    if not (isinstance(state, Mapping) and all(isinstance(key, str) for key in state)):
+        raise ValueError(f"{where}: its state_dict is a {type(state).__name__}, expected tensors by name")
     state = {key.removeprefix("module."): value for key, value in state.items()}
     missing = [name for name in HEAD.values() if name not in state]
     if missing:
         raise ValueError(f"{where} is no checkpoint of the released DMF: it lacks {', '.join(missing)}")
-    base_classes = state["global_clasifier.weight"].shape[0]
-    groups = state["dw_gen.kernel_conv.weight"].shape[0]
-    model = build_method(ModelConfig(groups=groups), DataConfig(), base_classes)
+    for name, value in state.items():
+        if not isinstance(value, Tensor):
+            raise ValueError(f"{where}: {name} is a {type(value).__name__}, expected a tensor")
+    model = _model_of(state, where)
     ours = {key: state.pop(name) for key, name in _names(model).items() if name in state}
     # Blocks 1 and 2 count forwards for a DropBlock that they do not have.
     unknown = [name for name in state if not re.fullmatch(r"base\.layer[12]\.0\.num_batches_tracked", name)]
     absent = [name for key, name in _names(model).items() if key not in ours]
     if unknown or absent:
         raise ValueError(f"{where}: unknown keys {unknown or 'none'}, missing keys {absent or 'none'}")
-    try:
-        model.load_state_dict(ours)
-    except RuntimeError as error:
-        raise ValueError(f"{where}: {error}") from None
+    load_weights(model, ours, where)
+    broken = [_names(model)[key] for key, value in ours.items() if not value.isfinite().all()]
+    if broken:
+        told = f"{len(broken)} tensors hold NaN or infinity, first {broken[0]}; take another checkpoint"
+        raise ValueError(f"{where}: {told}")
     return model
+
+
+def _model_of(state: Mapping[str, Tensor], where: str) -> DMF:
+    """A model with as many groups and base classes as the state dict's shapes say."""
+    classifier, kernels = state["global_clasifier.weight"], state["dw_gen.kernel_conv.weight"]
+    if classifier.dim() < 2 or kernels.dim() < 2:
+        raise ValueError(f"{where}: the head's weights have no two sides; expected those of the released DMF")
+    groups, channels = kernels.shape[0], ModelConfig().channels
+    if not groups or channels % groups:
+        raise ValueError(f"{where}: {groups} groups do not divide the {channels} channels of the released backbone")
+    if not 0 < classifier.shape[0] <= MOST_CLASSES:
+        raise ValueError(f"{where}: {classifier.shape[0]} base classes, expected 1 to {MOST_CLASSES}")
+    return build_method(ModelConfig(groups=groups), DataConfig(), classifier.shape[0])
 
 
 def save(model: DMF, path: str | Path) -> None:
@@ -110,10 +130,16 @@ def _read(path: Path) -> Mapping[str, Any]:
         with torch.serialization.safe_globals(_NUMBERS):
             content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch.load raises many types for what is no checkpoint; all are the file's fault
-        raise ValueError(f"{path} is no checkpoint that holds only tensors and numbers: {error}") from error
+        raise ValueError(f"{path} is no checkpoint that holds only tensors and numbers: {_reason(error)}") from error
     if not isinstance(content, Mapping):
         raise ValueError(f"{path} holds a {type(content).__name__}, expected a state dict")
     return content
+
+
+def _reason(error: Exception) -> str:
+    """What is wrong with a checkpoint, without PyTorch's advice to load it with code and all."""
+    told = str(error).rpartition("WeightsUnpickler error: ")[2].strip() or type(error).__name__
+    return told.splitlines()[0].split(". ")[0]
 
 
 def _names(model: DMF) -> dict[str, str]:

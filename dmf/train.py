@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import shlex
 import sys
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from dmf.files import locked
 from dmf.machine import resolved
 from dmf.records import CONFIG, LOCK, RECORD, Epoch, TrainingRecord
 from dmf.training import close, train
+from dmf.values import shown
 
 
 def parser() -> argparse.ArgumentParser:
@@ -66,10 +68,10 @@ def assignment(text: str) -> tuple[str, Any]:
     """`model.groups=64` -> ("model.groups", 64); what is no JSON is text."""
     path, equals, value = text.partition("=")
     if not equals:
-        raise ValueError(f"got {text!r}, expected path=value, e.g. model.groups=64")
+        raise ValueError(f"got {shown(text)}, expected path=value, e.g. model.groups=64")
     try:
         return path, json.loads(value)
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):  # also a number of thousands of digits
         return path, value
 
 
@@ -78,6 +80,11 @@ def show(epoch: Epoch) -> None:
     losses = "  ".join(f"{name} {value:.4f}" for name, value in epoch.losses.items())
     accuracy = "" if epoch.validation_accuracy is None else f"  validation {epoch.validation_accuracy:.2%}"
     print(f"epoch {epoch.epoch}: {losses}{accuracy}  ({epoch.seconds:.1f} s)", flush=True)
+
+
+def _command(name: str, *arguments: str | Path | None) -> str:
+    """A command to be copied into a shell."""
+    return shlex.join(["python", "-m", f"dmf.{name}", *map(str, arguments)])
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -91,10 +98,11 @@ def main(argv: list[str] | None = None) -> int:
         if (folder / RECORD).is_file():
             earlier = TrainingRecord.read(folder / RECORD)
             if (earlier.key, earlier.outcome) == (config.key, "finished"):
-                print(f"done already; next: python -m dmf.evaluate {folder}")
+                print(f"done already; next: {_command('evaluate', folder)}")
                 return 0
+        data = open_for(config)
         with locked(folder / LOCK):
-            record = train(config, open_for(config), folder, show)
+            record = train(config, data, folder, show)
             close(folder, record)
     except BlockingIOError:
         print(f"error: another process trains in {folder}; wait for it, or take another --save-dir", file=sys.stderr)
@@ -103,14 +111,14 @@ def main(argv: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print(f"stopped; go on with: python -m dmf.train --resume {folder}", file=sys.stderr)
+        print(f"stopped; go on with: {_command('train', '--resume', folder)}", file=sys.stderr)
         return 130
     if record.failure is not None:
         print(f"{record.outcome}: {record.failure.reason}; last finite: {record.failure.last_finite}", file=sys.stderr)
         return 1
     if record.best_validation_accuracy is not None:
         print(f"best validation accuracy {record.best_validation_accuracy:.2%} at epoch {record.best_epoch}")
-    print(f"next: python -m dmf.evaluate {folder}")
+    print(f"next: {_command('evaluate', folder)}")
     return 0
 
 

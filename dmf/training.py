@@ -11,23 +11,23 @@ import math
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from dmf.augment import Augmentation, Stored
-from dmf.checkpoints import prefixed, read_checkpoint, under, write_checkpoint
+from dmf.checkpoints import check_shapes, load_weights, prefixed, read_checkpoint_of, under, write_checkpoint
 from dmf.config import EvaluationConfig, ExperimentConfig, TrainingConfig
 from dmf.data import DataSet
 from dmf.episodes import Episode, EpisodeIndices, EpisodeSampler, derived_seed
 from dmf.evaluation import episode_accuracies, episode_bank
-from dmf.machine import device_name, device_of, set_up
+from dmf.machine import device_name, device_of, peak_bytes, reset_peak, set_up
 from dmf.methods import build_method
 from dmf.precision import autocast
 from dmf.prefetch import prefetched
-from dmf.provenance import git_commit, versions
-from dmf.records import BEST, CONFIG, LAST, RECORD, Epoch, Failure, Provenance, TrainingRecord
+from dmf.provenance import code_hash, git_commit, versions
+from dmf.records import BEST, CONFIG, LAST, RECORD, Epoch, Failure, Going, Kept, Provenance, TrainingRecord
+from dmf.watchdog import alive
 
 log = logging.getLogger("dmf.training")
 
@@ -80,19 +80,21 @@ class Run:
         self.history: list[Epoch] = []
         self.earlier_seconds = 0.0
         self.started = time.perf_counter()
-        self.commit, self.versions = git_commit(), versions()
+        self.commit, self.versions, self.code = git_commit(), versions(), code_hash()
         held = ExperimentConfig.read(folder / CONFIG).key if (folder / CONFIG).is_file() else config.key
         if held != config.key:
             raise ValueError(
                 f"{folder} holds training {held}, not {config.key}; give this training a folder of its own"
             )
         settings = config.training
-        tensors, state = read_checkpoint(folder / LAST) if (folder / LAST).is_file() else ({}, None)
-        self.threads = settings.threads if state is None else state["threads"]
+        tensors, going = read_checkpoint_of(Going, folder / LAST) if (folder / LAST).is_file() else ({}, None)
+        self.threads = settings.threads if going is None else going.threads
         if self.threads != settings.threads:
             log.warning("resumed with the %d threads that it started with, not %d", self.threads, settings.threads)
         set_up(self.threads)
         self.device = device_of(config)
+        reset_peak(self.device)
+        self.earlier_peak_bytes = 0
 
         torch.manual_seed(derived_seed(settings.seed))
         self.method = build_method(config.model, config.data, len(data.train.classes)).to(self.device)
@@ -116,8 +118,8 @@ class Run:
             split="val", episodes=settings.validation_episodes, way=episodes.way, shot=episodes.shot
         )
         self.validation_bank = episode_bank(data.val, validation) if self.parameters else None
-        if state is not None:
-            self._restore(tensors, state)
+        if going is not None:
+            self._restore(tensors, going)
         else:
             config.write(folder / CONFIG)
 
@@ -133,7 +135,7 @@ class Run:
         steps = settings.episodes_per_epoch // settings.episodes_per_step
         losses = self.train_steps(range((number - 1) * steps, number * steps))
         accuracy = None
-        if is_validation_epoch(number, settings):
+        if settings.validates(number):
             accuracies = episode_accuracies(
                 self.method, self.data.val, self.validation_bank, self.augment, settings.precision
             )
@@ -171,6 +173,7 @@ class Run:
             self.optimizer.zero_grad(set_to_none=True)
             loss.backward()
             self.optimizer.step()
+            alive()
             names = ["loss", *losses]
             seen.append(torch.stack([loss.detach(), *(value.detach() for value in losses.values())]))
             if (step + 1) % STEPS_BETWEEN_CHECKS == 0 or step + 1 == steps.stop:
@@ -206,8 +209,8 @@ class Run:
 
     def keep_best(self, epoch: int) -> None:
         """Write the weights as those to be tested."""
-        state = {"key": self.config.key, "epoch": epoch, "data": self.data.fingerprint}
-        write_checkpoint(self.folder / BEST, prefixed("model.", self.method.state_dict()), state)
+        kept = Kept(key=self.config.key, epoch=epoch, data=self.data.fingerprint)
+        write_checkpoint(self.folder / BEST, prefixed("model.", self.method.state_dict()), kept.model_dump(mode="json"))
 
     def _checkpoint(self) -> None:
         momenta = {
@@ -215,33 +218,50 @@ class Run:
             for name, parameter in self.parameters.items()
             if self.optimizer.state.get(parameter, {}).get("momentum_buffer") is not None
         }
-        state = {
-            "key": self.config.key,
-            "threads": self.threads,
-            "data": self.data.fingerprint,
-            "seconds": self._seconds(),
-            "history": [epoch.model_dump(mode="json") for epoch in self.history],
-        }
+        going = Going(
+            key=self.config.key,
+            threads=self.threads,
+            data=self.data.fingerprint,
+            seconds=self._seconds(),
+            peak_bytes=self._peak_bytes(),
+            code=self.code,
+            history=tuple(self.history),
+        )
         tensors = prefixed("model.", self.method.state_dict()) | prefixed("momentum.", momenta)
-        write_checkpoint(self.folder / LAST, tensors, state)
+        write_checkpoint(self.folder / LAST, tensors, going.model_dump(mode="json"))
 
-    def _restore(self, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
-        if state["key"] != self.config.key:
-            raise ValueError(f"{self.folder / LAST} belongs to training {state['key']}, not to {self.config.key}")
-        if state["data"] != self.data.fingerprint:
+    def _restore(self, tensors: dict[str, Tensor], going: Going) -> None:
+        if going.key != self.config.key:
+            raise ValueError(f"{self.folder / LAST} belongs to training {going.key}, not to {self.config.key}")
+        if going.data != self.data.fingerprint:
             raise ValueError(
                 f"{self.folder / LAST} was trained on other images of {self.config.data.name!r} than those at "
                 f"data.root={self.config.data.root!r}; give back the former root, or delete the file to start anew"
             )
-        self.method.load_state_dict(under("model.", tensors))
-        for name, momentum in under("momentum.", tensors).items():
+        where, momenta = str(self.folder / LAST), under("momentum.", tensors)
+        load_weights(self.method, under("model.", tensors), where)
+        check_shapes({name: self.parameters[name] for name in momenta if name in self.parameters}, momenta, where)
+        for name, momentum in momenta.items():
             parameter = self.parameters[name]
             self.optimizer.state[parameter]["momentum_buffer"] = torch.empty_like(parameter).copy_(momentum)
-        self.history = [Epoch.from_dict(epoch) for epoch in state["history"]]
-        self.earlier_seconds = state["seconds"]
+        self.history = list(going.history)
+        self.earlier_seconds = going.seconds
+        self.earlier_peak_bytes = going.peak_bytes
+        self._note_code(going.code or "unknown")
+
+    def _note_code(self, earlier: str) -> None:
+        """The record names every code that a training went on under."""
+        codes = earlier.split("+")
+        if codes[-1] != self.code:
+            log.warning("begun by code %s, goes on under %s", earlier, self.code)
+            codes.append(self.code)
+        self.code = "+".join(codes)
 
     def _seconds(self) -> float:
         return self.earlier_seconds + time.perf_counter() - self.started
+
+    def _peak_bytes(self) -> int:
+        return max(self.earlier_peak_bytes, peak_bytes(self.device))
 
     def record(self, failure: Failure | None) -> TrainingRecord:
         """What this training has come to."""
@@ -256,6 +276,7 @@ class Run:
             best_validation_accuracy=best and best.validation_accuracy,
             parameters=sum(parameter.numel() for parameter in self.parameters.values()),
             seconds=self._seconds(),
+            peak_bytes=self._peak_bytes(),
             provenance=Provenance(
                 data_fingerprint=self.data.fingerprint,
                 image_sizes=self.data.image_sizes,
@@ -263,6 +284,7 @@ class Run:
                 versions=self.versions,
                 device=device_name(self.device),
                 threads=self.threads,
+                code=self.code,
             ),
         )
 
@@ -274,11 +296,6 @@ def learning_rate(iteration: int, steps_per_epoch: int, settings: TrainingConfig
         return settings.learning_rate * iteration / warmup
     cosine = 0.5 * (1 + math.cos(math.pi * (iteration - warmup) / (total - warmup)))
     return settings.learning_rate * max(cosine, settings.learning_rate_floor)
-
-
-def is_validation_epoch(epoch: int, settings: TrainingConfig) -> bool:
-    """Whether the model is validated after `epoch` (1 is the first)."""
-    return epoch in (1, settings.epochs) or epoch % settings.validate_every == 0 or epoch >= settings.validate_all_from
 
 
 def best_of(history: list[Epoch]) -> Epoch | None:

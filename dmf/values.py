@@ -7,12 +7,20 @@ from __future__ import annotations
 
 import hashlib
 import json
+import reprlib
 from pathlib import Path
 from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from dmf.files import write_text
+
+LONGEST_SHOWN = 200
+"""Characters of a wrong value that an error repeats."""
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = LONGEST_SHOWN
+_SHORT.maxlist = _SHORT.maxtuple = _SHORT.maxdict = 20
+_SHORT.maxlevel = 3
 
 
 class Value(BaseModel):
@@ -24,7 +32,12 @@ class Value(BaseModel):
     def from_dict(cls, data: dict[str, Any]) -> Self:
         """Validate plain data (as YAML or JSON give it); a mistake is a ValueError that names every wrong path."""
         try:
-            return cls.model_validate_json(json.dumps(data))
+            text = json.dumps(data, ensure_ascii=False).encode()
+        except UnicodeEncodeError as error:  # a path with bytes that are no UTF-8
+            near = error.object[max(0, error.start - 30) : error.end + 30]
+            raise ValueError(f"{cls.__name__}: {shown(near)} is no UTF-8 text; rename what it names") from None
+        try:
+            return cls.model_validate_json(text)
         except ValidationError as error:
             raise ValueError(describe(error, cls.__name__)) from None
 
@@ -48,7 +61,33 @@ class Value(BaseModel):
         return self.with_paths({path.replace("__", "."): value for path, value in paths.items()})
 
     def with_paths(self, values: dict[str, Any]) -> Self:
-        """A copy with `values` (dotted path -> value) in place, validated again."""
+        """A copy with `values` (dotted path -> value) in place, validated again.
+
+        Sections that no path leads into are kept as they are. Where that does not do, the whole is validated as plain
+        data: lists become tuples, and of what is mistaken every path is named.
+        """
+        try:
+            return self._with_fields(values)
+        except ValueError:
+            return self._with_plain(values)
+
+    def _with_fields(self, values: dict[str, Any]) -> Self:
+        fields = {name: getattr(self, name) for name in type(self).model_fields}
+        below: dict[str, dict[str, Any]] = {}
+        for path, value in values.items():
+            name, dot, rest = path.partition(".")
+            if dot:
+                below.setdefault(name, {})[rest] = value
+            else:
+                fields[name] = value
+        for name, paths in below.items():
+            section = fields.get(name)
+            if not isinstance(section, Value):
+                raise ValueError(f"{name!r} is no section of {type(self).__name__}")
+            fields[name] = section._with_fields(paths)
+        return type(self)(**fields)
+
+    def _with_plain(self, values: dict[str, Any]) -> Self:
         data = self.model_dump(mode="json")
         for path, value in values.items():
             *parents, leaf = path.split(".")
@@ -78,8 +117,10 @@ def describe(error: ValidationError, what: str) -> str:
         message = mistake["msg"].removeprefix("Value error, ")
         if mistake["type"] == "extra_forbidden":
             message = "no such parameter"
+        elif mistake["type"] == "json_invalid":  # the input is the whole file
+            message = f"damaged ({message}); put a whole file back, or remove it"
         elif mistake["type"] not in ("missing", "value_error"):
-            message += f", got {mistake['input']!r}"
+            message += f", got {shown(mistake['input'])}"
         lines.append(f"{path}: {message}")
     return f"{what}: " + "\n".join(lines) if len(lines) == 1 else f"{what}:\n  " + "\n  ".join(lines)
 
@@ -88,3 +129,16 @@ def digest(data: Any, length: int = 16) -> str:
     """The first `length` hexadecimal digits of the SHA-256 of `data` as canonical JSON."""
     text = json.dumps(data, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:length]
+
+
+def shown(value: Any) -> str:
+    """`value` as an error shows it, cut where it is long or deep; also what is large only in words (YAML's anchors)."""
+    text = _SHORT.repr(value)
+    return text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]}..."
+
+
+def printable(text: str) -> str:
+    """`text` with an escape for every character that would steer a terminal or hide, as names in archives may hold."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

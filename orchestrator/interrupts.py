@@ -1,13 +1,20 @@
-"""SIGINT, SIGTERM and SIGHUP as one exception, raised where the driver can take it."""
+"""The early end of a sweep, by a signal or for a reason of its own, as an exception raised where the driver can take
+it."""
 
 from __future__ import annotations
 
 import contextlib
+import math
 import signal
+import time
 from collections.abc import Iterator
 
 
-class Interrupted(BaseException):
+class Stopped(BaseException):
+    """The sweep ends before all is done; its text says why. Nothing is lost: started again, it goes on."""
+
+
+class Interrupted(Stopped):
     """SIGINT, SIGTERM or SIGHUP arrived."""
 
     def __init__(self, number: int) -> None:
@@ -16,12 +23,16 @@ class Interrupted(BaseException):
 
 
 class Signals:
-    """Turns signals into `Interrupted`: at once, or, while Tune's loop runs, between two of its steps."""
+    """Turns signals into `Interrupted`: at once, or, while Tune's loop runs, between two of its steps; and reasons to
+    stop into `Stopped`, at the next of these steps."""
 
     NUMBERS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
     def __init__(self) -> None:
         self.arrived: int | None = None
+        self.reason: str | None = None
+        self.deadline = math.inf
+        """Of `time.monotonic`: from then on there is a reason to stop."""
         self.deferred = False
         self.listened: list[signal.Signals] = []
 
@@ -31,10 +42,18 @@ class Signals:
         if again or not self.deferred:
             raise Interrupted(number)
 
+    def stop(self, reason: str) -> None:
+        """Have the next `check` end the sweep."""
+        self.reason = self.reason or reason
+
     def check(self) -> None:
         """Raise what has arrived."""
         if self.arrived is not None:
             raise Interrupted(self.arrived)
+        if time.monotonic() > self.deadline:
+            self.stop("the budget of time is used up")
+        if self.reason is not None:
+            raise Stopped(self.reason)
 
     @contextlib.contextmanager
     def caught(self) -> Iterator[None]:

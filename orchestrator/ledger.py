@@ -1,35 +1,58 @@
 """The store: what has been trained and tested. The only module that knows where in the store things lie.
 
     <store>/trainings/<training key>/   config.json, checkpoints, log.txt, training.json, evaluations/<key>.json
+    <store>/superseded/<key>-<time>/    the same, of a training that was made anew
     <store>/sweeps/<name>/              plan.json, search.json
+    <store>/code/<hash>/                the code that trials ran
     <store>/mlflow.db, artifacts/, ray/, driver.lock
 
 Records are written whole or not at all, so what is there is true whenever a process dies. A training is done when its
 record is there and says finished or diverged, whatever a scheduler believes.
+
+A store in an object store (`s3://bucket/prefix`) has a folder of each machine as its mirror: what is written there goes
+to the store at once, and what others wrote comes here when it is asked for.
 """
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import logging
 import os
+import secrets
 import shutil
 import socket
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from dmf.records import BEST, EVALUATIONS, LAST, LOCK, RECORD, EvaluationRecord, TrainingRecord
+from dmf.checkpoints import read_state_of
+from dmf.data import default_cache_dir
+from dmf.files import taken, wait_for
+from dmf.records import BEST, EVALUATIONS, LAST, LOCK, RECORD, STACKS, EvaluationRecord, Going, TrainingRecord
+from dmf.values import digest
 from orchestrator.plan import SweepPlan, Trial
-from reports.tables import Ended
+from orchestrator.remote import EVERYTHING, RemoteStore
+from reports.tables import Ended, MadeBy
+
+if TYPE_CHECKING:
+    from orchestrator.lease import Lease
 
 State = Literal["missing", "started", "failed", "untested", "done", "diverged"]
 """Of a trial: nothing there; a checkpoint there; ended by an error; trained, evaluations missing; ended with all."""
 
 log = logging.getLogger("dmf.ledger")
+
+SECONDS_BETWEEN_TRIES = 5.0
+"""To become an object store's driver."""
+
+
+def local_folder(store: str) -> Path:
+    """The folder of a store: itself, or this machine's mirror of an object store."""
+    if not RemoteStore.is_remote(store):
+        return Path(store)
+    return default_cache_dir() / "stores" / digest(store)
 
 
 @dataclass(frozen=True)
@@ -37,6 +60,59 @@ class Ledger:
     """Reads and writes one store."""
 
     store: Path
+    """Its folder on this machine."""
+    remote: RemoteStore | None = None
+    """Where it is, when that is not this folder."""
+    _leases: list[Lease] = field(default_factory=list, repr=False, compare=False)
+    """Of the driver that has it, one."""
+    _begun: set[str] = field(default_factory=set, repr=False, compare=False)
+    """Keys of trainings with a checkpoint there, as of the last look at all of the store."""
+
+    @classmethod
+    def at(cls, store: str) -> Ledger:
+        """The store of that name, with the records that it has now. ValueError when it can not be reached."""
+        if not RemoteStore.is_remote(store):
+            return cls(Path(store).resolve())
+        ledger = cls(local_folder(store), RemoteStore.at(store))
+        ledger.refresh()
+        return ledger
+
+    @classmethod
+    def existing(cls, store: str) -> Ledger:
+        """`at`, where no folder of that name is a mistake."""
+        if not RemoteStore.is_remote(store) and not Path(store).is_dir():
+            raise ValueError(f"there is no store {store}; name the folder that a sweep was given as --store")
+        return cls.at(store)
+
+    @property
+    def name(self) -> str:
+        """What users call it, and MLflow's tags."""
+        return self.remote.uri if self.remote else str(self.store.resolve())
+
+    def refresh(self, key: str | None = None) -> None:
+        """Learn what others have written, of one training or of all the store."""
+        if self.remote is None:
+            return
+        self.remote.pull(self.store, f"trainings/{key}" if key else "")
+        if key is None:
+            self._begun.clear()
+            self._begun.update(name.split("/")[1] for name in self.remote.names("trainings") if name.endswith(LAST))
+
+    def check(self) -> None:
+        """Raise LeaseLost when another driver may have the object store that this one drives."""
+        for lease in self._leases:
+            lease.check()
+
+    def keep(self, *paths: Path) -> None:
+        """Bring files of the folder to where the store is. To be called after each is written."""
+        if self.remote:
+            self.remote.push(self.store, [path.relative_to(self.store).as_posix() for path in paths])
+
+    def _drop(self, *paths: Path) -> None:
+        for path in paths:
+            path.unlink(missing_ok=True)
+        if self.remote:
+            self.remote.delete([path.relative_to(self.store).as_posix() for path in paths])
 
     def folder(self, key: str) -> Path:
         """Of one training."""
@@ -45,7 +121,10 @@ class Ledger:
     def training(self, key: str) -> TrainingRecord | None:
         """How a training ended; None: it has not."""
         path = self.folder(key) / RECORD
-        return TrainingRecord.read(path) if path.is_file() else None
+        record = TrainingRecord.read(path) if path.is_file() else None
+        if record is not None and record.key != key:
+            raise ValueError(f"{path} is of training {record.key}, not of {key}; remove it")
+        return record
 
     def how_ended(self, key: str) -> Ended | None:
         """The same, as far as a table needs it."""
@@ -55,6 +134,7 @@ class Ledger:
     def write_training(self, record: TrainingRecord) -> None:
         """Write a training's record."""
         record.write(self.folder(record.key) / RECORD)
+        self.keep(self.folder(record.key) / RECORD)
 
     def evaluation(self, training_key: str, evaluation_key: str) -> EvaluationRecord | None:
         """How a trained model did; None: not tested."""
@@ -63,7 +143,9 @@ class Ledger:
 
     def write_evaluation(self, record: EvaluationRecord) -> None:
         """Write an evaluation's record."""
-        record.write(self._evaluation_path(record.training_key, record.evaluation_key))
+        path = self._evaluation_path(record.training_key, record.evaluation_key)
+        record.write(path)
+        self.keep(path)
 
     def evaluations(self, training_key: str) -> tuple[EvaluationRecord, ...]:
         """Everything that a trained model was tested on."""
@@ -76,30 +158,71 @@ class Ledger:
         if not path.is_file():
             return False
         with open(path) as lock:
-            return not _locked(lock.fileno())
+            return not taken(lock)
 
     def _evaluation_path(self, training_key: str, evaluation_key: str) -> Path:
         return self.folder(training_key) / EVALUATIONS / f"{evaluation_key}.json"
 
     def state(self, trial: Trial) -> State:
         """Where a trial stands."""
-        record = self.training(trial.key)
-        if record is None:
-            return "started" if (self.folder(trial.key) / LAST).is_file() else "missing"
-        if record.outcome != "finished":
-            return record.outcome
-        tested = (self._evaluation_path(trial.key, evaluation.key).is_file() for evaluation in trial.evaluations)
+        return self.state_after(trial, self.how_ended(trial.key))
+
+    def state_after(self, trial: Trial, ended: Ended | None) -> State:
+        """The same, for who knows already how its training ended."""
+        if ended is None:
+            begun = (self.folder(trial.key) / LAST).is_file() or trial.key in self._begun
+            return "started" if begun else "missing"
+        if ended.outcome != "finished":
+            return ended.outcome
+        tested = (self.tested(trial.key, evaluation.key) for evaluation in trial.evaluations)
         return "done" if all(tested) else "untested"
+
+    def checkpoint(self, key: str) -> Going | None:
+        """How far a training that has not ended is, from its last checkpoint, weights aside; None where it has none."""
+        try:
+            return read_state_of(Going, self.folder(key) / LAST)
+        except FileNotFoundError:
+            return None
+
+    def tested(self, training_key: str, evaluation_key: str) -> bool:
+        """Whether a trained model has been tested so."""
+        return self._evaluation_path(training_key, evaluation_key).is_file()
+
+    def how_lost(self, key: str) -> str:
+        """Why a training's process ended before it, as far as can be told."""
+        stacks = self.folder(key) / STACKS
+        if stacks.is_file() and stacks.stat().st_size:
+            return "gave no sign of life and was ended (its stacks are in its log)"
+        return "lost its process"
+
+    def evaluation_made_by(self, training_key: str, evaluation_key: str) -> MadeBy | None:
+        """By what an evaluation was made, without its episodes; None: not tested."""
+        path = self._evaluation_path(training_key, evaluation_key)
+        return MadeBy.read(path) if path.is_file() else None
 
     def reopen(self, key: str) -> None:
         """Drop a training's record, so that it goes on from its checkpoint."""
-        (self.folder(key) / RECORD).unlink(missing_ok=True)
+        self._drop(self.folder(key) / RECORD)
 
     def forget(self, key: str) -> None:
         """Drop a training's record and checkpoints, so that it starts from nothing."""
-        self.reopen(key)
-        for name in (LAST, BEST):
-            (self.folder(key) / name).unlink(missing_ok=True)
+        self._drop(*(self.folder(key) / name for name in (RECORD, LAST, BEST)))
+
+    def supersede(self, key: str) -> Path:
+        """Put a training aside, all of it, so that it is made anew; returns where it lies from now on."""
+        there = self.store / "superseded" / f"{key}-{time.strftime('%Y%m%dT%H%M%S')}-{secrets.token_hex(2)}"
+        there.parent.mkdir(parents=True, exist_ok=True)
+        if self.remote:
+            self.remote.pull(self.store, f"trainings/{key}", EVERYTHING)
+        before = [path for path in self.folder(key).rglob("[!.]*") if path.is_file()]
+        self.folder(key).rename(there)
+        self.keep(*(path for path in there.rglob("[!.]*") if path.is_file()))
+        self._drop(*before)
+        return there
+
+    def kept_keys(self) -> list[str]:
+        """Keys of all trainings of which there is anything."""
+        return sorted(path.name for path in self.store.glob("trainings/*") if path.is_dir())
 
     def sweep_folder(self, name: str) -> Path:
         """Of one sweep."""
@@ -107,7 +230,9 @@ class Ledger:
 
     def write_plan(self, plan: SweepPlan) -> None:
         """Keep what a sweep plans, for the report."""
-        plan.write(self.sweep_folder(plan.name) / "plan.json")
+        path = self.sweep_folder(plan.name) / "plan.json"
+        plan.write(path)
+        self.keep(path)
 
     def plan(self, name: str) -> SweepPlan:
         """The plan of a sweep that was started here."""
@@ -115,14 +240,17 @@ class Ledger:
         if not path.is_file():
             there = ", ".join(sorted(self.plans())) or "none"
             raise ValueError(f"no sweep {name!r} was started in {self.store}; there are: {there}")
-        return SweepPlan.read(path)
+        found = SweepPlan.read(path)
+        if found.name != name:
+            raise ValueError(f"{path} is of sweep {found.name!r}, not of {name!r}; remove it")
+        return found
 
     def plans(self) -> dict[str, SweepPlan]:
         """Every sweep that was started here, by name; one whose plan can not be read is left out with a warning."""
         found = {}
         for path in sorted(self.store.glob("sweeps/*/plan.json")):
             try:
-                found[path.parent.name] = SweepPlan.read(path)
+                found[path.parent.name] = self.plan(path.parent.name)
             except (ValueError, OSError) as error:
                 log.warning("%s can not be read, that sweep is left out: %s", path, " ".join(str(error).split())[:300])
         return found
@@ -136,9 +264,9 @@ class Ledger:
         folder = self.folder(key)
         folder.mkdir(parents=True, exist_ok=True)
         with open(folder / LOCK, "w") as lock:
-            if not _locked(lock.fileno()):
+            if not taken(lock):
                 log.warning("waiting for another process that works in %s", folder)
-                fcntl.flock(lock, fcntl.LOCK_EX)
+                wait_for(lock)
             for left in [*folder.glob(".*.*.*"), *folder.glob(f"{EVALUATIONS}/.*")]:
                 left.unlink()
             yield folder
@@ -154,7 +282,7 @@ class Ledger:
         """
         self.store.mkdir(parents=True, exist_ok=True)
         with open(self.store / "driver.lock", "a+") as lock:
-            while not _locked(lock.fileno()):
+            while not taken(lock):
                 if not wait:
                     lock.seek(0)
                     raise BlockingIOError(
@@ -167,12 +295,25 @@ class Ledger:
             lock.flush()
             for left in self.store.glob("ray/*"):
                 shutil.rmtree(left, ignore_errors=True)
-            yield self
+            with self._leased(wait):
+                self.refresh()
+                yield self
 
-
-def _locked(handle: int) -> bool:
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
+    @contextlib.contextmanager
+    def _leased(self, wait: bool) -> Iterator[None]:
+        """Be the only driver of an object store on all machines, too."""
+        if self.remote is None:
+            yield
+            return
+        owner = f"process {os.getpid()} on {socket.gethostname()} since {time.strftime('%Y-%m-%d %H:%M:%S')}"
+        with contextlib.ExitStack() as stack:
+            while True:
+                try:
+                    self._leases[:] = [stack.enter_context(self.remote.lease(owner))]
+                    break
+                except BlockingIOError:
+                    if not wait:
+                        raise
+                    time.sleep(SECONDS_BETWEEN_TRIES)
+            yield
+            self._leases.clear()

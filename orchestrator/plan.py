@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import Field
 
 from dmf.config import EvaluationConfig, ExperimentConfig
 from dmf.values import Value
-from orchestrator.spec import NEVER_VARIED, SweepSpec
+from orchestrator.spec import NEVER_VARIED, SWEEP_NAME, SweepSpec
 from reports.tables import PlannedCell
 
 
@@ -30,7 +33,7 @@ class Trial:
 class SweepPlan(Value):
     """A sweep, resolved. A search has no cells: what it trains is found on the way."""
 
-    name: str
+    name: Annotated[str, Field(pattern=SWEEP_NAME)]
     about: str
     cells: tuple[PlannedCell, ...]
     cells_repeated: int = 0
@@ -48,6 +51,10 @@ class SweepPlan(Value):
 
     def trials(self) -> tuple[Trial, ...]:
         """The distinct trainings in the order of the cells, each with its distinct evaluations."""
+        return self._trials
+
+    @functools.cached_property
+    def _trials(self) -> tuple[Trial, ...]:
         configs: dict[str, ExperimentConfig] = {}
         evaluations: dict[str, dict[str, EvaluationConfig]] = {}
         tables: dict[str, list[str]] = {}
@@ -64,16 +71,20 @@ class SweepPlan(Value):
 def plan(spec: SweepSpec) -> SweepPlan:
     """The cells of a sweep, in the file's order; a cell that is asked for twice is there once."""
     cells: dict[tuple[str, str, str], PlannedCell] = {}
-    asked = 0
-    for part in spec.parts:
-        for choice in part.choices():
-            config = spec.config_for(choice, part)
-            for evaluation in spec.evaluation.configs():
-                resolved = evaluation.resolve(config)
-                cell = PlannedCell(table=part.table, config=config, evaluation=resolved, seeds=spec.seeds)
-                cells.setdefault((part.table, config.key, resolved.key), cell)
-                asked += 1
-    repeated = asked - len(cells)
+    tests: dict[tuple[int, int], EvaluationConfig] = {}
+    evaluations = spec.evaluation.configs()
+    for combination in spec.resolved:
+        config, table = combination.config, spec.parts[combination.part].table
+        if isinstance(config, ValueError):
+            raise config
+        for number, evaluation in enumerate(evaluations):
+            place = number, config.episodes.shot
+            if place not in tests:
+                tests[place] = evaluation.resolve(config)
+            key = table, config.key, tests[place].key
+            if key not in cells:
+                cells[key] = PlannedCell(table=table, config=config, evaluation=tests[place], seeds=spec.seeds)
+    repeated = len(spec.resolved) * len(evaluations) - len(cells)
     return SweepPlan(name=spec.name, about=spec.about, cells=tuple(cells.values()), cells_repeated=repeated)
 
 
@@ -91,3 +102,8 @@ def flattened(config: ExperimentConfig) -> dict[str, Any]:
     """Dotted path -> value."""
     sections = config.model_dump(mode="json")
     return {f"{section}.{name}": value for section, values in sections.items() for name, value in values.items()}
+
+
+def shortened(lines: list[str], most: int = 40) -> list[str]:
+    """The first `most` lines, and how many more there are."""
+    return lines if len(lines) <= most else [*lines[:most], f"... and {len(lines) - most} more"]

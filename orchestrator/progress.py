@@ -9,6 +9,7 @@ from typing import Literal, Self
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
+from rich.text import Text
 
 from dmf.records import Epoch
 
@@ -118,12 +119,12 @@ class Progress:
             mean = sum(row.seconds) / len(row.seconds) if row.seconds else None
             table.add_row(
                 key,
-                row.label,
+                Text(row.label),
                 row.stage,
                 f"{row.epoch}/{row.epochs}",
                 "" if row.validation_accuracy is None else f"{100 * row.validation_accuracy:.2f} %",
                 duration(row.left * mean) if mean and row.stage == "running" else "",
-                row.note,
+                Text(row.note),  # an error may have brackets, which are markup in a plain string
             )
         if len(self.rows) > len(shown):
             table.caption = f"and {len(self.rows) - len(shown)} more"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -11,12 +12,15 @@ from typing import Protocol
 from rich.console import Console
 
 from dmf.files import write_text
+from dmf.values import printable, shown
 from orchestrator.ledger import Ledger
 from orchestrator.mirror import MLflowRecords
 from orchestrator.plan import SweepPlan
+from orchestrator.spec import SWEEP_NAME
 from reports import render
 from reports.cells import Table
 from reports.fill import fill
+from reports.staleness import Today
 from reports.tables import TABLES, Records, layout_of
 
 FORMATS: dict[str, tuple[str, Callable[[Table], str]]] = {
@@ -46,17 +50,21 @@ def report(
     tables: Sequence[str] | None = None,
     formats: Sequence[str] = tuple(FORMATS),
     console: Console | None = None,
+    today: Today | None = None,
 ) -> list[Path]:
     """Print a sweep's tables and write them to `output`/<sweep>; return the paths written.
 
     `tables` are names of `TABLES`, by default all that the plan has cells for. With `html` among `formats` there is
-    also an index.html with all of them.
+    also an index.html with all of them. Stale records count only if `today` accepts them (None: all count).
 
     Raises:
         ValueError: an unknown table, one that the plan has no cells for, or a record that contradicts itself.
     """
+    if not re.fullmatch(SWEEP_NAME, plan.name):  # of a strange database: it would be a path
+        raise ValueError(f"a plan is called {shown(plan.name)}, expected lower-case letters, digits, - and _")
     console = console or Console()
-    filled = [fill(layout_of(name), plan.cells, records) for name in tables or planned_tables(plan)]
+    about = "\n".join(map(printable, plan.about.splitlines()))
+    filled = [fill(layout_of(name), plan.cells, records, today) for name in tables or planned_tables(plan)]
     paths = []
     for table in filled:
         console.print(render.to_terminal(table, console.width))
@@ -65,9 +73,9 @@ def report(
             write_text(paths[-1], write(table))
     if "html" in formats and filled:
         paths.append(output / plan.name / "index.html")
-        write_text(paths[-1], render.to_html(filled, plan.name, plan.about))
+        write_text(paths[-1], render.to_html(filled, plan.name, about))
     for path in paths:
-        console.print(str(path), highlight=False, soft_wrap=True)
+        console.print(str(path), highlight=False, markup=False, soft_wrap=True)
     return paths
 
 
@@ -97,7 +105,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         return _main(options)
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         print(f"report: {error}", file=sys.stderr)
         return NOTHING_FOUND
 
@@ -111,24 +119,30 @@ def _main(options: argparse.Namespace) -> int:
             f"no sweep's plan was found ({where}); run one first (python -m orchestrator.sweep sweeps/demo.yaml), "
             "or name another --store"
         )
+    today = Today(options.accept_stale)
     for plan in choose(plans, options.sweeps, options.table):
         tables = [name for name in planned_tables(plan) if name in (options.table or TABLES)]
-        report(plan, records, options.output, tables, options.formats)
+        report(plan, records, options.output, tables, options.formats, today=today)
     return 0
 
 
 def _records(options: argparse.Namespace) -> StoredRecords:
-    return Ledger(options.store) if options.tracking_uri is None else MLflowRecords(options.tracking_uri)
+    return Ledger.at(options.store) if options.tracking_uri is None else MLflowRecords(options.tracking_uri)
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m orchestrator.report", description=__doc__)
     parser.add_argument("sweeps", nargs="*", metavar="SWEEP", help="names of sweeps; default: all in the store")
-    parser.add_argument("--store", type=Path, default=Path("runs"), help="where sweeps keep records (%(default)s)")
+    parser.add_argument("--store", default="runs", help="where sweeps keep records (%(default)s)")
     parser.add_argument("--tracking-uri", help="read plans and records from this MLflow server or database instead")
     parser.add_argument("--output", type=Path, default=Path("results"), help="folder to write to (%(default)s)")
     parser.add_argument("--table", nargs="+", metavar="TABLE", help=f"only these of {', '.join(TABLES)}")
     parser.add_argument("--formats", nargs="+", choices=FORMATS, default=list(FORMATS), help="default: all")
+    parser.add_argument(
+        "--accept-stale",
+        action="store_true",
+        help="take records that today's code or images would not make; the tables' notes name them",
+    )
     return parser
 
 

@@ -16,7 +16,7 @@ import os
 import secrets
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -35,23 +35,30 @@ from ray.tune.execution.placement_groups import PlacementGroupFactory  # noqa: E
 from ray.tune.schedulers import ASHAScheduler  # noqa: E402
 
 from dmf.config import EvaluationConfig, ExperimentConfig  # noqa: E402
-from dmf.records import Epoch  # noqa: E402
+from dmf.records import Epoch, Failure, TrainingRecord  # noqa: E402
+from orchestrator.faults import failure_of, kind_of, one_line  # noqa: E402
 from orchestrator.interrupts import Signals  # noqa: E402
+from orchestrator.ledger import Ledger  # noqa: E402
 from orchestrator.plan import Trial  # noqa: E402
 from orchestrator.search import SearchResults, SearchWatch  # noqa: E402
 from orchestrator.spec import Range, Resources, SweepSpec  # noqa: E402
 
 log = logging.getLogger("dmf.scheduling")
 
-ROOT = Path(__file__).resolve().parents[1]
-"""Of the checkout or the installation; workers import the project from here."""
 OBJECT_STORE_BYTES = 128 * 2**20
 """Trials exchange nothing but numbers."""
 VALIDATION = "validation_accuracy"
+SECONDS_BETWEEN_LOOKS = 5.0
+"""At the nodes that there are."""
+SHORT_PATIENCE = 10.0
+"""With our own Ray, whose one node does not come back."""
 
 
 class Watcher(Protocol):
     """Who hears what trials do. All in the driver's main thread."""
+
+    def check(self) -> None:
+        """Called again and again: the moment to end the sweep."""
 
     def started(self, key: str) -> None:
         """A trial runs from now on."""
@@ -62,18 +69,38 @@ class Watcher(Protocol):
     def recovering(self, key: str) -> None:
         """A trial lost its process and will be started again."""
 
-    def ended(self, key: str, error: str | None) -> None:
-        """A trial has ended; `error` is what it, or Ray, says went wrong."""
+    def ended(self, key: str, failure: Failure | None) -> None:
+        """A trial has ended; `failure` is what it, or Ray, says went wrong."""
 
 
 @contextlib.contextmanager
-def cluster(address: str | None, signals: Signals) -> Iterator[list[dict[str, float]]]:
-    """A Ray of our own on this machine, or the one at `address`; yields what each of its nodes has: CPU, GPU."""
-    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+def cluster(address: str | None, signals: Signals, code: Path, shared: bool = True) -> Iterator[list[dict[str, float]]]:
+    """A Ray of our own on this machine, or the one at `address`; yields what each of its nodes has: CPU, GPU.
+
+    Workers import the project from the folder `code`, which all nodes see if it is `shared`; else Ray brings it to
+    them. Ray puts the driver's folder before their own paths, hence the change of folder.
+    """
+    with contextlib.chdir(code):
+        _start(address, code, shared)
+    signals.listen()
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # the watcher tells what trials do
+    try:
+        yield [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    finally:
+        with _no_collection():
+            ray.shutdown()
+
+
+def _start(address: str | None, code: Path, shared: bool) -> None:
+    path = os.pathsep.join(filter(None, [str(code), os.environ.get("PYTHONPATH")]))
     quiet: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
     if address:
         try:
-            ray.init(address, runtime_env={"env_vars": {"PYTHONPATH": path}}, **quiet)
+            ray.init(
+                address,
+                runtime_env={"env_vars": {"PYTHONPATH": path}} if shared else {"working_dir": str(code)},
+                **quiet,
+            )
         except (ConnectionError, RuntimeError) as error:
             raise ValueError(
                 f"no Ray answers us at --address {address} ({str(error).strip().splitlines()[-1][:200]}); start it "
@@ -87,13 +114,6 @@ def cluster(address: str | None, signals: Signals) -> Iterator[list[dict[str, fl
                 object_store_memory=OBJECT_STORE_BYTES,
                 **quiet,
             )
-    signals.listen()
-    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # the watcher tells what trials do
-    try:
-        yield [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    finally:
-        with _no_collection():
-            ray.shutdown()
 
 
 @contextlib.contextmanager
@@ -123,6 +143,12 @@ def _environment(name: str, value: str) -> Iterator[None]:
             os.environ[name] = before
 
 
+def node_watch(signals: Signals, needs: Iterable[dict[str, float]], address: str | None, timeout_s: float) -> NodeWatch:
+    """For trials with these needs, on our own Ray or on a cluster."""
+    kinds = {tuple(sorted(need.items())) for need in needs}
+    return NodeWatch(signals, [dict(kind) for kind in kinds], timeout_s if address else SHORT_PATIENCE)
+
+
 def request(config: ExperimentConfig, resources: Resources, nodes: list[dict[str, float]]) -> dict[str, float]:
     """What one trial takes: {"CPU": ..., "GPU": ...}. ValueError when no single one of the `nodes` has it."""
     gpus = max((node.get("GPU", 0.0) for node in nodes), default=0.0)
@@ -130,14 +156,15 @@ def request(config: ExperimentConfig, resources: Resources, nodes: list[dict[str
     gpu = resources.gpu if resources.gpu is not None else float(gpus >= 1 and config.training.device != "cpu")
     if config.training.device == "cuda" and gpu == 0:
         raise ValueError(f"training.device='cuda', but a trial gets no GPU: Ray sees {gpus:g}, resources.gpu={gpu:g}")
-    if not any(cpu <= node.get("CPU", 0.0) and gpu <= node.get("GPU", 0.0) for node in nodes):
+    needs = {"CPU": cpu, "GPU": gpu} if gpu else {"CPU": cpu}
+    if not any(fits(needs, node) for node in nodes):
         kinds = dict.fromkeys(f"{node.get('CPU', 0.0):g} CPUs and {node.get('GPU', 0.0):g} GPUs" for node in nodes)
         raise ValueError(
             f"a trial asks for {cpu:g} CPUs and {gpu:g} GPUs of one node, "
             f"and Ray's nodes have {' or '.join(kinds) or 'none'}; "
             "make resources.cpu (or training.threads) or resources.gpu smaller"
         )
-    return {"CPU": cpu, "GPU": gpu} if gpu else {"CPU": cpu}
+    return needs
 
 
 @dataclass(frozen=True)
@@ -146,8 +173,11 @@ class Job:
 
     config: ExperimentConfig
     evaluations: tuple[EvaluationConfig, ...]
-    store: Path
+    store: str
+    """A folder that all nodes see, or an object store."""
     gpu: float
+    timeout_s: float
+    """Without a sign of life its process is ended."""
 
     def dumps(self) -> str:
         """As text."""
@@ -155,8 +185,9 @@ class Job:
             {
                 "config": self.config.model_dump(mode="json"),
                 "evaluations": [evaluation.model_dump(mode="json") for evaluation in self.evaluations],
-                "store": str(self.store),
+                "store": self.store,
                 "gpu": self.gpu,
+                "timeout_s": self.timeout_s,
             }
         )
 
@@ -165,7 +196,9 @@ class Job:
         """From text."""
         data = json.loads(text)
         evaluations = tuple(EvaluationConfig.from_dict(evaluation) for evaluation in data["evaluations"])
-        return cls(ExperimentConfig.from_dict(data["config"]), evaluations, Path(data["store"]), data["gpu"])
+        return cls(
+            ExperimentConfig.from_dict(data["config"]), evaluations, data["store"], data["gpu"], data["timeout_s"]
+        )
 
 
 @functools.cache
@@ -177,13 +210,11 @@ def _spare_imports() -> None:
 def work(job: Job) -> None:
     """In a worker: run a trial and report its epochs, and at its end how it went.
 
-    An error of the trial is reported, not raised: it is in the ledger, and Ray would try it again for nothing. Only
-    the loss of the process is for Ray. The last epoch is reported with the end, when the record is written: a
-    scheduler may end a trial at any report.
+    What went wrong is in the ledger; it is reported, not raised, unless a machine was at fault: then Ray starts the
+    trial again, in a process of its own and from its checkpoint, as it does when a process is lost. The last epoch is
+    reported with the end, when the record is written: a scheduler may end a trial at any report.
     """
     import torch
-
-    from orchestrator.trial import one_line, run_trial
 
     if torch.cuda.is_available() and 0 < job.gpu < 1:
         torch.cuda.set_per_process_memory_fraction(job.gpu)
@@ -198,22 +229,41 @@ def work(job: Job) -> None:
         else:
             last = epoch
 
-    error, best = None, 0.0
+    failure, best = None, 0.0
     try:
-        record = run_trial(job.config, job.evaluations, job.store, on_epoch)
+        record = _with_memory_for_two(job, on_epoch)
         best = record.best_validation_accuracy or 0.0 if record.outcome == "finished" else 0.0
-    except Exception as caught:
-        error = one_line(caught)
+    except Exception as error:
+        failure = failure_of(error)
+        if failure.kind == "machine":
+            raise
     finally:
         gc.collect()
         torch.cuda.empty_cache()
     _spare_imports()
-    _report_end(epochs, best if math.isfinite(best) else 0.0, error, last)
+    _report_end(epochs, best if math.isfinite(best) else 0.0, failure, last)
 
 
-def _report_end(epochs: int, accuracy: float, error: str | None, last: Epoch | None = None) -> None:
+def _with_memory_for_two(job: Job, on_epoch: Callable[[Epoch], None]) -> TrainingRecord:
+    """Run a trial; when memory does not suffice, once more from its checkpoint: another process may have had it."""
+    import torch
+
+    from orchestrator.trial import run_trial
+
+    try:
+        return run_trial(job.config, job.evaluations, job.store, on_epoch, job.timeout_s)
+    except Exception as error:
+        if kind_of(error) != "memory":
+            raise
+    gc.collect()
+    torch.cuda.empty_cache()
+    return run_trial(job.config, job.evaluations, job.store, on_epoch, job.timeout_s)
+
+
+def _report_end(epochs: int, accuracy: float, failure: Failure | None, last: Epoch | None = None) -> None:
     """Report a trial's end as one epoch after its last; nothing that follows runs."""
-    end = {"epoch": epochs + 1, VALIDATION: accuracy, "error": error, "of_epoch": last and last.model_dump_json()}
+    told = failure and failure.replace(traceback="").model_dump_json()  # it is in the record
+    end = {"epoch": epochs + 1, VALIDATION: accuracy, "failure": told, "of_epoch": last and last.model_dump_json()}
     tune.report({**end, "done": True})
 
 
@@ -230,16 +280,52 @@ def _heard(hook: Callable[..., None]) -> Callable[..., None]:
     return safe
 
 
+@dataclass
+class NodeWatch:
+    """Stops the sweep when no node is left that could run its trials: Tune would wait for one for ever."""
+
+    signals: Signals
+    needs: list[dict[str, float]]
+    """What trials ask for, each kind once."""
+    patience_s: float
+    """How long nodes may be away: a cluster may get new ones, our own Ray does not."""
+    looked: float = 0.0
+    missed_since: float | None = None
+
+    def check(self) -> None:
+        """Look whether there is one, now and then."""
+        now = time.monotonic()
+        if now - self.looked < SECONDS_BETWEEN_LOOKS:
+            return
+        self.looked = now
+        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        if any(fits(need, node) for need in self.needs for node in nodes):
+            self.missed_since = None
+            return
+        self.missed_since = self.missed_since or now
+        if now - self.missed_since >= self.patience_s:
+            self.signals.stop("Ray has lost every node that a trial would fit on")
+
+
+def fits(need: dict[str, float], node: dict[str, float]) -> bool:
+    """Whether a node has what a trial asks for, in use or not."""
+    return all(amount <= node.get(name, 0.0) for name, amount in need.items())
+
+
 class _Listener(Callback):
     """Tune's callbacks, told to a watcher by training key."""
 
-    def __init__(self, watcher: Watcher, signals: Signals, key_of: Callable[[dict[str, Any]], str]) -> None:
-        self.watcher, self.signals, self.key_of = watcher, signals, key_of
+    def __init__(
+        self, watcher: Watcher, signals: Signals, nodes: NodeWatch, key_of: Callable[[dict[str, Any]], str]
+    ) -> None:
+        self.watcher, self.signals, self.nodes, self.key_of = watcher, signals, nodes, key_of
 
     def __reduce__(self) -> tuple[type[Callback], tuple[()]]:
         return Callback, ()  # Tune pickles its callbacks for Tuner.restore, which is not used
 
     def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        self.nodes.check()
+        self.watcher.check()
         self.signals.check()
 
     @_heard
@@ -257,28 +343,35 @@ class _Listener(Callback):
 
     @_heard
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        self.watcher.ended(self.key_of(trial.config), (trial.last_result or {}).get("error"))
+        told = (trial.last_result or {}).get("failure")
+        self.watcher.ended(self.key_of(trial.config), Failure.model_validate_json(told) if told else None)
 
     @_heard
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         error = " ".join(str(trial.get_error() or "the worker process died").split())
-        self.watcher.ended(self.key_of(trial.config), f"{error[:300]} ({trial.num_failures} times)")
+        reason = f"{error[:300]} ({trial.num_failures} times)"
+        self.watcher.ended(self.key_of(trial.config), Failure(reason=reason, kind="machine"))
 
 
 def run_trials(
     name: str,
     trials: tuple[Trial, ...],
-    store: Path,
+    ledger: Ledger,
     requests: dict[str, dict[str, float]],
     max_failures: int,
+    timeout_s: float,
     watcher: Watcher,
+    nodes: NodeWatch,
     signals: Signals,
 ) -> None:
-    """Run trials, as many at a time as their `requests` (by key) leave room for.
+    """Run trials in their order, as many at a time as their `requests` (by key) leave room for.
 
-    Returns when none is left that can go on; the ledger says how they ended. Raises Interrupted.
+    Returns when none is left that can go on; the ledger says how they ended. Raises Stopped.
     """
-    jobs = [Job(trial.config, trial.evaluations, store, requests[trial.key].get("GPU", 0.0)) for trial in trials]
+    jobs = [
+        Job(trial.config, trial.evaluations, ledger.name, requests[trial.key].get("GPU", 0.0), timeout_s)
+        for trial in trials
+    ]
     keys = {job.dumps(): job.config.key for job in jobs}
 
     def trainable(config: dict[str, Any]) -> None:
@@ -292,9 +385,9 @@ def run_trials(
         tune.with_resources(trainable, lambda config: PlacementGroupFactory([requests[keys[config["job"]]]])),
         {"job": tune.grid_search(list(keys))},
         tune_config,
-        store,
+        ledger.store,
         max_failures,
-        _Listener(watcher, signals, lambda config: keys[config["job"]]),
+        _Listener(watcher, signals, nodes, lambda config: keys[config["job"]]),
     )
 
 
@@ -305,9 +398,11 @@ def run_proposals(
     count: int,
     watch: SearchWatch,
     needs: dict[str, float],
+    timeout_s: float,
+    nodes: NodeWatch,
     signals: Signals,
 ) -> None:
-    """Try `count` proposals, `first` and then Optuna's, stopped early by ASHA. Raises Interrupted."""
+    """Try `count` proposals, `first` and then Optuna's, stopped early by ASHA. Raises Stopped."""
     from optuna.samplers import TPESampler  # not for workers, nor for sweeps that search nothing
     from ray.tune.search.optuna import OptunaSearch
 
@@ -325,18 +420,16 @@ def run_proposals(
     )
     for tried in results.tried:
         searcher.add_evaluated_point(tried.values, tried.accuracy)
-    base, store, gpu = results.base.model_dump_json(), str(watch.ledger.store), needs.get("GPU", 0.0)
+    base, store, gpu = results.base.model_dump_json(), watch.ledger.name, needs.get("GPU", 0.0)
     epochs = results.base.training.epochs
 
     def trainable(config: dict[str, Any]) -> None:
-        from orchestrator.trial import one_line
-
         try:
             proposed = ExperimentConfig.model_validate_json(base).with_paths(config)
         except ValueError as error:
-            _report_end(epochs, 0.0, one_line(error))
+            _report_end(epochs, 0.0, Failure(reason=one_line(error)))
         else:
-            work(Job(proposed, (), Path(store), gpu))
+            work(Job(proposed, (), store, gpu, timeout_s))
 
     asha = ASHAScheduler(
         time_attr="epoch",
@@ -353,7 +446,7 @@ def run_proposals(
         reuse_actors=True,
         trial_dirname_creator=lambda trial: trial.trial_id,
     )
-    listener = _Listener(watch, signals, watch.key_of)
+    listener = _Listener(watch, signals, nodes, watch.key_of)
     resources = tune.with_resources(trainable, PlacementGroupFactory([needs]))
     fit(spec.name, resources, {}, tune_config, watch.ledger.store, spec.max_failures, listener)
 

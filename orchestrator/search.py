@@ -6,20 +6,24 @@ in the store, so that a search started again goes on with what it knows; what fa
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import yaml
+from pydantic import Field
 
-from dmf.config import ExperimentConfig
+from dmf.config import ExperimentConfig, Fraction
 from dmf.records import Epoch, Failure, TrainingRecord
 from dmf.values import Value, digest
 from orchestrator.interrupts import Signals
 from orchestrator.ledger import Ledger
 from orchestrator.plan import Trial
 from orchestrator.progress import Progress, Stage
+from orchestrator.snapshot import snapshot
 from orchestrator.spec import Range, Search, SweepSpec
+from orchestrator.watch import Watch, check_lease, note_failure, stop_after
 
 if TYPE_CHECKING:
     from orchestrator.tracking import Tracker
@@ -28,10 +32,10 @@ if TYPE_CHECKING:
 class Tried(Value):
     """One proposal and how it did."""
 
-    values: dict[str, Any]
+    values: dict[Annotated[str, Field(pattern=r"^[a-z]+\.[a-z_]+$")], Any]
     """Dotted path -> value."""
     key: str
-    accuracy: float
+    accuracy: Fraction
     """Best validation accuracy when it ended, 0 if it diverged, failed or is impossible."""
     epochs: int
     outcome: Literal["finished", "diverged", "failed", "stopped", "impossible"]
@@ -104,10 +108,16 @@ class SearchWatch:
     """Keeps what is tried, and tells progress and MLflow of it, as `Watch` does for a sweep."""
 
     def __init__(
-        self, spec: SweepSpec, results: SearchResults, ledger: Ledger, tracker: Tracker, progress: Progress
+        self,
+        spec: SweepSpec,
+        results: SearchResults,
+        ledger: Ledger,
+        tracker: Tracker,
+        signals: Signals,
+        progress: Progress,
     ) -> None:
         self.spec, self.results, self.ledger = spec, results, ledger
-        self.tracker, self.progress = tracker, progress
+        self.tracker, self.signals, self.progress = tracker, signals, progress
         self.values: dict[str, dict[str, Any]] = {}
         self.configs: dict[str, ExperimentConfig | None] = {}
         self.before: dict[str, TrainingRecord | None] = {}
@@ -125,6 +135,9 @@ class SearchWatch:
             self.progress.planned(key, label(values), self.results.base.training.epochs)
         return key
 
+    def check(self) -> None:
+        check_lease(self.ledger, self.signals)
+
     def started(self, key: str) -> None:
         if config := self.configs[key]:
             self.tracker.started(config, label(self.values[key]))
@@ -136,13 +149,13 @@ class SearchWatch:
         self.progress.epoch(key, epoch)
 
     def recovering(self, key: str) -> None:
-        self.progress.note(key, "lost its process, goes on from its checkpoint")
+        self.progress.note(key, f"{self.ledger.how_lost(key)}, goes on from its checkpoint")
 
-    def ended(self, key: str, error: str | None) -> None:
+    def ended(self, key: str, failure: Failure | None) -> None:
+        self.ledger.refresh(key)
         config, record = self.configs[key], self.ledger.training(key)
-        if config and error and (record is None or (record.outcome == "failed" and record == self.before[key])):
-            record = TrainingRecord(key=key, config=config, outcome="failed", failure=Failure(reason=error))
-            self.ledger.write_training(record)
+        if config and failure:
+            record = note_failure(self.ledger, config, failure, self.before[key])
         outcome: Any = record.outcome if record else "stopped" if config else "impossible"
         history = record.history if record else self.seen.get(key, ())
         accuracies = [e.validation_accuracy for e in history if e.validation_accuracy is not None]
@@ -155,10 +168,12 @@ class SearchWatch:
         )
         self.results = self.results.with_tried([*self.results.tried, tried])
         self.results.write(results_path(self.ledger, self.spec.name))
+        self.ledger.keep(results_path(self.ledger, self.spec.name))
         if config:
             self.tracker.ended(Trial(config, ()), label(self.values[key]))
         stage: dict[str, Stage] = {"finished": "done", "impossible": "failed"}
-        self.progress.ended(key, stage.get(outcome, outcome), error or "")
+        self.progress.ended(key, stage.get(outcome, outcome), failure.reason if failure else "")
+        stop_after(failure, self.spec.fail_fast, self.ledger, self.signals)
 
 
 def label(values: dict[str, Any]) -> str:
@@ -178,7 +193,9 @@ def listing(results: SearchResults) -> str:
     return "\n".join(lines)
 
 
-def run_search(spec: SweepSpec, ledger: Ledger, tracker: Tracker, signals: Signals, address: str | None) -> bool:
+def run_search(
+    spec: SweepSpec, ledger: Ledger, tracker: Tracker, signals: Signals, options: argparse.Namespace
+) -> bool:
     """Try what is left of a search's trials, test the best, print all.
 
     Returns whether as many were tried as are asked for, none failed, and the best is tested.
@@ -190,7 +207,7 @@ def run_search(spec: SweepSpec, ledger: Ledger, tracker: Tracker, signals: Signa
     print(f"{spec.name}: {spec.search.trials} trials, {len(results.tried)} done, {left} to run")
     best = _best_trial(spec, results)
     if left or (best is not None and ledger.state(best) != "done"):
-        results = _run_left(spec, results, again, left, ledger, tracker, signals, address)
+        results = _run_left(spec, results, again, left, ledger, tracker, signals, options)
         best = _best_trial(spec, results)
     print(listing(results))
     for key in dict.fromkeys(tried.key for tried in results.failed):
@@ -216,28 +233,33 @@ def _run_left(
     ledger: Ledger,
     tracker: Tracker,
     signals: Signals,
-    address: str | None,
+    options: argparse.Namespace,
 ) -> SearchResults:
     """Run `left` proposals, those of `again` before others, then the tests of the best."""
-    from orchestrator.scheduling import cluster, request, run_proposals, run_trials
-    from orchestrator.sweep import Watch
+    from orchestrator.scheduling import cluster, node_watch, request, run_proposals, run_trials
 
     assert spec.search is not None
-    with cluster(address, signals) as nodes:
+    timeout_s = options.trial_timeout
+    code = snapshot(ledger.store)
+    with cluster(options.address, signals, code, shared=ledger.remote is None) as nodes:
         needs = request(results.base, spec.resources, nodes)
+        around = node_watch(signals, [needs], options.address, timeout_s)
         if left:
             with Progress(spec.name) as progress:
-                watch = SearchWatch(spec, results, ledger, tracker, progress)
+                watch = SearchWatch(spec, results, ledger, tracker, signals, progress)
                 point = first_point(results.base, spec.search)
                 known = [*(tried.values for tried in results.tried), *again]
                 first = [point, *again] if point is not None and point not in known else again
-                run_proposals(spec, results, first, left, watch, needs, signals)
+                run_proposals(spec, results, first, left, watch, needs, timeout_s, around, signals)
                 results = watch.results
         best = _best_trial(spec, results)
         if best is not None and results.best is not None and ledger.state(best) != "done":
             tracker.expect(best)
-            with Watch(spec.name, ledger, tracker, (best,), {best.key: label(results.best.values)}) as final:
-                run_trials(spec.name, (best,), ledger.store, {best.key: needs}, spec.max_failures, final, signals)
+            names = {best.key: label(results.best.values)}
+            with Watch(spec, ledger, tracker, signals, (best,), names) as final:
+                run_trials(
+                    spec.name, (best,), ledger, {best.key: needs}, spec.max_failures, timeout_s, final, around, signals
+                )
     return results
 
 

@@ -7,17 +7,26 @@ A sweep starts from a recipe (`base`), sets dotted paths over it (`set`) and has
 from __future__ import annotations
 
 import difflib
+import functools
 import itertools
+import math
+import unicodedata
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Field, JsonValue, create_model, model_validator
 
-from dmf.config import NOT_IDENTITY, RECIPES, Count, EvaluationConfig, ExperimentConfig, recipe
+from dmf.config import NOT_IDENTITY, RECIPES, Count, EvaluationConfig, ExperimentConfig, Seed, recipe
 from dmf.values import Value
 
 SECTIONS = {name: field.annotation for name, field in ExperimentConfig.model_fields.items()}
 GIVEN_BY_SEEDS = "training.seed"
+MOST_CHOICES = 10_000
+"""That one part may make."""
+SWEEP_NAME = r"^[a-z0-9][a-z0-9_-]{0,99}$"
+"""It is also the name of folders."""
 
 PARAMETERS: dict[str, Any] = {
     f"{section}.{name}": Annotated[(field.annotation, *field.metadata)] if field.metadata else field.annotation
@@ -61,6 +70,12 @@ def _known(name: str) -> str:
     return name
 
 
+def _text(about: str) -> str:
+    if strange := [c for c in about if unicodedata.category(c) == "Cc" and c not in "\n\t"]:
+        raise ValueError(f"has the character {strange[0]!r}, which a terminal would obey; write plain text")
+    return about
+
+
 RecipeName = Annotated[str, AfterValidator(_known)]
 """A name of `dmf.config.RECIPES`."""
 
@@ -91,6 +106,10 @@ class Part(Value):
         for path in PARAMETERS:
             if (times := sum(path in group for group in groups)) > 1:
                 raise ValueError(f"{path} is given {times} times in set, zip, grid and trials; keep one")
+        rows, trials = max(lengths.values(), default=1), len(self.trials) or 1
+        count = math.prod([rows, trials, *(len(values) for values in self.grid.given().values())])
+        if count > MOST_CHOICES:
+            raise ValueError(f"zip, grid and trials make {count:,} combinations; take {MOST_CHOICES:,} at most")
         return self
 
     def choices(self) -> Iterator[dict[str, Any]]:
@@ -136,6 +155,8 @@ class Resources(Value):
 
 
 Finite = Annotated[float, Field(allow_inf_nan=False)]
+Whole = Annotated[int, Field(ge=-(2**53), le=2**53)]
+"""Exact as a float too, which Optuna makes of it."""
 
 
 class Range(Value):
@@ -143,7 +164,7 @@ class Range(Value):
 
     uniform: tuple[Finite, Finite] | None = None
     loguniform: tuple[Finite, Finite] | None = None
-    integer: Annotated[tuple[int, int] | None, Field(alias="int")] = None
+    integer: Annotated[tuple[Whole, Whole] | None, Field(alias="int")] = None
     """Both ends included."""
     choice: tuple[JsonValue, ...] | None = None
 
@@ -181,7 +202,7 @@ class Search(Value):
 
     parameters: Ranges
     trials: Count
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Seed = 0
     grace_epochs: Count = 1
     """Epochs that every trial gets."""
     reduction: Annotated[int, Field(ge=2)] = 3
@@ -196,20 +217,34 @@ class Search(Value):
         return self
 
 
+@dataclass(frozen=True)
+class Resolved:
+    """One combination of a part's settings."""
+
+    part: int
+    """Number of the part in the file, from 0."""
+    choice: dict[str, Any]
+    """What the combination sets: dotted path -> value."""
+    config: ExperimentConfig | ValueError
+    """The whole configuration, for the first seed, or why there is none."""
+
+
 class SweepSpec(Value):
     """A sweep file."""
 
-    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")]
-    about: str = ""
+    name: Annotated[str, Field(pattern=SWEEP_NAME)]
+    about: Annotated[str, Field(max_length=5000), AfterValidator(_text)] = ""
     base: RecipeName = "released"
     set: Settings = Settings()
     """Dotted paths over the base."""
-    seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)] = (0,)
+    seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] = (0,)
     """Every configuration is trained once with each."""
     evaluation: Evaluation = Evaluation()
     resources: Resources = Resources()
-    max_failures: Annotated[int, Field(ge=0)] = 2
+    max_failures: Annotated[int, Field(ge=0, le=1000)] = 2
     """How often a trial whose worker process died is started again, from its checkpoint."""
+    fail_fast: bool = False
+    """Stop the sweep at the first trial that fails, instead of running the others."""
     parts: tuple[Part, ...] = ()
     search: Search | None = None
 
@@ -225,11 +260,47 @@ class SweepSpec(Value):
 
     def config_for(self, choice: dict[str, Any], part: Part | None = None) -> ExperimentConfig:
         """The whole configuration of one choice, for the first seed."""
-        base = recipe((part.base if part else None) or self.base)
-        settings = {**self.set.given(), **(part.set.given() if part else {}), **choice}
-        config = base.with_paths({**settings, GIVEN_BY_SEEDS: self.seeds[0]})
-        if config.training.precision == "auto":
-            from dmf.machine import resolved  # torch takes seconds to import
+        return _chosen(self._start(part), choice)
 
-            config = resolved(config)
+    @functools.cached_property
+    def resolved(self) -> tuple[Resolved, ...]:
+        """Every combination of every part's settings, in the file's order."""
+        found = []
+        for number, part in enumerate(self.parts):
+            start = self._start(part)
+            for choice in part.choices():
+                try:
+                    config: ExperimentConfig | ValueError = _chosen(start, choice)
+                except ValueError as error:
+                    config = error
+                found.append(Resolved(number, choice, config))
+        return tuple(found)
+
+    def _start(self, part: Part | None) -> tuple[ExperimentConfig, dict[str, Any]]:
+        """What a part's choices are made over, and the settings that go with each of them.
+
+        There are none, so that many choices cost little, unless base and set alone are impossible: a choice can
+        change what is.
+        """
+        base = recipe((part.base if part else None) or self.base)
+        settings = {**self.set.given(), **(part.set.given() if part else {}), GIVEN_BY_SEEDS: self.seeds[0]}
+        if settings.get("data.root"):  # workers stand in other folders
+            settings["data.root"] = str(Path(settings["data.root"]).expanduser().absolute())
+        try:
+            return _precise(base.with_paths(settings)), {}
+        except ValueError:
+            return base, settings
+
+
+def _chosen(start: tuple[ExperimentConfig, dict[str, Any]], choice: dict[str, Any]) -> ExperimentConfig:
+    config, settings = start
+    return _precise(config.with_paths({**settings, **choice}))
+
+
+def _precise(config: ExperimentConfig) -> ExperimentConfig:
+    """With a precision in place of "auto"."""
+    if config.training.precision != "auto":
         return config
+    from dmf.machine import resolved  # torch takes seconds to import
+
+    return resolved(config)

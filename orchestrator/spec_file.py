@@ -15,7 +15,7 @@ import yaml
 from pydantic import ValidationError
 
 from dmf.config import RECIPES
-from dmf.values import Value
+from dmf.values import Value, shown
 from orchestrator.spec import (
     GIVEN_BY_SEEDS,
     NEVER_VARIED,
@@ -36,10 +36,19 @@ STAND_INS = {"name": "stand-in", "table": "1"}
 OWN_SECTIONS: dict[str, type[Value]] = {"evaluation": Evaluation, "resources": Resources, "search": Search}
 CHECKED_COMBINATIONS = 1000
 """Of a search's values; where there are more, each parameter is checked alone."""
+MOST_CHARACTERS = 1_000_000
+"""Of a YAML document in which every anchor is copied to where it is named."""
 
 
 class _Loader(yaml.SafeLoader):
     """Safe, and a key given twice is a mistake instead of the last one winning; so is a key that is no plain value."""
+
+    def construct_document(self, node: yaml.Node) -> Any:
+        if _characters(node, {}) > MOST_CHARACTERS:
+            raise yaml.constructor.ConstructorError(
+                None, None, f"it stands for over {MOST_CHARACTERS:,} characters, its anchors copied", node.start_mark
+            )
+        return super().construct_document(node)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[str] = set()
@@ -64,10 +73,23 @@ def parse_yaml(text: str, where: str) -> Any:
         raise ValueError(f"{where} is no YAML: {error}") from None
     except RecursionError:
         raise ValueError(f"{where} is nested too deeply for a sweep") from None
+    except (ValueError, LookupError, AttributeError, TypeError) as error:  # the constructors of dates, !!int and such
+        raise ValueError(f"{where} is no YAML: a value is not what its tag or form says ({error})") from None
     try:
         return json.loads(json.dumps(data, default=str))  # what an anchor shares becomes copies
     except (RecursionError, TypeError, ValueError) as error:
         raise ValueError(f"{where} is no plain data, an anchor may contain itself: {error}") from None
+
+
+def _characters(node: yaml.Node, known: dict[int, int]) -> int:
+    """How many characters a node stands for; of one that contains itself, which is refused later, once."""
+    if id(node) not in known:
+        known[id(node)] = 1
+        pairs = isinstance(node, yaml.MappingNode)
+        inner = [part for pair in node.value for part in pair] if pairs else node.value
+        whole = len(inner) if isinstance(node, yaml.ScalarNode) else sum(_characters(part, known) for part in inner)
+        known[id(node)] = 1 + whole
+    return known[id(node)]
 
 
 def read_spec(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -> SweepSpec:
@@ -112,7 +134,7 @@ def _override(data: dict[str, Any], override: str) -> None:
     """Put one `key=value` of the command line in place. It wins over every `set`, but not over what is varied."""
     key, equals, text = override.partition("=")
     if not equals:
-        raise ValueError(f"{override!r} is no setting; write key=value, such as data.root=/images or seeds=[0,1]")
+        raise ValueError(f"{shown(override)} is no setting; write key=value, such as data.root=/images or seeds=[0,1]")
     value = parse_yaml(text, override)
     head, _, rest = key.partition(".")
     listed = data.get("parts") if isinstance(data.get("parts"), list) else []
@@ -192,13 +214,11 @@ def _without(data: dict[str, Any], mistakes: list[Any]) -> dict[str, Any] | None
 
 def _impossible(spec: SweepSpec) -> list[str]:
     """Combinations of values that no model can have, such as groups that do not divide the channels."""
-    asked: list[tuple[str, dict[str, Any], Part | None]] = []
-    for number, part in enumerate(spec.parts):
-        asked += [(f"parts.{number}", choice, part) for choice in part.choices()]
     told: dict[str, str] = {}
-    for where, choice, part in asked:
-        if reason := _why_impossible(spec, choice, part):
-            told.setdefault(reason, f"{where}: {reason}" + _at(choice))
+    for combination in spec.resolved:
+        if isinstance(combination.config, ValueError):
+            reason = _reason(combination.config)
+            told.setdefault(reason, f"parts.{combination.part}: {reason}{_at(combination.choice)}")
     return [*told.values(), *(_impossible_proposals(spec, spec.search) if spec.search else [])]
 
 
@@ -222,12 +242,16 @@ def _impossible_proposals(spec: SweepSpec, search: Search) -> list[str]:
     return told
 
 
-def _why_impossible(spec: SweepSpec, choice: dict[str, Any], part: Part | None = None) -> str | None:
+def _why_impossible(spec: SweepSpec, choice: dict[str, Any]) -> str | None:
     try:
-        spec.config_for(choice, part)
+        spec.config_for(choice)
     except ValueError as error:
-        return " ".join(str(error).removeprefix("ExperimentConfig:").split())
+        return _reason(error)
     return None
+
+
+def _reason(error: ValueError) -> str:
+    return " ".join(str(error).removeprefix("ExperimentConfig:").split())
 
 
 def _at(choice: dict[str, Any]) -> str:
@@ -248,7 +272,7 @@ def _told(mistake: Any) -> str:
         return f"{path}: is missing"
     if mistake["type"] == "value_error":
         return f"{path}: {mistake['msg'].removeprefix('Value error, ')}"
-    return f"{path}: {mistake['msg']}, got {got!r}{_hint(where, got, mistake['type'])}"
+    return f"{path}: {mistake['msg']}, got {shown(got)}{_hint(where, got, mistake['type'])}"
 
 
 def _hint(where: tuple[Any, ...], got: Any, kind: str) -> str:

@@ -10,39 +10,38 @@ complete, 1 when not, 2 for a mistake in the file or the command, 128 + signal w
 from __future__ import annotations
 
 import argparse
-import contextlib
 import logging
 import os
 import shlex
 import sys
 import tempfile
+import time
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dmf.records import Epoch, Failure, TrainingRecord
-from orchestrator.interrupts import Interrupted, Signals
-from orchestrator.ledger import Ledger, State
+from dmf.records import Failure
+from orchestrator.budget import parse_duration, select, within
+from orchestrator.describe import describe, other_root
+from orchestrator.interrupts import Interrupted, Signals, Stopped
+from orchestrator.ledger import Ledger, local_folder
 from orchestrator.plan import SweepPlan, Trial, labels, plan
-from orchestrator.progress import Progress
+from orchestrator.preview import Preview, preview
+from orchestrator.progress import duration
 from orchestrator.report import report
+from orchestrator.snapshot import snapshot
 from orchestrator.spec import SweepSpec
 from orchestrator.spec_file import read_spec
+from orchestrator.standing import Standing, standing
+from orchestrator.totals import compare
+from orchestrator.uris import without_password
+from orchestrator.watch import Watch
+from reports.staleness import Today
 
 if TYPE_CHECKING:
     from orchestrator.tracking import Tracker
 
 log = logging.getLogger("dmf.sweep")
-
-PLANNED = {
-    "missing": "to train",
-    "started": "to go on with from its checkpoint",
-    "failed": "failed, to try again",
-    "untested": "trained, to test",
-    "done": "done",
-    "diverged": "diverged",
-}
-"""What a state of the ledger means for the next start."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -52,19 +51,44 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         spec = read_spec(options.spec, options.settings)
         planned = plan(spec)
+        if options.calibrate:
+            return _calibrate(planned, options)
         if options.plan:
-            return _print_plan(spec, planned, options.store)
+            return _print_plan(spec, planned, options)
         return _run(spec, planned, options)
     except (ValueError, BlockingIOError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {without_password(str(error))}", file=sys.stderr)
         return 2
-
-
-def _print_plan(spec: SweepSpec, planned: SweepPlan, store: Path) -> int:
-    try:
-        text = describe(spec, planned, Ledger(store))
     except OSError as error:
-        raise ValueError(f"--store {store} can not be read: {error.strerror or error}") from None
+        print(f"error: {error}; {_again()}", file=sys.stderr)
+        return 1
+
+
+def _again() -> str:
+    """How to go on, without the password of a URI."""
+    command = ["python", "-m", "orchestrator.sweep", *map(without_password, sys.argv[1:])]
+    return f"go on with the same command: {shlex.join(command)}"
+
+
+def _calibrate(planned: SweepPlan, options: argparse.Namespace) -> int:
+    """Measure what is not known of the sweep's trainings, and name switches that change nothing."""
+    from orchestrator.calibrate import calibrate
+    from orchestrator.canary import canary
+
+    _check_writable(local_folder(options.store), "--store")
+    with Ledger.at(options.store).driving(options.wait) as ledger:
+        left = [trial for trial in planned.trials() if ledger.state(trial) not in ("done", "diverged")]
+        calibrate(left, ledger, options.again)
+        for sentence in canary(planned):
+            print(f"warning: {sentence}")
+    return 0
+
+
+def _print_plan(spec: SweepSpec, planned: SweepPlan, options: argparse.Namespace) -> int:
+    try:
+        text = describe(spec, planned, Ledger.at(options.store), Today(options.accept_stale))
+    except OSError as error:
+        raise ValueError(f"--store {options.store} can not be read: {error.strerror or error}") from None
     try:
         print(text, flush=True)
     except BrokenPipeError:  # whoever read it, such as head, has enough; the interpreter flushes once more at its end
@@ -79,7 +103,21 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("spec", help="a sweep file, such as sweeps/demo.yaml")
     parser.add_argument("settings", nargs="*", metavar="key=value", help="over the file: data.root=/images seeds=[0,1]")
     parser.add_argument("--plan", action="store_true", help="say what would be trained and tested, start nothing")
-    parser.add_argument("--store", type=Path, default=Path("runs"), help="folder of everything that is kept (runs)")
+    parser.add_argument("--calibrate", action="store_true", help="time steps of every kind of training, for --plan")
+    parser.add_argument("--again", action="store_true", help="with --calibrate: also what was measured before")
+    parser.add_argument(
+        "--only",
+        action="append",
+        metavar="PATTERN",
+        help="run these trainings only: a key, a label such as 'groups=64*', or 'table 2c'; may be given again",
+    )
+    parser.add_argument(
+        "--budget",
+        type=_duration,
+        metavar="TIME",
+        help="run what ends within this time, the first seed of every cell first, and stop at it: 90m, 12h, 2d",
+    )
+    parser.add_argument("--store", default="runs", help="what is kept: a folder, or s3://bucket/prefix or gs:// (runs)")
     parser.add_argument("--results", type=Path, default=Path("results"), help="folder for the tables (results)")
     parser.add_argument(
         "--address",
@@ -88,55 +126,29 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--tracking-uri", help="MLflow; default $MLFLOW_TRACKING_URI, else a database in the store")
     parser.add_argument("--wait", action="store_true", help="wait while another driver uses the store")
     parser.add_argument("--retry-diverged", action="store_true", help="train anew what diverged")
+    parser.add_argument("--retry-failed", action="store_true", help="try again what failed and no machine was at fault")
+    stale = parser.add_mutually_exclusive_group()
+    stale.add_argument(
+        "--accept-stale",
+        action="store_true",
+        help="take, and go on with, what other code made or what was made from other images; tables say so",
+    )
+    stale.add_argument("--retrain-stale", action="store_true", help="put such trainings aside and train them anew")
+    parser.add_argument(
+        "--trial-timeout",
+        type=_duration,
+        default=1800.0,
+        metavar="TIME",
+        help="end and start again a trial that gives no sign of life for so long, such as 90s, 30m, 2h (30m)",
+    )
     return parser
 
 
-def describe(spec: SweepSpec, planned: SweepPlan, ledger: Ledger) -> str:
-    """What a sweep would do, as text."""
-    if spec.search is not None:
-        return describe_search(spec, ledger)
-    trials = planned.trials()
-    states = {trial.key: ledger.state(trial) for trial in trials}
-    told = labels(trial.config for trial in trials)
-    asked, cells = planned.trainings_asked, len(planned.cells)
-    tables = Counter(cell.table for cell in planned.cells)
-    counts = Counter(states.values())
-    evaluations = {(trial.key, e.key) for trial in trials for e in trial.evaluations}
-    tested = sum(ledger.evaluation(*pair) is not None for pair in evaluations)
-    lines = [
-        f"Sweep {planned.name}: {planned.about}",
-        f"{cells} cells in {', '.join(f'table {name}: {n}' for name, n in tables.items())}; seeds {list(spec.seeds)}",
-        f"{asked} trainings asked for, {len(trials)} distinct ({asked - len(trials)} duplicates removed)",
-        f"{len(evaluations)} evaluations, {tested} done",
-        "trainings: " + ", ".join(f"{number} {PLANNED[state]}" for state, number in counts.items()),
-        "",
-    ]
-    width = max(len(text) for text in told.values())
-    for trial in trials:
-        fills = ", ".join(dict.fromkeys(trial.tables))
-        line = f"{trial.key}  {told[trial.key]:<{width}}  table {fills}  {PLANNED[states[trial.key]]}"
-        lines.append(line + (f", {where}" if (where := other_root(trial, ledger)) else ""))
-    return "\n".join(lines)
-
-
-def other_root(trial: Trial, ledger: Ledger) -> str | None:
-    """`trained on images at ...`, when a stored training's images lay elsewhere than the sweep says now."""
-    record = ledger.training(trial.key)
-    if record is None or record.outcome == "failed" or record.config.data.root in (None, trial.config.data.root):
-        return None
-    return f"trained on images at {record.config.data.root}"
-
-
-def describe_search(spec: SweepSpec, ledger: Ledger) -> str:
-    """What a search would do and what it has tried. ValueError when the store holds another one of its name."""
-    from orchestrator.search import listing, resume
-
-    assert spec.search is not None
-    results = resume(spec, ledger)
-    lines = [f"Search {spec.name}: {spec.search.trials} trainings over"]
-    lines += [f"  {path}: {range_}" for path, range_ in spec.search.parameters.given().items()]
-    lines.append(f"{len(results.tried)} tried, {max(0, spec.search.trials - len(results.tried))} to try")
-    return "\n".join([*lines, listing(results)] if results.tried else lines)
+def _duration(text: str) -> float:
+    try:
+        return parse_duration(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _check_writable(folder: Path, option: str) -> None:
@@ -155,17 +167,19 @@ def _run(spec: SweepSpec, planned: SweepPlan, options: argparse.Namespace) -> in
             f"--address {options.address}: what trials report does not reach this process through Ray Client; "
             "start the sweep on the cluster's head node with --address auto"
         )
-    _check_writable(options.store, "--store")
+    _check_writable(local_folder(options.store), "--store")
     if planned.cells:
         _check_writable(options.results / planned.name, "--results")
     signals = Signals()
     try:
-        with signals.caught(), Ledger(options.store.resolve()).driving(options.wait) as ledger:
+        with signals.caught(), Ledger.at(options.store).driving(options.wait) as ledger:
             return 0 if _drive(spec, planned, ledger, signals, options) else 1
     except Interrupted as interrupted:
-        again = shlex.join(["python", "-m", "orchestrator.sweep", *sys.argv[1:]])
-        print(f"stopped by {interrupted}; go on with the same command: {again}", file=sys.stderr)
+        print(f"stopped by {interrupted}; {_again()}", file=sys.stderr)
         return 128 + interrupted.number
+    except Stopped as stopped:
+        print(f"stopped: {stopped}; {_again()}", file=sys.stderr)
+        return 1
 
 
 def _drive(spec: SweepSpec, planned: SweepPlan, ledger: Ledger, signals: Signals, options: argparse.Namespace) -> bool:
@@ -180,24 +194,47 @@ def _drive(spec: SweepSpec, planned: SweepPlan, ledger: Ledger, signals: Signals
 
         resume(spec, ledger)  # refuses another search of its name, before anything is written
     uri = tracking_uri(ledger.store, options.tracking_uri)
+    left = _no_longer_planned(planned, ledger)
+    if left:
+        print(f"{len(left)} trainings of its last start are no longer asked for, they are kept: {', '.join(left[:10])}")
     ledger.write_plan(planned)
     tracker = Tracker(uri, ledger, planned, labels(trial.config for trial in planned.trials()))
-    status = "FAILED"
+    status, interrupted = "FAILED", False
     try:
         if spec.search is not None:
-            complete = run_search(spec, ledger, tracker, signals, options.address)
+            complete = run_search(spec, ledger, tracker, signals, options)
         else:
             complete = run_sweep(spec, planned, ledger, tracker, signals, options)
         status = "FINISHED" if complete else "FAILED"
-    except BaseException as error:
-        status = "FAILED" if isinstance(error, Exception) else "KILLED"
+    except Stopped:
+        status, interrupted = "KILLED", True
         raise
     finally:
-        trouble = tracker.stop(status)
-        print(f"MLflow: {uri}\n  {shlex.join([sys.executable, '-m', 'mlflow', 'ui', '--backend-store-uri', uri])}")
+        trouble = tracker.stop(status, interrupted)
+        print(_where(uri))
         if trouble:
-            print(f"error: {trouble}; the next start of this sweep adds what is missing", file=sys.stderr)
+            print(f"error: {trouble}; the next start of this sweep, or {_sync(options)}, adds it", file=sys.stderr)
     return complete and not trouble
+
+
+def _no_longer_planned(planned: SweepPlan, ledger: Ledger) -> list[str]:
+    """Keys of trainings that the sweep of this name asked for when it was last started, and does not now."""
+    earlier = ledger.plans().get(planned.name)
+    now = {trial.key for trial in planned.trials()}
+    return [trial.key for trial in earlier.trials() if trial.key not in now] if earlier else []
+
+
+def _where(uri: str) -> str:
+    """Where MLflow shows the runs."""
+    if uri.startswith(("http://", "https://")):
+        return f"MLflow: {without_password(uri)}"
+    shown = shlex.join([sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", without_password(uri)])
+    return f"MLflow: {without_password(uri)}\n  {shown}"
+
+
+def _sync(options: argparse.Namespace) -> str:
+    given = ["--tracking-uri", without_password(options.tracking_uri)] if options.tracking_uri else []
+    return shlex.join(["python", "-m", "orchestrator.sync", "--store", options.store, *given])
 
 
 def run_sweep(
@@ -209,85 +246,97 @@ def run_sweep(
     options: argparse.Namespace,
 ) -> bool:
     """Run what is missing of a sweep and print its tables; whether every trial has its record."""
-    trials = planned.trials()
-    if options.retry_diverged:
-        for trial in trials:
-            if ledger.state(trial) == "diverged":
-                ledger.forget(trial.key)
-                tracker.forget(trial.key)
-    todo = tuple(trial for trial in trials if ledger.state(trial) not in ("done", "diverged"))
-    print(f"{planned.name}: {len(trials)} trainings, {len(trials) - len(todo)} done, {len(todo)} to run")
-    errors: dict[str, str] = {}
+    trials, today = planned.trials(), Today(options.accept_stale)
+    _drop(trials, ledger, tracker, today, options)
+    names = labels(trial.config for trial in trials)
+    asked = select(trials, names, options.only) if options.only else trials
+    before = {trial.key: standing(trial, ledger, today) for trial in asked}
+    todo = tuple(t for t in asked if before[t.key].runs or (options.retry_failed and before[t.key].state == "failed"))
+    seen = preview(spec, planned, ledger)
+    if options.budget and todo:
+        todo = _affordable(todo, seen, spec, options.budget)
+        signals.deadline = time.monotonic() + options.budget
+    ended = sum(each.ended for each in before.values())
+    left = len(asked) - ended - len(todo)
+    kept = f", {left} left as they are" if left else ""
+    print(f"{planned.name}: {len(asked)} trainings, {ended} done, {len(todo)} to run{kept}")
+    failures: dict[str, Failure] = {}
+    stopped: Stopped | None = None
     if todo:
-        from orchestrator.scheduling import cluster, request, run_trials
+        from orchestrator.scheduling import cluster, node_watch, request, run_trials
 
-        names = labels(trial.config for trial in trials)
-        with Watch(planned.name, ledger, tracker, todo, names) as watch, cluster(options.address, signals) as nodes:
+        code = snapshot(ledger.store)
+        with (
+            Watch(spec, ledger, tracker, signals, todo, names) as watch,
+            cluster(options.address, signals, code, shared=ledger.remote is None) as nodes,
+        ):
             requests = {trial.key: request(trial.config, spec.resources, nodes) for trial in todo}
-            run_trials(planned.name, todo, ledger.store, requests, spec.max_failures, watch, signals)
-        errors = watch.errors
-    paths = report(planned, ledger, options.results)
-    states = {trial.key: ledger.state(trial) for trial in trials}
-    print("\n" + summary(trials, states, ledger, errors))
+            timeout_s = options.trial_timeout
+            around = node_watch(signals, requests.values(), options.address, timeout_s)
+            try:
+                run_trials(planned.name, todo, ledger, requests, spec.max_failures, timeout_s, watch, around, signals)
+            except Interrupted:
+                raise
+            except Stopped as reason:
+                stopped = reason
+        failures = watch.failures
+    paths = report(planned, ledger, options.results, today=today)
+    after = {trial.key: standing(trial, ledger, Today(options.accept_stale)) for trial in asked}
+    print("\n" + summary(asked, after, ledger, failures))
+    if todo and any(seen.costs[trial.key].seconds for trial in todo):
+        print(compare({trial.key: seen.costs[trial.key] for trial in todo}, ledger))
     if paths:
         print(f"tables: {paths[0].parent}")
-    return all(state in ("done", "diverged") for state in states.values())
+    if stopped:
+        raise stopped
+    return all(each.ended for each in after.values())
 
 
-def summary(trials: tuple[Trial, ...], states: dict[str, State], ledger: Ledger, errors: dict[str, str]) -> str:
-    """How the trials stand (`states`, by key), for those without a result why, and which saw images elsewhere."""
-    counts = Counter(states.values())
-    lines = [f"{len(states)} trainings: " + ", ".join(f"{number} {state}" for state, number in counts.items())]
+def _affordable(todo: tuple[Trial, ...], seen: Preview, spec: SweepSpec, seconds: float) -> tuple[Trial, ...]:
+    """What of the trials is wanted most and ends in time. ValueError when not even the first does."""
+    chosen = within(todo, seen.costs, seconds, seen.at_a_time, spec.seeds)
+    if not chosen:
+        least = min(seen.costs[trial.key].seconds or 0.0 for trial in todo)
+        raise ValueError(f"--budget: no training ends within {duration(seconds)}, the shortest takes {duration(least)}")
+    print(f"of {len(todo)} trainings {len(chosen)} end within {duration(seconds)}, as far as is known")
+    return chosen
+
+
+def _drop(
+    trials: tuple[Trial, ...], ledger: Ledger, tracker: Tracker, today: Today, options: argparse.Namespace
+) -> None:
+    """Have what the user wants made anew start from nothing."""
+    if not (options.retry_diverged or options.retrain_stale):
+        return
     for trial in trials:
-        key, state = trial.key, states[trial.key]
+        state = standing(trial, ledger, today).state
+        if state == "diverged" and options.retry_diverged:
+            ledger.forget(trial.key)
+            tracker.forget(trial.key)
+        elif state == "stale" and options.retrain_stale:
+            print(f"{trial.key}: put aside as {ledger.supersede(trial.key)}")
+            tracker.forget(trial.key)
+
+
+def summary(
+    trials: tuple[Trial, ...], standings: dict[str, Standing], ledger: Ledger, failures: dict[str, Failure]
+) -> str:
+    """How the trials stand (by key), for those without a result why, and which saw images elsewhere."""
+    counts = Counter(each.state for each in standings.values())
+    lines = [f"{len(standings)} trainings: " + ", ".join(f"{number} {state}" for state, number in counts.items())]
+    for trial in trials:
+        key, stands = trial.key, standings[trial.key]
         if where := other_root(trial, ledger):
-            lines.append(f"  {state}: {ledger.folder(key)}: {where}, not at {trial.config.data.root}")
-        if state == "done":
+            lines.append(f"  {stands.state}: {ledger.folder(key)}: {where}, not at {trial.config.data.root}")
+        if stands.state == "done":
             continue
-        record = ledger.training(key)
-        reason = record.failure.reason if record and record.failure else errors.get(key, "did not end")
-        lines.append(f"  {state}: {ledger.folder(key)}: {reason}")
+        told = stands.why or (failures[key].reason if key in failures else "did not end")
+        lines.append(f"  {stands.state}: {ledger.folder(key)}: {told}")
+    if counts["stale"]:
+        lines.append("stale: keep them with --accept-stale, or make them anew with --retrain-stale")
+    if any(each.state == "failed" and not each.again for each in standings.values()):
+        lines.append("failed: once the cause is gone, try them again with --retry-failed")
     return "\n".join(lines)
-
-
-class Watch(contextlib.ExitStack):
-    """Tells the progress display and MLflow what trials do, and the ledger of those whose process died."""
-
-    def __init__(
-        self, title: str, ledger: Ledger, tracker: Tracker, trials: tuple[Trial, ...], names: dict[str, str]
-    ) -> None:
-        super().__init__()
-        self.ledger, self.tracker, self.names = ledger, tracker, names
-        self.trials = {trial.key: trial for trial in trials}
-        self.before = {trial.key: ledger.training(trial.key) for trial in trials}
-        self.errors: dict[str, str] = {}
-        self.progress = self.enter_context(Progress(title))
-        for key, trial in self.trials.items():
-            self.progress.planned(key, names[key], trial.config.training.epochs)
-
-    def started(self, key: str) -> None:
-        self.tracker.started(self.trials[key].config, self.names[key])
-        self.progress.started(key)
-
-    def epoch(self, key: str, epoch: Epoch) -> None:
-        self.tracker.epoch(key, epoch)
-        self.progress.epoch(key, epoch)
-
-    def recovering(self, key: str) -> None:
-        self.progress.note(key, "lost its process, goes on from its checkpoint")
-
-    def ended(self, key: str, error: str | None) -> None:
-        trial, record = self.trials[key], self.ledger.training(key)
-        if error:
-            self.errors[key] = error
-            if record is None or (record.outcome == "failed" and record == self.before[key]):
-                failure = Failure(reason=error)
-                record = TrainingRecord(key=key, config=trial.config, outcome="failed", failure=failure)
-                self.ledger.write_training(record)
-        self.tracker.ended(trial, self.names[key])
-        state = self.ledger.state(trial)
-        stage = state if state in ("done", "diverged") else "failed"
-        self.progress.ended(key, stage, error or "")
 
 
 if __name__ == "__main__":

@@ -4,6 +4,8 @@
 Only the driver writes, from one thread. What a run holds is looked up once and remembered from there on, so a mirror
 that an outage or a kill left incomplete is made whole by the next start, and no epoch is there twice. While a sweep
 runs, news of its trainings is gathered for `SECONDS_BETWEEN_WRITES`: what happened to one in that time is one request.
+News that MLflow does not take waits, and is tried again after longer and longer pauses; nothing waits for it. What
+still waits at the sweep's end is in the ledger, from which the next start or `python -m orchestrator.sync` tells it.
 """
 
 from __future__ import annotations
@@ -20,10 +22,12 @@ from tempfile import TemporaryDirectory
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
 
 from mlflow import MlflowClient  # noqa: E402
 from mlflow.entities import Experiment, Metric, Param, Run, RunTag  # noqa: E402
+from mlflow.exceptions import MlflowException  # noqa: E402
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository  # noqa: E402
 
 from dmf.config import EvaluationConfig, ExperimentConfig  # noqa: E402
@@ -32,7 +36,8 @@ from dmf.records import CONFIG, EVALUATIONS, RECORD, Epoch, EvaluationRecord, Tr
 from dmf.values import digest  # noqa: E402
 from orchestrator.ledger import Ledger  # noqa: E402
 from orchestrator.mirror import EXPERIMENT, OUTCOME, SWEEP, TRIAL, MirroredRun, database_of  # noqa: E402
-from orchestrator.plan import SweepPlan, Trial, flattened  # noqa: E402
+from orchestrator.plan import SweepPlan, Trial, flattened, labels  # noqa: E402
+from orchestrator.uris import told, without_password  # noqa: E402
 
 log = logging.getLogger("dmf.tracking")
 
@@ -47,6 +52,13 @@ METRICS_AT_ONCE = 800
 """Points in one request, which may have 1,000 entries, and of those 100 params and 100 tags."""
 SECONDS_BETWEEN_WRITES = 2.0
 """Short beside an epoch, and long beside a request."""
+LONGEST_PAUSE = 60.0
+"""Seconds between two tries while MLflow does not answer; the first pause is `SECONDS_BETWEEN_WRITES`, each next is
+twice as long."""
+FAILURES_AT_ONCE = 2
+"""Requests in a row that fail before what else there is waits for the next try."""
+SERVERS = ("http", "https", "postgresql", "mysql", "mssql")
+"""Schemes of what may be away for a while; an SQLite file or a wrong URI stays as it is."""
 
 Points = dict[str, list[tuple[int, float]]]
 """By metric: step and value."""
@@ -57,6 +69,14 @@ def tracking_uri(store: Path, given: str | None) -> str:
     uri = given or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{store.resolve() / 'mlflow.db'}"
     scheme, separator, path = uri.partition(":///")
     return f"{scheme}:///{Path(path).resolve()}" if separator and scheme == "sqlite" else uri
+
+
+REFUSALS = ("UNAUTHENTICATED", "PERMISSION_DENIED", "CUSTOMER_UNAUTHORIZED")
+"""Error codes of a server that answers, and not us."""
+
+
+class Unreachable(ValueError):
+    """A tracking server does not answer, and may later."""
 
 
 def connect(uri: str, artifacts: Path | None = None) -> tuple[MlflowClient, Experiment]:
@@ -75,25 +95,42 @@ def connect(uri: str, artifacts: Path | None = None) -> tuple[MlflowClient, Expe
     if experiment is None:
         local = artifacts is not None and uri.startswith("sqlite:")
         location = artifacts.resolve().as_uri() if local and artifacts else None
-        experiment = client.get_experiment(client.create_experiment(EXPERIMENT, artifact_location=location))
+        experiment = _made(client, location)
     if experiment.lifecycle_stage == "deleted":
+        shown = without_password(uri)
         raise ValueError(
-            f"the MLflow experiment {EXPERIMENT!r} at {uri} was deleted, and MLflow does not give its name again; "
-            f"bring it back with: MLFLOW_TRACKING_URI={uri} mlflow experiments restore -x {experiment.experiment_id}"
+            f"the MLflow experiment {EXPERIMENT!r} at {shown} was deleted, and MLflow does not give its name again; "
+            f"bring it back with: MLFLOW_TRACKING_URI={shown} mlflow experiments restore -x {experiment.experiment_id}"
         )
     return client, experiment
 
 
+def _made(client: MlflowClient, location: str | None) -> Experiment:
+    """The experiment, which another driver may be making at the same moment."""
+    try:
+        return client.get_experiment(client.create_experiment(EXPERIMENT, artifact_location=location))
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+        return client.get_experiment_by_name(EXPERIMENT)
+
+
 def reached(uri: str) -> tuple[MlflowClient, Experiment | None]:
-    """A client, and the experiment if it is there. ValueError when MLflow can not be reached at `uri`."""
+    """A client, and the experiment if it is there. ValueError when MLflow can not be reached at `uri`, `Unreachable`
+    where that may pass."""
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.WARNING)
     try:
         client = MlflowClient(uri)
         return client, client.get_experiment_by_name(EXPERIMENT)
     except Exception as error:  # MLflow's own, or of the database's driver, which may not even be installed
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise ValueError(f"MLflow does not answer at {uri}: {reason[:400]}") from None
+        reason = told(error, uri) or type(error).__name__
+        text = f"MLflow does not answer at {without_password(uri)}: {reason[:400]}"
+        if isinstance(error, ImportError) and uri.startswith("postgresql:"):
+            text += "; with psycopg2 it is postgresql+psycopg2://"
+        refused = isinstance(error, ImportError) or getattr(error, "error_code", "") in REFUSALS
+        passing = uri.split(":")[0].split("+")[0] in SERVERS and not refused
+        raise (Unreachable if passing else ValueError)(text) from None
 
 
 def _runs(client: MlflowClient, experiment: Experiment, filter_: str) -> Iterator[Run]:
@@ -109,11 +146,20 @@ def runs_through_mlflow(uri: str) -> list[MirroredRun]:
     """Every run of our experiment, the newest first. ValueError when MLflow can not be reached or has none."""
     client, experiment = reached(uri)
     if experiment is None:
-        raise ValueError(f"no experiment {EXPERIMENT!r} at {uri}; a sweep started with --tracking-uri makes it")
+        raise ValueError(
+            f"no experiment {EXPERIMENT!r} at {without_password(uri)}; a sweep started with --tracking-uri makes it"
+        )
     return [
         MirroredRun(run.info.run_id, run.info.status, run.info.start_time, run.info.artifact_uri, run.data.tags)
         for run in _runs(client, experiment, "")
     ]
+
+
+def runs_of_store(uri: str, ledger: Ledger) -> list[Run]:
+    """Every run in MLflow that was made for a store."""
+    client, experiment = reached(uri)
+    store = ledger.name
+    return list(_runs(client, experiment, f"tags.`dmf.store` = '{store}'")) if experiment else []
 
 
 def downloaded(client: MlflowClient, run: str, path: str) -> bytes | None:
@@ -164,31 +210,58 @@ class SweepRuns:
 
     def __init__(self, client: MlflowClient, experiment: Experiment, ledger: Ledger, plan: SweepPlan) -> None:
         self.client, self.experiment, self.ledger, self.plan = client, experiment, ledger, plan
-        self.store = str(ledger.store.resolve())
+        self.store = ledger.name
         self.commit = git_commit() or ""
         self.trials = {trial.key: trial for trial in plan.trials()}
+        self.uncertain = False
+        """A request to make a run failed, so they are to be looked up again."""
+        self.writes = 0
+        """How many requests of this object have changed what MLflow holds."""
         self.parent = self._parent()
-        children = _runs(client, experiment, f"tags.`{PARENT}` = '{self.parent.info.run_id}'")
-        self.children = {run.data.tags["dmf.key"]: TrainingRun.of(run) for run in children}
+        self.children = self._children()
         self.complete: set[str] = set()
         """Keys of trainings that have ended and whose runs this process has brought to their last state."""
 
     def _parent(self) -> Run:
-        mine = f"tags.`dmf.kind` = '{SWEEP}' and tags.`dmf.sweep` = '{self.plan.name}'"
-        for run in _runs(self.client, self.experiment, mine):
-            if run.data.tags["dmf.store"] == self.store:
-                return run
+        found = [run for run in self._mine(SWEEP) if run.data.tags["dmf.store"] == self.store]
+        if found:
+            return self._first_of(found)
         return self._create(self.plan.name, {"dmf.kind": SWEEP, "mlflow.note.content": self.plan.about})
+
+    def _children(self) -> dict[str, TrainingRun]:
+        by_key: dict[str, list[Run]] = {}
+        for run in self._mine(TRIAL):
+            if run.data.tags["dmf.store"] == self.store:
+                by_key.setdefault(run.data.tags["dmf.key"], []).append(run)
+        return {key: TrainingRun.of(self._first_of(runs)) for key, runs in by_key.items()}
+
+    def _mine(self, kind: str) -> Iterator[Run]:
+        mine = f"tags.`dmf.kind` = '{kind}' and tags.`dmf.sweep` = '{self.plan.name}'"
+        return _runs(self.client, self.experiment, mine)
+
+    def _first_of(self, runs: list[Run]) -> Run:
+        """The oldest. Others are deleted: a server that was asked again, since its answer was lost, made two."""
+        first, *others = sorted(runs, key=lambda run: (run.info.start_time, run.info.run_id))
+        for run in others:
+            self.client.delete_run(run.info.run_id)
+            self.writes += 1
+        return first
 
     def _create(self, name: str, tags: dict[str, str]) -> Run:
         tags = {**tags, "dmf.sweep": self.plan.name, "dmf.store": self.store, "mlflow.source.git.commit": self.commit}
+        self.writes += 1
         return self.client.create_run(self.experiment.experiment_id, tags=tags, run_name=name)
 
     def open(self) -> None:
         """Say that the sweep runs, and what it plans."""
         parent = self.parent.info.run_id
         self.client.update_run(parent, status="RUNNING")
-        self.client.log_text(parent, self.plan.model_dump_json(indent=1), "plan.json")
+        self.keep_plan()
+        self.parent = self.client.get_run(parent)
+
+    def keep_plan(self) -> None:
+        """Write what the sweep plans into its run's folder."""
+        self.client.log_text(self.parent.info.run_id, self.plan.model_dump_json(indent=1), "plan.json")
 
     def begin(self, config: ExperimentConfig, label: str) -> None:
         """Say that a training runs. One that failed before has no outcome again."""
@@ -197,6 +270,7 @@ class SweepRuns:
         failed_before = run.tags.get(OUTCOME) == "failed"
         self._log(run, {}, dict.fromkeys((OUTCOME, FAILURE, MIRRORED), "") if failed_before else {}, config)
         if run.status != "RUNNING":
+            self.writes += 1
             with run.written():
                 self.client.update_run(run.id, status="RUNNING")
             run.status = "RUNNING"
@@ -206,8 +280,19 @@ class SweepRuns:
         run = self.children.get(config.key)
         if run is None:
             tags = {"dmf.kind": TRIAL, "dmf.key": config.key, PARENT: self.parent.info.run_id}
-            self.children[config.key] = run = TrainingRun.of(self._create(label, tags))
+            try:
+                run = TrainingRun.of(self._create(label, tags))
+            except BaseException:
+                self.uncertain = True  # it may be there all the same
+                raise
+            self.children[config.key] = run
         return self._certain(config.key, run)
+
+    def be_certain(self) -> None:
+        """After a request to make a run that failed: look up which there are."""
+        if self.uncertain:
+            self.children = self._children()
+            self.uncertain = False
 
     def _certain(self, key: str, run: TrainingRun) -> TrainingRun:
         if run.uncertain:
@@ -228,6 +313,7 @@ class SweepRuns:
         if not (metrics or tags or params):
             return
         now = _now()
+        self.writes += 1
         with run.written():
             self.client.log_batch(
                 run.id,
@@ -261,6 +347,7 @@ class SweepRuns:
         """Delete a training's run: it starts from nothing."""
         self.complete.discard(key)
         if run := self.children.pop(key, None):
+            self.writes += 1
             self.client.delete_run(run.id)
 
     def epochs(self, key: str, history: Iterable[Epoch]) -> None:
@@ -302,7 +389,8 @@ class SweepRuns:
         if record.outcome == "failed":
             self._end(run, "FAILED")
         elif record.outcome == "finished" and untested:
-            self._end(run, "KILLED" if interrupted else "FAILED")
+            if not (interrupted and run.status == "FAILED"):
+                self._end(run, "KILLED" if interrupted else "FAILED")
         else:
             self._end(run, "FINISHED")
             self.complete.add(config.key)
@@ -348,6 +436,7 @@ class SweepRuns:
 
     def _end(self, run: TrainingRun, status: str) -> None:
         if run.status != status:
+            self.writes += 1
             with run.written():
                 self.client.set_terminated(run.id, status)
             run.status = status
@@ -387,7 +476,10 @@ class SweepRuns:
 
     def close(self, status: str) -> None:
         """Say how the sweep ended."""
-        self.client.set_terminated(self.parent.info.run_id, status)
+        if self.parent.info.status != status:
+            self.writes += 1
+            self.client.set_terminated(self.parent.info.run_id, status)
+            self.parent = self.client.get_run(self.parent.info.run_id)
 
 
 def _metrics(epoch: Epoch) -> dict[str, float]:
@@ -429,38 +521,51 @@ class _News:
     ended: tuple[Trial, str] | None = None
     forgotten: bool = False
 
+    def before(self, later: _News) -> _News:
+        """This news, which MLflow did not take, and what came since, as one."""
+        if later.forgotten:
+            return later
+        ended = later.ended or (None if later.begun else self.ended)
+        return _News(later.begun or self.begun, [*self.epochs, *later.epochs], ended, self.forgotten)
+
 
 class Tracker:
     """Mirrors a sweep while it runs, in a thread of its own: no trial waits for MLflow, and its errors stop none.
 
-    What goes wrong on the way is logged; `stop` brings everything to the ledger's state again and says what is missing.
+    A server that does not answer, at the start or on the way, is tried again; `stop` brings everything to the ledger's
+    state and says what is missing.
     """
 
     def __init__(self, uri: str, ledger: Ledger, plan: SweepPlan, labels: dict[str, str]) -> None:
-        """Connect and set right what a dead driver left RUNNING. Raises when MLflow can not be written to."""
-        client, experiment = connect(uri, ledger.store / "artifacts")
-        store = str(ledger.store.resolve())
-        running = _runs(client, experiment, "attributes.status = 'RUNNING'")
-        left = {run.data.tags["dmf.sweep"] for run in running if run.data.tags.get("dmf.store") == store}
-        for name, earlier in ledger.plans().items():
-            if name in left:
-                runs = SweepRuns(client, experiment, ledger, earlier)
-                runs.settle({}, interrupted=True)
-                runs.close("KILLED")
-        self.runs = SweepRuns(client, experiment, ledger, plan)
-        self.runs.open()
-        self.labels = labels
-        self.experiment_id = experiment.experiment_id
+        """Connect and set right what a dead driver left RUNNING. ValueError when MLflow can never be written to."""
+        self.uri, self.ledger, self.plan, self.labels = uri, ledger, plan, labels
+        self.runs: SweepRuns | None = None
+        self.expected: list[Trial] = []
         self._lock = threading.Lock()
         self._news: dict[str, _News] = {}
         self._told, self._stop = threading.Event(), threading.Event()
         self._skip = False
+        try:
+            self._connect()
+        except Unreachable as error:
+            log.warning("%s; the sweep goes on, and MLflow is told once it answers", error)
         self._thread = threading.Thread(target=self._work, name="mlflow", daemon=True)
         self._thread.start()
 
+    def _connect(self) -> SweepRuns:
+        """The runs in MLflow, looked up when it first answers."""
+        if self.runs is None:
+            client, experiment = connect(self.uri, self.ledger.store / "artifacts")
+            _settle_left_running(client, experiment, self.ledger)
+            runs = SweepRuns(client, experiment, self.ledger, self.plan)
+            runs.open()
+            self.runs = runs
+        self.runs.trials |= {trial.key: trial for trial in self.expected}
+        return self.runs
+
     def expect(self, trial: Trial) -> None:
         """A training that the plan does not have and whose tests are wanted all the same: the best of a search."""
-        self.runs.trials[trial.key] = trial
+        self.expected.append(trial)
 
     @contextlib.contextmanager
     def _tell(self, key: str) -> Iterator[_News]:
@@ -488,44 +593,106 @@ class Tracker:
         with self._tell(trial.key) as news:
             news.ended = (trial, label)
 
-    def stop(self, status: str) -> str | None:
-        """Bring all runs to their last state, the sweep's to `status`; None, or why MLflow is incomplete."""
-        self._skip = status == "KILLED"
+    def stop(self, status: str, interrupted: bool = False) -> str | None:
+        """Bring all runs to their last state, the sweep's to `status`; None, or why MLflow is incomplete.
+
+        With `interrupted`, what has not ended was stopped with the sweep.
+        """
+        self._skip = interrupted
         self._stop.set()
         self._told.set()
         self._thread.join()
         try:
-            self.runs.settle(self.labels, interrupted=status == "KILLED")
-            self.runs.close(status)
+            runs = self._connect()
+            runs.be_certain()
+            runs.settle(self.labels, interrupted)
+            runs.close(status)
         except Exception as error:
-            log.exception("MLflow is incomplete")
-            return f"MLflow is incomplete: {' '.join(str(error).split())}"
+            log.debug("settling", exc_info=True)
+            return f"MLflow is incomplete: {told(error, self.uri)}"
         return None
 
     def _work(self) -> None:
         """Write the first news at once, and what comes while that is written and some seconds after together."""
+        pause = SECONDS_BETWEEN_WRITES
         while self._told.wait():
             with self._lock:
                 self._told.clear()
                 waiting, self._news = self._news, {}
-            for key, news in waiting.items():
-                if not self._skip:
-                    self._write(key, news)
-            if self._stop.wait(SECONDS_BETWEEN_WRITES) and not self._news:
+            refused = {} if self._skip else self._write(waiting)
+            if refused:
+                pause = min(2 * pause, LONGEST_PAUSE)
+                with self._lock:
+                    self._news = {key: news.before(self._news.pop(key, _News())) for key, news in refused.items()} | (
+                        self._news
+                    )
+                self._told.set()
+            else:
+                pause = SECONDS_BETWEEN_WRITES
+            if self._stop.wait(pause) and (refused or not self._news):
                 return
 
-    def _write(self, key: str, news: _News) -> None:
-        try:
-            if news.forgotten:
-                self.runs.forget(key)
-            # What has a record holds its epochs, and its run is made with it.
-            whole = news.ended and self.runs.ledger.training(key) is not None
-            if news.begun and not whole:
-                self.runs.begin(*news.begun)
-            if news.epochs and not whole:
-                self.runs.epochs(key, news.epochs)
-            if news.ended:
-                trial, label = news.ended
-                self.runs.mirror(trial.config, trial.evaluations, label)
-        except Exception:
-            log.exception("MLflow did not take what is new of training %s; what is missing is added at the end", key)
+    def _write(self, waiting: dict[str, _News]) -> dict[str, _News]:
+        """Tell MLflow; returns what it did not take. After a second failure the rest is not tried."""
+        refused: dict[str, _News] = {}
+        for key, news in waiting.items():
+            if len(refused) >= FAILURES_AT_ONCE:
+                refused[key] = news
+                continue
+            try:
+                runs = self._connect()
+                runs.be_certain()
+                self._write_one(runs, key, news)
+            except Exception as error:
+                refused[key] = news
+                log.warning(
+                    "MLflow did not take what is new of training %s, it is tried again: %s", key, told(error, self.uri)
+                )
+        return refused
+
+    def _write_one(self, runs: SweepRuns, key: str, news: _News) -> None:
+        if news.forgotten:
+            runs.forget(key)
+        # What has a record holds its epochs, and its run is made with it.
+        whole = news.ended and self.ledger.training(key) is not None
+        if news.begun and not whole:
+            runs.begin(*news.begun)
+        if news.epochs and not whole:
+            runs.epochs(key, news.epochs)
+        if news.ended:
+            trial, label = news.ended
+            runs.mirror(trial.config, trial.evaluations, label)
+
+
+def _settle_left_running(client: MlflowClient, experiment: Experiment, ledger: Ledger) -> None:
+    """Bring sweeps of this store that a dead driver left RUNNING to what the ledger says of them."""
+    store = ledger.name
+    running = _runs(client, experiment, "attributes.status = 'RUNNING'")
+    left = {run.data.tags["dmf.sweep"] for run in running if run.data.tags.get("dmf.store") == store}
+    for name, plan in ledger.plans().items():
+        if name in left:
+            runs = SweepRuns(client, experiment, ledger, plan)
+            runs.settle({}, interrupted=True)
+            runs.close("KILLED")
+
+
+def reconcile(uri: str, ledger: Ledger) -> dict[str, int]:
+    """Bring MLflow to what the ledger says of every sweep that was started in its store, when none runs.
+
+    Returns by sweep how many requests changed something; done again, none does. ValueError when MLflow does not answer.
+    """
+    client, experiment = connect(uri, ledger.store / "artifacts")
+    writes = {}
+    for name, plan in ledger.plans().items():
+        runs = SweepRuns(client, experiment, ledger, plan)
+        if not any(file.path == "plan.json" for file in client.list_artifacts(runs.parent.info.run_id)):
+            runs.keep_plan()
+            runs.writes += 1
+        trials = plan.trials()
+        runs.settle(labels(trial.config for trial in trials), interrupted=True)
+        if trials and all(ledger.state(trial) in ("done", "diverged") for trial in trials):
+            runs.close("FINISHED")
+        elif runs.parent.info.status == "RUNNING" or (trials and runs.parent.info.status == "FINISHED"):
+            runs.close("KILLED")  # whether a search, which has no cells, has ended is known to nobody else
+        writes[name] = runs.writes
+    return writes

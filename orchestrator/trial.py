@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
 import logging
-import traceback
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Literal
 
 from dmf.config import AugmentationConfig, DataConfig, EvaluationConfig, ExperimentConfig
 from dmf.data import DataSet, open_for
-from dmf.evaluation import evaluate_folder
-from dmf.records import LAST, Epoch, Failure, TrainingRecord
+from dmf.evaluation import episode_bank, evaluate_folder
+from dmf.records import LAST, STACKS, Epoch, TrainingRecord
 from dmf.training import close, train
-from orchestrator.ledger import Ledger
+from dmf.watchdog import watched
+from orchestrator.faults import failure_of
+from orchestrator.ledger import Ledger, local_folder
+from orchestrator.remote import RemoteStore
+from orchestrator.remote_training import RemoteTraining
 
 log = logging.getLogger("dmf.trial")
 
@@ -26,22 +31,33 @@ DATA_SETS_OPEN = 4
 def run_trial(
     config: ExperimentConfig,
     evaluations: tuple[EvaluationConfig, ...],
-    store: Path,
+    store: str | Path,
     on_epoch: Callable[[Epoch], None] = lambda epoch: None,
+    timeout_s: float | None = None,
 ) -> TrainingRecord:
     """Bring one trial to its end in `store`, from wherever it stands, and return the training's record.
+
+    Of an object store's training a copy on this machine is worked on, which is there after every epoch.
+
+    With `timeout_s` this process ends when it gives no sign of life for so long (`dmf.watchdog`).
 
     An exception in the training becomes its record, with the traceback, and goes on up. One in an evaluation leaves
     the training's record as it is. A training that diverged has ended; it is not tested.
     """
-    ledger = Ledger(store)
-    with ledger.holding(config.key) as folder, _logging_to(folder / "log.txt"):
+    if RemoteStore.is_remote(str(store)):
+        return _run_remote_trial(config, evaluations, str(store), on_epoch, timeout_s)
+    ledger = Ledger(Path(store))
+    with (
+        ledger.holding(config.key) as folder,
+        _logging_to(folder / "log.txt"),
+        _watched(folder / STACKS, timeout_s),
+    ):
         record = ledger.training(config.key)
         if record is not None and record.outcome == "failed":
             ledger.reopen(config.key)
             record = None
         if record is None:
-            record = _trained(config, ledger, on_epoch)
+            record = _trained(config, evaluations, ledger, on_epoch)
         else:
             (folder / LAST).unlink(missing_ok=True)  # left by a kill between the record and its removal
         if record.outcome == "finished":
@@ -53,14 +69,55 @@ def run_trial(
         return record
 
 
-def _trained(config: ExperimentConfig, ledger: Ledger, on_epoch: Callable[[Epoch], None]) -> TrainingRecord:
+def _run_remote_trial(
+    config: ExperimentConfig,
+    evaluations: tuple[EvaluationConfig, ...],
+    store: str,
+    on_epoch: Callable[[Epoch], None],
+    timeout_s: float | None,
+) -> TrainingRecord:
+    folder = local_folder(store) / "work" / config.key
+    with Ledger(folder).driving(wait=True), _away_may_pass(store):
+        training = RemoteTraining(RemoteStore.at(store), folder, config.key)
+        training.fetch()
+
+        def brought(epoch: Epoch) -> None:
+            training.epoch()
+            on_epoch(epoch)
+
+        try:
+            return run_trial(config, evaluations, folder, brought, timeout_s)
+        finally:
+            training.finish()
+            shutil.rmtree(folder)
+
+
+@contextlib.contextmanager
+def _away_may_pass(store: str) -> Iterator[None]:
+    """What an object store answers while it is away has no number; it is a fault like that of a file system."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None:
+            raise OSError(errno.EIO, f"{store} does not answer: {error}") from error
+        raise
+
+
+def _trained(
+    config: ExperimentConfig,
+    evaluations: tuple[EvaluationConfig, ...],
+    ledger: Ledger,
+    on_epoch: Callable[[Epoch], None],
+) -> TrainingRecord:
     folder = ledger.folder(config.key)
     try:
         data = images_of(config)
+        for evaluation in evaluations:  # what can not be tested is told before it is trained
+            episode_bank(data.split(evaluation.split), evaluation.resolve(config))
         record = train(config, data, folder, on_epoch)
     except Exception as error:
-        failure = Failure(reason=one_line(error), traceback=traceback.format_exc())
-        ledger.write_training(TrainingRecord(key=config.key, config=config, outcome="failed", failure=failure))
+        failed = TrainingRecord(key=config.key, config=config, outcome="failed", failure=failure_of(error))
+        ledger.write_training(failed)
         raise
     close(folder, record)
     return record
@@ -78,9 +135,13 @@ def _opened(data: DataConfig, crop: Literal["none", "padded", "resized"]) -> Dat
     return open_for(ExperimentConfig(data=data, augmentation=AugmentationConfig(crop=crop)))
 
 
-def one_line(error: BaseException) -> str:
-    """An exception as one line."""
-    return " ".join(f"{type(error).__name__}: {error}".split())
+@contextlib.contextmanager
+def _watched(stacks: Path, timeout_s: float | None) -> Iterator[None]:
+    """Watch over this process; what a watch over an earlier one wrote goes to the log."""
+    if stacks.is_file() and (told := stacks.read_text(encoding="utf-8")):
+        log.warning("the process before gave no sign of life and was ended; its stacks:\n%s", told)
+    with watched(timeout_s, stacks) if timeout_s else contextlib.nullcontext():
+        yield
 
 
 @contextlib.contextmanager

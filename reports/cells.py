@@ -69,6 +69,8 @@ class Cell(Value):
     bank: str = ""
     records: tuple[str, ...] = ()
     """`training key/evaluation key`."""
+    doubts: tuple[str, ...] = ()
+    """Why its records are stale, where they were taken all the same."""
     parameters: int | None = None
     training_seconds: float | None = None
     published: Published | None = None

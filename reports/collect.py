@@ -7,8 +7,10 @@ from typing import Literal
 
 import numpy as np
 
-from dmf.config import EvaluationConfig
+from dmf.config import EvaluationConfig, ExperimentConfig
 from dmf.records import EvaluationRecord
+from dmf.values import printable
+from reports.staleness import Today
 from reports.statistics import Samples, mean_ci95
 from reports.tables import Ended, PlannedCell, Records
 
@@ -16,9 +18,9 @@ TOLERANCE = 1e-9
 """Between a stored summary and the same recomputed from its episodes."""
 
 State = Literal[
-    "done", "partial", "failed", "diverged", "running", "not evaluated", "missing", "refused", "not planned"
+    "done", "partial", "failed", "diverged", "stale", "running", "not evaluated", "missing", "refused", "not planned"
 ]
-GRAVEST_FIRST: tuple[State, ...] = ("failed", "diverged", "running", "not evaluated", "missing")
+GRAVEST_FIRST: tuple[State, ...] = ("failed", "diverged", "stale", "running", "not evaluated", "missing")
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,8 @@ class Collected:
     parameters: int | None = None
     training_seconds: float | None = None
     """Mean over the seeds done."""
+    doubts: tuple[str, ...] = ()
+    """Why its records are stale, where they were taken all the same."""
 
     def of_seeds(self, seeds: tuple[int, ...]) -> Samples:
         """Accuracies [len(seeds), E] of some of the seeds, in the order asked for."""
@@ -45,19 +49,29 @@ class Collected:
         return self.accuracies[[self.seeds.index(seed) for seed in seeds]]
 
 
-def collect(cell: PlannedCell, records: Records) -> Collected:
-    """Read a planned cell's records. ValueError, naming the record, when one contradicts itself or the plan."""
+def collect(cell: PlannedCell, records: Records, today: Today | None = None) -> Collected:
+    """Read a planned cell's records; with `today`, those that are stale count only if it accepts them.
+
+    ValueError, naming the record, when one contradicts itself or the plan.
+    """
     done: list[tuple[int, Ended | None, EvaluationRecord]] = []
     absent: list[tuple[int, State, str]] = []
+    doubted: set[str] = set()
     asked = cell.evaluation.key
     for seed, training in zip(cell.seeds, cell.trainings, strict=True):
         key = training.key
         record = records.evaluation(key, asked)
         if record is None:
             absent.append((seed, *_absence(key, records)))
+            continue
+        _check(record, key, cell.evaluation)
+        ended = records.how_ended(key)
+        doubts = _doubts(training, ended, record, today) if today else ()
+        if doubts and today and not today.accept_stale:
+            absent.append((seed, "stale", f"stale: {', '.join(doubts)}"))
         else:
-            _check(record, key, cell.evaluation)
-            done.append((seed, records.how_ended(key), record))
+            doubted.update(doubts)
+            done.append((seed, ended, record))
     reasons = _by_reason([(seed, reason) for seed, _, reason in absent], len(cell.seeds))
     if not done:
         return Collected(min((state for _, state, _ in absent), key=GRAVEST_FIRST.index), reasons)
@@ -75,7 +89,16 @@ def collect(cell: PlannedCell, records: Records) -> Collected:
         tuple(f"{record.training_key}/{record.evaluation_key}" for _, _, record in done),
         trainings[0].parameters if trainings else None,
         sum(training.seconds for training in trainings) / len(trainings) if trainings else None,
+        tuple(sorted(doubted)),
     )
+
+
+def _doubts(training: ExperimentConfig, ended: Ended | None, record: EvaluationRecord, today: Today) -> tuple[str, ...]:
+    """Why a training or its evaluation is stale, each reason once."""
+    found = today.doubts(training, record.code, record.data_fingerprint)
+    if ended and ended.provenance:
+        found += today.doubts(training, ended.provenance.code, ended.provenance.data_fingerprint)
+    return tuple(dict.fromkeys(found))
 
 
 def _by_reason(absent: list[tuple[int, str]], planned: int) -> tuple[str, ...]:
@@ -99,7 +122,7 @@ def _absence(key: str, records: Records) -> tuple[State, str]:
     failure = record.failure
     if record.outcome == "diverged":
         return "diverged", f"diverged at step {failure.step}" if failure and failure.step else "diverged"
-    return "failed", f"failed: {failure.reason}" if failure else "failed"
+    return "failed", f"failed: {printable(failure.reason)}" if failure else "failed"
 
 
 def _check(record: EvaluationRecord, training_key: str, asked: EvaluationConfig) -> None:
@@ -110,6 +133,8 @@ def _check(record: EvaluationRecord, training_key: str, asked: EvaluationConfig)
     count = len(record.episode_accuracies)
     if count != asked.episodes:
         raise ValueError(f"{name} holds {count} episodes, its config says {asked.episodes}; evaluate again")
+    if min(record.episode_accuracies) < 0 or max(record.episode_accuracies) > 1:
+        raise ValueError(f"{name} holds accuracies beyond 0 and 1; evaluate again")
     for what, stored, recomputed in zip(
         ("accuracy", "ci95"), (record.accuracy, record.ci95), mean_ci95(record.episode_accuracies), strict=True
     ):

@@ -10,6 +10,7 @@ from reports import notes, published, statistics
 from reports.cells import AgainstBaseline, Cell, Comparison, Section, Table
 from reports.collect import Collected, collect
 from reports.published import ABLATED, BACKBONES, DATASETS, Published
+from reports.staleness import Today
 from reports.tables import Column, PlannedCell, Records, Row, TableLayout, arrange
 
 NOT_PLANNED = Collected("not planned", ("not planned",))
@@ -25,8 +26,8 @@ class Place:
     found: Collected
 
 
-def fill(layout: TableLayout, cells: Iterable[PlannedCell], records: Records) -> Table:
-    """Fill a table's planned cells from `records`.
+def fill(layout: TableLayout, cells: Iterable[PlannedCell], records: Records, today: Today | None = None) -> Table:
+    """Fill a table's planned cells from `records`; with `today`, those that are stale count only if it accepts them.
 
     Raises:
         ValueError: nothing is planned for the table, or a record contradicts itself; the sentence names the record.
@@ -35,7 +36,7 @@ def fill(layout: TableLayout, cells: Iterable[PlannedCell], records: Records) ->
     if not grid:
         raise ValueError(f"nothing is planned for table {layout.name}; plan cells for it, or leave it out")
     columns = [
-        [Place(column, row, cell, collect(cell, records) if cell else NOT_PLANNED) for row, cell in rows.items()]
+        [Place(column, row, cell, collect(cell, records, today) if cell else NOT_PLANNED) for row, cell in rows.items()]
         for column, rows in grid.items()
     ]
     datasets = {column.dataset_label for column in grid}
@@ -83,6 +84,7 @@ def _cell(layout: TableLayout, place: Place, to_baseline: AgainstBaseline | None
         best=best,
         bank=found.bank,
         records=found.records,
+        doubts=found.doubts,
         parameters=found.parameters,
         training_seconds=found.training_seconds,
         published=theirs,

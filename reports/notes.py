@@ -46,6 +46,7 @@ def notes(layout: TableLayout, sections: Sequence[Section], planned: Sequence[Pl
         _published(layout, cells),
         *_departures(cells),
         *_library(cells),
+        *_accepted(cells),
         *_absences(cells),
     ]
     return tuple(note for note in said if note)
@@ -143,6 +144,14 @@ def _library(cells: Sequence[tuple[Section, Cell]]) -> list[str]:
             text = " / ".join(" and ".join(sources) for sources in pages.values())
             found.setdefault(text, []).append(f"{_name(cell)} ({section.label})")
     return [f"{LIBRARY}, {', '.join(names)}: {pages}." for pages, names in found.items()]
+
+
+def _accepted(cells: Sequence[tuple[Section, Cell]]) -> list[str]:
+    return [
+        f"{_name(cell)}, {section.label}: its records are stale and were accepted: {'; '.join(cell.doubts)}."
+        for section, cell in cells
+        if cell.doubts
+    ]
 
 
 def _absences(cells: Sequence[tuple[Section, Cell]]) -> list[str]:

@@ -303,6 +303,7 @@ def _record(table: Table, section: Section, cell: Cell) -> dict[str, str | int |
         "backbone": cell.backbone,
         "state": cell.state,
         "reason": "; ".join(cell.reasons),
+        "stale": "; ".join(cell.doubts),
         "accuracy_percent": _plain(cell.accuracy),
         "ci95": _plain(cell.ci95),
         "sd_of_seeds": _plain(cell.seed_sd),

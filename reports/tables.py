@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Protocol, Self
 
-from pydantic import AfterValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, AliasPath, ConfigDict, Field, model_validator
 
 from dmf.config import BACKBONE_CHANNELS, EvaluationConfig, ExperimentConfig
 from dmf.records import EvaluationRecord, Failure
@@ -173,7 +173,17 @@ class PlannedCell(Value):
     @property
     def trainings(self) -> tuple[ExperimentConfig, ...]:
         """One training for each seed, in the order of `seeds`."""
-        return tuple(self.config.replace(training__seed=seed) for seed in self.seeds)
+        first = self.config.training.seed
+        return tuple(self.config if seed == first else self.config.replace(training__seed=seed) for seed in self.seeds)
+
+
+class MadeBy(Value):
+    """Of a record's provenance, what decides whether it is stale."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    data_fingerprint: str
+    code: str = ""
 
 
 class Ended(Value):
@@ -185,6 +195,9 @@ class Ended(Value):
     failure: Failure | None = None
     parameters: int | None = None
     seconds: float = 0.0
+    best_validation_accuracy: float | None = None
+    provenance: MadeBy | None = None
+    data_root: Annotated[str | None, Field(validation_alias=AliasPath("config", "data", "root"))] = None
 
 
 class Records(Protocol):

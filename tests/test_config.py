@@ -67,6 +67,26 @@ def test_a_copy_is_validated_again() -> None:
         ExperimentConfig().replace(model__groups=7)
 
 
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"training.seed": 3},
+        {"training.learning_rate": 1},
+        {"training.learning_rate": float("1e30"), "model.groups": 160},
+        {"model.kernel_size": 3, "model.alignment": 2, "data.root": None},
+        {"data": {"name": "glyphs"}},
+        {"training": {"epochs": 9, "seed": 4}, "model.groups": 160},
+    ],
+)
+def test_a_copy_is_what_validating_the_whole_would_give(values: dict) -> None:
+    """Sections that do not change are kept as they are; a section given whole is plain data."""
+    config = recipe("paper").replace(data__name="cifar_fs")
+    assert config.key != ExperimentConfig().key, "a key is known before the copy is made"
+    copy = config.with_paths(values)
+    assert copy == config._with_plain(values)
+    assert (copy.key, type(copy.training.learning_rate)) == (config._with_plain(values).key, float)
+
+
 def test_every_mistake_is_named_at_once() -> None:
     with pytest.raises(ValueError) as caught:
         ExperimentConfig.from_dict({"model": {"group": 64, "alignment": 4}, "training": {"epochs": "3"}})

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from orchestrator.plan import SweepPlan, labels, plan
+from orchestrator.plan import SweepPlan, labels, plan, shortened
 from orchestrator.spec_file import read_spec, spec_from
 
 SWEEPS = Path(__file__).resolve().parents[1] / "sweeps"
@@ -87,3 +87,24 @@ def test_labels_name_what_differs() -> None:
     sweep = planned(parts=[{"table": "2c", "grid": {"episodes.shot": [1, 5], "model.groups": [1, 64]}}])
     told = labels(trial.config for trial in sweep.trials())
     assert sorted(told.values()) == ["shot=1 groups=1", "shot=1 groups=64", "shot=5 groups=1", "shot=5 groups=64"]
+
+
+def test_ten_thousand_trainings_are_planned_as_few_are() -> None:
+    """The thirteenth of 10,000 learning rates and of 125 seeds is the training that it is alone."""
+    rates = [round(0.01 + number / 10_000, 6) for number in range(10_000)]
+    many = planned(parts=[{"table": "2c", "grid": {"training.learning_rate": rates}}]).trials()
+    alone = planned(parts=[{"table": "2c", "set": {"training.learning_rate": rates[12]}}]).trials()
+    assert len(many) == len({trial.key for trial in many}) == 10_000
+    assert many[12] == alone[0] and many[12].key == alone[0].key
+    grid = {"model.groups": [1, 64, 160, 320], "model.alignment": [0, 1, 2, 3, "ode"], "episodes.shot": [1, 5]}
+    seeded = planned(seeds=list(range(125)), parts=[{"table": "2c", "grid": grid}]).trials()
+    assert len(seeded) == (4 * 4 + 1) * 2 * 125  # without alignment no number of groups is read
+    only = {"model.groups": 160, "model.alignment": 3, "episodes.shot": 5}
+    (twelfth,) = planned(seeds=[12], parts=[{"table": "2c", "set": only}]).trials()
+    assert twelfth in seeded
+
+
+def test_long_lists_are_shortened() -> None:
+    lines = [str(number) for number in range(50)]
+    assert shortened(lines[:40]) == lines[:40]
+    assert shortened(lines) == [*lines[:40], "... and 10 more"]

@@ -12,6 +12,8 @@ import yaml
 from rich.console import Console
 
 from dmf.config import ExperimentConfig
+from dmf.records import Failure
+from orchestrator.interrupts import Signals
 from orchestrator.ledger import Ledger
 from orchestrator.mirror import MLflowRecords
 from orchestrator.plan import plan
@@ -105,7 +107,7 @@ def watch(tmp_path: Path) -> Iterator[SearchWatch]:
     ledger, sweep = Ledger(tmp_path), spec({"model.groups": {"int": [1, 2]}, "episodes.queries": {"int": [1, 5000]}})
     tracker = Tracker(tracking_uri(tmp_path, None), ledger, plan(sweep), {})
     with Progress("look", Console(file=StringIO())) as progress:
-        yield SearchWatch(sweep, resume(sweep, ledger), ledger, tracker, progress)
+        yield SearchWatch(sweep, resume(sweep, ledger), ledger, tracker, Signals(), progress)
     assert tracker.stop("FAILED") is None
 
 
@@ -115,7 +117,7 @@ def test_a_trial_of_a_search_that_lost_its_worker_is_on_record(watch: SearchWatc
         watch.before.update({key: watch.ledger.training(key) for key in watch.before})
         (key,) = watch.values
         watch.started(key)
-        watch.ended(key, reason)
+        watch.ended(key, Failure(reason=reason, kind="machine"))
         record = watch.ledger.training(key)
         assert record is not None and record.failure is not None and record.failure.reason == reason
         assert watch.results.tried[-1].outcome == "failed"
@@ -124,7 +126,7 @@ def test_a_trial_of_a_search_that_lost_its_worker_is_on_record(watch: SearchWatc
 def test_an_impossible_proposal_counts_as_tried_and_trains_nothing(watch: SearchWatch) -> None:
     key = watch.key_of({"model.groups": 3})
     watch.started(key)
-    watch.ended(key, "ValueError: groups=3 does not divide")
+    watch.ended(key, Failure(reason="ValueError: groups=3 does not divide"))
     (only,) = resume(watch.spec, watch.ledger).tried
     assert (only.outcome, only.accuracy, only.epochs) == ("impossible", 0.0, 0)
     assert watch.ledger.training(key) is None and watch.tracker.runs.children == {}

@@ -186,6 +186,14 @@ def test_settings_go_from_base_over_sweep_and_part_to_the_choice() -> None:
     assert sweep.config_for({}, sweep.parts[1]).data.name == "tiered_imagenet"
 
 
+def test_a_choice_can_make_possible_what_set_alone_is_not() -> None:
+    sweep = spec(parts=[{"table": "2c", "set": {"training.epochs": 3}, "grid": {"training.warmup_epochs": [0, 1]}}])
+    configs = [combination.config for combination in sweep.resolved]
+    assert [(c.training.epochs, c.training.warmup_epochs) for c in configs] == [(3, 0), (3, 1)]
+    with pytest.raises(ValueError, match="warmup_epochs=5 leaves nothing of epochs=3 .at training.warmup_epochs=5.$"):
+        spec(parts=[{"table": "2c", "set": {"training.epochs": 3}, "grid": {"training.warmup_epochs": [0, 5]}}])
+
+
 def test_parts_or_search_but_not_both_and_not_none() -> None:
     for fields in ({"parts": []}, {"search": {"trials": 1, "parameters": {"model.groups": {"choice": [1]}}}}):
         with pytest.raises(ValueError, match="give parts .* or search"):

@@ -20,6 +20,7 @@ from mlflow import MlflowClient
 from dmf.config import ExperimentConfig
 from dmf.records import TrainingRecord
 from orchestrator import scheduling
+from orchestrator.describe import describe
 from orchestrator.interrupts import Signals
 from orchestrator.ledger import Ledger
 from orchestrator.mirror import EXPERIMENT, MLflowRecords
@@ -27,8 +28,10 @@ from orchestrator.plan import Trial, plan
 from orchestrator.scheduling import request
 from orchestrator.spec import Resources
 from orchestrator.spec_file import read_spec, spec_from
-from orchestrator.sweep import describe, main, summary
+from orchestrator.standing import Standing
+from orchestrator.sweep import main, summary
 from orchestrator.tracking import tracking_uri
+from reports.staleness import Today
 
 ROOT = Path(__file__).resolve().parents[1]
 SPEC = """
@@ -55,7 +58,7 @@ parts:
   - table: 2d
     trials: [{}, {training.learning_rate: 1.0e+30}]
 """
-START_SECONDS = 120
+START_SECONDS = 300
 """Until Ray runs, on a slow machine that does other things too."""
 
 
@@ -67,10 +70,12 @@ class Site:
         self.spec = folder / "tiny.yaml"
         self.spec.write_text(SPEC)
         self.output = folder / "output.txt"
+        self.paths = (str(ROOT),)
+        """From which its processes import, besides what is installed."""
 
     def start(self, *more: str) -> subprocess.Popen[bytes]:
         self.output.unlink(missing_ok=True)
-        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(self.paths)}
         environment.pop("MLFLOW_TRACKING_URI", None)
         with open(self.output, "wb") as output:
             command = [sys.executable, "-m", "orchestrator.sweep", "tiny.yaml", *more]
@@ -288,8 +293,8 @@ def test_images_that_lay_elsewhere_are_told(tmp_path: Path) -> None:
     for root, told in (("/old", True), ("/new", False)):
         config = trial.config.replace(data__root=root)
         ledger.write_training(TrainingRecord(key=trial.key, config=config, outcome="diverged"))
-        assert ("trained on images at /old" in describe(spec, planned, ledger)) == told
-        said = summary((trial,), {trial.key: "diverged"}, ledger, {})
+        assert ("trained on images at /old" in describe(spec, planned, ledger, Today())) == told
+        said = summary((trial,), {trial.key: Standing("diverged")}, ledger, {})
         assert ("trained on images at /old, not at /new" in said) == told
 
 
@@ -311,7 +316,7 @@ def test_nothing_is_collected_while_ray_shuts_down(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(scheduling.ray, "init", lambda *arguments, **named: None)
     monkeypatch.setattr(scheduling.ray, "nodes", list)
     monkeypatch.setattr(scheduling.ray, "shutdown", lambda: collects.append(gc.isenabled()))
-    with pytest.raises(KeyError), scheduling.cluster(None, Signals()):
+    with pytest.raises(KeyError), scheduling.cluster(None, Signals(), ROOT):
         raise KeyError
     assert collects == [False] and gc.isenabled()
 

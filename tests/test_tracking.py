@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,22 @@ from mlflow.entities import Run
 from dmf.config import EvaluationConfig, ExperimentConfig
 from dmf.records import Epoch, EvaluationRecord, Failure, Provenance, TrainingRecord
 from orchestrator import mirror
+from orchestrator import tracking as tracking_module
+from orchestrator.disturbed import Tracking
 from orchestrator.ledger import Ledger
-from orchestrator.mirror import EXPERIMENT, MLflowRecords
+from orchestrator.mirror import EXPERIMENT, SWEEP, TRIAL, MLflowRecords
 from orchestrator.plan import SweepPlan
-from orchestrator.tracking import SweepRuns, Tracker, connect, tracking_uri
+from orchestrator.sync import main as main_of_sync
+from orchestrator.tracking import (
+    PARENT,
+    SweepRuns,
+    Tracker,
+    _News,
+    connect,
+    reconcile,
+    runs_of_store,
+    tracking_uri,
+)
 from reports.tables import PlannedCell
 
 GOOD, BAD, NAN, CUT = (ExperimentConfig().replace(model__groups=groups) for groups in (1, 64, 160, 320))
@@ -403,7 +416,118 @@ def test_trouble_on_the_way_stops_nothing_and_is_made_good(ledger: Ledger, caplo
     ledger.write_evaluation(evaluated(GOOD))
     tracker.ended(TRIALS[GOOD.key], "")
     assert tracker.stop("FINISHED") is None
-    assert "Traceback" in caplog.text and "KeyError" in caplog.text
+    assert "did not take what is new of training no such training, it is tried again" in caplog.text
+    assert statuses(ledger) == {"s": "FINISHED", GOOD.key: "FINISHED"}
+
+
+def test_news_that_was_not_taken_is_told_with_what_came_since() -> None:
+    first, second = epoch(1), epoch(2)
+    begun = (GOOD, "label")
+    early = _News(begun=begun, epochs=[first])
+    assert early.before(_News(epochs=[second])) == _News(begun=begun, epochs=[first, second])
+    assert early.before(_News(ended=(TRIALS[GOOD.key], "label"))).ended is not None
+    ended = _News(ended=(TRIALS[GOOD.key], "label"))
+    assert ended.before(_News(begun=begun)) == _News(begun=begun)
+    assert early.before(_News(forgotten=True)) == _News(forgotten=True)
+    assert _News(forgotten=True).before(_News(begun=begun)) == _News(begun=begun, forgotten=True)
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tracking]:
+    with Tracking(tmp_path_factory.mktemp("server") / "tracking") as tracking:
+        yield tracking
+
+
+def of_server(server: Tracking, ledger: Ledger) -> dict[str, Run]:
+    found = runs_of_store(server.uri, ledger)
+    by_key = {run.data.tags.get("dmf.key", run.data.tags["dmf.sweep"]): run for run in found}
+    assert len(by_key) == len(found)
+    return by_key
+
+
+def test_several_drivers_make_one_experiment(server: Tracking, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tracking_module, "EXPERIMENT", "made at once")
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda _: connect(server.uri)[1].experiment_id, range(8)))
+    assert len(set(found)) == 1
+
+
+def test_a_server_that_is_away_is_told_when_it_is_back(
+    server: Tracking, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tracking_module, "SECONDS_BETWEEN_WRITES", 0.2)
+    ledger = Ledger(tmp_path)
+    ledger.write_plan(PLAN)
+    server.kill()
+    tracker = Tracker(server.uri, ledger, PLAN, LABELS)  # warns and goes on
+    assert tracker.runs is None
+    for config in (GOOD, CUT):
+        tracker.started(config, LABELS[config.key])
+        tracker.epoch(config.key, epoch(1))
+    time.sleep(1)
+    server.ensure()
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and len(of_server(server, ledger)) < 3:
+        time.sleep(0.2)
+    server.kill()
+    tracker.epoch(CUT.key, epoch(2))
+    ledger.write_training(finished(GOOD))
+    ledger.write_evaluation(evaluated(GOOD))
+    tracker.ended(TRIALS[GOOD.key], LABELS[GOOD.key])
+    time.sleep(1)
+    server.ensure()
+    assert tracker.stop("KILLED", interrupted=True) is None
+    found = of_server(server, ledger)
+    assert {key: run.info.status for key, run in found.items()} == {
+        "s": "KILLED",
+        GOOD.key: "FINISHED",
+        CUT.key: "KILLED",
+    }
+    history = MlflowClient(server.uri).get_metric_history(found[GOOD.key].info.run_id, "loss")
+    assert [point.step for point in history] == [1, 2, 3]
+
+
+def test_what_a_dead_server_was_not_told_is_reconciled_and_then_nothing_is_left_to_do(
+    server: Tracking, tmp_path: Path
+) -> None:
+    ledger = Ledger(tmp_path)
+    ledger.write_plan(PLAN)
+    server.kill()
+    tracker = Tracker(server.uri, ledger, PLAN, LABELS)
+    ledger.write_training(finished(GOOD))
+    ledger.write_evaluation(evaluated(GOOD))
+    trouble = tracker.stop("FAILED")
+    assert trouble is not None and "MLflow is incomplete" in trouble
+    server.ensure()
+    assert main_of_sync(["--store", str(tmp_path), "--tracking-uri", server.uri]) == 0
+    assert {key: run.info.status for key, run in of_server(server, ledger).items()} == {
+        "s": "KILLED",
+        GOOD.key: "FINISHED",
+    }
+    client = MlflowClient(server.uri)
+    client.set_terminated(of_server(server, ledger)[GOOD.key].info.run_id, "FAILED")  # a wrong status
+    assert reconcile(server.uri, ledger) == {"s": 1}
+    assert of_server(server, ledger)[GOOD.key].info.status == "FINISHED"
+    assert reconcile(server.uri, ledger) == {"s": 0}
+
+
+def test_a_run_that_a_lost_answer_made_twice_is_there_once(ledger: Ledger) -> None:
+    launch(ledger).stop("KILLED")
+    ledger.write_training(finished(GOOD))
+    ledger.write_evaluation(evaluated(GOOD))
+    client, experiment = connect(uri(ledger))
+    (parent,) = runs(ledger).values()
+    for name in (SWEEP, TRIAL):
+        tags = {
+            "dmf.kind": name,
+            "dmf.sweep": "s",
+            "dmf.store": str(ledger.store.resolve()),
+            PARENT: parent.info.run_id,
+        }
+        for _ in range(2):
+            client.create_run(experiment.experiment_id, tags=tags | ({"dmf.key": GOOD.key} if name == TRIAL else {}))
+    assert len(client.search_runs([experiment.experiment_id])) == 5
+    launch(ledger).stop("FINISHED")
     assert statuses(ledger) == {"s": "FINISHED", GOOD.key: "FINISHED"}
 
 

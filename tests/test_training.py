@@ -19,7 +19,7 @@ from dmf.evaluation import episode_accuracies, episode_bank, evaluate_folder, lo
 from dmf.methods import build_method
 from dmf.precision import autocast
 from dmf.records import LAST, RECORD, Epoch
-from dmf.training import DROPOUT, Run, best_of, close, is_validation_epoch, learning_rate, train
+from dmf.training import DROPOUT, Run, best_of, close, learning_rate, train
 
 TINY = ExperimentConfig.from_dict(
     {
@@ -260,7 +260,7 @@ def test_learning_rate_warms_up_then_falls_along_a_cosine() -> None:
 
 
 def test_released_validation_epochs() -> None:
-    epochs = [epoch for epoch in range(1, 96) if is_validation_epoch(epoch, TrainingConfig())]
+    epochs = [epoch for epoch in range(1, 96) if TrainingConfig().validates(epoch)]
     assert epochs == [1, 10, 20, 30, 40, 50, *range(60, 96)]
     assert len(epochs) == 42
 

@@ -1,0 +1,71 @@
+"""Which of a sweep's rows is compared with which: the pairs that a table's differences will be taken of."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from dmf.config import ExperimentConfig
+from orchestrator.plan import SweepPlan
+from reports.tables import TABLES, Column, PlannedCell, TableLayout
+
+SCANNED = 50
+"""Baseline rows that a row without an exact counterpart is compared with."""
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A row of a table and the row that it is compared with."""
+
+    layout: TableLayout
+    cell: PlannedCell
+    baseline: PlannedCell
+    exact: bool
+    """Whether the two differ in nothing but what the rows vary."""
+
+    def name(self, cell: PlannedCell) -> str:
+        """Of one of the two rows."""
+        return self.layout.row_name.format(self.layout.label(cell.config))
+
+
+def pairs(planned: SweepPlan) -> Iterator[Pair]:
+    """Every row that has a baseline in its column; rows of reference, of other methods, have none."""
+    for layout in TABLES.values():
+        cells = [cell for cell in planned.cells if cell.table == layout.name and not layout.is_reference(cell.config)]
+        bases = [cell for cell in cells if is_baseline(layout, cell.config)]
+        exact = {(cell.config.key, cell.evaluation.key): cell for cell in bases}
+        columns: dict[tuple[Column, str], list[PlannedCell]] = {}
+        for base in bases:
+            columns.setdefault(place(base), []).append(base)
+        for cell in cells:
+            if is_baseline(layout, cell.config):
+                continue
+            base = exact.get((_twin_key(layout, cell.config), cell.evaluation.key))
+            nearest = base or _nearest(layout, cell, columns.get(place(cell), []))
+            if nearest:
+                yield Pair(layout, cell, nearest, exact=base is not None)
+
+
+def is_baseline(layout: TableLayout, config: ExperimentConfig) -> bool:
+    """Whether a training is its table's row that others are compared with."""
+    return not layout.is_reference(config) and config.at(layout.row_path) == layout.baseline
+
+
+def place(cell: PlannedCell) -> tuple[Column, str]:
+    """Where rows are compared: a column, and of that one backbone."""
+    return Column.of(cell), cell.config.model.backbone
+
+
+def _twin_key(layout: TableLayout, config: ExperimentConfig) -> str | None:
+    """Of the training that differs in the table's factor alone; None where that is impossible."""
+    try:
+        return config.with_paths({layout.row_path: layout.baseline}).key
+    except ValueError:
+        return None
+
+
+def _nearest(layout: TableLayout, cell: PlannedCell, bases: Sequence[PlannedCell]) -> PlannedCell | None:
+    def distance(base: PlannedCell) -> tuple[int, bool]:
+        return len(layout.also_differs(cell.config, base.config)), base.evaluation != cell.evaluation
+
+    return min(bases[:SCANNED], key=distance, default=None)

@@ -1,0 +1,76 @@
+"""Which of a sweep's trials to run: those of a name, and those that a budget of time has room for."""
+
+from __future__ import annotations
+
+import fnmatch
+import heapq
+import re
+from collections.abc import Sequence
+
+from orchestrator.estimates import Cost
+from orchestrator.plan import Trial
+
+UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+TOLD = 10
+"""Names that are listed when none is matched."""
+
+
+def parse_duration(text: str) -> float:
+    """Seconds of a duration such as 3600s, 90m, 12h or 2d."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd])", text.strip())
+    if not found or not float(found[1]):
+        raise ValueError(
+            f"{text!r} is no duration; write a number above 0 and one of s, m, h, d, such as 90m, 12h or 2d"
+        )
+    return float(found[1]) * UNITS[found[2]]
+
+
+def within(
+    trials: Sequence[Trial], costs: dict[str, Cost], seconds: float, at_a_time: int, seeds: Sequence[int] = ()
+) -> tuple[Trial, ...]:
+    """The most wanted trials that end within `seconds`, as far as can be estimated, in the order to run them in.
+
+    First those that were started, then the first of the sweep's `seeds` of every cell, then the second; among those
+    the file's order. The first trial that would end too late ends the selection: no cheaper one overtakes it.
+    """
+    unknown = [trial.key for trial in trials if costs[trial.key].seconds is None]
+    if unknown:
+        raise ValueError(
+            f"a budget needs the time of every training, and nothing is known of {len(unknown)} of {len(trials)}, such "
+            f"as {unknown[0]}; measure them with --calibrate"
+        )
+    rank = {seed: number for number, seed in enumerate(seeds)}
+
+    def wanted(trial: Trial) -> tuple[bool, int]:
+        return not costs[trial.key].earlier_seconds, rank.get(trial.config.training.seed, len(rank))
+
+    ends = [0.0] * at_a_time
+    chosen = []
+    for trial in sorted(trials, key=wanted):
+        end = ends[0] + (costs[trial.key].seconds or 0.0)
+        if end > seconds:
+            break
+        heapq.heapreplace(ends, end)
+        chosen.append(trial)
+    return tuple(chosen)
+
+
+def select(trials: Sequence[Trial], labels: dict[str, str], patterns: Sequence[str]) -> tuple[Trial, ...]:
+    """The trials that one of some shell-style patterns matches.
+
+    A pattern matches a training's key, its label ("groups=64 shot=1") or a part of it ("groups=64"), or "table 2c".
+    """
+    chosen = []
+    for trial in trials:
+        label = labels[trial.key]
+        names = {trial.key, label, *label.split(), *(f"table {name}" for name in trial.tables)}
+        if any(fnmatch.fnmatchcase(name, pattern) for name in names for pattern in patterns):
+            chosen.append(trial)
+    if not chosen:
+        there = [f"{trial.key} ({labels[trial.key]})" for trial in trials[:TOLD]]
+        more = [f"and {len(trials) - TOLD} more"] if len(trials) > TOLD else []
+        tables = sorted({f"table {name}" for trial in trials for name in trial.tables})
+        raise ValueError(
+            f"no training is called {' or '.join(map(repr, patterns))}; there are {', '.join([*there, *more, *tables])}"
+        )
+    return tuple(chosen)

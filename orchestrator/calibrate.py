@@ -1,0 +1,200 @@
+"""Measure what trainings take before they are trained: a few real steps and validation episodes of every cost class.
+
+Each class is measured in a process of its own (`python -m orchestrator.calibrate`, configuration on stdin, `Rates` on
+stdout), so that its peak memory is its own. What is measured is kept in the store, and measured again when asked to.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+
+from dmf.config import EvaluationConfig, ExperimentConfig
+from dmf.data import DataSet, ImageSplit, open_for
+from dmf.episodes import EpisodeIndices
+from dmf.evaluation import episode_accuracies, episode_bank, image_table
+from dmf.machine import device_name, peak_bytes
+from dmf.precision import autocast
+from dmf.training import Run
+from orchestrator.estimates import device_here
+from orchestrator.ledger import Ledger
+from orchestrator.plan import Trial, labels
+from orchestrator.progress import duration
+from orchestrator.rates import Calibration, Rates, calibration_path, cost_class
+
+STRETCHES = 3
+"""Timed stretches of training steps, after one step of warm-up."""
+STRETCH_SECONDS = 1.0
+"""A stretch is one step, or as many as take about this long, at most MOST_STEPS."""
+MOST_STEPS = 10
+EPISODES = 4
+"""Validation episodes that are timed."""
+LEARNING_RATE = 1e-4
+"""So that no step diverges."""
+BUSY = 0.5
+"""Processes that wait for a core, from which on measurements are not to be trusted."""
+USERS_MISTAKE = 2
+"""Exit status of the measuring process."""
+
+
+def calibrate(
+    trials: Sequence[Trial], ledger: Ledger, again: bool = False, say: Callable[[str], None] = print
+) -> Calibration:
+    """Measure every cost class of `trials` that was not measured on this device, or all of them (`again`).
+
+    Nothing else should run meanwhile. Raises ValueError, at the end, for what could not be measured.
+    """
+    calibration = Calibration.of(ledger.store)
+    held = set() if again else {rates.place for rates in calibration.measured}
+    missing: dict[tuple[str, str, int], ExperimentConfig] = {}
+    for trial in trials:
+        if (place := _place(trial.config)) not in held:
+            missing.setdefault(place, trial.config)
+    names = labels(missing.values())
+    failed = []
+    if missing and (load := os.getloadavg()[0]) > BUSY:
+        say(f"other work runs here (load {load:.1f}): what is measured will be too long")
+    for number, config in enumerate(missing.values(), 1):
+        try:
+            rates = measured_aside(config)
+        except ValueError as error:
+            failed.append(f"{names[config.key]}: {error}")
+            continue
+        kept = (one for one in calibration.measured if one.place != rates.place)
+        calibration = Calibration(measured=(*kept, rates))
+        calibration.write(calibration_path(ledger.store))
+        say(f"[{number}/{len(missing)}] {names[config.key]}: {_said(rates)}")
+    if failed:
+        raise ValueError("not everything could be measured:\n  " + "\n  ".join(failed))
+    return calibration
+
+
+def _place(config: ExperimentConfig) -> tuple[str, str, int]:
+    device = device_here(config.training.device)
+    if device is None:
+        raise ValueError("training.device='cuda', but PyTorch sees no GPU here; calibrate where the sweep will run")
+    return cost_class(config), device, config.training.threads
+
+
+def _said(rates: Rates) -> str:
+    step = rates.config.training.episodes_per_step * min(rates.episode_seconds, default=0.0)
+    training = f"{step:.3g} s a step, " if step else ""
+    return f"{training}{(rates.peak_bytes or 0) / 1e9:.1f} GB at most, {duration(rates.start_seconds)} to start"
+
+
+def measured_aside(config: ExperimentConfig) -> Rates:
+    """`measure` in a process of its own. ValueError: the user's mistake, or the process was killed."""
+    root = str(Path(__file__).resolve().parents[1])
+    path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
+    done = subprocess.run(
+        [sys.executable, "-m", "orchestrator.calibrate"],
+        input=config.model_dump_json(),
+        env={**os.environ, "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+    )
+    if done.returncode == USERS_MISTAKE:
+        raise ValueError(done.stderr.strip().splitlines()[-1])
+    if done.returncode < 0:
+        raise ValueError(f"the measuring process was ended by signal {-done.returncode}; is there memory for it?")
+    if done.returncode:
+        raise RuntimeError(f"measuring {config.key} failed:\n{done.stderr}")
+    return Rates.model_validate_json(done.stdout.splitlines()[-1])
+
+
+def measure(config: ExperimentConfig) -> Rates:
+    """Time a start, training steps and validation episodes of `config` on its images, in this process."""
+    data = open_for(config)
+    with TemporaryDirectory(prefix="calibration-") as room:
+        started = time.perf_counter()
+        run = Run(config.replace(training__learning_rate=LEARNING_RATE), data, Path(room))
+        start = time.perf_counter() - started
+        episode_seconds = _episode_seconds(run) if run.parameters else ()
+        image_seconds, test_episode_seconds = _evaluation_seconds(run, data.val)
+        return Rates(
+            cost_class=cost_class(config),
+            device=device_name(run.device),
+            threads=run.threads,
+            config=config,
+            episode_seconds=episode_seconds,
+            image_seconds=image_seconds,
+            test_episode_seconds=test_episode_seconds,
+            start_seconds=start,
+            peak_bytes=peak_bytes(run.device),
+            image_bytes=_image_bytes(run, data, Path(room)),
+            parameters=sum(parameter.numel() for parameter in run.parameters.values()),
+            images={split: len(data.split(split)) for split in ("val", "test")},
+        )
+
+
+def _episode_seconds(run: Run) -> tuple[float, ...]:
+    """Of one episode, in each stretch of steps. `train_steps` ends by reading the losses, so a device has ended."""
+    run.train_steps(range(1))
+    started = time.perf_counter()
+    run.train_steps(range(1, 2))
+    steps = max(1, min(MOST_STEPS, round(STRETCH_SECONDS / (time.perf_counter() - started))))
+    found = []
+    for first in range(2, 2 + STRETCHES * steps, steps):
+        started = time.perf_counter()
+        run.train_steps(range(first, first + steps))
+        found.append((time.perf_counter() - started) / steps / run.config.training.episodes_per_step)
+    return tuple(found)
+
+
+def _evaluation_seconds(run: Run, split: ImageSplit) -> tuple[float, float]:
+    """For each image, and for each episode besides: from EPISODES different episodes, and one episode as often.
+
+    The second bank has as many episodes and fewer images.
+    """
+    bank = episode_bank(split, _few_episodes(run.config))
+    same = EpisodeIndices(*(rows[:1].expand_as(rows) for rows in (bank.support, bank.query, bank.targets)))
+    _timed(run, split, same)
+    different, repeated = _timed(run, split, bank), _timed(run, split, same)
+    images, few = _images_in(bank), _images_in(same)
+    per_image = max(0.0, different - repeated) / (images - few)
+    return per_image, max(0.0, repeated - few * per_image) / EPISODES
+
+
+def _few_episodes(config: ExperimentConfig) -> EvaluationConfig:
+    episodes = config.episodes
+    return EvaluationConfig(split="val", episodes=EPISODES, way=episodes.way, shot=episodes.shot)
+
+
+def _timed(run: Run, split: ImageSplit, bank: EpisodeIndices) -> float:
+    started = time.perf_counter()
+    episode_accuracies(run.method, split, bank, run.augment, run.config.training.precision)
+    return time.perf_counter() - started
+
+
+def _images_in(bank: EpisodeIndices) -> int:
+    return len(torch.cat([bank.support.flatten(), bank.query.flatten()]).unique())
+
+
+def _image_bytes(run: Run, data: DataSet, room: Path) -> int:
+    """What an evaluation keeps of an image."""
+    run.method.eval()
+    with torch.inference_mode(), autocast(run.device, run.config.training.precision):
+        table = image_table(run.method, data.val, torch.arange(2), run.augment, run.device, room)
+    return sum(values.nbytes for values in table.values()) // 2
+
+
+def main() -> int:
+    """Measure the configuration on stdin."""
+    try:
+        rates = measure(ExperimentConfig.model_validate_json(sys.stdin.read()))
+    except (ValueError, torch.OutOfMemoryError) as error:
+        print(" ".join(str(error).split()), file=sys.stderr)
+        return USERS_MISTAKE
+    print(rates.model_dump_json())
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,62 @@
+"""Does a switch do anything? One training step of every row and of its baseline, on one batch, compared bit for bit.
+
+Equal outputs say that the switch changes nothing; different ones, that it changes something, if only the first random
+weights. On a GPU, whose sums may come in any order, a switch without effect can go unnoticed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+
+from dmf.config import ExperimentConfig
+from dmf.precision import autocast
+from dmf.training import Diverged, Run
+from orchestrator.baselines import pairs
+from orchestrator.plan import SweepPlan
+from orchestrator.trial import images_of
+
+ONE_EPISODE = {
+    "training.episodes_per_step": 1,
+    "training.episodes_per_epoch": 1,
+    "training.validation_episodes": 2,
+    "training.warmup_epochs": 0,
+}
+"""A step is one episode, at the full learning rate."""
+
+
+def canary(planned: SweepPlan, say: Callable[[str], None] = print) -> tuple[str, ...]:
+    """A sentence for every row whose first training step gives its baseline's outputs."""
+    compared = list(pairs(planned))
+    configs = {cell.config.key: cell.config for pair in compared for cell in (pair.baseline, pair.cell)}
+    outputs = {}
+    for number, (key, config) in enumerate(configs.items(), 1):
+        outputs[key] = first_outputs(config)
+        say(f"[{number}/{len(configs)}] one step of {key}")
+    return tuple(
+        f"table {pair.layout.name}: this switch changes nothing: {pair.name(pair.cell)} gives the outputs of "
+        f"{pair.name(pair.baseline)} bit for bit after one training step"
+        for pair in compared
+        if outputs[pair.cell.config.key] == outputs[pair.baseline.config.key]
+    )
+
+
+def first_outputs(config: ExperimentConfig) -> str:
+    """Digest of the losses of a training's first step and of the scores of its episode after it."""
+    short = config.with_paths(ONE_EPISODE)
+    with TemporaryDirectory(prefix="canary-") as room:
+        run = Run(short, images_of(short), Path(room))
+        try:
+            losses = run.train_steps(range(1)) if run.parameters else {}
+        except Diverged:
+            return f"{config.key} diverged"  # like no other
+        run.method.eval()
+        with torch.inference_mode(), autocast(run.device, short.training.precision):
+            scores = run.method(run.episode(0, run.read(0)))
+    text = json.dumps(losses, sort_keys=True).encode()
+    return hashlib.sha256(text + scores.float().cpu().contiguous().numpy().tobytes()).hexdigest()

@@ -1,0 +1,89 @@
+"""What a sweep would do, as `--plan` prints it."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from orchestrator.ledger import Ledger
+from orchestrator.plan import SweepPlan, Trial, labels, shortened
+from orchestrator.preview import preview
+from orchestrator.spec import SweepSpec
+from orchestrator.standing import Standing, standing
+from reports.staleness import Today
+
+SEEDS_SHOWN = 10
+PLANNED = {
+    "missing": "to train",
+    "started": "to go on with from its checkpoint",
+    "failed": "failed",
+    "stale": "stale",
+    "untested": "trained, to test",
+    "done": "done",
+    "diverged": "diverged",
+}
+"""What a state of the ledger means for the next start."""
+
+
+def describe(spec: SweepSpec, planned: SweepPlan, ledger: Ledger, today: Today) -> str:
+    """What a sweep would do, as text."""
+    if spec.search is not None:
+        return describe_search(spec, ledger)
+    trials = planned.trials()
+    stands = {trial.key: standing(trial, ledger, today) for trial in trials}
+    told = labels(trial.config for trial in trials)
+    any_stale = any(each.state == "stale" for each in stands.values())
+    seen = preview(spec, planned, ledger)
+    asked, cells = planned.trainings_asked, len(planned.cells)
+    tables = Counter(cell.table for cell in planned.cells)
+    counts = Counter(_told(each) for each in stands.values())
+    evaluations = {(trial.key, e.key) for trial in trials for e in trial.evaluations}
+    tested = sum(ledger.tested(*pair) for pair in evaluations)
+    head = [
+        f"Sweep {planned.name}: {planned.about}",
+        f"{cells} cells in {', '.join(f'table {name}: {n}' for name, n in tables.items())}; {_seeds(spec)}",
+        f"{asked} trainings asked for, {len(trials)} distinct ({asked - len(trials)} duplicates removed)",
+        f"{len(evaluations)} evaluations, {tested} done",
+        "trainings: " + ", ".join(f"{number} {state}" for state, number in counts.items()),
+        *(["stale ones are left: --accept-stale takes them, --retrain-stale makes them anew"] if any_stale else []),
+        *seen.lines,
+        *(f"warning: {warning}" for warning in seen.warnings),
+        "",
+    ]
+    lines = []
+    width = max(len(text) for text in told.values())
+    for trial in trials:
+        fills = ", ".join(dict.fromkeys(trial.tables))
+        line = f"{trial.key}  {told[trial.key]:<{width}}  table {fills}  {_told(stands[trial.key])}"
+        line += f": {stands[trial.key].why}" if stands[trial.key].why else ""
+        where = other_root(trial, ledger) if stands[trial.key].state != "missing" else None
+        lines.append(", ".join(filter(None, (line, seen.of(trial.key), where))))
+    return "\n".join([*head, *shortened(lines)])
+
+
+def _seeds(spec: SweepSpec) -> str:
+    shown = ", ".join(map(str, spec.seeds[:SEEDS_SHOWN]))
+    return f"seeds {shown}" + (f" and {len(spec.seeds) - SEEDS_SHOWN} more" if len(spec.seeds) > SEEDS_SHOWN else "")
+
+
+def _told(stands: Standing) -> str:
+    return PLANNED[stands.state] + (", to try again" if stands.again else "")
+
+
+def other_root(trial: Trial, ledger: Ledger) -> str | None:
+    """`trained on images at ...`, when a stored training's images lay elsewhere than the sweep says now."""
+    ended = ledger.how_ended(trial.key)
+    if ended is None or ended.outcome == "failed" or ended.data_root in (None, trial.config.data.root):
+        return None
+    return f"trained on images at {ended.data_root}"
+
+
+def describe_search(spec: SweepSpec, ledger: Ledger) -> str:
+    """What a search would do and what it has tried. ValueError when the store holds another one of its name."""
+    from orchestrator.search import listing, resume
+
+    assert spec.search is not None
+    results = resume(spec, ledger)
+    lines = [f"Search {spec.name}: {spec.search.trials} trainings over"]
+    lines += [f"  {path}: {range_}" for path, range_ in spec.search.parameters.given().items()]
+    lines.append(f"{len(results.tried)} tried, {max(0, spec.search.trials - len(results.tried))} to try")
+    return "\n".join([*lines, listing(results)] if results.tried else lines)

@@ -1,0 +1,219 @@
+"""What trainings will cost, before they are paid for: from this store's history, else from a calibration.
+
+In this order: records of trainings of the same cost class on the same device and with as many threads; a calibration
+of the class; records or calibrations of another class there, scaled by the FLOPs of the backbones. A cost is that of
+what is left to do: what is done costs nothing, what was started only its remaining epochs.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import math
+import statistics
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from dmf.config import TABLE_BYTES, EvaluationConfig, ExperimentConfig
+from dmf.provenance import cpu_name
+from dmf.records import RECORD, TrainingRecord
+from orchestrator.ledger import Ledger
+from orchestrator.plan import Trial
+from orchestrator.rates import (
+    Calibration,
+    Images,
+    Rates,
+    cost_class,
+    distinct_images,
+    flops_per_image,
+    images_per_episode,
+    merged,
+    of_record,
+    validation_of,
+)
+
+log = logging.getLogger("dmf.estimates")
+
+RECORDS_READ = 200
+"""Of a store's trainings, the newest."""
+GPU_DRIVER = Path("/proc/driver/nvidia/version")
+"""Where it is missing, nobody waits for torch to find no GPU."""
+
+Source = Literal["records", "calibration", "FLOPs", "done", "unknown"]
+"""Where a cost is known from."""
+LEAST_SPREAD: dict[Source, float] = {"records": 1.1, "calibration": 1.3, "FLOPs": 2.0}
+"""The range is from the estimate divided by this to it times this, where epochs do not spread further: machines are not
+more regular, a few steps are no training, and models reach different shares of a device's FLOP rate."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Of one trial, as far as it is left to do."""
+
+    seconds: float | None
+    """None: nothing is known."""
+    seconds_low: float | None
+    seconds_high: float | None
+    bytes: int | None
+    """Peak memory: of the process, or of the GPU where it trains on one."""
+    source: Source
+    earlier_seconds: float = 0.0
+    """What the store held of the trial already."""
+
+
+DONE = Cost(0.0, 0.0, 0.0, None, "done")
+UNKNOWN = Cost(None, None, None, None, "unknown")
+
+
+def estimate(trials: Sequence[Trial], ledger: Ledger, calibration: Calibration) -> dict[str, Cost]:
+    """The cost of every trial, by its key."""
+    states = {trial.key: ledger.state(trial) for trial in trials}
+    known = known_rates(ledger, calibration)
+    costs = {}
+    for trial in trials:
+        if states[trial.key] in ("done", "diverged"):
+            costs[trial.key] = DONE
+        elif found := _rates_for(trial.config, known) if known else None:
+            costs[trial.key] = _cost(trial, *found, ledger, _images(trial.config, calibration))
+        else:
+            costs[trial.key] = UNKNOWN
+    return costs
+
+
+def known_rates(ledger: Ledger, calibration: Calibration) -> dict[tuple[str, str, int], tuple[Rates, Source]]:
+    """What is known of every class, device and number of threads, and from where."""
+    seen: dict[tuple[str, str, int], list[Rates]] = {}
+    for rates in _rates_seen(ledger, calibration):
+        seen.setdefault(rates.place, []).append(rates)
+    known: dict[tuple[str, str, int], tuple[Rates, Source]]
+    known = {rates.place: (rates, "calibration") for rates in calibration.measured}
+    for place, several in seen.items():
+        rates = merged(several)
+        if rates.peak_bytes is None and place in known:
+            calibrated = known[place][0]
+            rates = rates.replace(peak_bytes=calibrated.peak_bytes, image_bytes=calibrated.image_bytes)
+        known[place] = rates, "records"
+    return known
+
+
+def _rates_seen(ledger: Ledger, calibration: Calibration) -> Iterator[Rates]:
+    """Of the newest trainings; a record that can not be read is left out with a warning."""
+    paths = sorted(ledger.store.glob(f"trainings/*/{RECORD}"), key=lambda path: path.stat().st_mtime_ns)
+    for path in paths[-RECORDS_READ:]:
+        try:
+            record = TrainingRecord.read(path)
+            tests = ledger.evaluations(path.parent.name)
+        except ValueError as error:
+            log.warning("estimates do without %s: %s", path.parent, " ".join(str(error).split())[:300])
+            continue
+        rates = of_record(record, tests, _images(record.config, calibration))
+        if rates is not None:
+            yield rates
+
+
+def _images(config: ExperimentConfig, calibration: Calibration) -> Images:
+    """Sizes of a training's splits: those of a known data set, else as a calibration found them."""
+    from dmf.data import DATASETS, QUARTER_TURNS  # torch takes seconds to import
+
+    facts = DATASETS.get(config.data.name)
+    if facts is None or facts.images is None:
+        return calibration.images_of(config.data)
+    times = QUARTER_TURNS if config.data.rotations_as_classes else 1
+    return dict(zip(("train", "val", "test"), (times * count for count in facts.images), strict=True))
+
+
+def _rates_for(
+    config: ExperimentConfig, known: dict[tuple[str, str, int], tuple[Rates, Source]]
+) -> tuple[Rates, Source] | None:
+    """Rates and their source; None: nothing is like it."""
+    device, threads = device_here(config.training.device), config.training.threads
+    if device is None:
+        return None
+    place = cost_class(config), device, threads
+    if place in known:
+        return known[place]
+    alike = [
+        rates
+        for rates, _ in known.values()
+        if (rates.device, rates.threads) == (device, threads)
+        and rates.config.training.precision == config.training.precision
+        and rates.episode_seconds
+        and flops_per_image(rates.config)
+    ]
+    if not alike or not flops_per_image(config):
+        return None
+
+    def distance(rates: Rates) -> tuple[bool, float]:
+        return rates.config.model.backbone != config.model.backbone, abs(math.log(_work(config) / _work(rates.config)))
+
+    nearest = min(alike, key=distance)
+    return nearest.scaled(config), "FLOPs"
+
+
+def _work(config: ExperimentConfig) -> int:
+    return flops_per_image(config) * images_per_episode(config)
+
+
+@functools.cache
+def device_here(wanted: str) -> str | None:
+    """What records call the device that `training.device` means on this machine; None: it is not there."""
+    if not GPU_DRIVER.exists():
+        return None if wanted == "cuda" else cpu_name()
+    import torch
+
+    from dmf.machine import device_name
+
+    there = torch.cuda.is_available()
+    if wanted == "cuda" and not there:
+        return None
+    return device_name(torch.device("cuda" if there and wanted != "cpu" else "cpu"))
+
+
+def _cost(trial: Trial, rates: Rates, source: Source, ledger: Ledger, images: Images) -> Cost:
+    settings = trial.config.training
+    done, earlier, tests = _progress(trial, ledger)
+    left = range(done + 1, settings.epochs + 1) if rates.episode_seconds else range(0)
+    training = len(left) * settings.episodes_per_epoch * statistics.median(rates.episode_seconds or [0.0])
+    validations = sum(settings.validates(epoch) for epoch in left)
+    seconds = training + validations * _evaluation_seconds(validation_of(trial.config), rates, images)
+    seconds += sum(_evaluation_seconds(test, rates, images) for test in tests)
+    seconds += rates.start_seconds if done < settings.epochs else 0.0
+    low, high = _spread(rates.episode_seconds, LEAST_SPREAD[source])
+    peak = _peak_bytes(rates, [*([validation_of(trial.config)] if validations else []), *tests], images)
+    return Cost(seconds, seconds * low, seconds * high, peak, source, earlier)
+
+
+def _evaluation_seconds(evaluation: EvaluationConfig, rates: Rates, images: Images) -> float:
+    forwards = distinct_images(evaluation, images) * rates.image_seconds
+    return forwards + evaluation.episodes * rates.test_episode_seconds
+
+
+def _peak_bytes(rates: Rates, evaluations: Sequence[EvaluationConfig], images: Images) -> int | None:
+    if rates.peak_bytes is None:
+        return None
+    kept = max((distinct_images(evaluation, images) for evaluation in evaluations), default=0.0) * rates.image_bytes
+    return rates.peak_bytes + min(round(kept), TABLE_BYTES)
+
+
+def _spread(seconds: Sequence[float], least: float) -> tuple[float, float]:
+    """Factors of a range's ends: what eight of ten epochs lie between, against their median, and `least` at least."""
+    if len(seconds) < 2 or not (middle := statistics.median(seconds)):
+        return 1 / least, least
+    tenths = statistics.quantiles(seconds, n=10, method="inclusive")
+    return min(1 / least, tenths[0] / middle), max(least, tenths[-1] / middle)
+
+
+def _progress(trial: Trial, ledger: Ledger) -> tuple[int, float, list[EvaluationConfig]]:
+    """Epochs done, seconds spent, and the tests that are left."""
+    record = ledger.training(trial.key)
+    if record is not None and record.outcome == "finished":
+        tests = {test.evaluation_key: test.seconds for test in ledger.evaluations(trial.key)}
+        missing = [evaluation for evaluation in trial.evaluations if evaluation.key not in tests]
+        return trial.config.training.epochs, record.seconds + sum(tests.values()), missing
+    try:
+        at = ledger.checkpoint(trial.key)
+    except ValueError:  # one that can not be read; the trial will say so when it meets it
+        at = None
+    return (len(at.history), at.seconds, list(trial.evaluations)) if at else (0, 0.0, list(trial.evaluations))

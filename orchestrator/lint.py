@@ -1,0 +1,181 @@
+"""What a sweep file asks for that can not be meant: rows that differ in more than their table says, settings that
+nothing reads, cells asked for twice. Each is one sentence; none keeps the sweep from running.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from dmf.config import AugmentationConfig, EpisodeConfig, ExperimentConfig, ModelConfig, TrainingConfig
+from orchestrator.baselines import Pair, is_baseline, pairs, place
+from orchestrator.plan import SweepPlan, flattened
+from orchestrator.spec import NEVER_VARIED, Resolved, SweepSpec
+from reports.tables import TABLES
+
+TOLD = 10
+"""Sentences of one kind; of more it is said how many."""
+
+
+def lint(spec: SweepSpec, planned: SweepPlan) -> tuple[str, ...]:
+    """Every doubt about a sweep file."""
+    compared = list(pairs(planned))
+    kinds = (
+        _further_differences(compared),
+        _without_baseline(planned, compared),
+        _unread_settings(spec),
+        _repeated(spec),
+    )
+    return tuple(sentence for kind in kinds for sentence in _first(kind))
+
+
+def _first(sentences: Iterable[str]) -> list[str]:
+    found = list(dict.fromkeys(sentences))
+    return found if len(found) <= TOLD else [*found[:TOLD], f"... and {len(found) - TOLD} more like the last"]
+
+
+def _further_differences(compared: Sequence[Pair]) -> Iterator[str]:
+    for pair in compared:
+        ours, theirs = pair.cell.config, pair.baseline.config
+        if not pair.exact and (paths := pair.layout.also_differs(ours, theirs)):
+            told = ", ".join(f"{path}={ours.at(path)} (there {theirs.at(path)})" for path in paths)
+            yield (
+                f"table {pair.layout.name}: row {pair.name(pair.cell)} differs from its baseline "
+                f"{pair.name(pair.baseline)} not only in {pair.layout.row_path} but also in {told}"
+            )
+
+
+def _without_baseline(planned: SweepPlan, compared: Sequence[Pair]) -> Iterator[str]:
+    """Of tables of components: a comparison with other methods can do without ours."""
+    paired = {id(pair.cell) for pair in compared}
+    for cell in planned.cells:
+        layout = TABLES[cell.table]
+        aside = not layout.components or layout.is_reference(cell.config) or is_baseline(layout, cell.config)
+        if not aside and id(cell) not in paired:
+            base = layout.row_name.format(layout.labels[layout.baseline])
+            column, backbone = place(cell)
+            yield (
+                f"table {layout.name}: its baseline {base} is not planned for {column.dataset_label}, {column.task}, "
+                f"{backbone}; its rows are compared with nothing there"
+            )
+
+
+def unread(config: ExperimentConfig) -> dict[str, str]:
+    """Parameters that a training does not read, each with the value that is the reason."""
+    model = config.model
+    found = {f"model.{name}": _why_unread(model) for name in model.unread}
+    if model.backbone == "conv64f":
+        found |= dict.fromkeys(("model.drop_rate", "model.drop_block_ramp"), "model.backbone=conv64f")
+    if config.augmentation.crop != "padded":
+        found["augmentation.crop_padding"] = f"augmentation.crop={config.augmentation.crop}"
+    if model.method != "dmf":
+        found["training.global_weight"] = f"model.method={model.method}"
+    return found | (_unread_by_raw_pixels() if model.method == "raw_pixels" else {})
+
+
+def _why_unread(model: ModelConfig) -> str:
+    return f"model.alignment={model.alignment}" if model.method == "dmf" else f"model.method={model.method}"
+
+
+@functools.cache
+def _unread_by_raw_pixels() -> dict[str, str]:
+    """All but the images, how they are tested, and where."""
+    sections = {
+        "augmentation": AugmentationConfig,
+        "episodes": EpisodeConfig,
+        "model": ModelConfig,
+        "training": TrainingConfig,
+    }
+    read = {"model.method", "episodes.shot", "training.precision", *NEVER_VARIED}
+    paths = (f"{section}.{name}" for section, values in sections.items() for name in values.model_fields)
+    return {path: "model.method=raw_pixels" for path in paths if path not in read}
+
+
+@dataclass
+class _Given:
+    """One value that the file gives, and the trainings that get it."""
+
+    where: str
+    path: str
+    value: object
+    configs: list[ExperimentConfig]
+
+
+def _unread_settings(spec: SweepSpec) -> Iterator[str]:
+    """Settings that no training that gets them reads."""
+    for given in _given(spec):
+        reasons = _why_unread_by_all(given)
+        if reasons:
+            why, verb = " and ".join(reasons), "reads" if len(reasons) == 1 else "read"
+            name = given.path.split(".")[1]
+            yield f"{given.where}: {given.path} is set to {given.value}, but {why} {verb} no {name}"
+
+
+def _why_unread_by_all(given: _Given) -> list[str]:
+    """The reasons why no training reads a value; none where one does."""
+    reasons = {}
+    for config in given.configs:
+        reason = unread(config).get(given.path)
+        if reason is None:
+            return []
+        reasons[reason] = None
+    return list(reasons)
+
+
+def _given(spec: SweepSpec) -> Iterator[_Given]:
+    """Every value of the sweep's `set`, of parts' `set`, and of what is varied, value by value."""
+    for path, value in spec.set.given().items():
+        over = [part.set.given() for part in spec.parts]
+        got = [c for c in spec.resolved if path not in c.choice and path not in over[c.part]]
+        yield _Given("set", path, value, _configs(got))
+    for number, part in enumerate(spec.parts):
+        combinations = [c for c in spec.resolved if c.part == number]
+        for path, value in part.set.given().items():
+            yield _Given(f"parts.{number}.set", path, value, _configs(combinations))
+        yield from _given_by_choices(f"parts.{number}", combinations, [trial.given() for trial in part.trials])
+
+
+def _given_by_choices(
+    where: str, combinations: Sequence[Resolved], trials: Sequence[dict[str, object]]
+) -> Iterator[_Given]:
+    """`zip` and `grid` by value; `trials`, which vary fastest, each for itself."""
+    found: dict[tuple[str, str, int], _Given] = {}
+    for index, combination in enumerate(combinations):
+        trial = index % len(trials) if trials else 0
+        for path, value in combination.choice.items():
+            own = trial if trials and path in trials[trial] else -1
+            given = found.setdefault((path, repr(value), own), _Given(where, path, value, []))
+            given.configs += _configs([combination])
+    yield from found.values()
+
+
+def _configs(combinations: Iterable[Resolved]) -> list[ExperimentConfig]:
+    return [c.config for c in combinations if isinstance(c.config, ExperimentConfig)]
+
+
+def _repeated(spec: SweepSpec) -> Iterator[str]:
+    """Cells that several combinations ask for, and why they are one where their settings differ."""
+    first: dict[tuple[str, str], Resolved] = {}
+    for combination in spec.resolved:
+        assert isinstance(combination.config, ExperimentConfig)
+        table = spec.parts[combination.part].table
+        before = first.setdefault((table, combination.config.key), combination)
+        if before is combination:
+            continue
+        assert isinstance(before.config, ExperimentConfig)
+        ours, theirs = flattened(combination.config), flattened(before.config)
+        paths = [path for path in ours if ours[path] != theirs[path] and path not in NEVER_VARIED]
+        where = f"table {table}: parts.{before.part} and parts.{combination.part}"
+        if before.part == combination.part:
+            where = f"table {table}: parts.{before.part}"
+        if paths:
+            told = " and ".join(f"{path}={theirs[path]} and {ours[path]}" for path in paths)
+            why = " and ".join(dict.fromkeys(unread(combination.config)[path] for path in paths))
+            yield f"{where}: {told} are one training, since {why} reads no {', '.join(p.split('.')[1] for p in paths)}"
+        else:
+            yield f"{where}: a cell is asked for twice ({_said(combination)}); it is there once"
+
+
+def _said(combination: Resolved) -> str:
+    return ", ".join(f"{path}={value}" for path, value in combination.choice.items()) or "no setting of its own"

@@ -1,0 +1,48 @@
+"""Look before paying: what a sweep will cost on this machine, and what is doubtful about it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from orchestrator.estimates import Cost, estimate
+from orchestrator.ledger import Ledger
+from orchestrator.lint import lint
+from orchestrator.plan import SweepPlan
+from orchestrator.progress import duration
+from orchestrator.rates import Calibration
+from orchestrator.room import at_a_time, shortages, this_machine
+from orchestrator.spec import SweepSpec
+from orchestrator.totals import told
+
+
+@dataclass(frozen=True)
+class Preview:
+    """Of the trials that are not done yet."""
+
+    costs: dict[str, Cost]
+    """By training key, of all trials."""
+    at_a_time: int
+    """How many trials run together on this machine."""
+    lines: tuple[str, ...]
+    """The costs in sum, as text."""
+    warnings: tuple[str, ...]
+
+    def of(self, key: str) -> str:
+        """One trial's cost as text; empty where nothing is known or left to do."""
+        return f"about {duration(seconds)}" if (seconds := self.costs[key].seconds) else ""
+
+
+def preview(spec: SweepSpec, planned: SweepPlan, ledger: Ledger) -> Preview:
+    """What a sweep will cost and what is doubtful about it. Starts nothing."""
+    costs = estimate(planned.trials(), ledger, Calibration.of(ledger.store))
+    left = [trial for trial in planned.trials() if costs[trial.key].source != "done"]
+    known = any(costs[trial.key].seconds is not None for trial in left)
+    on_gpu = spec.resources.gpu != 0 and any(trial.config.training.device != "cpu" for trial in left)
+    machine = this_machine(uses_gpu=known and on_gpu)
+    together = at_a_time(left, spec.resources, machine)
+    return Preview(
+        costs=costs,
+        at_a_time=together,
+        lines=tuple(told([costs[trial.key] for trial in left], together)),
+        warnings=(*lint(spec, planned), *shortages(left, costs, spec.resources, machine, ledger.store)),
+    )

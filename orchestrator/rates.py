@@ -1,0 +1,224 @@
+"""What trainings take on a machine, per episode and image: from records, from a calibration, scaled by FLOPs.
+
+Trainings of one cost class do the same work per episode: everything in their configurations that costs is equal.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import statistics
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Self
+
+from pydantic import Field
+
+from dmf.config import DataConfig, EvaluationConfig, ExperimentConfig, ModelConfig
+from dmf.records import EvaluationRecord, TrainingRecord
+from dmf.values import Value
+
+DEFAULTS = ExperimentConfig()
+COSTS_NOTHING = {
+    path: DEFAULTS.at(path)
+    for path in (
+        "data.normalisation data.resize augmentation.crop_padding augmentation.flip augmentation.erasing "
+        "model.drop_rate model.drop_block_ramp training.seed training.epochs training.learning_rate "
+        "training.learning_rate_floor training.warmup_epochs training.momentum training.nesterov "
+        "training.weight_decay training.few_shot_weight training.global_weight training.validation_episodes "
+        "training.validate_every training.validate_all_from"
+    ).split()
+}
+"""Parameters that change neither an episode's time nor the memory, with their defaults."""
+
+Images = dict[str, int]
+"""How many a split has, by its name, where that is known."""
+
+
+class Rates(Value):
+    """What trainings of one cost class took on one device."""
+
+    cost_class: str
+    device: str
+    threads: int
+    config: ExperimentConfig
+    """One of them."""
+    episode_seconds: tuple[float, ...]
+    """Of one training episode, once for every epoch or timed stretch; empty where nothing is learnt."""
+    image_seconds: float
+    """Of an evaluation, for each image that it forwards."""
+    test_episode_seconds: float
+    """Of an evaluation, for each episode besides its images."""
+    start_seconds: float
+    """Besides epochs and evaluations."""
+    peak_bytes: int | None = None
+    image_bytes: int = 0
+    """Besides the peak, of each image that an evaluation keeps; none where whole evaluations were seen."""
+    parameters: int | None = None
+    images: Images = Field(default_factory=dict)
+
+    @property
+    def place(self) -> tuple[str, str, int]:
+        """Class, device and threads: what tells rates apart."""
+        return self.cost_class, self.device, self.threads
+
+    def scaled(self, config: ExperimentConfig) -> Rates:
+        """For a training of another class, by the FLOPs of the two backbones; its memory is not known."""
+        image = flops_per_image(config) / flops_per_image(self.config)
+        episode = image * images_per_episode(config) / images_per_episode(self.config)
+        return Rates(
+            cost_class=cost_class(config),
+            device=self.device,
+            threads=self.threads,
+            config=config,
+            episode_seconds=tuple(episode * seconds for seconds in self.episode_seconds),
+            image_seconds=image * self.image_seconds,
+            test_episode_seconds=image * self.test_episode_seconds,
+            start_seconds=self.start_seconds,
+        )
+
+
+class Calibration(Value):
+    """What `orchestrator.calibrate` has measured for a store."""
+
+    measured: tuple[Rates, ...] = ()
+
+    @classmethod
+    def of(cls, store: Path) -> Self:
+        """A store's, empty where nothing was measured."""
+        path = calibration_path(store)
+        return cls.read(path) if path.is_file() else cls()
+
+    def images_of(self, data: DataConfig) -> Images:
+        """Sizes of a data set's splits, where it was opened for a measurement."""
+        opened = (rates.images for rates in self.measured if _same_images(rates.config.data, data))
+        return next((images for images in opened if images), {})
+
+
+def calibration_path(store: Path) -> Path:
+    """Where a store keeps what was measured for it."""
+    return store / "calibration.json"
+
+
+def _same_images(one: DataConfig, other: DataConfig) -> bool:
+    return (one.name, one.rotations_as_classes) == (other.name, other.rotations_as_classes)
+
+
+def cost_class(config: ExperimentConfig) -> str:
+    """Digest of everything in a configuration that costs time or memory, device and threads aside."""
+    return representative(config).key
+
+
+def representative(config: ExperimentConfig) -> ExperimentConfig:
+    """The one training that stands for all of a cost class."""
+    jitter = DEFAULTS.augmentation.color_jitter if config.augmentation.color_jitter else 0.0
+    per_step = config.training.episodes_per_step
+    return config.with_paths(
+        COSTS_NOTHING | {"augmentation.color_jitter": jitter, "training.episodes_per_epoch": per_step}
+    )
+
+
+def images_per_episode(config: ExperimentConfig) -> int:
+    """Of a training episode."""
+    episodes = config.episodes
+    return episodes.way * (episodes.shot + episodes.queries)
+
+
+def distinct_images(evaluation: EvaluationConfig, images: Images) -> float:
+    """How many images an evaluation forwards, every one once: of M, n draws are expected to find M (1 - e^(-n/M))."""
+    assert evaluation.shot is not None
+    drawn = evaluation.episodes * evaluation.way * (evaluation.shot + evaluation.queries)
+    held = images.get(evaluation.split)
+    return drawn if held is None else held * -math.expm1(-drawn / held)
+
+
+def validation_of(config: ExperimentConfig) -> EvaluationConfig:
+    """The evaluation that selects a training's epoch."""
+    episodes = config.episodes
+    return EvaluationConfig(
+        split="val", episodes=config.training.validation_episodes, way=episodes.way, shot=episodes.shot
+    )
+
+
+def of_record(record: TrainingRecord, tests: Iterable[EvaluationRecord], images: Images) -> Rates | None:
+    """What a training took, from its epochs' seconds; None where it tells nothing, as when it failed.
+
+    A validation's seconds are what epochs with one take longer. Where all epochs have one, it is what images forward
+    have of images forward and backward, which take three times as much. What an evaluation spends on images and what
+    on episodes is not recorded: half of its time is taken for each.
+    """
+    if record.outcome == "failed" or record.provenance is None or not (record.history or record.parameters == 0):
+        return None
+    config, validation = record.config, validation_of(record.config)
+    episodes = config.training.episodes_per_epoch
+    plain = [epoch.seconds for epoch in record.history if epoch.validation_accuracy is None]
+    validated = [epoch.seconds for epoch in record.history if epoch.validation_accuracy is not None]
+    selecting = 0.0
+    if plain and validated:
+        selecting = max(0.0, statistics.median(validated) - statistics.median(plain))
+    elif validated:
+        forwards = distinct_images(validation, images)
+        share = forwards / (forwards + 3 * episodes * images_per_episode(config))
+        selecting = share * statistics.median(validated)
+    seen = [(validation, selecting)] if selecting else []
+    seen += [(test.config, test.seconds) for test in tests]
+    return Rates(
+        cost_class=cost_class(config),
+        device=record.provenance.device,
+        threads=record.provenance.threads,
+        config=config,
+        episode_seconds=tuple(max(0.0, s) / episodes for s in [*plain, *(s - selecting for s in validated)]),
+        image_seconds=_median(seconds / 2 / distinct_images(test, images) for test, seconds in seen),
+        test_episode_seconds=_median(seconds / 2 / test.episodes for test, seconds in seen),
+        start_seconds=max(0.0, record.seconds - sum(epoch.seconds for epoch in record.history)),
+        peak_bytes=record.peak_bytes,
+        parameters=record.parameters,
+    )
+
+
+def merged(rates: Sequence[Rates]) -> Rates:
+    """Several of one class, device and number of threads as one: medians, all epochs, the highest peak."""
+
+    def median(of: Callable[[Rates], float]) -> float:
+        return statistics.median(map(of, rates))
+
+    return Rates(
+        cost_class=rates[0].cost_class,
+        device=rates[0].device,
+        threads=rates[0].threads,
+        config=rates[0].config,
+        episode_seconds=tuple(seconds for one in rates for seconds in one.episode_seconds),
+        image_seconds=median(lambda one: one.image_seconds),
+        test_episode_seconds=median(lambda one: one.test_episode_seconds),
+        start_seconds=median(lambda one: one.start_seconds),
+        peak_bytes=max((one.peak_bytes for one in rates if one.peak_bytes), default=None),
+        parameters=next((one.parameters for one in rates if one.parameters is not None), None),
+    )
+
+
+def _median(values: Iterable[float]) -> float:
+    values = list(values)
+    return statistics.median(values) if values else 0.0
+
+
+def flops_per_image(config: ExperimentConfig) -> int:
+    """Of the backbone's convolutions for one image, forward: two per multiply-add; 0 for raw pixels."""
+    model = config.model
+    if model.method == "raw_pixels":
+        return 0
+    return _backbone_flops(model.backbone, model.last_pooling, config.data.channels, config.data.image_size)
+
+
+@functools.cache
+def _backbone_flops(backbone: str, last_pooling: bool, channels: int, side: int) -> int:
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    from dmf.methods import build_method
+
+    model = ModelConfig.from_dict({"backbone": backbone, "last_pooling": last_pooling, "groups": 1})
+    with torch.device("meta"), torch.no_grad(), FlopCounterMode(display=False) as counter:
+        build_method(model, DataConfig.from_dict({"channels": channels}), base_classes=1).maps(
+            torch.empty(1, channels, side, side)
+        )
+    return counter.get_total_flops()

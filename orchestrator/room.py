@@ -1,0 +1,115 @@
+"""Whether a sweep fits on this machine: how many trials run at a time, in what memory, and what their weights take."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from dmf.config import ExperimentConfig
+from orchestrator.estimates import Cost
+from orchestrator.plan import Trial
+from orchestrator.spec import Resources
+
+CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
+BYTES_PER_PARAMETER = 4
+BACKBONE_PARAMETERS = {"resnet12": 12_440_000, "conv64f": 114_000}
+BASE_CLASSES = 1_200
+"""More than the training classes of any known data set, for the global classifier."""
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What a machine has."""
+
+    cpus: int
+    memory: int
+    gpu_memory: tuple[int, ...] = ()
+    """Of each GPU."""
+
+
+def this_machine(uses_gpu: bool) -> Machine:
+    """As far as this process may use it; without its GPUs where none is asked for, since they take seconds to find."""
+    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    limits = [Path(path).read_text().strip() for path in CGROUP_LIMITS if Path(path).is_file()]
+    memory = min([memory, *(int(limit) for limit in limits if limit.isdigit())])
+    if not uses_gpu:
+        return Machine(cpus, memory)
+    import torch
+
+    gpus = range(torch.cuda.device_count())
+    return Machine(cpus, memory, tuple(torch.cuda.get_device_properties(gpu).total_memory for gpu in gpus))
+
+
+def at_a_time(trials: Sequence[Trial], resources: Resources, machine: Machine) -> int:
+    """How many trials run together, the hungriest counted; 1 also where the machine has not enough for one."""
+    needs = [_needs(trial.config, resources, machine) for trial in trials]
+    together = [machine.cpus / cpu for cpu, _ in needs]
+    together += [_shares(gpu, len(machine.gpu_memory)) for _, gpu in needs if gpu]
+    return max(1, int(min(together, default=1)))
+
+
+def _needs(config: ExperimentConfig, resources: Resources, machine: Machine) -> tuple[float, float]:
+    cpu = float(resources.cpu or config.training.threads)
+    uses_gpu = machine.gpu_memory and config.training.device != "cpu"
+    return cpu, resources.gpu if resources.gpu is not None else float(bool(uses_gpu))
+
+
+def _shares(gpu: float, gpus: int) -> int:
+    """How many trials of `gpu` GPUs each find room; fractions do not reach over two GPUs."""
+    return int(gpus // gpu) if gpu >= 1 else gpus * int(1 / gpu)
+
+
+def shortages(
+    trials: Sequence[Trial], costs: dict[str, Cost], resources: Resources, machine: Machine, store: Path
+) -> tuple[str, ...]:
+    """What will not fit, in sentences. `trials` are those that are still to be trained."""
+    together = min(at_a_time(trials, resources, machine), len(trials))
+    known = [(costs[trial.key].bytes or 0, trial.config) for trial in trials]
+    on_gpu = [(peak, config) for peak, config in known if _needs(config, resources, machine)[1]]
+    on_cpu = [(peak, config) for peak, config in known if not _needs(config, resources, machine)[1]]
+    found = []
+    if on_cpu and together * (peak := max(peak for peak, _ in on_cpu)) > machine.memory:
+        found.append(
+            f"{together} trainings at a time take up to {_gigabytes(together * peak)} of memory, this machine has "
+            f"{_gigabytes(machine.memory)}; let fewer run at a time with a larger resources.cpu"
+        )
+    if on_gpu and machine.gpu_memory:
+        peak, config = max(on_gpu, key=lambda one: one[0])
+        share = _needs(config, resources, machine)[1]
+        room = int(min(share, 1) * min(machine.gpu_memory))
+        if peak > room:
+            found.append(
+                f"a training takes up to {_gigabytes(peak)} of GPU memory, resources.gpu={share:g} leaves it "
+                f"{_gigabytes(room)}; give it more of the GPU"
+            )
+    return (*found, *_disk(trials, store))
+
+
+def _disk(trials: Sequence[Trial], store: Path) -> list[str]:
+    """Every training keeps its best weights."""
+    kept = BYTES_PER_PARAMETER * sum(parameters_at_most(trial.config) for trial in trials)
+    here = next(folder for folder in (store.absolute(), *store.absolute().parents) if folder.is_dir())
+    free = shutil.disk_usage(here).free
+    if kept <= free:
+        return []
+    return [
+        f"the weights of {len(trials)} trainings take up to {_gigabytes(kept)}, {here} has {_gigabytes(free)} free; "
+        "take a --store with more room"
+    ]
+
+
+def parameters_at_most(config: ExperimentConfig) -> int:
+    """An upper bound, near for DMF: backbone, filter generator and offset convolution, global classifier."""
+    model = config.model
+    if model.method == "raw_pixels":
+        return 0
+    filters, offsets = 9 * model.groups * model.kernel_size**2, 2 * 18 * 25
+    return BACKBONE_PARAMETERS[model.backbone] + model.channels * (filters + offsets + BASE_CLASSES) + BASE_CLASSES
+
+
+def _gigabytes(count: float) -> str:
+    return f"{count / 1e9:.1f} GB"

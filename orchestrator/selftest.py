@@ -1,0 +1,105 @@
+"""Kill a real sweep again and again, and hold what it leaves against one that nobody disturbed.
+
+python -m orchestrator.selftest --kills 20 --seed 0
+
+A small sweep on the embedded glyphs runs with two trials at a time and a tracking server of its own. At random moments
+the driver, a worker, the node's Ray, the tracking server or everything at once is killed or told to end; the same
+command is given again until the sweep is complete. Then every record is compared bit for bit (times and memory aside)
+with an undisturbed sweep's, MLflow with the ledger; and another sweep begins, until the kills are used up. Exit status:
+0 when nothing differs, 1 with the differences. Linux, since it looks for processes as psutil and /proc give them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import shlex
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from orchestrator.disturbed import KINDS, Site, Sweep, Tracking
+from orchestrator.selftest_checks import differences
+
+LONGEST_WAIT = 20.0
+"""Seconds after a start until which something is killed; such a sweep takes longer."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit status."""
+    options = _parser().parse_args(arguments)
+    if options.folder is not None:
+        options.folder.mkdir(parents=True, exist_ok=True)
+        return _run(options.folder, options)
+    with tempfile.TemporaryDirectory(prefix="dmf-selftest-") as folder:
+        return _run(Path(folder), options)
+
+
+def _run(folder: Path, options: argparse.Namespace) -> int:
+    chance, started = random.Random(options.seed), time.monotonic()
+    kills: Counter[str] = Counter()
+    found: list[str] = []
+    rounds = 0
+    with Tracking(folder / "tracking") as tracking:
+        undisturbed = Site(folder / "undisturbed", tracking.uri)
+        print(f"an undisturbed sweep in {undisturbed.folder}", flush=True)
+        found += undisturbed.complete() + differences(undisturbed, undisturbed)
+        while kills.total() < options.kills and not found:
+            rounds += 1
+            site = Site(folder / f"sweep_{rounds:03}", tracking.uri)
+            found += _disturb(site, tracking, chance, kills, options)
+            tracking.ensure()
+            found += site.complete() + differences(site, undisturbed)
+            print(f"sweep {rounds}: {'; '.join(found) or 'complete, nothing differs'}", flush=True)
+            if not found:
+                site.remove()
+    told = ", ".join(f"{kills[kind]} of {kind}" for kind in KINDS if kills[kind])
+    minutes = (time.monotonic() - started) / 60
+    print(f"{kills.total()} kills ({told}) in {rounds} sweeps, {minutes:.1f} minutes, seed {options.seed}")
+    for difference in found:
+        print(f"error: {difference}", file=sys.stderr)
+    if found:
+        print(f"what it left is in {folder}; again: {shlex.join(sys.argv)}", file=sys.stderr)
+    return 1 if found else 0
+
+
+def _disturb(
+    site: Site, tracking: Tracking, chance: random.Random, kills: Counter[str], options: argparse.Namespace
+) -> list[str]:
+    """Kill at random until the sweep ends by itself or the kills are used up; returns what should not be."""
+    while kills.total() < options.kills:
+        with Sweep(site) as sweep:
+            deadline = time.monotonic() + chance.uniform(0.2, LONGEST_WAIT)
+            while kills.total() < options.kills and sweep.until(deadline):
+                (kind,) = chance.choices(list(KINDS), [weight for weight, _ in KINDS.values()])
+                if KINDS[kind][1](sweep, tracking):
+                    kills[kind] += 1
+                    after = time.monotonic() - sweep.started
+                    print(f"[{kills.total()}/{options.kills}] {kind}, {after:.1f} s after its start", flush=True)
+                deadline = time.monotonic() + chance.uniform(0.2, LONGEST_WAIT / 2)
+            status = sweep.wait()
+        if wrong := site.between(status):
+            return wrong
+        if status == 0:
+            return []
+        tracking.ensure()
+    return []
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m orchestrator.selftest",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--kills", type=int, default=20, help="how many (%(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="of what is killed and when (%(default)s)")
+    parser.add_argument("--folder", type=Path, help="where to work and leave everything; default: a temporary folder")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

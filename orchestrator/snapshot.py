@@ -1,0 +1,47 @@
+"""The code of a sweep as it was when the sweep was started: its trials import it, whatever happens to the checkout."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+"""Of the checkout or the installation."""
+PARTS = ("dmf", "orchestrator", "reports", "csrc")
+SUFFIXES = {".py", ".so", ".csv", ".jinja", ".cpp", ".cu", ".cuh", ".h"}
+
+
+def snapshot(store: Path) -> Path:
+    """Copy the code to `store`/code/<hash of it> unless it is there; returns that folder."""
+    files = dict(_files())
+    digest = hashlib.sha256()
+    for name, path in files.items():
+        digest.update(f"{name}\n{hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
+    folder = store / "code" / digest.hexdigest()[:16]
+    if folder.is_dir():
+        return folder
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    try:
+        for name, path in files.items():
+            copy = aside / name
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, copy)
+        aside.chmod(0o755)
+        os.rename(aside, folder)
+    except BaseException:
+        shutil.rmtree(aside)
+        raise
+    return folder
+
+
+def _files() -> Iterator[tuple[str, Path]]:
+    """Name below the root and path of every file that trials can need, in a fixed order."""
+    for part in PARTS:
+        for path in sorted((ROOT / part).rglob("*")):
+            if path.suffix in SUFFIXES and path.is_file():
+                yield path.relative_to(ROOT).as_posix(), path

@@ -1,0 +1,73 @@
+"""Where the trials of a sweep stand: what the ledger holds of each, and whether today's code would make it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from orchestrator import ledger as ledgers
+from orchestrator.ledger import Ledger
+from orchestrator.plan import Trial
+from reports.staleness import Today
+
+State = ledgers.State | Literal["stale"]
+"""`stale`: made, or begun, by other code or from other images than today's."""
+
+
+@dataclass(frozen=True)
+class Standing:
+    """Of one trial."""
+
+    state: State
+    why: str = ""
+    """The reason of a failure or divergence, or what makes it stale."""
+    again: bool = False
+    """For `failed`: the next start tries it, since a machine was at fault, or it was asked for otherwise than now."""
+
+    @property
+    def ended(self) -> bool:
+        """It has all the records that it can have."""
+        return self.state in ("done", "diverged")
+
+    @property
+    def runs(self) -> bool:
+        """The next start takes it up."""
+        return self.state in ("missing", "started", "untested") or self.again
+
+
+def standing(trial: Trial, ledger: Ledger, today: Today) -> Standing:
+    """Where a trial stands."""
+    ended = ledger.how_ended(trial.key)
+    state = ledger.state_after(trial, ended)
+    if state == "failed":
+        return _failed(trial, ledger)
+    try:
+        made = _made_by(trial, ledger, state)
+    except ValueError as error:  # the trial itself will meet it again, and its record will say so
+        return Standing("failed", str(error), again=True)
+    doubts = [doubt for code, images in made for doubt in today.doubts(trial.config, code, images)]
+    if doubts and not today.accept_stale:
+        return Standing("stale", ", ".join(dict.fromkeys(doubts)))
+    return Standing(state, ended.failure.reason if ended and ended.failure else "")
+
+
+def _failed(trial: Trial, ledger: Ledger) -> Standing:
+    record = ledger.training(trial.key)
+    assert record is not None
+    if record.failure is None:
+        return Standing("failed", again=True)
+    moved = record.config != trial.config  # of equal keys: other data.root, device or threads
+    return Standing("failed", record.failure.reason, again=moved or record.failure.kind in ("machine", "disk"))
+
+
+def _made_by(trial: Trial, ledger: Ledger, state: ledgers.State) -> list[tuple[str, str]]:
+    """Code and images of everything that is there of a trial."""
+    if state == "missing":
+        return []
+    if state == "started":
+        at = ledger.checkpoint(trial.key)
+        return [(at.code, at.data)] if at else []
+    ended = ledger.how_ended(trial.key)
+    tests = [ledger.evaluation_made_by(trial.key, evaluation.key) for evaluation in trial.evaluations]
+    made = [ended and ended.provenance, *tests]
+    return [(each.code, each.data_fingerprint) for each in made if each]

@@ -1,0 +1,222 @@
+"""How sweeps stand, from their store: what is done, running, failed and why, stale, missing.
+
+python -m orchestrator.status
+python -m orchestrator.status sweeps/table2.yaml --store runs
+python -m orchestrator.status 1f0a9c52be41d0aa
+
+Without a name, all sweeps that were started in the store. Given a sweep file, its cells as the file is today; given a
+training's key, all that is known of it, the traceback of its failure too. Exit
+status: 0 when everything asked about has ended, 1 when not, 2 for a mistake.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from dmf.config import ExperimentConfig
+from orchestrator.ledger import Ledger
+from orchestrator.plan import SweepPlan, Trial, flattened, labels, plan
+from orchestrator.progress import duration
+from orchestrator.remote import RemoteStore
+from orchestrator.spec_file import read_spec
+from orchestrator.standing import standing
+from reports.staleness import Today
+
+ORDER = ("running", "failed", "stale", "started", "untested", "missing", "diverged", "done")
+"""What wants attention first."""
+WIDTH = 240
+"""Of lines that go to a file or a program."""
+DEFAULTS = flattened(ExperimentConfig())
+ROWS = 40
+"""Of a sweep that are shown; --all shows every one."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One training."""
+
+    key: str
+    what: str
+    tables: tuple[str, ...]
+    state: str
+    """A state of `standing`, or running."""
+    epoch: int
+    epochs: int
+    validation_accuracy: float | None
+    seconds_left: float | None
+    """Of its epochs, while it runs; its evaluations come on top."""
+    why: str
+
+
+def rows(planned: SweepPlan, ledger: Ledger, today: Today) -> list[Row]:
+    """Every training of a plan, those that want attention first."""
+    trials = planned.trials()
+    told = labels(trial.config for trial in trials)
+    found = [_row(trial, told[trial.key], ledger, today) for trial in trials]
+    return sorted(found, key=lambda row: ORDER.index(row.state))
+
+
+def _row(trial: Trial, what: str, ledger: Ledger, today: Today) -> Row:
+    stands = standing(trial, ledger, today)
+    state = "running" if not stands.ended and ledger.running(trial.key) else stands.state
+    epoch, accuracy, left = 0, None, None
+    epochs = trial.config.training.epochs
+    if state in ("running", "started", "stale") and (at := ledger.checkpoint(trial.key)):
+        history = at.history
+        epoch = len(history)
+        accuracies = [each.validation_accuracy for each in history if each.validation_accuracy is not None]
+        accuracy = accuracies[-1] if accuracies else None
+        if state == "running" and history:
+            left = (epochs - epoch) * sum(each.seconds for each in history) / len(history)
+    elif state in ("done", "untested", "diverged"):
+        record = ledger.how_ended(trial.key)
+        accuracy = record and record.best_validation_accuracy
+        epoch = epochs if state != "diverged" else 0
+    tables = tuple(dict.fromkeys(trial.tables))
+    return Row(trial.key, what, tables, state, epoch, epochs, accuracy, left, stands.why)
+
+
+def elsewhere(plans: Iterable[SweepPlan], ledger: Ledger) -> list[str]:
+    """Keys of trainings in the store that none of the plans has: of cells that were taken out of a file, say."""
+    planned = {trial.key for each in plans for trial in each.trials()}
+    return [key for key in ledger.kept_keys() if key not in planned]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit status."""
+    options = _parser().parse_args(arguments)
+    try:
+        return _main(options)
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+def _main(options: argparse.Namespace) -> int:
+    ledger, today = Ledger.existing(_store(options)), Today(options.accept_stale)
+    if options.what in ledger.kept_keys():
+        return _show_training(options.what, ledger)
+    chosen = _chosen(options, ledger)
+    found = {each.name: rows(each, ledger, today) for each in chosen}
+    others = elsewhere(chosen, ledger) if _whole_store(options) else []
+    removed = {each.name: _removed(each, ledger) for each in chosen}
+    if options.json:
+        sweeps = {name: [asdict(row) for row in each] for name, each in found.items()}
+        print(json.dumps({"sweeps": sweeps, "removed": removed, "in_no_plan": others}, indent=1))
+    else:
+        console = Console(width=None if sys.stdout.isatty() else WIDTH)
+        for name, each in found.items():
+            _show(console, name, each, removed[name], options.all)
+        if others:
+            console.print(f"in no sweep's plan, kept: {_few(others)}", highlight=False)
+    return 0 if all(row.state in ("done", "diverged") for each in found.values() for row in each) else 1
+
+
+def _store(options: argparse.Namespace) -> str:
+    what = options.what or ""
+    given = RemoteStore.is_remote(what) or (what and (Path(what) / "sweeps").is_dir())
+    return what if given else options.store
+
+
+def _whole_store(options: argparse.Namespace) -> bool:
+    return options.what is None or _store(options) == options.what
+
+
+def _chosen(options: argparse.Namespace, ledger: Ledger) -> list[SweepPlan]:
+    if _whole_store(options):
+        plans = list(ledger.plans().values())
+        if not plans:
+            raise ValueError(f"no sweep was started in {ledger.store}")
+        return plans
+    if Path(options.what).is_file():
+        return [plan(read_spec(options.what, options.settings))]
+    return [ledger.plan(options.what)]
+
+
+def _removed(planned: SweepPlan, ledger: Ledger) -> list[str]:
+    """Keys of trainings that the sweep planned when it was last started, and does not any more."""
+    earlier = ledger.plans().get(planned.name)
+    now = {trial.key for trial in planned.trials()}
+    return [trial.key for trial in earlier.trials() if trial.key not in now] if earlier else []
+
+
+def _show(console: Console, name: str, found: list[Row], removed: list[str], everything: bool) -> None:
+    counts = Counter(row.state for row in found)
+    told = ", ".join(f"{counts[state]} {state}" for state in ORDER if counts[state])
+    left = sum(row.seconds_left or 0.0 for row in found)
+    table = Table(title=f"{name}: {len(found)} trainings: {told or 'a search'}", title_justify="left")
+    for column in ("training", "what differs", "table", "state", "epoch", "validation", "left", "why"):
+        table.add_column(column, overflow="fold")
+    shown = found if everything else found[:ROWS]
+    for row in shown:
+        table.add_row(
+            row.key,
+            row.what,
+            ", ".join(row.tables),
+            row.state,
+            f"{row.epoch}/{row.epochs}" if row.epoch else "",
+            "" if row.validation_accuracy is None else f"{100 * row.validation_accuracy:.2f} %",
+            "" if row.seconds_left is None else duration(row.seconds_left),
+            row.why,
+        )
+    console.print(table)
+    if len(found) > len(shown):
+        console.print(f"and {len(found) - len(shown)} more; --all shows every one", highlight=False)
+    if left:
+        console.print(f"of those that run, about {duration(left)} of epochs are left in all", highlight=False)
+    if removed:
+        console.print(f"no longer asked for by the file, kept: {_few(removed)}", highlight=False)
+
+
+def _show_training(key: str, ledger: Ledger) -> int:
+    """Print what is known of one training; 0 when it has ended with a result."""
+    record = ledger.training(key)
+    print(f"training {key} in {ledger.folder(key)}")
+    if record is None:
+        at = ledger.checkpoint(key)
+        running = ", running" if ledger.running(key) else ""
+        print(f"no record yet: {len(at.history) if at else 0} epochs are done{running}; log.txt says more")
+        return 1
+    changed = {path: value for path, value in flattened(record.config).items() if value != DEFAULTS[path]}
+    print("not as by default: " + ", ".join(f"{path}={value}" for path, value in changed.items()))
+    print(f"{record.outcome} after {len(record.history)} epochs, {duration(record.seconds)}")
+    if record.provenance:
+        made = record.provenance
+        print(f"code {made.code or 'unknown'}, commit {made.git_commit}, on {made.device}")
+    for test in ledger.evaluations(key):
+        print(f"{test.config.split}, {test.config.way}-way {test.config.shot}-shot: {100 * test.accuracy:.2f} %")
+    if record.failure:
+        print(f"{record.failure.kind}: {record.failure.reason}\n{record.failure.traceback}".rstrip())
+    return 0 if record.outcome == "finished" else 1
+
+
+def _few(keys: list[str]) -> str:
+    return ", ".join(keys[:10]) + (f" and {len(keys) - 10} more" if len(keys) > 10 else "")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m orchestrator.status", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "what", nargs="?", metavar="SPEC|STORE|SWEEP|KEY", help="a sweep's file or name, a store, a training"
+    )
+    parser.add_argument("settings", nargs="*", metavar="key=value", help="over the file, as the sweep was given")
+    parser.add_argument("--store", default="runs", help="where sweeps keep records (%(default)s)")
+    parser.add_argument("--accept-stale", action="store_true", help="show stale trainings as what they else are")
+    parser.add_argument("--all", action="store_true", help=f"every training, not the first {ROWS} of a sweep")
+    parser.add_argument("--json", action="store_true", help="for programs: every field of every training")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

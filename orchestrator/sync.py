@@ -1,0 +1,53 @@
+"""Bring MLflow to what a store says: runs that are missing, epochs, results and statuses, of all its sweeps.
+
+python -m orchestrator.sync --store runs --tracking-uri http://127.0.0.1:5000
+
+For when the tracking server was away, or is another one. No sweep may be running in the store. Done twice, the second
+time changes nothing. Exit status: 0 when MLflow is complete, 2 when it does not answer or the store is in use.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Sequence
+
+from orchestrator.ledger import Ledger
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit status."""
+    options = _parser().parse_args(arguments)
+    logging.basicConfig(level=logging.WARNING, format="%(name)s: %(message)s")
+    try:
+        _sync(options)
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _sync(options: argparse.Namespace) -> None:
+    from orchestrator.tracking import reconcile, tracking_uri
+
+    with Ledger.existing(options.store).driving(options.wait) as ledger:
+        writes = reconcile(tracking_uri(ledger.store, options.tracking_uri), ledger)
+    if not writes:
+        print(f"no sweep was started in {options.store}")
+    for sweep, count in writes.items():
+        print(f"{sweep}: {f'{count} requests brought MLflow up to the store' if count else 'nothing to do'}")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m orchestrator.sync", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--store", default="runs", help="where sweeps keep records (%(default)s)")
+    parser.add_argument("--tracking-uri", help="MLflow; default $MLFLOW_TRACKING_URI, else a database in the store")
+    parser.add_argument("--wait", action="store_true", help="wait while a sweep runs in the store")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

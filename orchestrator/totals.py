@@ -1,0 +1,107 @@
+"""Costs of many trials in sum: before a sweep how long it will take, after it how well that was known."""
+
+from __future__ import annotations
+
+import heapq
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from dmf.config import ExperimentConfig
+from orchestrator.estimates import Cost, Source
+from orchestrator.ledger import Ledger
+from orchestrator.plan import labels
+from orchestrator.progress import duration
+from orchestrator.rates import cost_class, representative
+
+KNOWN_FROM: dict[Source, str] = {
+    "records": "from records of their kind",
+    "calibration": "from a calibration",
+    "FLOPs": "scaled by FLOPs from others",
+}
+
+
+@dataclass(frozen=True)
+class Total:
+    """Of several trials: `seconds` of computing, `makespan` until the last ends; each with low and high end."""
+
+    seconds: tuple[float, float, float]
+    makespan: tuple[float, float, float]
+
+
+def total(costs: Iterable[Cost], at_a_time: int) -> Total:
+    """Sum of the costs that are known, in the order in which the trials start."""
+    ranges = [
+        (cost.seconds, cost.seconds_low or 0.0, cost.seconds_high or 0.0) for cost in costs if cost.seconds is not None
+    ]
+    middle, low, high = zip(*ranges, strict=True) if ranges else ((), (), ())
+    return Total(
+        seconds=(sum(middle), sum(low), sum(high)),
+        makespan=(makespan(middle, at_a_time), makespan(low, at_a_time), makespan(high, at_a_time)),
+    )
+
+
+def makespan(seconds: Iterable[float], at_a_time: int) -> float:
+    """When the last of several ends, each starting in its turn as soon as fewer than `at_a_time` run."""
+    ends = [0.0] * at_a_time
+    for one in seconds:
+        heapq.heapreplace(ends, ends[0] + one)
+    return max(ends)
+
+
+def told(costs: Sequence[Cost], at_a_time: int) -> list[str]:
+    """A sweep's costs in lines of text: computing, wall time, and where they are known from."""
+    left = [cost for cost in costs if cost.source != "done"]
+    sources = Counter(cost.source for cost in left)
+    unknown = sources.pop("unknown", 0)
+    lines = []
+    if sources:
+        summed = total(left, at_a_time)
+        lines = [
+            f"estimated: {said(*summed.seconds)} of computing, {said(*summed.makespan)} with {at_a_time} at a time",
+            "  " + ", ".join(f"{_trainings(number)} {KNOWN_FROM[source]}" for source, number in sources.items()),
+        ]
+    if unknown:
+        lines.append(f"unknown: what {unknown} of {len(left)} trainings take; --calibrate measures it")
+    return lines
+
+
+def _trainings(number: int) -> str:
+    return "1 training" if number == 1 else f"{number} trainings"
+
+
+def said(seconds: float, low: float, high: float) -> str:
+    """Seconds with their range: 3 h 20 min (2 h 50 min to 4 h 10 min)."""
+    return f"{duration(seconds)} ({duration(low)} to {duration(high)})"
+
+
+def compare(estimates_before: dict[str, Cost], ledger: Ledger) -> str:
+    """Estimated against actual seconds of the trainings that have ended since, per cost class and together."""
+    configs: dict[str, ExperimentConfig] = {}
+    pairs: dict[str, list[tuple[Cost, float]]] = {}
+    for key, cost in estimates_before.items():
+        record = ledger.training(key)
+        if not cost.seconds or record is None or record.outcome != "finished":
+            continue
+        actual = record.seconds + sum(test.seconds for test in ledger.evaluations(key)) - cost.earlier_seconds
+        name = cost_class(record.config)
+        configs.setdefault(name, record.config)
+        pairs.setdefault(name, []).append((cost, actual))
+    if not pairs:
+        return "no training whose time was estimated has ended"
+    names = class_labels(configs)
+    rows = [(names[name], found) for name, found in pairs.items()]
+    if len(rows) > 1:
+        rows.append(("together", [pair for _, found in rows for pair in found]))
+    width = max(len("trainings"), *(len(label) for label, _ in rows))
+    lines = [f"{'trainings':<{width}}  number  {'estimated':<32}  {'actual':<11}  actual / estimated"]
+    for label, found in rows:
+        estimated, actual = total((cost for cost, _ in found), 1).seconds, sum(seconds for _, seconds in found)
+        ratio = f"{actual / estimated[0]:.2f}"
+        lines.append(f"{label:<{width}}  {len(found):>6}  {said(*estimated):<32}  {duration(actual):<11}  {ratio}")
+    return "\n".join(lines)
+
+
+def class_labels(configs: dict[str, ExperimentConfig]) -> dict[str, str]:
+    """What tells cost classes apart, from one training of each: by what costs, not by its seed or learning rate."""
+    return labels(representative(config) for config in configs.values())

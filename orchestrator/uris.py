@@ -1,0 +1,32 @@
+"""URIs as they may be shown: without passwords."""
+
+from __future__ import annotations
+
+import re
+from urllib.parse import unquote, urlsplit
+
+HIDDEN = "***"
+SECRETS = re.compile(r"((?:password|secret|token|access_key|secret_key)=)[^&\s]+", re.IGNORECASE)
+"""In the query of a URI."""
+
+
+def password_of(uri: str) -> str | None:
+    """The password in a URI as it stands there; None where there is none."""
+    userinfo, at, _ = urlsplit(uri).netloc.rpartition("@")
+    _, colon, password = userinfo.partition(":")
+    return password if at and colon and password else None
+
+
+def without_password(text: str) -> str:
+    """A URI, or a text with URIs in it, with `***` for every password."""
+    text = re.sub(r"(\w[\w+.-]*://[^\s:/@]*):[^\s/@]*(?:@[^\s/@]*)*@", rf"\1:{HIDDEN}@", text)
+    return SECRETS.sub(rf"\1{HIDDEN}", text)
+
+
+def told(error: BaseException, uri: str) -> str:
+    """An error's text on one line, without the password of `uri`, however it is written there."""
+    text = " ".join(str(error).split())
+    password = password_of(uri)
+    for written in {password, unquote(password or "")} - {None, ""}:
+        text = text.replace(str(written), HIDDEN)
+    return without_password(text)

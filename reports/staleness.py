@@ -1,0 +1,39 @@
+"""Whether today's code and today's images would make a record as it is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from dmf.config import ExperimentConfig
+from dmf.data import fingerprint_for
+from dmf.provenance import code_hash
+from dmf.values import digest
+
+
+@dataclass(frozen=True)
+class Today:
+    """What a record would be made by and from today. It asks once for each set of images."""
+
+    accept_stale: bool = False
+    """Take stale records all the same: the user's decision."""
+    code: str = field(default_factory=code_hash)
+    _fingerprints: dict[str, str | None] = field(default_factory=dict, repr=False)
+
+    def doubts(self, config: ExperimentConfig, code: str, data_fingerprint: str) -> tuple[str, ...]:
+        """Why a record of that code and those images is stale; nothing: it is not, as far as can be told here.
+
+        Images that are not on this machine are not held against a record.
+        """
+        found = []
+        if code != self.code:
+            found.append(f"made by other code ({code}, today's is {self.code})" if code else "made by unknown code")
+        images = self._fingerprint(config)
+        if images and images != data_fingerprint:
+            found.append(f"made from other images ({data_fingerprint[:8]}, today's are {images[:8]})")
+        return tuple(found)
+
+    def _fingerprint(self, config: ExperimentConfig) -> str | None:
+        key = digest([config.data.model_dump(mode="json"), config.augmentation.crop])
+        if key not in self._fingerprints:
+            self._fingerprints[key] = fingerprint_for(config)
+        return self._fingerprints[key]

@@ -1,0 +1,925 @@
+"""What users and strangers give us that is malformed: every command answers in a sentence with what and what instead.
+
+Each case is a real file, folder or command line, given to the command that a user would type. Its message must hold all
+of the words in the case: the cause, and a hint of what was expected.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import pickle
+import shutil
+import struct
+import subprocess
+import sys
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+
+from dmf import evaluate, released, train
+from dmf.checkpoints import STATE, read_checkpoint, write_checkpoint
+from dmf.config import DataConfig, ExperimentConfig, ModelConfig
+from dmf.methods import build_method
+from dmf.records import BEST, CONFIG, LAST, RECORD
+from orchestrator import report, sweep
+from orchestrator.ledger import Ledger
+from orchestrator.search import results_path
+from orchestrator.spec_file import parse_yaml, read_spec
+from tests import test_data as layouts
+from tests.test_report import demo, records_of
+
+ROOT = Path(__file__).resolve().parents[1]
+Command = Callable[[list[str]], int]
+Damage = Callable[[Path], object]
+Write = Callable[[Path, layouts.Images], None]
+
+
+pytestmark = pytest.mark.usefixtures("place")
+
+
+def answer(command: Command, arguments: list[str | Path], capsys: pytest.CaptureFixture[str]) -> str:
+    """What a command that must refuse says on stderr."""
+    try:
+        status = command([str(argument) for argument in arguments])
+    except SystemExit as stop:  # argparse refuses so
+        status = stop.code
+    said = capsys.readouterr().err
+    assert status == 2, said
+    assert "Traceback" not in said
+    return said
+
+
+def check(said: str, words: tuple[str, ...], lines: int = 1) -> None:
+    assert said.count("\n") <= lines, said
+    for word in words:
+        assert word in said, f"{word!r} is not in\n{said}"
+
+
+def named(name: str, *values: Any) -> Any:
+    return pytest.param(*values, id=name.replace(" ", "-"))
+
+
+def spec(name: str, content: bytes, *words: str) -> Any:
+    return named(name, content, words)
+
+
+def line(name: str, command: Command, arguments: str, *words: str) -> Any:
+    return named(name, command, arguments, words)
+
+
+def data(name: str, write: Write, damage: Damage, *words: str) -> Any:
+    return named(name, write, damage, words)
+
+
+# Sweep files ---------------------------------------------------------------------------------------------------------
+
+START = "name: s\nparts: [{table: 2c}]\n"
+BOMB = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
+    f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]\n" for i in range(1, 10)
+)
+MERGE_BOMB = "a0: &a0 {x: 1}\n" + "".join(
+    f"a{i}: &a{i}\n  <<: [{', '.join([f'*a{i - 1}'] * 10)}]\n  x{i}: 1\n" for i in range(1, 10)
+)
+TEXT_BOMB = f"a: &a {'x' * 2000}\nb: [{', '.join(['*a'] * 2000)}]\n"
+NO_MAPPING = "expected a mapping with name and parts or search"
+TAG = "a value is not what its tag or form says"
+GRIDS = "{" + ", ".join(f"{path}: [{', '.join(map(str, range(1, 12)))}]" for path in (
+    "episodes.shot", "episodes.queries", "training.epochs", "training.validate_every")) + "}"  # fmt: skip
+
+SPECS = [
+    spec("empty", b"", "got NoneType", NO_MAPPING),
+    spec("a list", b"- a\n- b\n", "got list", NO_MAPPING),
+    spec("one word", b"table2", "got str", NO_MAPPING),
+    spec("an image", b"\x89PNG\r\n\x1a\n\x00", "is no UTF-8 text", "at byte 0"),
+    spec("UTF-16", START.encode("utf-16"), "is no UTF-8 text", "at byte 0"),
+    spec("latin-1", "name: s\nabout: Übung\n".encode("latin-1"), "is no UTF-8 text", "at byte 15"),
+    spec("a NUL", b"name: s\x00", "is no YAML", "special characters are not allowed"),
+    spec("a tab", b"name: s\nset:\n\tdata.root: /x\n", "is no YAML", "'\\t' that cannot start any token", "line 3"),
+    spec("cut off", b"name: s\nparts: [{table: 2c", "is no YAML", "expected ',' or '}'"),
+    spec("two documents", START.encode() + b"---\n" + START.encode(), "expected a single document"),
+    spec("an alias of nothing", b"name: *n\n", "found undefined alias", "line 1"),
+    spec("a bomb of lists", BOMB.encode(), "stands for over 1,000,000 characters", "anchors"),
+    spec("a bomb of merged mappings", MERGE_BOMB.encode(), "stands for over 1,000,000 characters"),
+    spec("a bomb of text", TEXT_BOMB.encode(), "stands for over 1,000,000 characters"),
+    spec("a month 13", b"name: 2026-13-45\n", TAG, "month must be in 1..12"),
+    spec("a bool that is none", b"name: !!bool maybe\n", TAG, "maybe"),
+    spec("an int that is empty", b'name: !!int ""\n', TAG),
+    spec("a date that is none", b"name: !!timestamp soon\n", TAG),
+    spec("a float that is none", b"name: !!float x\n", TAG, "could not convert"),
+    spec("a number of 5000 digits", f"name: s\nseeds: [{'9' * 5000}]".encode(), TAG, "4300 digits"),
+    spec("a hexadecimal number of 5000 digits", f"name: s\nseeds: [0x{'f' * 5000}]".encode(), "is no plain data"),
+    spec("no name", b"parts: [{table: 2c}]", "name: is missing"),
+    spec("a number as name", b"name: 2\nparts: [{table: 2c}]", "name: Input should be a valid string, got 2"),
+    spec("a name with a slash", b"name: a/b\nparts: [{table: 2c}]", "name: String should match", "got 'a/b'"),
+    spec("a long name", f"name: {'a' * 101}\nparts: [{{table: 2c}}]".encode(), "name: String should match", "{0,99}"),
+    spec("a name in unicode", "name: Überblick\nparts: [{table: 2c}]".encode(), "String should match", "'Überblick'"),
+    spec("an about that rings", b'about: "\\a"\n' + START.encode(), "about: has the character '\\x07'", "plain text"),
+    spec("an about that is no text", b"about: 3\n" + START.encode(), "about: Input should be a valid string, got 3"),
+    spec("keys that are numbers", b"1: x\n" + START.encode(), "1: no such name", "there are name, about"),
+    spec("no parts", b"name: s", "give parts (tables to fill) or search"),
+    spec("parts without a list", b"name: s\nparts: {table: 2c}", "parts: Input should be a valid array", "(a list:"),
+    spec("a part without a table", b"name: s\nparts: [{}]", "parts.0.table: is missing"),
+    spec("a table that is none", b"name: s\nparts: [{table: 2e}]", "parts.0.table: Input should be '1', '2a'", "'2e'"),
+    spec("an empty grid", b"name: s\nparts: [{table: 2c, grid: {model.groups: []}}]", "at least 1 item", "got []"),
+    spec(
+        "a grid of 14,641", f"name: s\nparts: [{{table: 2c, grid: {GRIDS}}}]".encode(),
+        "make 14,641 combinations", "take 10,000 at most",
+    ),
+    spec("no seeds", b"seeds: []\n" + START.encode(), "seeds: Tuple should have at least 1 item"),
+    spec("a seed below 0", b"seeds: [-1]\n" + START.encode(), "seeds.0: Input should be greater than or equal to 0"),
+    spec("a seed beyond 32 bits", b"seeds: [4294967296]\n" + START.encode(), "seeds.0", "less than 4294967296"),
+    spec("a seed with a fraction", b"seeds: [0.5]\n" + START.encode(), "seeds.0: Input should be a valid int"),
+    spec("a seed twice", b"seeds: [1, 1]\n" + START.encode(), "seeds=[1, 1] has a seed twice"),
+    spec("a seed in quotes", b"seeds: ['0']\n" + START.encode(), "seeds.0: Input should be a valid integer, got '0'"),
+    spec("a set that is a list", b"set: [data.root]\n" + START.encode(), "set: Input should be", "got ['data.root']"),
+    spec("an empty root", b"set: {data.root: ''}\n" + START.encode(), "set.data.root: String should have at least 1"),
+    spec("images of a billion pixels", b"set: {data.image_size: 1000000}\n" + START.encode(), "equal to 2048"),
+    spec("images of four channels", b"set: {data.channels: 4}\n" + START.encode(), "Input should be 1 or 3, got 4"),
+    spec(
+        "a border wider than the image", b"set: {augmentation.crop_padding: 100}\n" + START.encode(),
+        "crop_padding=100 is more than data.image_size=84", "take about a tenth",
+    ),
+    spec("a rate that is infinite", b"set: {training.learning_rate: .inf}\n" + START.encode(), "a finite number"),
+    spec("a rate below 0", b"set: {training.learning_rate: -0.1}\n" + START.encode(), "greater than 0, got -0.1"),
+    spec("a trillion epochs", b"set: {training.epochs: 1000000000000}\n" + START.encode(), "equal to 1000000000"),
+    spec("a trillion episodes", b"evaluation: {episodes: 1000000000000}\n" + START.encode(), "evaluation.episodes"),
+    spec("one way", b"evaluation: {way: 1}\n" + START.encode(), "evaluation.way", "greater than or equal to 2"),
+    spec("less than no CPU", b"resources: {cpu: -1}\n" + START.encode(), "resources.cpu", "greater than 0, got -1"),
+    spec("a CPU that is no number", b"resources: {cpu: .nan}\n" + START.encode(), "resources.cpu", "finite number"),
+    spec("a billion failures", b"max_failures: 1000000000\n" + START.encode(), "max_failures", "equal to 1000"),
+    spec("a search of nothing", b"name: s\nsearch: {trials: 3, parameters: {}}", "parameters is empty; write such as"),
+    spec("a search of no trials", b"name: s\nsearch: {trials: 0, parameters: {model.groups: {choice: [1]}}}", "trials"),
+    spec(
+        "a range beyond counting", b"name: s\nsearch: {trials: 1, parameters: {episodes.queries: {int: [1, 1" 
+        + b"0" * 30 + b"]}}}", "search.parameters.episodes.queries", "9007199254740992",
+    ),
+    spec(
+        "a choice of nothing", b"name: s\nsearch: {trials: 1, parameters: {model.groups: {choice: []}}}",
+        "choice needs at least one value",
+    ),
+    spec("a value of a million characters", f"about: 3\nname: {'X' * 500_000}\n".encode(), "got 'XXXX", "...XXXX"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("content", "words"), SPECS)
+def test_sweep_files(content: bytes, words: tuple[str, ...], place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = place / "bad.yaml"
+    path.write_bytes(content)
+    said = answer(sweep.main, [path, "--plan", "--store", place / "runs"], capsys)
+    check(said, (str(path), *words), lines=10)  # a YAML mistake shows its place, several mistakes have a line each
+    assert len(said) < 3000, "a message is not as long as its cause"
+    assert not (place / "runs").exists()
+
+
+def test_sweep_files_that_are_none(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (place / "folder.yaml").mkdir()
+    (place / "loop.yaml").symlink_to("loop.yaml")
+    for name, told in (
+        ("nowhere.yaml", "nowhere.yaml can not be read: No such file"),
+        ("folder.yaml", "folder.yaml can not be read: Is a directory"),
+        ("loop.yaml", "loop.yaml can not be read: Too many levels of symbolic links"),
+        ("n\u00f6wh\u00ebre/\u65e5\u672c.yaml", "n\u00f6wh\u00ebre/\u65e5\u672c.yaml can not be read"),
+    ):
+        check(answer(sweep.main, [place / name, "--plan"], capsys), (told,))
+
+
+def test_a_sweep_file_of_windows_is_read(place: Path) -> None:
+    (place / "s.yaml").write_bytes(b"\xef\xbb\xbf" + START.replace("\n", "\r\n").encode())
+    assert read_spec(place / "s.yaml").name == "s"
+
+
+def test_anchors_of_a_usual_size_are_read() -> None:
+    text = "a: &a {x: 1, y: 2}\nb: {<<: *a, y: 3}\nc: [*a, *a]\n"
+    assert parse_yaml(text, "s") == {"a": {"x": 1, "y": 2}, "b": {"x": 1, "y": 3}, "c": [{"x": 1, "y": 2}] * 2}
+
+
+# Command lines -------------------------------------------------------------------------------------------------------
+
+DIGITS = "9" * 5000
+COMMANDS = [
+    line("groups that are no number", train.main, "--groups few", "argument --groups: invalid int value: 'few'"),
+    line("an option that is none", train.main, "--learning-rate 3", "unrecognized arguments: --learning-rate"),
+    line("no shots", train.main, "--nExemplars 0", "episodes.shot", "greater than or equal to 1, got 0"),
+    line("a seed below 0", train.main, "--seed -1", "training.seed", "greater than or equal to 0, got -1"),
+    line("a seed beyond 32 bits", train.main, "--seed 4294967296", "training.seed", "less than 4294967296"),
+    line("a recipe that is none", train.main, "--base papr", "base='papr' is no recipe; there are released, paper"),
+    line("a section as value", train.main, "model=3", "model: Input should be an object, got 3"),
+    line("a path too deep", train.main, "model.groups.x=3", "'model.groups' is no section; there are data"),
+    line("a path of nothing", train.main, "=3", "'' is no parameter; there are data, augmentation"),
+    line("a rate that is no number", train.main, "training.learning_rate=NaN", "training.learning_rate", "got nan"),
+    line("a rate in words", train.main, "training.learning_rate=high", "valid number, got 'high'"),
+    line("a number of 5000 digits", train.main, f"training.epochs={DIGITS}", "valid integer", "...9999"),
+    line("brackets without end", train.main, "training.epochs=" + "[" * 100_000, "valid integer", "...[[[["),
+    line("images of a billion pixels", train.main, "data.image_size=1000000", "data.image_size", "equal to 2048"),
+    line("a name in capitals", train.main, "--dataset MiniImageNet", "data.name: String should match", "'MiniI"),
+    line("a home that is none", train.main, "--dataset mine --root ~nobody-has-it/x", "~nobody", "expected a folder"),
+    line("a root in unicode", train.main, "--dataset mine --root /дані/图像", "/дані/图像", "does not exist; expected"),
+    line("a device as root", train.main, "--dataset mine --root /dev/null", "/dev/null", "expected a folder or a zip"),
+    line("a root for glyphs", train.main, "--dataset glyphs --root /x", "glyphs are embedded; leave the root out"),
+    line("episodes of one class", evaluate.main, "folder --way 1", "way: Input should be greater than or equal to 2"),
+    line("no queries", evaluate.main, "folder --queries 0", "queries: Input should be greater than or equal to 1"),
+    line("one episode", evaluate.main, "folder --episodes 1", "episodes: Input should be greater than or equal to 2"),
+    line("a split that is none", evaluate.main, "folder --split base", "invalid choice: 'base'", "val", "test"),
+    line("two folders", evaluate.main, "one two", "give a training's folder or --resume", "one of the two"),
+    line("a folder as checkpoint", evaluate.main, "--resume .", "there is no checkpoint at ."),
+    line("no sweep file", sweep.main, "", "the following arguments are required: spec"),
+    line("a format that is none", report.main, "--formats pdf", "invalid choice: 'pdf'", "latex"),
+    line("a store that is a file", report.main, f"--store {Path(__file__)}", "no sweep's plan was found", "--store"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("command", "arguments", "words"), COMMANDS)
+def test_command_lines(
+    command: Command, arguments: str, words: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    check(answer(command, arguments.split(), capsys), words, lines=25)  # argparse prints its usage before the error
+    assert list(Path.cwd().iterdir()) == [], "nothing is left behind"
+
+
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        named("a list cut off", "seeds=[0", ("seeds=[0 is no YAML",)),
+        named("a list of nothing", "seeds=[]", ("seeds: Tuple should have at least 1 item",)),
+        named("a bool that is none", "data.root=!!bool maybe", (TAG,)),
+        named("a part itself", "parts.0=3", ("'parts.0': write parts.N.data.root",)),
+        named("all parts", "parts=3", ("parts: Input should be a valid array, got 3",)),
+        named("a key of nothing", "=3", ("no such name", "there are name, about")),
+        named("no value", "name=", ("name: Input should be a valid string, got None",)),
+        named("a name that climbs", "name=../../x", ("name: String should match", "'../../x'")),
+        named("a megabyte", "x" * 1_000_000, ("is no setting; write key=value", "...xxxx")),
+    ],
+)
+def test_settings_over_a_sweep_file(
+    setting: str, words: tuple[str, ...], place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (place / "s.yaml").write_text(START)
+    check(answer(sweep.main, ["s.yaml", setting, "--plan", "--store", "runs"], capsys), words, lines=10)
+
+
+def test_a_root_of_no_words_is_not_the_current_folder(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """As `--root "$DATA"` gives it, where DATA is not set."""
+    layouts.write_folders(place, pictures())
+    said = answer(train.main, ["--dataset", "mine", "--root", ""], capsys)
+    check(said, ("data.root: String should have at least 1 character, got ''",))
+
+
+def test_a_root_whose_bytes_are_no_text(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    said = answer(train.main, ["--dataset", "mine", "--root", os.fsdecode(b"/data/\xff")], capsys)
+    check(said, ("\\udcff", "is no UTF-8 text; rename"))
+
+
+def test_commands_of_a_shell(place: Path) -> None:
+    """Without pytest's logging and in processes of their own."""
+    (place / "images").mkdir()
+    (place / "s.yaml").write_text(BOMB)
+    for line, told in (
+        ("dmf.train --dataset mine --root images", "found none of the known layouts"),
+        ("dmf.evaluate --resume s.yaml", "s.yaml is no checkpoint that holds only tensors and numbers"),
+        ("orchestrator.sweep s.yaml --plan", "stands for over 1,000,000 characters"),
+        ("orchestrator.report --output /dev/null/x", "no sweep's plan was found"),
+    ):
+        command = [sys.executable, "-m", *line.split()]
+        done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(ROOT)})
+        assert done.returncode == 2 and told in done.stderr and "Traceback" not in done.stderr + done.stdout, done
+
+
+# Data sets -----------------------------------------------------------------------------------------------------------
+
+
+def pictures() -> layouts.Images:
+    """By split and class, as the tests of layouts have them."""
+    random = np.random.default_rng(0)
+    shape = (layouts.PER_CLASS, layouts.SIDE, layouts.SIDE, 3)
+    return {
+        split: {name: random.integers(256, size=shape, dtype=np.uint8) for name in classes}
+        for split, classes in layouts.CLASSES.items()
+    }
+
+
+def put(name: str, content: bytes | str) -> Damage:
+    """Write a file anew."""
+    data = content.encode() if isinstance(content, str) else content
+    return lambda root: (root / name).write_bytes(data)
+
+
+def add(name: str, content: bytes | str) -> Damage:
+    """Write behind the end of a file."""
+    data = content.encode() if isinstance(content, str) else content
+    return lambda root: (root / name).write_bytes((root / name).read_bytes() + data)
+
+
+def cut(name: str, share: float = 0.5) -> Damage:
+    """Keep the first part of a file."""
+    return lambda root: os.truncate(root / name, int(share * (root / name).stat().st_size))
+
+
+def dump(name: str, change: Callable[[Any], Any]) -> Damage:
+    """Change what a pickle holds."""
+
+    def damage(root: Path) -> None:
+        (root / name).write_bytes(pickle.dumps(change(pickle.loads((root / name).read_bytes()))))
+
+    return damage
+
+
+def entry(name: str, **values: Any) -> Damage:
+    """Change entries of a pickled dict."""
+    return dump(name, lambda data: data | values)
+
+
+def entries(name: str, change: Callable[[Any], Any]) -> Damage:
+    """Change what a JSON file holds."""
+    return lambda root: (root / name).write_text(json.dumps(change(json.loads((root / name).read_text()))))
+
+
+def picture(name: str, image: Image.Image, kind: str = "png", share: float = 1.0) -> Damage:
+    """Write an image file, or the first part of it."""
+    data = io.BytesIO()
+    image.save(data, kind)
+    return put(name, data.getvalue()[: int(share * len(data.getvalue()))])
+
+
+def link(name: str, target: str) -> Damage:
+    return lambda root: (root / name).symlink_to(target)
+
+
+def folder(name: str | bytes) -> Damage:
+    """A class folder of that name, with the images of another one."""
+    return lambda root: os.rename(root / "val" / "n04", os.path.join(os.fsencode(root), b"val", os.fsencode(name)))
+
+
+def flagged(name: str) -> Damage:
+    """Say of every entry of a zip archive that it is encrypted."""
+
+    def damage(root: Path) -> None:
+        data = bytearray((root / name).read_bytes())
+        for signature, offset in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+            at = data.find(signature)
+            while at >= 0:
+                data[at + offset] |= 1
+                at = data.find(signature, at + 1)
+        (root / name).write_bytes(data)
+
+    return damage
+
+
+def rotten(name: str, inner: str) -> Damage:
+    """Change a byte within an entry of a zip archive."""
+
+    def damage(root: Path) -> None:
+        with zipfile.ZipFile(root / name) as archive:
+            info = archive.getinfo(inner)
+        data = bytearray((root / name).read_bytes())
+        names = struct.unpack_from("<HH", data, info.header_offset + 26)
+        data[info.header_offset + 30 + sum(names) + info.compress_size // 2] ^= 0xFF
+        (root / name).write_bytes(data)
+
+    return damage
+
+
+def zipped(name: str, inner: str, content: bytes) -> Damage:
+    """Write an entry of a zip archive anew, and the other entries as they are."""
+
+    def damage(root: Path) -> None:
+        with zipfile.ZipFile(root / name) as old:
+            kept = {info.filename: old.read(info) for info in old.infolist() if info.filename != inner}
+        with zipfile.ZipFile(root / name, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as new:
+            for filename, data in {**kept, inner: content}.items():
+                new.writestr(filename, data)
+
+    return damage
+
+
+def npz(**arrays: np.ndarray) -> Damage:
+    return lambda root: np.savez(root / "val_images.npz", **arrays)
+
+
+def npy(shape: tuple[int, ...], data: bytes) -> bytes:
+    """An npy file whose header and bytes need not agree."""
+    file = io.BytesIO()
+    np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
+    return file.getvalue() + data
+
+
+def looped(data: dict[str, Any]) -> dict[str, Any]:
+    labels: list[Any] = []
+    labels.append(labels)
+    return data | {"labels": labels}
+
+
+def doubled(data: dict[str, Any]) -> dict[str, Any]:
+    """Lists of lists of the same list, 10^12 numbers in all."""
+    labels: list[Any] = [0] * 10
+    for _ in range(11):
+        labels = [labels] * 10
+    return data | {"labels": labels}
+
+
+SPLIT, CIFAR, CACHED = "miniImageNet_category_split_val.pickle", "CIFAR_FS_val.pickle", "mini-imagenet-cache-val.pkl"
+N = 2 * layouts.PER_CLASS
+PIXELS = np.zeros((N, 12, 12, 3), np.uint8)
+LABEL = "neither text nor a whole number from 0 on"
+LISTED = "expected a list or an array"
+NPZ = "npz"
+in_folders, in_csv, in_zip = layouts.write_folders, layouts.write_csv, layouts.write_csv_and_zip
+in_pickles, in_cifar = layouts.write_category_pickles, layouts.write_cifar_pickles
+in_cached, in_npz = layouts.write_cache_pickles, layouts.write_npz
+in_png, in_pil = layouts.write_png_pickles, layouts.write_picture_pickles
+in_lists, in_json = layouts.write_class_lists, layouts.write_json
+JPEG = Image.fromarray(np.random.default_rng(1).integers(256, size=(64, 64, 3), dtype=np.uint8))
+DECODED = ("train/n01/0.JPEG: cannot be decoded", "expected a jpg, png or bmp image")
+
+DATA = [
+    # class folders
+    data("16 bits", in_folders, picture("train/n01/0.JPEG", Image.new("I;16", (9, 9))), *DECODED, "8 bits per channel"),
+    data("half a jpeg", in_folders, picture("train/n01/0.JPEG", JPEG, "jpeg", 0.5), *DECODED, "truncated"),
+    data("a page in place of an image", in_folders, put("train/n01/0.JPEG", "<html>404</html>"), *DECODED),
+    data("400 megapixels", in_folders, picture("train/n01/0.JPEG", Image.new("1", (20_000, 20_000))), *DECODED, "bomb"),
+    data("a broken link", in_folders, link("val/n04/x.png", "nowhere.png"), "val/n04/x.png: cannot be read: No such"),
+    data("a link to itself", in_folders, link("val/n04/x.png", "x.png"), "x.png: cannot be read: Too many levels"),
+    data("a link to the folder above", in_folders, link("val/n04/up", ".."), "val/n04/up: is a link back", "remove it"),
+    data("a link to the root of the disk", in_folders, link("val/n04/up", "/"), "val/n04/up: is a link back"),
+    data("a pipe", in_folders, lambda root: os.mkfifo(root / "val/n04/x.png"), "x.png: is no ordinary file", "remove"),
+    data("a class with a line break", in_folders, folder("n0\n4"), "a class is called 'n0\\n4'", "can be printed"),
+    data("a class that is no text", in_folders, folder(b"n0\xff"), "a class is called 'n0\\udcff'", "can be printed"),
+    data("images of no class", in_folders, lambda root: [
+        path.rename(root / "val" / path.name) for path in [*root.glob("val/n0[45]/[0-3].*")]],
+        "no image for 'val' in", "expected files ending in .jpg"),
+    data("a file in place of a folder", in_folders, lambda root: [shutil.rmtree(root / "val"), put("val", "")(root)],
+        "class folders without val/", "expected the files of one of"),
+    # images and CSV
+    data("a CSV in UTF-16", in_csv, put("val.csv", "filename,label\n".encode("utf-16")), "val.csv: is no UTF-8 text"),
+    data("a CSV in latin-1", in_csv, add("val.csv", "n05_0.JPEG,é\n".encode("latin-1")), "no UTF-8 text", "save it"),
+    data("an empty CSV", in_csv, put("val.csv", ""), "val.csv: the header is ''", "expected 'filename,label'"),
+    data("a CSV without rows", in_csv, put("val.csv", "filename,label\n"), "no image for 'val'"),
+    data("a CSV with tabs", in_csv, put("val.csv", "filename\tlabel\n"), "is 'filename\\tlabel'", "expected"),
+    data("a CSV without a header", in_csv, put("val.csv", "n05_0.JPEG,n05\n"), "the header is 'n05_0.JPEG,n05'"),
+    data("no label", in_csv, add("val.csv", "x.JPEG,\n"), "val.csv, line 11", "one of them is empty"),
+    data("no file name", in_csv, add("val.csv", ",n05\n"), "val.csv, line 11", "one of them is empty"),
+    data("a file in two classes", in_csv, add("val.csv", "n05_0.JPEG,n04\n"), "lists 1 files twice", "'n05_0.JPEG'"),
+    data("a quote without end", in_csv, put("val.csv", 'filename,label\nn05_0.JPEG,"n05\nn05_1.JPEG,n05\n'),
+        "a class is called 'n05\\nn05_1.JPEG,n05", "can be printed"),
+    data("a label of 200,000 characters", in_csv, add("val.csv", "n05_0.JPEG," + "x" * 200_000), "is no CSV (field"),
+    data("a label of 300 characters", in_csv, put("val.csv", "filename,label\nn05_0.JPEG," + "x" * 300),
+        "a class is called", "expected 1 to 255 characters"),
+    data("a path of Windows", in_csv, add("val.csv", "C:\\n05\\x.JPEG,n05\n"), "1 of 9 files are not in", "C:"),
+    data("a folder in place of an image", in_csv, lambda root: [
+        (root / "images" / "x.png").mkdir(), add("val.csv", "x.png,n05\n")(root)], "1 of 9 files are not in"),
+    # archives
+    data("half an archive", in_zip, cut("images.zip"), "images.zip: File is not a zip file", "expected a zip archive"),
+    data("an empty archive", in_zip, put("images.zip", b""), "images.zip: File is not a zip file"),
+    data("an encrypted archive", in_zip, flagged("images.zip"), "cannot be read", "encrypted", "unencrypted zip"),
+    data("a rotten archive", in_zip, rotten("images.zip", "images/n05_0.JPEG"), "n05_0.JPEG", "Bad CRC-32"),
+    data("an entry of 257 MiB", in_zip, zipped("images.zip", "images/n05_0.JPEG", bytes(257 << 20)),
+        "images/n05_0.JPEG: holds more than 256 MiB", "expected one image"),
+    # category-split and CIFAR-FS pickles
+    data("an empty pickle", in_pickles, put(SPLIT, b""), f"{SPLIT}: not a pickle of arrays", "Ran out of input"),
+    data("half a pickle", in_pickles, cut(SPLIT), f"{SPLIT}: not a pickle of arrays, lists, dicts"),
+    data("a list of images", in_pickles, dump(SPLIT, lambda data: list(data["data"])), "holds a list, expected a dict"),
+    data("no labels", in_pickles, dump(SPLIT, lambda data: {"data": PIXELS}), "holds data; expected 'labels'"),
+    data("labels that are one number", in_pickles, entry(SPLIT, labels=3), "labels is a int", LISTED),
+    data("labels that are one text", in_pickles, entry(SPLIT, labels="3" * N), "labels is a str", LISTED),
+    data("labels that are nothing", in_pickles, entry(SPLIT, labels=[None] * N), "the label None", LABEL),
+    data("labels with fractions", in_pickles, entry(SPLIT, labels=[0.5] * N), "the label 0.5", LABEL),
+    data("labels that are no number", in_pickles, entry(SPLIT, labels=np.full(N, np.nan)), "nan", LABEL),
+    data("labels below 0", in_pickles, entry(SPLIT, labels=[-1] * N), "the label -1", LABEL),
+    data("labels one-hot", in_pickles, entry(SPLIT, labels=np.eye(N, dtype=int)), "the label array([1, 0", LABEL),
+    data("labels within themselves", in_pickles, dump(SPLIT, looped), SPLIT, "not a pickle of arrays"),
+    data("a bomb of labels", in_pickles, dump(SPLIT, doubled), "the label [[[[...]", LABEL),
+    data("an image that is a number", in_cifar, entry(CIFAR, data=3), "what should be images is a int", LISTED),
+    data("four channels", in_pickles, entry(SPLIT, data=np.zeros((N, 9, 9, 4), np.uint8)), "uint8 (9, 9, 4)"),
+    data("no pixels", in_pickles, entry(SPLIT, data=np.zeros((N, 0, 0, 3), np.uint8)), "image 0: cannot be decoded"),
+    data("pixels as text", in_pickles, entry(SPLIT, data=["x"] * N), "image 0: <U1 ()", "expected uint8"),
+    # cache pickles
+    data("classes in a list", in_cached, entry(CACHED, class_dict=[1]), "holds a list, expected a dict"),
+    data("indices that are none", in_cached, entry(CACHED, class_dict={"a": 3}), "class_dict['a'] is a int", LISTED),
+    data("indices with fractions", in_cached, entry(CACHED, class_dict={"a": [0.0]}), "has image 0.0 of 8"),
+    data("an index twice", in_cached, entry(CACHED, class_dict={"a": [0, 0]}), "has image 0 of 8 twice"),
+    data("an index too large", in_cached, entry(CACHED, class_dict={"a": [99]}), "has image 99 of 8", "there is none"),
+    data("an image without a class", in_cached, entry(CACHED, class_dict={"a": [0]}), "image 1 is in no class"),
+    # npz
+    data("half an npz", in_npz, cut("val_images.npz"), "val_images.npz: File is not a zip file", NPZ),
+    data("an npz without images", in_npz, npz(pixels=PIXELS), "images.npy", "expected an npz file with"),
+    data("an npz of floats", in_npz, npz(images=PIXELS / 255), "images are float64", "expected uint8 [N, height"),
+    data("an npz of objects", in_npz, npz(images=np.array([[[["x"]]]] * N, object)), "images are object", "uint8"),
+    data("an npz turned", in_npz, npz(images=np.asfortranarray(PIXELS)), "images are uint8", "in C order"),
+    data("an npz of no array", in_npz, zipped("val_images.npz", "images.npy", b"no array"), "'images' is no array"),
+    data("an npz whose header has no end", in_npz, zipped("val_images.npz", "images.npy", npy((N, 12, 12, 3), b"")
+        .replace(b"}", b"(")), "'images' is no array", "expected what numpy.savez writes"),
+    data("an npz with too few pixels", in_npz, zipped("val_images.npz", "images.npy", npy((N, 12, 12, 3), b"x")),
+        "ends before image 8 of 8", "copy it again"),
+    data("an npz of 10^18 pixels", in_npz, zipped("val_images.npz", "images.npy", npy((N, 10**9, 10**9, 3), b"x")),
+        "ends before image 8 of 8"),
+    data("an npz of nine images", in_npz, npz(images=np.zeros((9, 12, 12, 3), np.uint8)), "9 images, but 8"),
+    data("a rotten npz", in_npz, rotten("val_images.npz", "images.npy"), "Bad CRC-32", NPZ),
+    # png pickles
+    data("classes without a name", in_png, entry("val_labels.pkl", label_specific=[7] * N), "has 7", "2 classes"),
+    data("classes in text", in_png, entry("val_labels.pkl", label_specific=["0"] * N), "has '0'", "names 2 classes"),
+    data("pngs by name", in_png, dump("val_images_png.pkl", lambda data: dict(enumerate(data))), "is a dict", LISTED),
+    data("pngs that are text", in_png, dump("val_images_png.pkl", lambda data: ["x"] * N), "image 0: cannot be"),
+    data("pngs that are none", in_png, dump("val_images_png.pkl", lambda _: [PIXELS[0, 0]] * N), "cannot be decoded"),
+    # PIL pickles
+    data("two lists", in_pil, dump("val.pth", lambda data: data[:2]), "expected (images, labels, {class: label})"),
+    data("a label of no class", in_pil, dump("val.pth", lambda data: (data[0], [9] * N, data[2])), "label 00009 is no"),
+    data("labels in lists", in_pil, dump("val.pth", lambda data: (data[0], [[0]] * N, data[2])), "label [0]", LABEL),
+    data("arrays for pictures", in_pil, dump("val.pth", lambda data: (list(PIXELS), *data[1:])), "is a ndarray", "PIL"),
+    # class lists
+    data("a class without images", in_lists, add("splits/bertinetto/val.txt", "n99\n"), "no images in", "for n99"),
+    data("a list of no class", in_lists, put("splits/bertinetto/val.txt", "\n\n"), "no image for 'val'"),
+    data("a list that is no text", in_lists, put("splits/bertinetto/val.txt", b"\xff\xfe"), "is no UTF-8 text"),
+    # JSON
+    data("half a JSON", in_json, cut("val.json"), "val.json: ", "expected JSON with image_names and image_labels"),
+    data("JSON without end", in_json, put("val.json", "[" * 100_000), "val.json: ", "expected JSON with image_names"),
+    data("JSON that is a list", in_json, put("val.json", "[]"), "val.json: holds a list, expected a dict"),
+    data("a number as image", in_json, entries("val.json", lambda data: data | {"image_names": [3] * N}),
+        "image_names has 3, expected paths that end in class/file"),
+    data("a name without a folder", in_json, entries("val.json", lambda data: data | {"image_names": ["0.jpg"] * N}),
+        "image_names has '0.jpg'", "class/file"),
+    data("an image listed twice", in_json, entries("val.json", lambda data: {
+        name: [*values, values[0]] for name, values in data.items()}), "lists 1 files twice", "every file once"),
+    data("an image that is not there", in_json, entries("val.json", lambda data: {
+        "image_names": [*data["image_names"], "/x/n05/99.jpg"], "image_labels": [*data["image_labels"], 0]}),
+        "1 of 9 files are not in", "first 'n05/99.jpg'"),
+    data("labels that disagree", in_json, entries("val.json", lambda data: data | {"image_labels": [0, 1] * 4}),
+        "image_labels do not agree with the images' folders", "one label per folder"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("write", "damage", "words"), DATA)
+def test_data_sets(
+    write: Write, damage: Damage, words: tuple[str, ...], place: Path, cache: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = place / "root"
+    root.mkdir()
+    write(root, pictures())
+    damage(root)
+    before = set(cache.glob("*/"))
+    said = answer(train.main, ["--dataset", "mine", "--root", root, "data.image_size=12"], capsys)
+    check(said, (str(root), *words), lines=15 if "known layouts" in said or "one of:" in said else 1)
+    assert len(said) < 2500
+    assert set(cache.glob("*/")) == before, "no part of a cache is left"
+
+
+@pytest.mark.parametrize("write", [write for writers in layouts.LAYOUTS.values() for write in writers])
+def test_data_sets_with_wrong_bytes_are_read_or_refused(write: Write, place: Path) -> None:
+    """Whatever bytes they are: with another exception than ValueError a command would end in a traceback."""
+    random = np.random.default_rng(0)
+    (place / "whole").mkdir()
+    write(place / "whole", pictures())
+    for number in range(12):
+        shutil.copytree(place / "whole", place / f"{number}")
+        file = random.choice(sorted(path for path in (place / f"{number}").rglob("[!.]*") if path.is_file()))
+        content = bytearray(file.read_bytes())
+        for position in random.integers(len(content), size=5):
+            content[position] = random.integers(256)
+        file.write_bytes(content[: random.integers(1, len(content))] if number % 4 == 0 else content)
+        try:
+            layouts.opened(place / f"{number}", place / "cache")
+        except ValueError as error:
+            assert str(place) in str(error)
+
+
+def test_omniglot_with_a_folder_of_no_character(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for part in ("background", "evaluation"):
+        (place / f"images_{part}" / "Gurmukhi" / "notes").mkdir(parents=True)
+        picture(f"images_{part}/Gurmukhi/notes/0.png", Image.new("1", (9, 9)))(place)
+    said = answer(train.main, ["--dataset", "omniglot", "--root", place], capsys)
+    check(said, ("'Gurmukhi/notes'", "expected such as Gurmukhi/character07"))
+
+
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        ("episodes.way=5", ("way=5 needs as many classes, the split has 3",)),
+        ("episodes.way=2", ("queries=6 need 7 images per class, the smallest class has 4",)),
+        ("episodes.queries=2", ("way=5",)),
+    ],
+)
+def test_classes_with_too_few_images(
+    setting: str, words: tuple[str, ...], place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    layouts.write_folders(place / "root", pictures())
+    small = ["data.image_size=20", "model.backbone=conv64f", "training.device=cpu"]
+    check(answer(train.main, ["--dataset", "mine", "--root", place / "root", setting, *small], capsys), words)
+
+
+def test_validation_names_the_split_that_is_too_small(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    layouts.write_folders(place / "root", pictures())
+    settings = "episodes.way=2 episodes.queries=2 data.image_size=20 model.backbone=conv64f training.device=cpu".split()
+    said = answer(train.main, ["--dataset", "mine", "--root", place / "root", *settings], capsys)
+    check(said, ("episodes of the val split", "queries=15 need 16 images per class, the smallest class has 4"))
+
+
+@pytest.mark.parametrize("damage", [cut("val.csv", 1.0), *(
+    lambda root, change=change: (root / "val.csv").write_bytes(change((root / "val.csv").read_bytes()))
+    for change in (lambda text: b"\xef\xbb\xbf" + text, lambda text: text.replace(b"\n", b"\r"))
+)], ids=["as it was", "with a BOM", "of an old Mac"])  # fmt: skip
+def test_csv_files_of_other_programs_are_read(damage: Damage, place: Path, cache: Path) -> None:
+    layouts.write_csv(place / "root", pictures())
+    damage(place / "root")
+    assert layouts.opened(place / "root", cache).val.classes == ("n04", "n05")
+
+
+def test_links_that_lead_elsewhere_are_followed(place: Path, cache: Path) -> None:
+    """Data sets are put together of links; only those that lead back are refused."""
+    layouts.write_folders(place / "real", pictures())
+    (place / "root").mkdir()
+    for split in layouts.CLASSES:
+        (place / "root" / split).symlink_to(place / "real" / split)
+    assert layouts.opened(place / "root", cache).fingerprint == layouts.opened(place / "real", cache).fingerprint
+
+
+def test_a_cache_whose_description_is_damaged_is_written_anew(place: Path) -> None:
+    layouts.write_folders(place / "root", pictures())
+    before = layouts.opened(place / "root", place / "cache")
+    (description,) = (place / "cache").glob("*/info.json")
+    os.truncate(description, 20)
+    assert layouts.opened(place / "root", place / "cache").fingerprint == before.fingerprint
+
+
+# Checkpoints and records ---------------------------------------------------------------------------------------------
+
+
+def checkpoint(name: str, change: Callable[[dict[str, torch.Tensor], dict[str, Any]], object]) -> Damage:
+    """Change tensors and state of a checkpoint, in place."""
+
+    def damage(folder: Path) -> None:
+        tensors, state = read_checkpoint(folder / name)
+        change(tensors, state)
+        write_checkpoint(folder / name, tensors, state)
+
+    return damage
+
+
+def bare(name: str, metadata: dict[str, str] | None) -> Damage:
+    return lambda folder: save_file({"x": torch.ones(1)}, folder / name, metadata)
+
+
+def gone(name: str) -> Damage:
+    return lambda folder: (folder / name).unlink()
+
+
+def going(name: str, damage: Damage, *words: str) -> Any:
+    return named(name, "stopped", damage, words)
+
+
+def ended(name: str, damage: Damage, *words: str) -> Any:
+    return named(name, "ended", damage, words)
+
+
+WEIGHT = "model.meta_filter.filter_conv.weight"
+MOMENTUM = "momentum.meta_filter.filter_conv.weight"
+ANEW = "delete it to start this training anew"
+CHECKPOINTS = [
+    going("an empty checkpoint", put(LAST, b""), "last.safetensors is no readable checkpoint", ANEW),
+    going("half a checkpoint", cut(LAST), "last.safetensors is no readable checkpoint", ANEW),
+    going("a header of 10^18 bytes", put(LAST, struct.pack("<Q", 10**18) + b"{}"), "is no readable checkpoint", ANEW),
+    going("a header that is no JSON", put(LAST, struct.pack("<Q", 8) + b"no JSON!"), "is no readable checkpoint"),
+    going("tensors of another program", bare(LAST, None), "no checkpoint of dmf", "no 'dmf' metadata"),
+    going("a state that is no JSON", bare(LAST, {STATE: "{'a'"}), "its 'dmf' metadata is no JSON"),
+    going("a state without end", bare(LAST, {STATE: "[" * 100_000}), "its 'dmf' metadata is no JSON"),
+    going("a state that is a list", bare(LAST, {STATE: "[]"}), "does not hold what this version writes", "got []"),
+    going("a state without threads", checkpoint(LAST, lambda _, state: state.pop("threads")), "threads: Field req"),
+    going("no threads", checkpoint(LAST, lambda _, state: state.update(threads=0)), "threads: Input should be greater"),
+    going("a history in words", checkpoint(LAST, lambda _, state: state.update(history="long")), "history: Input"),
+    going("another key", checkpoint(LAST, lambda _, state: state.update(key="0" * 16)), "belongs to training 0000"),
+    going("a weight is missing", checkpoint(LAST, lambda tensors, _: tensors.pop(WEIGHT)),
+        "is of another model: 1 of its tensors differ", "got nothing, expected (8,"),
+    going("a weight too much", checkpoint(LAST, lambda tensors, _: tensors.update({"model.x": torch.ones(2)})),
+        "first x: got (2,), expected nothing"),
+    going("a weight of another shape", checkpoint(LAST, lambda tensors, _: tensors.update({WEIGHT: torch.ones(1)})),
+        "of another model", "got (1,), expected (8,"),
+    going("a momentum of another shape", checkpoint(LAST, lambda tensors, _: tensors.update({MOMENTUM: torch.ones(1)})),
+        "of another model", "got (1,), expected (8,"),
+    going("a momentum of nothing", checkpoint(LAST, lambda tensors, _: tensors.update({"momentum.x": torch.ones(1)})),
+        "first x: got (1,), expected nothing"),
+    going("half a configuration", cut(CONFIG), "ExperimentConfig in", "config.json: damaged", "put a whole file back"),
+    going("a configuration that is a list", put(CONFIG, "[]"), "config.json: Input should be an object", "got []"),
+    going("an edited configuration", entries(CONFIG, lambda config: config | {"model": {"groups": 7}}),
+        "groups=7 does not divide the 640 channels", "try one of 1, 2"),
+    going("the configuration of another", entries(CONFIG, lambda config: config | {"training": {"seed": 3}}),
+        "last.safetensors belongs to training"),
+    ended("no configuration", gone(CONFIG), "holds no finished training: its config.json is missing", "a sweep left"),
+    ended("no record", gone(RECORD), "holds no finished training: its training.json is missing"),
+    ended("half a record", cut(RECORD), "TrainingRecord in", "training.json: damaged", "EOF while parsing"),
+    ended("an empty record", put(RECORD, ""), "training.json: damaged (Invalid JSON: EOF", "put a whole file back"),
+    ended("a record that is an image", put(RECORD, b"\x89PNG\x00\xff"), "training.json: damaged (Invalid JSON"),
+    ended("an outcome that is none", entries(RECORD, lambda record: record | {"outcome": "great"}),
+        "outcome: Input should be 'finished', 'diverged' or 'failed', got 'great'"),
+    ended("a record of another version", entries(RECORD, lambda record: record | {"score": 1}),
+        "score: no such parameter"),
+    ended("one that failed", entries(RECORD, lambda record: record | {"outcome": "failed"}), "no finished training"),
+    ended("no weights", gone(BEST), "best.safetensors is missing", "holds no finished training"),
+    ended("half of the weights", cut(BEST), "best.safetensors is no readable checkpoint"),
+    ended("weights without an epoch", checkpoint(BEST, lambda _, state: state.pop("epoch")), "epoch: Field required"),
+    ended("weights of another model", checkpoint(BEST, lambda tensors, _: tensors.pop(WEIGHT)), "is of another model"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("folder", "damage", "words"), CHECKPOINTS)
+def test_checkpoints(
+    folder: str,
+    damage: Damage,
+    words: tuple[str, ...],
+    trainings: Path,
+    place: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    shutil.copytree(trainings / folder, place / folder)
+    damage(place / folder)
+    if folder == "stopped":
+        said = answer(train.main, ["--resume", place / folder], capsys)
+    else:
+        said = answer(evaluate.main, [place / folder, "--episodes", "2"], capsys)
+    check(said, (str(place / folder), *words))
+    assert len(said) < 1000, "a damaged file is not repeated"
+    assert not (place / folder / "evaluations").exists()
+
+
+def test_an_evaluation_of_another_training_than_the_folder_holds(
+    trainings: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = answer(evaluate.main, [trainings / "ended", "training.seed=3"], capsys)
+    check(said, ("training.seed: not as in training", "only root, device and threads may differ"))
+
+
+def test_more_queries_than_images(trainings: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    said = answer(evaluate.main, [trainings / "ended", "--queries", "5000"], capsys)
+    check(said, ("episodes of the test split", "queries=5000 need 5001 images per class, the smallest class has"))
+
+
+def test_a_folder_with_an_equals_sign_is_one(trainings: Path, place: Path) -> None:
+    shutil.copytree(trainings / "ended", place / "groups=8")
+    assert evaluate.main(["groups=8", "--episodes", "2"]) == 0
+
+
+Weights = dict[str, Any]
+CLASSIFIER, KERNELS = "global_clasifier.weight", "dw_gen.kernel_conv.weight"
+NO_CHECKPOINT = "is no checkpoint that holds only tensors and numbers"
+
+
+@pytest.fixture(scope="module")
+def weights() -> Weights:
+    """Those of a small released model."""
+    torch.manual_seed(0)
+    return dict(released.to_state_dict(build_method(ModelConfig(), DataConfig(), base_classes=4)))
+
+
+def state(name: str, change: Callable[[Weights], Any], *words: str) -> Any:
+    return named(name, change, words)
+
+
+RELEASED = [
+    state("a list", lambda weights: list(weights), "holds a list, expected a state dict"),
+    state("a tensor as state dict", lambda weights: {"state_dict": torch.ones(3)}, "a Tensor, expected tensors by"),
+    state("numbers as names", lambda weights: {"state_dict": {1: torch.ones(3)}}, "expected tensors by name"),
+    state("nothing", lambda weights: {}, "is no checkpoint of the released DMF: it lacks global_clasifier.weight"),
+    state("a number as weight", lambda weights: weights | {CLASSIFIER: 3}, f"{CLASSIFIER} is a int, expected a tensor"),
+    state("seven groups", lambda weights: weights | {KERNELS: torch.zeros(7, 1280, 3, 3)}, "7 groups do not divide"),
+    state("no groups", lambda weights: weights | {KERNELS: torch.zeros(0, 1280)}, "0 groups do not divide"),
+    state("a classifier of one side", lambda weights: weights | {CLASSIFIER: torch.zeros(4)}, "have no two sides"),
+    state("a billion classes", lambda weights: weights | {CLASSIFIER: torch.zeros(1, 1).expand(10**9, 640)},
+        "1000000000 base classes, expected 1 to 100000"),
+    state("a weight of another shape", lambda weights: weights | {"base.layer1.0.conv1.weight": torch.zeros(2)},
+        "is of another model: 1 of its tensors differ, first backbone.", "got (2,), expected (64, 3, 3, 3)"),
+    state("a weight too much", lambda weights: weights | {"x": torch.zeros(2)}, "unknown keys ['x']"),
+    state("weights that are no number", lambda weights: weights | {CLASSIFIER: weights[CLASSIFIER] * torch.nan},
+        "1 tensors hold NaN or infinity, first global_clasifier.weight", "take another checkpoint"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("change", "words"), RELEASED)
+def test_released_checkpoints(
+    change: Callable[[Weights], Any],
+    words: tuple[str, ...],
+    weights: Weights,
+    place: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    torch.save(change(weights), place / "theirs.pth.tar")
+    arguments = ["--resume", "theirs.pth.tar", "--dataset", "glyphs", "--episodes", "2", "data.image_size=20"]
+    check(answer(evaluate.main, arguments, capsys), words)
+
+
+@pytest.mark.parametrize("damage", [put("a.pth", b""), put("a.pth", "text"), cut("a.pth"), put("a.pth", b"PK\x03\x04")])
+def test_files_that_are_no_released_checkpoint(
+    damage: Damage, weights: Weights, place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    torch.save({CLASSIFIER: weights[CLASSIFIER]}, place / "a.pth")
+    damage(place)
+    said = answer(evaluate.main, ["--resume", "a.pth", "--dataset", "glyphs"], capsys)
+    check(said, ("a.pth", NO_CHECKPOINT))
+    assert "weights_only" not in said, "nobody is told to load it with its code"
+
+
+# The store -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def store(place: Path) -> Path:
+    """With a whole sweep `demo`; its records are linked as `training.json` and `evaluation.json` for damage."""
+    ledger, plan = Ledger(place / "runs"), demo()
+    ledger.write_plan(plan)
+    kept = records_of(plan.cells)
+    for training in kept.trainings.values():
+        ledger.write_training(training)
+    for evaluation in kept.evaluations.values():
+        ledger.write_evaluation(evaluation)
+    cell = plan.cells[0]
+    folder = ledger.folder(cell.trainings[0].key)
+    (ledger.store / "training.json").symlink_to(folder / RECORD)
+    (ledger.store / "evaluation.json").symlink_to(folder / "evaluations" / f"{cell.evaluation.key}.json")
+    return ledger.store
+
+
+def stored(name: str, damage: Damage, *words: str) -> Any:
+    return named(name, damage, words)
+
+
+PLAN = "sweeps/demo/plan.json"
+STORED = [
+    stored("half an evaluation", cut("evaluation.json"), "EvaluationRecord in", "damaged", "put a whole file back"),
+    stored("an empty evaluation", put("evaluation.json", ""), "EvaluationRecord in", "damaged"),
+    stored("an evaluation that is a list", put("evaluation.json", "[1]"), "Input should be an object, got [1]"),
+    stored("an accuracy in words", entries("evaluation.json", lambda record: record | {"accuracy": "high"}),
+        "accuracy: Input should be a valid number, got 'high'"),
+    stored("an accuracy that is none", entries("evaluation.json", lambda record: record | {"accuracy": float("nan")}),
+        "says accuracy=nan, its episodes give", "evaluate again"),
+    stored("accuracies in percent", entries("evaluation.json", lambda record: record | {
+        "episode_accuracies": [100 * accuracy for accuracy in record["episode_accuracies"]]}),
+        "holds accuracies beyond 0 and 1", "evaluate again"),
+    stored("one episode", entries("evaluation.json", lambda record: record | {"episode_accuracies": [0.5]}),
+        "holds 1 episodes, its config says 20", "evaluate again"),
+    stored("no bank", entries("evaluation.json", lambda record: {k: v for k, v in record.items() if k != "bank"}),
+        "bank: Field required"),
+    stored("the evaluation of another", entries("evaluation.json", lambda record: record | {"training_key": "0" * 16}),
+        "lies where", "remove it and evaluate again"),
+    stored("half a training", cut("training.json"), "training.json: damaged", "put a whole file back"),
+    stored("an outcome that is none", entries("training.json", lambda record: record | {"outcome": 1}),
+        "outcome: Input should be 'finished'", "got 1"),
+    stored("half a plan", cut(PLAN), "no sweep's plan was found", "run one first"),
+    stored("a plan of unknown tables", entries(PLAN, lambda plan: plan | {
+        "cells": [plan["cells"][0] | {"table": "9"}]}), "no sweep's plan was found"),
+    stored("a plan of an unknown method", entries(PLAN, lambda plan: plan | {
+        "cells": [plan["cells"][0] | {"config": {"model": {"method": "x"}}}]}), "no sweep's plan was found"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("damage", "words"), STORED)
+def test_records_of_a_store(
+    damage: Damage, words: tuple[str, ...], store: Path, place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    damage(store)
+    check(answer(report.main, ["--store", store, "--output", place / "out"], capsys), words)
+    assert not (place / "out").exists()
+
+
+@pytest.mark.parametrize("output", ["file", "file/below", "/proc/nothing"])
+def test_a_report_that_can_not_be_written(
+    output: str, store: Path, place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (place / "file").touch()
+    said = answer(report.main, ["--store", store, "--output", output], capsys)
+    check(said, (output,))
+
+
+SEARCH = "name: look\nset: {model.backbone: conv64f}\n"
+SEARCH += "search: {trials: 5, parameters: {model.groups: {choice: [1, 64]}}}\n"
+TRIED = {"values": {"model.groups": 1}, "key": "k", "accuracy": 0.5, "epochs": 1, "outcome": "finished"}
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        named("empty", "", ("search.json: damaged", "put a whole file back")),
+        named("a list", "[]", ("SearchResults in", "Input should be an object, got []")),
+        named("no base", "{}", ("base: Field required", "parameters: Field required")),
+        named("an accuracy of 5", {"accuracy": 5.0}, ("tried.0.accuracy: Input should be less than or equal to 1",)),
+        named("an accuracy that is none", {"accuracy": None}, ("tried.0.accuracy: Input should be a valid number",)),
+        named("a value without a section", {"values": {"groups": 1}}, ("tried.0.values.groups", "String should match")),
+        named("an outcome that is none", {"outcome": "good"}, ("tried.0.outcome: Input should be 'finished'",)),
+    ],
+)
+def test_what_a_search_has_tried(
+    text: str | dict[str, Any], words: tuple[str, ...], place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (place / "look.yaml").write_text(SEARCH)
+    path = results_path(Ledger(place / "runs"), "look")
+    path.parent.mkdir(parents=True)
+    if isinstance(text, dict):
+        base = ExperimentConfig().replace(model__backbone="conv64f").model_dump(mode="json")
+        results = {"base": base, "parameters": {"model.groups": {"choice": [1, 64]}}, "tried": [TRIED | text]}
+        path.write_text(json.dumps(results))
+    else:
+        path.write_text(text)
+    check(answer(sweep.main, ["look.yaml", "--plan", "--store", "runs"], capsys), words, lines=3)

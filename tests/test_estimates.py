@@ -1,0 +1,317 @@
+"""What trainings will cost: hand-computed, from records, checkpoints and rates in a store."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from dmf.checkpoints import write_checkpoint
+from dmf.config import DataConfig, EvaluationConfig, ExperimentConfig
+from dmf.machine import device_name
+from dmf.methods import build_method
+from dmf.records import LAST, RECORD, Epoch, EvaluationRecord, Going, Provenance, TrainingRecord
+from orchestrator.estimates import UNKNOWN, Cost, estimate
+from orchestrator.ledger import Ledger
+from orchestrator.plan import Trial
+from orchestrator.rates import Calibration, Rates, cost_class, distinct_images, flops_per_image
+from orchestrator.room import Machine, at_a_time, parameters_at_most, shortages
+from orchestrator.spec import Resources
+from orchestrator.totals import compare, makespan, told, total
+
+CPU = device_name(torch.device("cpu"))
+CONFIG = ExperimentConfig().replace(
+    data__name="glyphs",
+    data__image_size=28,
+    data__channels=1,
+    model__backbone="conv64f",
+    training__device="cpu",
+    training__epochs=4,
+    training__warmup_epochs=0,
+    training__episodes_per_epoch=10,
+    training__episodes_per_step=5,
+    training__validation_episodes=20,
+    training__validate_every=3,
+)
+"""Validates at epochs 1, 3 and 4; with 8 epochs at 1, 3, 6 and 8."""
+TEST = EvaluationConfig(episodes=20, shot=1)
+LATER = CONFIG.replace(training__epochs=8, training__seed=1, training__learning_rate=0.1)
+NOTHING = Calibration()
+HERE = Provenance(data_fingerprint="", image_sizes="", git_commit=None, versions={}, device=CPU, threads=1)
+
+
+def epoch(number: int, seconds: float, validated: bool) -> Epoch:
+    accuracy = 0.5 if validated else None
+    return Epoch(epoch=number, loss=1.0, losses={}, learning_rate=0.1, validation_accuracy=accuracy, seconds=seconds)
+
+
+def a_record(
+    config: ExperimentConfig = CONFIG,
+    seconds: tuple[float, ...] = (14, 10, 14, 14),
+    validated: tuple[int, ...] = (1, 3, 4),
+    **more: Any,
+) -> TrainingRecord:
+    """By default: epochs of 10 s, 4 s more for a validation; 3 s besides."""
+    history = tuple(epoch(number, float(s), number in validated) for number, s in enumerate(seconds, 1))
+    fields: dict[str, Any] = {"outcome": "finished", "parameters": 1000, "seconds": sum(seconds) + 3.0} | more
+    return TrainingRecord(**{"key": config.key, "config": config, "history": history, "provenance": HERE} | fields)
+
+
+def an_evaluation(config: ExperimentConfig, seconds: float, test: EvaluationConfig = TEST) -> EvaluationRecord:
+    return EvaluationRecord(
+        training_key=config.key,
+        evaluation_key=test.key,
+        config=test,
+        accuracy=0.5,
+        ci95=0.1,
+        episode_accuracies=(0.5,) * test.episodes,
+        bank="",
+        data_fingerprint="",
+        epoch=1,
+        seconds=seconds,
+    )
+
+
+def cost_of(ledger: Ledger, config: ExperimentConfig, calibration: Calibration = NOTHING) -> Cost:
+    return estimate([Trial(config, (TEST,))], ledger, calibration)[config.key]
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Ledger:
+    """With CONFIG trained, and tested in 6 s."""
+    found = Ledger(tmp_path)
+    found.write_training(a_record())
+    found.write_evaluation(an_evaluation(CONFIG, 6.0))
+    return found
+
+
+def test_a_record_of_the_class_is_scaled_by_epochs(ledger: Ledger) -> None:
+    """8 x 10 s; 4 validations and a test of 5 s, the middle of 4 and 6; 3 s to start. Equal epochs: 10 % around."""
+    cost = cost_of(ledger, LATER)
+    assert cost.source == "records"
+    assert cost.seconds == pytest.approx(80 + 5 * 5 + 3)
+    assert (cost.seconds_low, cost.seconds_high) == (pytest.approx(108 / 1.1), pytest.approx(108 * 1.1))
+
+
+def test_twice_the_episodes_take_twice_the_time(ledger: Ledger) -> None:
+    more = LATER.replace(training__episodes_per_epoch=20, training__validation_episodes=40)
+    assert cost_of(ledger, more).seconds == pytest.approx(160 + 4 * 10 + 5 + 3)
+
+
+def test_the_range_is_that_of_the_epochs(tmp_path: Path) -> None:
+    """Eleven epochs of 5 to 15 s: the tenths are 6 and 14 s, the median is 10 s."""
+    ledger = Ledger(tmp_path)
+    ledger.write_training(a_record(CONFIG.replace(training__epochs=11), tuple(range(5, 16)), validated=()))
+    cost = cost_of(ledger, LATER)
+    assert cost.seconds is not None and cost.seconds_low == pytest.approx(cost.seconds * 0.6)
+    assert cost.seconds_high == pytest.approx(cost.seconds * 1.4)
+
+
+def test_where_every_epoch_validates_images_forward_and_backward_count_three_times(tmp_path: Path) -> None:
+    """Per epoch 10 x 35 images trained on, 20 x 80 validated: 1050 to 1600 of 26.5 s."""
+    config = CONFIG.replace(training__validate_every=1)
+    ledger = Ledger(tmp_path)
+    ledger.write_training(a_record(config, (26.5,) * 4, validated=(1, 2, 3, 4)))
+    twice = config.replace(training__seed=1, training__episodes_per_epoch=20)
+    validations, test = 4 * 16.0, 16.0
+    assert cost_of(ledger, twice).seconds == pytest.approx(4 * 2 * 10.5 + validations + test + 3)
+
+
+def test_what_was_started_costs_what_is_left(ledger: Ledger) -> None:
+    history = (epoch(1, 14.0, True), epoch(2, 10.0, False))
+    state = Going(key=LATER.key, threads=1, data="", seconds=30.0, history=history).model_dump(mode="json")
+    folder = ledger.folder(LATER.key)
+    folder.mkdir(parents=True)
+    write_checkpoint(folder / LAST, {"model.weight": torch.zeros(1)}, state)
+    cost = cost_of(ledger, LATER)
+    assert cost.seconds == pytest.approx(6 * 10 + 3 * 5 + 5 + 3)
+    assert cost.earlier_seconds == 30.0
+
+
+def test_what_is_trained_costs_its_missing_tests_and_what_is_done_nothing(ledger: Ledger) -> None:
+    more = TEST.replace(episodes=40)
+    cost = estimate([Trial(CONFIG, (TEST, more))], ledger, NOTHING)[CONFIG.key]
+    assert (cost.seconds, cost.earlier_seconds) == (pytest.approx(10.0), pytest.approx(55.0 + 6.0))
+    assert cost_of(ledger, CONFIG) == Cost(0.0, 0.0, 0.0, None, "done")
+
+
+def test_other_classes_are_scaled_by_flops_within_a_factor_of_two(ledger: Ledger) -> None:
+    same_flops = LATER.replace(model__groups=16)
+    cost = cost_of(ledger, same_flops)
+    assert (cost.source, cost.bytes) == ("FLOPs", None)
+    assert (cost.seconds, cost.seconds_high) == (pytest.approx(108), pytest.approx(216))
+    larger = LATER.replace(data__image_size=56)
+    ratio = flops_per_image(larger) / flops_per_image(LATER)
+    assert cost_of(ledger, larger).seconds == pytest.approx((108 - 3) * ratio + 3)
+
+
+def test_flops_of_conv64f_by_hand() -> None:
+    """Maps of 28, 14, 7 and 3 pixels a side, 3x3 kernels, 1 then 64 input channels, two FLOPs per multiply-add."""
+    assert flops_per_image(CONFIG) == 2 * 9 * 64 * (28**2 * 1 + (14**2 + 7**2 + 3**2) * 64)
+    assert flops_per_image(CONFIG.replace(model__method="raw_pixels")) == 0
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"training__threads": 2},
+        {"training__precision": "bf16"},
+        {"model__method": "raw_pixels"},
+    ],
+)
+def test_other_threads_precision_and_raw_pixels_are_unknown(ledger: Ledger, other: dict[str, Any]) -> None:
+    assert cost_of(ledger, LATER.replace(**other)) == UNKNOWN
+
+
+def test_an_empty_store_knows_nothing(tmp_path: Path) -> None:
+    assert cost_of(Ledger(tmp_path), CONFIG) == UNKNOWN
+    ledger = Ledger(tmp_path)
+    ledger.write_training(a_record(CONFIG, (), outcome="failed"))
+    elsewhere = HERE.replace(device="another processor")
+    ledger.write_training(a_record(LATER, provenance=elsewhere))
+    assert cost_of(ledger, CONFIG) == UNKNOWN
+
+
+def test_a_record_that_can_not_be_read_is_left_out(ledger: Ledger, caplog: pytest.LogCaptureFixture) -> None:
+    broken = ledger.folder("0" * 16) / RECORD
+    broken.parent.mkdir()
+    broken.write_text('{"key": 1}')
+    assert cost_of(ledger, LATER).source == "records"
+    assert f"estimates do without {broken.parent}" in caplog.text
+
+
+def test_a_calibration_is_taken_where_no_record_is_and_gives_memory(tmp_path: Path) -> None:
+    rates = Rates(
+        cost_class=cost_class(CONFIG),
+        device=CPU,
+        threads=1,
+        config=CONFIG,
+        episode_seconds=(1.0, 2.0, 3.0),
+        image_seconds=0.01,
+        test_episode_seconds=0.5,
+        start_seconds=2.0,
+        peak_bytes=10_000,
+        image_bytes=3,
+        parameters=1000,
+        images={"val": 1600, "test": 100},
+    )
+    calibration = Calibration(measured=(rates,))
+    cost = cost_of(Ledger(tmp_path), CONFIG, calibration)
+    validation, test = CONFIG.replace().training.validation_episodes, 20
+    images = {split: distinct_images(TEST.replace(split=split), rates.images) for split in ("val", "test")}
+    seconds = 4 * 10 * 2.0 + 3 * (images["val"] * 0.01 + validation * 0.5) + images["test"] * 0.01 + test * 0.5 + 2.0
+    assert (cost.source, cost.seconds) == ("calibration", pytest.approx(seconds))
+    assert cost.bytes == 10_000 + round(3 * images["val"])
+    ledger = Ledger(tmp_path)
+    ledger.write_training(a_record())
+    after = cost_of(ledger, LATER, calibration)
+    assert (after.source, after.bytes) == ("records", cost.bytes)
+
+
+def test_images_drawn_again_are_forwarded_once() -> None:
+    """1,600 draws of 1,600 images find all but 1/e of them; of unknown many all are taken to differ."""
+    validation = EvaluationConfig(split="val", episodes=20, shot=1)
+    assert distinct_images(validation, {"val": 1600}) == pytest.approx(1600 * (1 - 1 / 2.718281828), rel=1e-6)
+    assert distinct_images(validation, {}) == 1600
+
+
+def test_the_cost_class_is_what_costs() -> None:
+    for free in (
+        {"training__seed": 5},
+        {"training__learning_rate": 0.1},
+        {"training__epochs": 9},
+        {"data__root": "/a"},
+    ):
+        assert cost_class(CONFIG.replace(**free)) == cost_class(CONFIG), free
+    for costly in (
+        {"model__groups": 16},
+        {"episodes__shot": 5},
+        {"data__image_size": 32},
+        {"training__precision": "bf16"},
+    ):
+        assert cost_class(CONFIG.replace(**costly)) != cost_class(CONFIG), costly
+
+
+def test_trials_start_in_turn_as_others_end() -> None:
+    assert makespan([3, 2, 2, 1], 2) == 4  # 3 + 1 beside 2 + 2
+    assert makespan([3, 2, 2, 1], 1) == 8
+    assert makespan([], 3) == 0
+
+
+def test_totals_leave_out_what_is_unknown_and_say_so() -> None:
+    costs = [Cost(60.0, 50.0, 80.0, None, "records"), Cost(120.0, 60.0, 240.0, None, "FLOPs"), UNKNOWN]
+    summed = total(costs, 2)
+    assert summed.seconds == (180.0, 110.0, 320.0)
+    assert summed.makespan == (120.0, 60.0, 240.0)
+    first, sources, unknown = told(costs, 2)
+    assert first == "estimated: 3 min (2 min to 5 min) of computing, 2 min (60 s to 4 min) with 2 at a time"
+    assert sources == "  1 training from records of their kind, 1 training scaled by FLOPs from others"
+    assert unknown == "unknown: what 1 of 3 trainings take; --calibrate measures it"
+
+
+def test_estimates_are_compared_with_what_it_took(ledger: Ledger) -> None:
+    other = CONFIG.replace(model__groups=16)
+    ledger.write_training(a_record(other))
+    never = CONFIG.replace(training__seed=9)
+    before = {
+        CONFIG.key: Cost(122.0, 100.0, 200.0, None, "records"),
+        other.key: Cost(90.0, 45.0, 180.0, None, "FLOPs", earlier_seconds=10.0),
+        never.key: Cost(5.0, 5.0, 5.0, None, "records"),
+    }
+    lines = compare(before, ledger).splitlines()
+    assert [line.split()[0] for line in lines] == ["trainings", "groups=64", "groups=16", "together"]
+    assert [line.split()[-1] for line in lines[1:]] == ["0.50", "0.50", "0.50"]  # 61 / 122, 45 / 90, 106 / 212
+    assert compare({never.key: before[never.key]}, ledger) == "no training whose time was estimated has ended"
+
+
+@pytest.mark.parametrize(
+    ("resources", "machine", "expected"),
+    [
+        ({}, Machine(8, 1), 4),
+        ({"cpu": 3.0}, Machine(8, 1), 2),
+        ({"cpu": 9.0}, Machine(8, 1), 1),
+        ({"gpu": 0.5}, Machine(64, 1, (1, 1)), 4),
+        ({"gpu": 0.4}, Machine(64, 1, (1, 1)), 4),
+        ({"gpu": 2.0}, Machine(64, 1, (1, 1, 1)), 1),
+        ({"gpu": 0.25}, Machine(4, 1, (1,)), 2),
+    ],
+)
+def test_how_many_run_at_a_time(resources: dict[str, float], machine: Machine, expected: int) -> None:
+    trial = Trial(CONFIG.replace(training__threads=2, training__device="auto"), ())
+    assert at_a_time([trial], Resources.from_dict(resources), machine) == expected
+
+
+def test_what_does_not_fit_is_told(tmp_path: Path) -> None:
+    trials = [Trial(CONFIG.replace(training__seed=seed), ()) for seed in (0, 1)]
+    costs = {trial.key: Cost(1.0, 1.0, 1.0, 6 * 10**9, "records") for trial in trials}
+    assert shortages(trials, costs, Resources(), Machine(2, 16 * 10**9), tmp_path) == ()
+    (memory,) = shortages(trials, costs, Resources(), Machine(2, 10 * 10**9), tmp_path)
+    assert memory.startswith("2 trainings at a time take up to 12.0 GB of memory, this machine has 10.0 GB")
+    on_gpu = [Trial(trial.config.replace(training__device="auto"), ()) for trial in trials]
+    gpu = Machine(2, 10 * 10**9, (8 * 10**9,))
+    (device,) = shortages(on_gpu, costs, Resources(gpu=0.5), gpu, tmp_path)
+    assert device.startswith("a training takes up to 6.0 GB of GPU memory, resources.gpu=0.5 leaves it 4.0 GB")
+    (disk,) = shortages([Trial(ExperimentConfig(), ())] * 10**6, {ExperimentConfig().key: UNKNOWN}, Resources(),
+                        Machine(2, 10**9), tmp_path / "not" / "there")  # fmt: skip
+    assert disk.startswith("the weights of 1000000 trainings take up to") and str(tmp_path) in disk
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        {},
+        {"groups": 640, "kernel_size": 3},
+        {"method": "proto_net"},
+        {"alignment": 0},
+        {"backbone": "conv64f"},
+        {"method": "raw_pixels"},
+    ],
+)
+def test_weights_are_bounded_from_above(model: dict[str, Any]) -> None:
+    config = ExperimentConfig.from_dict({"model": model})
+    with torch.device("meta"):
+        method = build_method(config.model, DataConfig(), base_classes=1028)
+    counted = sum(parameter.numel() for parameter in method.parameters())
+    assert counted <= parameters_at_most(config) <= 15 * counted

@@ -1,0 +1,162 @@
+"""Doubts about sweep files, and the canary, which trains one step of real models."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dmf.methods import METHODS
+from dmf.methods.proto_net import ProtoNet
+from orchestrator.baselines import pairs
+from orchestrator.canary import canary, first_outputs
+from orchestrator.lint import lint
+from orchestrator.plan import plan
+from orchestrator.spec_file import read_spec, spec_from
+
+SWEEPS = sorted((Path(__file__).resolve().parents[1] / "sweeps").glob("*.yaml"))
+GLYPHS = {
+    "data.name": "glyphs",
+    "data.image_size": 28,
+    "data.channels": 1,
+    "data.normalisation": "half",
+    "model.backbone": "conv64f",
+    "model.groups": 16,
+    "episodes.queries": 2,
+    "training.device": "cpu",
+}
+
+
+def doubts(*parts: dict[str, Any], **fields: Any) -> tuple[str, ...]:
+    spec = spec_from({"name": "s", "parts": list(parts), **fields})
+    return lint(spec, plan(spec))
+
+
+@pytest.mark.parametrize("path", SWEEPS, ids=lambda path: path.stem)
+def test_nothing_is_doubtful_in_our_own_sweeps(path: Path) -> None:
+    spec = read_spec(path)
+    assert lint(spec, plan(spec)) == ()
+
+
+def test_a_row_that_differs_in_more_than_its_table_says() -> None:
+    trials = [{"model.groups": 1}, {"model.groups": 64, "training.learning_rate": 0.1}]
+    (told,) = doubts({"table": "2c", "trials": trials})
+    assert told == (
+        "table 2c: row groups 64 differs from its baseline groups 1 not only in model.groups but also in "
+        "training.learning_rate=0.1 (there 0.35)"
+    )
+
+
+def test_a_row_is_held_to_the_baseline_most_like_it() -> None:
+    grid = {"model.groups": [1, 64], "training.learning_rate": [0.1, 0.35], "episodes.shot": [1, 5]}
+    assert doubts({"table": "2c", "grid": grid}) == ()
+    spec = spec_from({"name": "s", "parts": [{"table": "2c", "grid": grid}]})
+    found = list(pairs(plan(spec)))
+    assert len(found) == 4 and all(pair.exact for pair in found)
+    for pair in found:
+        assert pair.cell.config.with_paths({"model.groups": 1}) == pair.baseline.config
+
+
+def test_what_one_of_two_rows_does_not_read_is_no_difference() -> None:
+    """Without alignment, the baseline of 2d, no number of groups is read."""
+    trials = [{"model.alignment": 0}, {"model.alignment": 1, "model.groups": 160}]
+    assert doubts({"table": "2d", "trials": trials}) == ()
+
+
+def test_a_table_without_its_baseline() -> None:
+    (told,) = doubts({"table": "2c", "grid": {"model.groups": [64, 160]}})
+    assert told.startswith("table 2c: its baseline groups 1 is not planned for miniImageNet, 5-way 1-shot, resnet12")
+
+
+@pytest.mark.parametrize(
+    ("part", "told"),
+    [
+        (
+            {"table": "2d", "set": {"model.solver": "rk4"}, "grid": {"model.alignment": [0, 1]}},
+            "parts.0.set: model.solver is set to rk4, but model.alignment=0 and model.alignment=1 read no solver",
+        ),
+        (
+            {"table": "2d", "trials": [{"model.alignment": 0}, {"model.alignment": 1, "model.solver": "rk4"}]},
+            "parts.0: model.solver is set to rk4, but model.alignment=1 reads no solver",
+        ),
+        (
+            {"table": "1", "set": {"model.method": "proto_net"}, "grid": {"training.global_weight": [0.5]}},
+            "parts.0: training.global_weight is set to 0.5, but model.method=proto_net reads no global_weight",
+        ),
+        (
+            {"table": "1", "set": {"model.method": "raw_pixels", "training.epochs": 9}},
+            "parts.0.set: training.epochs is set to 9, but model.method=raw_pixels reads no epochs",
+        ),
+        (
+            {
+                "table": "2d",
+                "set": {"model.backbone": "conv64f", "model.drop_rate": 0.2},
+                "grid": {"model.alignment": [0]},
+            },
+            "parts.0.set: model.drop_rate is set to 0.2, but model.backbone=conv64f reads no drop_rate",
+        ),
+    ],
+)
+def test_settings_that_nothing_reads(part: dict[str, Any], told: str) -> None:
+    assert doubts(part) == (told,)
+
+
+def test_a_setting_that_one_training_reads_is_no_doubt() -> None:
+    grid = {"model.alignment": [0, 1, "ode"]}
+    assert doubts({"table": "2d", "set": {"model.solver": "dopri5"}, "grid": grid}, set={"model.groups": 64}) == ()
+
+
+def test_of_the_sweeps_own_settings_too() -> None:
+    (told,) = doubts({"table": "1"}, set={"model.method": "proto_net", "model.groups": 64})
+    assert told == "set: model.groups is set to 64, but model.method=proto_net reads no groups"
+
+
+def test_cells_asked_for_twice_and_cells_that_are_one() -> None:
+    part = {"table": "2c", "grid": {"model.groups": [1]}}
+    (twice,) = doubts(part, part)
+    assert twice == "table 2c: parts.0 and parts.1: a cell is asked for twice (model.groups=1); it is there once"
+    assert doubts(part, {**part, "table": "2d", "set": {"model.alignment": 0}, "grid": {}}) == ()
+    solvers = {"model.alignment": [0, 1], "model.solver": ["rk4", "exact"]}
+    assert doubts({"table": "2d", "grid": solvers})[-2:] == (
+        "table 2d: parts.0: model.solver=rk4 and exact are one training, since model.alignment=0 reads no solver",
+        "table 2d: parts.0: model.solver=rk4 and exact are one training, since model.alignment=1 reads no solver",
+    )
+
+
+def test_many_doubts_of_a_kind_are_counted() -> None:
+    trials = [{"model.groups": 1}] + [{"model.groups": 64, "training.epochs": 50 + n} for n in range(14)]
+    told = doubts({"table": "2c", "trials": trials})
+    assert len(told) == 11 and told[-1] == "... and 4 more like the last"
+
+
+def tables(**changed: Any) -> Any:
+    parts = [
+        {"table": "2a", "grid": {"model.dynamic_sampling": [False, True]}},
+        {"table": "2d", "grid": {"model.alignment": [0, "ode"]}},
+    ]
+    return plan(spec_from({"name": "s", "set": GLYPHS | changed, "parts": parts}))
+
+
+def test_a_canary_finds_switches_that_do_something() -> None:
+    said: list[str] = []
+    assert canary(tables(), say=said.append) == ()
+    assert len(said) == 3  # the full model is in both tables
+
+
+def test_a_canary_finds_switches_that_do_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A method that forgets to read its settings."""
+    monkeypatch.setitem(METHODS, "dmf", ProtoNet)
+    assert canary(tables(), say=lambda line: None) == (
+        "table 2a: this switch changes nothing: with dynamic sampling gives the outputs of without dynamic sampling "
+        "bit for bit after one training step",
+        "table 2d: this switch changes nothing: alignments ODE gives the outputs of alignments 0 bit for bit after one "
+        "training step",
+    )
+
+
+def test_outputs_are_a_function_of_the_configuration() -> None:
+    config = tables().cells[0].config
+    assert first_outputs(config) == first_outputs(config) != first_outputs(config.replace(training__seed=1))
+    faster = first_outputs(config.replace(training__learning_rate=0.1))
+    assert faster != first_outputs(config), "the scores after the step do not count"

@@ -1,0 +1,257 @@
+"""Sweeps over several Ray nodes, each with an address of its own, one of which is lost while it trains."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+
+from dmf.checkpoints import read_checkpoint
+from dmf.records import LAST, LOCK, TrainingRecord
+from orchestrator.ledger import Ledger
+from orchestrator.mirror import EXPERIMENT
+from orchestrator.tracking import tracking_uri
+from orchestrator.trial import run_trial
+from tests.s3_server import free_port
+from tests.test_sweep import ROOT, START_SECONDS, Site, descendants
+
+pytestmark = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="finds workers in /proc")
+CLUSTER = {
+    "RAY_AUTH_MODE": "token",
+    "RAY_AUTH_TOKEN": secrets.token_hex(32),
+    "RAY_health_check_initial_delay_ms": "2000",
+    "RAY_health_check_period_ms": "1000",
+    "RAY_health_check_timeout_ms": "3000",
+    "RAY_health_check_failure_threshold": "5",
+    "RAY_gcs_rpc_server_reconnect_timeout_s": "10",
+    "RAY_grpc_client_keepalive_time_ms": "5000",
+    "RAY_grpc_client_keepalive_timeout_ms": "5000",
+}
+"""So that the head gives up a node that is silent, and a node its head, after some 20 s, which takes minutes else."""
+STARTS = 4
+"""Of a node: Ray gives up one that does not run after 30 s, as on a machine that does other things."""
+EPOCHS_BEFORE = 3
+"""That a training has behind it when its node is lost."""
+
+
+class Node:
+    """`ray start` on an address, with everything that it starts; `within` is what commands of its host begin with."""
+
+    def __init__(self, folder: Path, address: str, *options: str, within: tuple[str, ...] = ()) -> None:
+        ray = [sys.executable, "-m", "ray.scripts.scripts", "start", "--block", f"--node-ip-address={address}"]
+        sizes = ["--num-cpus=1", "--object-store-memory=100000000"]
+        ports = ["--min-worker-port=0", "--max-worker-port=0", "--dashboard-agent-listen-port=0"]
+        self.command = [*within, *ray, *sizes, *ports, *options]
+        self.said = folder / f"node-{address}.txt"
+        for _ in range(STARTS):
+            if self._started():
+                return
+        raise AssertionError(self.said.read_text())
+
+    def _started(self) -> bool:
+        with open(self.said, "wb") as output:
+            self.process = subprocess.Popen(self.command, stdout=output, stderr=output, start_new_session=True)
+        deadline = time.monotonic() + START_SECONDS
+        while self.process.poll() is None and time.monotonic() < deadline:
+            if "Ray runtime started" in self.said.read_text():
+                return True
+            time.sleep(0.2)
+        self.kill()
+        return False
+
+    def trains(self) -> set[str]:
+        """Keys of the trainings that its workers have open."""
+        found = set()
+        for pid in descendants(self.process):
+            with contextlib.suppress(OSError):  # it has ended meanwhile
+                files = [Path(os.readlink(file)) for file in Path(f"/proc/{pid}/fd").iterdir()]
+                found |= {file.parent.name for file in files if file.name == LOCK}
+        return found
+
+    def kill(self) -> None:
+        """Everything at once, as a machine that loses its power."""
+        for pid in [*descendants(self.process), self.process.pid]:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)  # what a start that failed has left without a parent
+        self.process.wait()
+
+
+class Nodes:
+    """A head, and workers that joined it."""
+
+    def __init__(self, folder: Path, head: str, within: tuple[str, ...] = ()) -> None:
+        self.folder, self.temporary = folder, tempfile.mkdtemp(prefix="ray-")  # Ray's sockets need a short path
+        port = free_port()
+        self.address = f"{head}:{port}"
+        options = ("--head", "--include-dashboard=false", f"--port={port}", f"--temp-dir={self.temporary}")
+        self.all = [Node(folder, head, *options, within=within)]
+
+    def join(self, address: str, within: tuple[str, ...] = ()) -> None:
+        self.all.append(Node(self.folder, address, f"--address={self.address}", within=within))
+
+    def close(self) -> None:
+        for node in self.all:
+            node.kill()
+        shutil.rmtree(self.temporary, ignore_errors=True)
+
+
+class SiteOnNodes(Site):
+    """Whose sweeps run on a cluster; `within` is what commands of the driver's host begin with."""
+
+    def __init__(self, folder: Path, address: str, within: tuple[str, ...] = ()) -> None:
+        super().__init__(folder)
+        self.address, self.within = address, within
+
+    def start(self, *more: str) -> subprocess.Popen[bytes]:
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        environment.pop("MLFLOW_TRACKING_URI", None)
+        command = [*self.within, sys.executable, "-m", "orchestrator.sweep", "tiny.yaml", "--address", self.address]
+        with open(self.output, "wb") as output:
+            return subprocess.Popen([*command, *more], cwd=self.folder, env=environment, stdout=output, stderr=output)
+
+
+@pytest.fixture(autouse=True)
+def _cluster(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in CLUSTER.items():
+        monkeypatch.setenv(name, value)
+
+
+@pytest.fixture
+def nodes(tmp_path: Path) -> Iterator[Nodes]:
+    """Three on this machine."""
+    nodes = Nodes(tmp_path, "127.0.0.10")
+    try:
+        for number in (11, 12):
+            nodes.join(f"127.0.0.{number}")
+        yield nodes
+    finally:
+        nodes.close()
+
+
+def history_so_far(site: Site, key: str) -> list[dict[str, object]]:
+    """By the checkpoint of a training; empty where there is none."""
+    try:
+        return read_checkpoint(site.ledger.folder(key) / LAST)[1]["history"]
+    except FileNotFoundError:
+        return []
+
+
+def sweep_that_loses(site: Site, workers: list[Node], lose: Callable[[Node], None]) -> tuple[str, list[dict]]:
+    """Run a sweep to its end, of `workers` losing one that is in the middle of a training: its key and epochs then."""
+    process = site.start()
+    try:
+        deadline = time.monotonic() + START_SECONDS
+        while True:
+            busy = [(node, key, history_so_far(site, key)) for node in workers for key in node.trains()]
+            if far := [each for each in busy if len(each[2]) >= EPOCHS_BEFORE]:
+                break
+            assert process.poll() is None and time.monotonic() < deadline, site.said
+            time.sleep(0.05)
+        node, key, before = far[0]
+        lose(node)
+        assert process.wait(timeout=3 * START_SECONDS) == 0, site.said
+    finally:
+        process.kill()
+        process.wait()
+    return key, before
+
+
+def assert_nothing_was_lost(site: Site, key: str, before: list[dict], folder: Path) -> None:
+    """Every record is there and as of a sweep that lost nothing; the training `key` went on after its `before`."""
+    assert "lost its process, goes on from its checkpoint" in site.said
+    assert sorted(site.states()) == ["diverged", "done", "done"]
+    record = site.ledger.training(key)
+    assert record is not None
+    assert [epoch.model_dump(mode="json") for epoch in record.history[: len(before)]] == before
+    undisturbed = Ledger(folder)
+    for trial in site.trials():
+        run_trial(trial.config, trial.evaluations, folder)
+        assert learnt(site.ledger.training(trial.key)) == learnt(undisturbed.training(trial.key))
+        for evaluation in trial.evaluations:
+            found, expected = (ledger.evaluation(trial.key, evaluation.key) for ledger in (site.ledger, undisturbed))
+            assert (found and found.episode_accuracies) == (expected and expected.episode_accuracies)
+
+
+def learnt(record: TrainingRecord | None) -> dict[str, object]:
+    """Of a record, all that does not depend on the machine's pace."""
+    assert record is not None
+    told = record.model_dump(exclude={"seconds", "peak_bytes", "provenance"})
+    return {**told, "history": [epoch.model_dump(exclude={"seconds"}) for epoch in record.history]}
+
+
+def assert_mlflow_has_every_epoch_once(site: Site) -> None:
+    keys = [trial.key for trial in site.trials()]
+    assert site.statuses() == {"tiny": "FINISHED", **dict.fromkeys(keys, "FINISHED")}
+    client = MlflowClient(tracking_uri(site.ledger.store, None))
+    experiment = client.get_experiment_by_name(EXPERIMENT)
+    for key in keys:
+        (run,) = client.search_runs([experiment.experiment_id], f"tags.`dmf.key` = '{key}'")
+        steps = [point.step for point in client.get_metric_history(run.info.run_id, "loss")]
+        record = site.ledger.training(key)
+        assert record is not None and sorted(steps) == [epoch.epoch for epoch in record.history]
+
+
+def test_a_training_whose_node_dies_goes_on_at_another(nodes: Nodes, tmp_path: Path) -> None:
+    site = SiteOnNodes(tmp_path, nodes.address)
+    key, before = sweep_that_loses(site, nodes.all[1:], Node.kill)
+    assert_nothing_was_lost(site, key, before, tmp_path / "undisturbed")
+    assert_mlflow_has_every_epoch_once(site)
+
+
+def ip(*arguments: str) -> None:
+    subprocess.run(["ip", *arguments], check=True, capture_output=True)
+
+
+@pytest.fixture
+def hosts() -> Iterator[dict[str, tuple[str, ...]]]:
+    """Two hosts with a cable between them, as network namespaces: by address, what commands there begin with."""
+    if shutil.which("ip") is None:
+        pytest.skip("there is no command ip (package iproute2) to make network namespaces with")
+    token = secrets.token_hex(3)
+    names = {f"dmf-{token}-{number}": f"10.77.0.{number}" for number in (1, 2)}
+    try:
+        try:
+            for name in names:
+                ip("netns", "add", name)
+            first, second = names
+            ip("link", "add", "cable", "netns", first, "type", "veth", "peer", "name", "cable", "netns", second)
+        except subprocess.CalledProcessError as error:
+            pytest.skip(f"no network namespaces can be made here: {error.stderr.decode().strip()}")
+        for name, address in names.items():
+            ip("-n", name, "link", "set", "lo", "up")
+            ip("-n", name, "address", "add", f"{address}/24", "dev", "cable")
+            ip("-n", name, "link", "set", "cable", "up")
+        yield {address: ("ip", "netns", "exec", name) for name, address in names.items()}
+    finally:
+        for name in names:
+            subprocess.run(["ip", "netns", "delete", name], check=False, capture_output=True)
+
+
+def test_a_training_whose_host_is_cut_off_goes_on_at_another(hosts: dict[str, tuple[str, ...]], tmp_path: Path) -> None:
+    (head, within_head), (other, within_other) = hosts.items()
+
+    def pull_the_plug(node: Node) -> None:
+        ip("-n", within_other[-1], "link", "set", "cable", "down")
+
+    nodes = Nodes(tmp_path, head, within_head)
+    try:
+        nodes.join(other, within_other)
+        site = SiteOnNodes(tmp_path, nodes.address, within_head)
+        key, before = sweep_that_loses(site, nodes.all[1:], pull_the_plug)
+        assert_nothing_was_lost(site, key, before, tmp_path / "undisturbed")
+        assert_mlflow_has_every_epoch_once(site)
+    finally:
+        nodes.close()

@@ -1,0 +1,490 @@
+"""A store in an S3 server of this machine: what is brought there and back, and what a kill or an outage leaves."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from dmf.checkpoints import read_checkpoint
+from dmf.config import ExperimentConfig
+from dmf.data import open_for
+from dmf.records import BEST, CONFIG, LAST, RECORD, TrainingRecord
+from dmf.training import close, train
+from orchestrator import remote_training
+from orchestrator.lease import Lease, LeaseLost
+from orchestrator.ledger import Ledger
+from orchestrator.remote import EVERYTHING, RemoteStore
+from orchestrator.remote_training import RemoteTraining, TakenOver
+from tests.s3_server import ENVIRONMENT, Gate, free_port, s3_server, uri
+from tests.test_trial import TINY
+
+ROOT = Path(__file__).resolve().parents[1]
+PATIENCE_SECONDS = 120
+CONFIGURATION = ExperimentConfig().with_paths(TINY)
+KEY = CONFIGURATION.key
+UNDER = f"trainings/{KEY}"
+TRAINING = """
+import sys
+from pathlib import Path
+from dmf.config import ExperimentConfig
+from dmf.data import open_for
+from dmf.training import train
+from orchestrator.remote import RemoteStore
+from orchestrator.remote_training import RemoteTraining
+
+config = ExperimentConfig.read(sys.argv[1])
+training = RemoteTraining(RemoteStore.at(sys.argv[2]), Path(sys.argv[3]), config.key)
+training.fetch()
+train(config, open_for(config), training.folder / training.under, lambda epoch: training.epoch())
+"""
+DRIVING = """
+import sys, time
+from orchestrator.remote import RemoteStore
+
+with RemoteStore.at(sys.argv[1]).lease(sys.argv[2], float(sys.argv[3])) as lease:
+    print("has it", flush=True)
+    time.sleep(600)
+"""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _credentials() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in ENVIRONMENT.items():
+            patch.setenv(name, value)
+        yield
+
+
+@pytest.fixture(scope="module")
+def port(tmp_path_factory: pytest.TempPathFactory, _credentials: None) -> Iterator[int]:
+    with s3_server(tmp_path_factory.mktemp("s3")) as port:
+        yield port
+
+
+@pytest.fixture
+def remote(port: int, tmp_path: Path) -> RemoteStore:
+    """An empty store."""
+    return RemoteStore.at(uri(port, tmp_path.name))
+
+
+@pytest.fixture
+def gate(port: int) -> Iterator[Callable[..., Gate]]:
+    """Makes gates in front of the server."""
+    gates: list[Gate] = []
+
+    def make(pattern: bytes, into: int, cut: bool = False) -> Gate:
+        gates.append(Gate(port, pattern, into, cut))
+        return gates[-1]
+
+    yield make
+    for each in gates:
+        each.close()
+
+
+def write(folder: Path, name: str, data: bytes) -> None:
+    (folder / name).parent.mkdir(parents=True, exist_ok=True)
+    (folder / name).write_bytes(data)
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    """Of a store's folder, without those that begin with a dot."""
+    paths = (path for path in folder.rglob("[!.]*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
+
+
+def start(script: str, *arguments: object, output: Path | None = None) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-c", script, *map(str, arguments)]
+    where = {"env": {**os.environ, "PYTHONPATH": str(ROOT)}, "stderr": subprocess.STDOUT}
+    if output is None:
+        return subprocess.Popen(command, stdout=subprocess.PIPE, **where)
+    with open(output, "wb") as file:
+        return subprocess.Popen(command, stdout=file, **where)
+
+
+def test_what_is_brought_there_comes_back_and_only_once(remote: RemoteStore, tmp_path: Path) -> None:
+    here, there = tmp_path / "here", tmp_path / "there"
+    given = {
+        "sweeps/tiny/plan.json": b"{}",
+        f"{UNDER}/log.txt": b"",
+        f"{UNDER}/{LAST}": os.urandom(3_000_000),
+        f"{UNDER}/evaluations/a.json": b"[1]",
+        f"{UNDER}/{RECORD}": b"[2]",
+    }
+    for name, data in given.items():
+        write(here, name, data)
+    remote.push(here, list(given))
+    assert remote.names().keys() == given.keys()
+    assert remote.pull(there) == 3
+    assert files(there) == {name: data for name, data in given.items() if name.endswith(".json")}
+    assert remote.pull(there, UNDER, EVERYTHING) == 2
+    assert files(there) == given
+    before = {path: path.stat().st_mtime_ns for path in there.rglob("[!.]*")}
+    assert remote.pull(there, suffixes=EVERYTHING) == 0
+    assert {path: path.stat().st_mtime_ns for path in there.rglob("[!.]*")} == before
+
+
+def test_what_changes_there_or_here_is_brought_again(remote: RemoteStore, tmp_path: Path) -> None:
+    here, there = tmp_path / "here", tmp_path / "there"
+    names = [f"trainings/{letter}/{RECORD}" for letter in "abc"]
+    for turn in range(20):  # of one size, and often within a second
+        for name in names:
+            write(here, name, b"%02d" % turn)
+            remote.push(here, [name])
+            remote.pull(there)
+            assert files(there)[name] == b"%02d" % turn
+    write(there, names[0], b"99")
+    assert remote.pull(there) == 1
+    assert files(there) == files(here)
+
+
+def test_what_goes_there_goes_here_unless_it_is_ones_own(remote: RemoteStore, tmp_path: Path) -> None:
+    here, there = tmp_path / "here", tmp_path / "there"
+    names = [f"{UNDER}/{name}" for name in (CONFIG, RECORD, LAST)] + ["trainings/other/training.json"]
+    for name in names:
+        write(here, name, b"[]")
+    remote.push(here, names)
+    remote.pull(there, suffixes=EVERYTHING)
+    write(there, names[0], b"[1]")
+    write(there, "sweeps/mine/plan.json", b"{}")
+    remote.delete(names)
+    remote.delete(names)
+    assert remote.names() == {} and not [name for name in remote.listed() if LAST in name]
+    remote.pull(there, UNDER)
+    assert files(there).keys() == {names[0], names[2], names[3], "sweeps/mine/plan.json"}
+    remote.pull(there, suffixes=EVERYTHING)
+    assert files(there).keys() == {names[0], "sweeps/mine/plan.json"}
+
+
+def test_an_upload_killed_midway_leaves_the_former_file(
+    remote: RemoteStore, gate: Callable[..., Gate], tmp_path: Path
+) -> None:
+    name = f"{UNDER}/{LAST}"
+    former, newer = os.urandom(1000), os.urandom(25_000_000)
+    write(tmp_path / "here", name, former)
+    remote.push(tmp_path / "here", [name])
+    write(tmp_path / "here", name, newer)
+    held = gate(rb"partNumber=2", 100_000)
+    script = "import sys; from pathlib import Path; from orchestrator.remote import RemoteStore\n"
+    script += "RemoteStore(sys.argv[1]).push(Path(sys.argv[2]), [sys.argv[3]])"
+    process = start(script, uri(held.port, tmp_path.name), tmp_path / "here", name, output=tmp_path / "said")
+    assert held.reached.wait(PATIENCE_SECONDS), (tmp_path / "said").read_text()
+    process.kill()
+    process.wait()
+    held.close()
+    remote.pull(tmp_path / "there", suffixes=EVERYTHING)
+    assert files(tmp_path / "there") == {name: former}
+    remote.push(tmp_path / "here", [name])
+    remote.pull(tmp_path / "there", suffixes=EVERYTHING)
+    assert files(tmp_path / "there") == {name: newer}
+    assert len(remote.listed(UNDER)) == 2, "a checkpoint's former contents are still there"
+
+
+@pytest.mark.parametrize("pattern", [rb"partNumber=2", rb"POST .*uploadId=", rb"PUT .*safetensors\.at"])
+def test_an_upload_that_loses_the_network_raises_and_leaves_the_former_file(
+    remote: RemoteStore, gate: Callable[..., Gate], tmp_path: Path, pattern: bytes
+) -> None:
+    name = f"{UNDER}/{LAST}"
+    former = os.urandom(1000)
+    write(tmp_path / "here", name, former)
+    remote.push(tmp_path / "here", [name])
+    write(tmp_path / "here", name, os.urandom(25_000_000))
+    cut = gate(pattern, 50, cut=True)
+    with pytest.raises(OSError) as raised:
+        RemoteStore(uri(cut.port, tmp_path.name)).push(tmp_path / "here", [name])
+    assert cut.reached.is_set() and ENVIRONMENT["AWS_SECRET_ACCESS_KEY"] not in str(raised.value)
+    remote.pull(tmp_path / "there", suffixes=EVERYTHING)
+    assert files(tmp_path / "there") == {name: former}
+
+
+def test_a_checkpoint_that_is_not_what_was_written_is_refused(remote: RemoteStore, tmp_path: Path) -> None:
+    name = f"{UNDER}/{LAST}"
+    write(tmp_path / "here", name, b"123456")
+    remote.push(tmp_path / "here", [name])
+    (contents,) = (each for each in remote.listed() if not each.endswith(".at"))
+    remote.write(contents, b"123")
+    with pytest.raises(OSError, match="has 3 bytes and is not the 6 that were written; delete it and"):
+        remote.pull(tmp_path / "there", suffixes=EVERYTHING)
+    assert files(tmp_path / "there") == {}
+
+
+@pytest.mark.parametrize("now", [b"[1, 2]", b"[]", None])
+def test_an_object_that_changes_between_the_look_at_its_size_and_the_read_is_read_anew(
+    remote: RemoteStore, gate: Callable[..., Gate], tmp_path: Path, now: bytes | None
+) -> None:
+    held = gate(rb"GET .*/a\.json", 0)
+    remote.write("a.json", b"[1]")
+    with ThreadPoolExecutor() as pool:
+        reading = pool.submit(RemoteStore(uri(held.port, tmp_path.name)).read, "a.json")
+        assert held.reached.wait(PATIENCE_SECONDS)
+        remote.remove("a.json") if now is None else remote.write("a.json", now)
+        held.mend()
+        if now is None:
+            with pytest.raises(FileNotFoundError, match="there is no a.json at s3://"):
+                reading.result(PATIENCE_SECONDS)
+        else:
+            assert reading.result(PATIENCE_SECONDS) == now
+
+
+@pytest.mark.parametrize(("name", "size"), [(f"{UNDER}/{BEST}", 1_000_000), (f"{UNDER}/{RECORD}", 1_000)])
+def test_who_reads_while_a_file_is_replaced_gets_it_whole(
+    remote: RemoteStore, tmp_path: Path, name: str, size: int
+) -> None:
+    given = [bytes([number]) * (size + 500 * (number % 3)) for number in range(40)]
+    write(tmp_path / "here", name, given[0])
+    remote.push(tmp_path / "here", [name])
+    ended = threading.Event()
+
+    def replace() -> None:
+        try:
+            for data in given[1:]:
+                write(tmp_path / "here", name, data)
+                remote.push(tmp_path / "here", [name])
+        finally:
+            ended.set()
+
+    writer = threading.Thread(target=replace)
+    writer.start()
+    seen = []
+    while not ended.is_set():
+        remote.pull(tmp_path / "there", suffixes=EVERYTHING)
+        seen.append(files(tmp_path / "there")[name])
+    writer.join()
+    assert len(set(seen)) > 1 and set(seen) <= set(given)
+
+
+def history(record: TrainingRecord) -> list[dict[str, object]]:
+    return [epoch.model_dump(exclude={"seconds"}) for epoch in record.history]
+
+
+def test_a_training_killed_in_an_upload_goes_on_elsewhere_with_the_same_bits(
+    remote: RemoteStore, gate: Callable[..., Gate], tmp_path: Path
+) -> None:
+    CONFIGURATION.write(tmp_path / "config.json")
+    held = gate(rb"PUT .*/" + LAST.encode() + rb"\.", 100_000)
+    # The first epoch's checkpoint is brought without the gate, the second's is held in it.
+    first = RemoteTraining(remote, tmp_path / "first", KEY)
+    first.fetch()
+    data = open_for(CONFIGURATION)
+
+    class Enough(Exception):
+        pass
+
+    def one_epoch(epoch: object) -> None:
+        first.epoch()
+        raise Enough
+
+    with pytest.raises(Enough):
+        train(CONFIGURATION, data, first.folder / UNDER, one_epoch)
+    process = start(
+        TRAINING, tmp_path / "config.json", uri(held.port, tmp_path.name), tmp_path / "second", output=tmp_path / "said"
+    )
+    assert held.reached.wait(PATIENCE_SECONDS), (tmp_path / "said").read_text()
+    process.kill()
+    process.wait()
+    assert len(read_checkpoint(tmp_path / "second" / UNDER / LAST)[1]["history"]) == 2
+
+    third = RemoteTraining(remote, tmp_path / "third", KEY)
+    third.fetch()
+    assert len(read_checkpoint(third.folder / UNDER / LAST)[1]["history"]) == 1
+    seen: list[int] = []
+    record = train(CONFIGURATION, data, third.folder / UNDER, lambda epoch: (seen.append(epoch.epoch), third.epoch()))
+    close(third.folder / UNDER, record)
+    third.finish()
+    assert seen == [2, 3]
+    undisturbed = train(CONFIGURATION, data, tmp_path / "undisturbed")
+    remote.pull(tmp_path / "driver")
+    found = Ledger(tmp_path / "driver").training(KEY)
+    assert found == record and history(found) == history(undisturbed)
+    assert remote.names(UNDER).keys() == {f"{UNDER}/{name}" for name in (CONFIG, BEST, RECORD)}
+    remote.pull(tmp_path / "driver", UNDER, EVERYTHING)
+    kept = read_checkpoint(tmp_path / "driver" / UNDER / BEST)[0]
+    expected = read_checkpoint(tmp_path / "undisturbed" / BEST)[0]
+    assert all(kept[name].equal(tensor) for name, tensor in expected.items()) and kept.keys() == expected.keys()
+
+
+def test_a_process_that_was_thought_dead_writes_nothing_any_more(remote: RemoteStore, tmp_path: Path) -> None:
+    former, later = (RemoteTraining(remote, tmp_path / name, KEY) for name in ("former", "later"))
+    former.fetch()
+    write(former.folder, f"{UNDER}/{LAST}", b"epoch 1")
+    former.epoch()
+    write(later.folder, f"{UNDER}/{RECORD}", b"of a run that the store has forgotten")
+    later.fetch()
+    assert files(later.folder) == {f"{UNDER}/{LAST}": b"epoch 1"}
+    write(later.folder, f"{UNDER}/{LAST}", b"epoch 2")
+    later.epoch()
+    write(former.folder, f"{UNDER}/{RECORD}", b"failed")
+    for write_ in (former.epoch, former.finish):
+        with pytest.raises(TakenOver, match="taken over by another process"):
+            write_()
+    later.fetch()
+    assert files(later.folder) == {f"{UNDER}/{LAST}": b"epoch 2"}
+
+
+@pytest.mark.parametrize(("stuck", "arrived"), [(BEST, set()), ("evaluations/a.json", {BEST, CONFIG})])
+def test_the_record_comes_when_all_is_there_and_a_checkpoint_after_the_best_weights(
+    remote: RemoteStore,
+    gate: Callable[..., Gate],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    stuck: str,
+    arrived: set[str],
+) -> None:
+    monkeypatch.setattr(remote_training, "PAUSES_S", ())
+    cut = gate(rb"PUT .*/" + stuck.encode(), 10, cut=True)
+    training = RemoteTraining(RemoteStore(uri(cut.port, tmp_path.name)), tmp_path, KEY)
+    training.fetch()
+    for name in (RECORD, LAST, CONFIG, "evaluations/a.json", BEST):
+        write(tmp_path, f"{UNDER}/{name}", b"{}")
+    with pytest.raises(OSError):
+        training.finish()
+    assert remote.names(UNDER).keys() == {f"{UNDER}/{name}" for name in arrived}
+    cut.mend()
+    training.finish()
+    assert len(remote.names(UNDER)) == 5
+
+
+def test_an_epoch_that_does_not_arrive_comes_with_the_next_and_the_end_waits_for_the_network(
+    remote: RemoteStore,
+    gate: Callable[..., Gate],
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    cut = gate(rb"PUT .*/" + LAST.encode(), 10, cut=True)
+    training = RemoteTraining(RemoteStore(uri(cut.port, tmp_path.name)), tmp_path, KEY)
+    training.fetch()
+    write(tmp_path, f"{UNDER}/{LAST}", b"epoch 1")
+    training.epoch()
+    assert "its last epoch did not reach s3://" in caplog.text and remote.names(UNDER) == {}
+    monkeypatch.setattr(remote_training, "PAUSES_S", (0.1,))
+    with pytest.raises(OSError):
+        training.finish()
+    monkeypatch.setattr(remote_training, "PAUSES_S", (1.0,) * PATIENCE_SECONDS)
+    mended = threading.Timer(8, cut.mend)
+    mended.start()
+    training.finish()
+    mended.join()
+    assert remote.names(UNDER).keys() == {f"{UNDER}/{LAST}"}
+
+
+def test_a_second_driver_is_refused_by_name_and_a_killed_one_lapses(remote: RemoteStore) -> None:
+    process = start(DRIVING, remote.uri, "process 1 on there", 6)
+    try:
+        assert process.stdout is not None and process.stdout.readline() == b"has it\n"
+        with pytest.raises(BlockingIOError, match="in use by process 1 on there .* after 60 s.; wait for it"):
+            with remote.lease("process 2"):
+                pass
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    with pytest.raises(BlockingIOError, match="process 1 on there"), remote.lease("process 2", 6):
+        pass
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while True:
+        try:
+            with remote.lease("process 2", 6) as lease:
+                lease.check()
+                assert len(remote.listed("leases")) == 1
+                break
+        except BlockingIOError:
+            assert time.monotonic() < deadline
+    assert remote.listed("leases") == {}
+
+
+def test_of_drivers_that_start_together_never_two_have_the_store(remote: RemoteStore) -> None:
+    has, had, refused = [], [], []
+    together = threading.Barrier(5)
+
+    def drive(owner: str) -> None:
+        together.wait()
+        try:
+            with RemoteStore(remote.uri).lease(owner):
+                has.append(owner)
+                time.sleep(1)
+                assert has == [owner]
+                had.append(has.pop())
+        except BlockingIOError:
+            refused.append(owner)
+
+    for turn in range(3):
+        drivers = [threading.Thread(target=drive, args=(f"driver {number}",)) for number in range(5)]
+        for driver in drivers:
+            driver.start()
+        for driver in drivers:
+            driver.join()
+        assert not has and len(had) + len(refused) == 5 * (turn + 1)
+    assert had
+
+
+def test_a_lease_outlives_its_seconds(remote: RemoteStore) -> None:
+    with remote.lease("driver 1", 6) as lease:
+        time.sleep(9)
+        lease.check()
+        with pytest.raises(BlockingIOError, match="driver 1"), remote.lease("driver 2", 6):
+            pass
+
+
+def test_a_driver_that_was_stopped_finds_the_later_one(remote: RemoteStore) -> None:
+    first, second = (Lease(remote, f"driver {number}", 60) for number in (1, 2))
+    first.acquire()
+    remote.remove(first.name)  # as of one that has lapsed
+    time.sleep(2)
+    second.acquire()
+    with pytest.raises(LeaseLost, match="taken over by driver 2"):
+        first.renew()
+    with pytest.raises(LeaseLost):
+        first.check()
+    second.renew()
+    assert remote.listed("leases").keys() == {second.name}
+
+
+def test_a_driver_that_can_not_reach_the_store_knows_when_its_lease_ends(
+    remote: RemoteStore, gate: Callable[..., Gate], tmp_path: Path
+) -> None:
+    cut = gate(rb"DELETE-nothing-yet", 0, cut=True)
+    with RemoteStore(uri(cut.port, tmp_path.name)).lease("driver 1", 3) as lease:
+        cut.reached.set()
+        cut.close()
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        with pytest.raises(LeaseLost, match="was not reached for 3 s"):
+            while time.monotonic() < deadline:
+                lease.check()
+                time.sleep(0.1)
+
+
+@pytest.mark.parametrize(
+    ("address", "told"),
+    [
+        ("ftp://host/x", "got ftp://..., and a store is s3://bucket/prefix"),
+        ("s3://", "no reading s3://"),
+        ("s3://me:se/cret@sweeps/x", "has credentials in it; give them as AWS_ACCESS_KEY_ID"),
+        ("s3://sweeps/x?colour=red", "colour"),
+    ],
+)
+def test_an_address_that_can_not_be_a_store_is_told(address: str, told: str) -> None:
+    assert RemoteStore.is_remote(address) and not RemoteStore.is_remote("runs/s3")
+    with pytest.raises(ValueError) as raised:
+        RemoteStore.at(address)
+    assert told in str(raised.value) and "\n" not in str(raised.value) and "cret@" not in str(raised.value)
+
+
+def test_a_bucket_that_is_not_there_and_a_server_that_is_not_there_are_told(port: int) -> None:
+    with pytest.raises(ValueError, match="no bucket 'nobodys'"):
+        RemoteStore.at(uri(port, "x", bucket="nobodys"))
+    with pytest.raises(ValueError, match="no reading s3://sweeps/x"):
+        RemoteStore.at(uri(free_port(), "x"))
+
+
+def test_who_is_not_let_in_is_told(tmp_path: Path) -> None:
+    with s3_server(tmp_path, INITIAL_NO_AUTH_ACTION_COUNT="1") as asks:  # for credentials, but once, to make the bucket
+        with pytest.raises(ValueError, match="no reading s3://sweeps/x.*ACCESS_DENIED.*see to its address and credent"):
+            RemoteStore.at(uri(asks, "x"))

@@ -1,0 +1,45 @@
+"""The sweep that is killed at random, in short; `python -m orchestrator.selftest` is the long form."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from dmf.config import ExperimentConfig
+from dmf.records import LAST, TrainingRecord
+from orchestrator.disturbed import Site, Tracking
+from orchestrator.selftest import main
+from orchestrator.selftest_checks import differences
+
+KILLS = 4
+
+
+def test_a_disturbed_sweep_leaves_what_an_undisturbed_one_leaves(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["--kills", str(KILLS), "--seed", "1", "--folder", str(tmp_path / "work")]) == 0, capsys.readouterr()
+    said = capsys.readouterr().out
+    assert said.count("s after its start") == KILLS and "complete, nothing differs" in said
+
+
+def test_what_is_wrong_is_found(tmp_path: Path) -> None:
+    """A record that differs, one too many, a file left over, a record written again, no run in MLflow."""
+    with Tracking(tmp_path / "tracking") as tracking:
+        ours, theirs = (Site(tmp_path / name, tracking.uri) for name in ("ours", "theirs"))
+        for site, accuracy in ((ours, 0.5), (theirs, 0.25)):
+            for trial in site.trials:
+                record = TrainingRecord(
+                    key=trial.key, config=trial.config, outcome="finished", best_validation_accuracy=accuracy
+                )
+                site.ledger.write_training(record)
+        other = ExperimentConfig()
+        ours.ledger.write_training(TrainingRecord(key=other.key, config=other, outcome="finished"))
+        (ours.ledger.folder(trial.key) / LAST).touch()
+        wrong = differences(ours, theirs)
+    assert sum("training.json differs" in each for each in wrong) == len(ours.trials)
+    assert f"{other.key} was not asked for" in wrong and f"{trial.key}: {LAST} is left over" in wrong
+    assert any(each.startswith("MLflow has runs {}, expected") for each in wrong)
+    assert ours.between(0) == []
+    ours.ledger.write_training(TrainingRecord(key=other.key, config=other, outcome="diverged"))
+    assert [f"{ours.ledger.folder(other.key)}/training.json was written again"] == ours.between(0)

@@ -1,0 +1,45 @@
+"""The code of a sweep as it was at its start."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from orchestrator import snapshot as module
+from orchestrator.snapshot import snapshot
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def test_the_copy_is_what_runs_and_has_the_same_hash(tmp_path: Path) -> None:
+    folder = snapshot(tmp_path)
+    program = "import dmf, orchestrator.scheduling, reports.fill; from dmf.provenance import code_hash; "
+    program += "print(dmf.__file__, code_hash())"
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=tmp_path,
+        env={"PYTHONPATH": str(folder), "PATH": "/usr/bin:/bin"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    from dmf.provenance import code_hash
+
+    assert done.stdout.split() == [str(folder / "dmf" / "__init__.py"), code_hash()]
+
+
+def test_the_same_code_is_kept_once_and_other_code_beside_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    code, store = tmp_path / "code", tmp_path / "store"
+    (code / "dmf").mkdir(parents=True)
+    (code / "dmf" / "a.py").write_text("a = 1\n")
+    (code / "dmf" / "notes.txt").write_text("not code\n")
+    monkeypatch.setattr(module, "ROOT", code)
+    first = snapshot(store)
+    assert snapshot(store) == first and [path.name for path in (first / "dmf").iterdir()] == ["a.py"]
+    (code / "dmf" / "a.py").write_text("a = 2\n")
+    second = snapshot(store)
+    assert second != first and (first / "dmf" / "a.py").read_text() == "a = 1\n"
+    assert sorted(path.name for path in (store / "code").iterdir()) == sorted([first.name, second.name])

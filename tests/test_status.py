@@ -1,0 +1,105 @@
+"""`python -m orchestrator.status`: every state, with what a person needs to act on it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dmf.records import Failure, TrainingRecord
+from orchestrator.ledger import Ledger
+from orchestrator.plan import plan
+from orchestrator.spec_file import read_spec
+from orchestrator.status import main
+from orchestrator.trial import run_trial
+from tests.test_sweep import SPEC
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Path:
+    """A sweep of three trainings: one failed, one begun, one missing; and one that no plan has any more."""
+    path = tmp_path / "tiny.yaml"
+    path.write_text(SPEC.replace("training.epochs: 25", "training.epochs: 3"))
+    planned = plan(read_spec(path))
+    ledger = Ledger(tmp_path / "runs")
+    ledger.write_plan(plan(read_spec(path, ["training.epochs=2"])))
+    ledger.write_plan(planned)
+    failed, begun, _ = planned.trials()
+    failure = Failure(reason="ValueError: no images")
+    ledger.write_training(TrainingRecord(key=failed.key, config=failed.config, outcome="failed", failure=failure))
+
+    def stop(epoch: Any) -> None:
+        if epoch.epoch == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_trial(begun.config, begun.evaluations, ledger.store, stop)
+    run_trial(planned.trials()[0].config.replace(training__epochs=1), (), ledger.store)
+    return tmp_path
+
+
+def told(capsys: pytest.CaptureFixture[str], *arguments: str) -> Any:
+    assert main([*arguments, "--json"]) == 1
+    return json.loads(capsys.readouterr().out)
+
+
+def test_states_epochs_reasons_and_what_is_in_no_plan(site: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = told(capsys, "--store", str(site / "runs"))
+    failed, begun, missing = found["sweeps"]["tiny"]
+    assert (failed["state"], failed["why"]) == ("failed", "ValueError: no images")
+    assert (begun["state"], begun["epoch"], begun["epochs"]) == ("started", 2, 3)
+    assert begun["validation_accuracy"] is not None and missing["state"] == "missing"
+    assert len(found["in_no_plan"]) == 1
+    assert main([str(site / "runs")]) == 1
+    said = capsys.readouterr().out
+    assert "3 trainings: 1 failed, 1 started, 1 missing" in said and "ValueError: no images" in said
+    assert f"in no sweep's plan, kept: {found['in_no_plan'][0]}" in said
+
+
+def test_a_training_at_work_runs_and_has_an_end_in_sight(site: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    ledger = Ledger(site / "runs")
+    begun = ledger.plan("tiny").trials()[1]
+    with ledger.holding(begun.key):
+        row = told(capsys, "tiny", "--store", str(ledger.store))["sweeps"]["tiny"][0]
+    assert row["state"] == "running" and row["seconds_left"] > 0
+
+
+def test_a_file_is_asked_as_it_is_today(site: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    spec, store = str(site / "tiny.yaml"), ["--store", str(site / "runs")]
+    (site / "tiny.yaml").write_text((site / "tiny.yaml").read_text().replace("[1, 64]", "[16, 64]"))
+    found = told(capsys, spec, *store)
+    assert len(found["sweeps"]["tiny"]) == 3 and len(found["removed"]["tiny"]) == 1
+    assert main([spec, *store]) == 1
+    assert f"no longer asked for by the file, kept: {found['removed']['tiny'][0]}" in capsys.readouterr().out
+
+
+def test_of_one_training_everything_is_told(site: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    ledger = Ledger(site / "runs")
+    failed, begun, _ = ledger.plan("tiny").trials()
+    other = next(key for key in ledger.kept_keys() if key not in (failed.key, begun.key))
+    for key, status, said in (
+        (failed.key, 1, "error: ValueError: no images"),
+        (begun.key, 1, "no record yet: 2 epochs are done"),
+        (other, 0, "finished after 1 epochs"),
+    ):
+        assert main([key, "--store", str(ledger.store)]) == status
+        assert said in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--store", "nowhere"], "there is no store nowhere"),
+        (["tinny", "--store", "runs"], "no sweep 'tinny' was started in"),
+        (["--store", "empty"], "no sweep was started in"),
+    ],
+)
+def test_mistakes(
+    arguments: list[str], said: str, site: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(site)
+    (site / "empty").mkdir()
+    assert main(arguments) == 2
+    assert said in capsys.readouterr().err
