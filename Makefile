@@ -11,7 +11,7 @@ PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
 
-BENCHMARKS := head step evaluation loader sweep report plan
+BENCHMARKS := head step evaluation loader sweep report plan scale
 
 .PHONY: demo test bench bench-full setup
 

@@ -1,7 +1,9 @@
 """How long tables take from many runs: `python -m orchestrator.report` over sweeps/table2.yaml with many seeds.
 
 The command is timed whole, in a fresh process each time: from MLflow (a SQLite database and its folder of artifacts),
-and from the ledger. Its records are as large as real ones: 95 epochs, 2,000 test episodes.
+and from the ledger; `python -m orchestrator.status` of the same store, too. The records are as large as real ones: 95
+epochs, 2,000 test episodes. From the ledger both read its index (`orchestrator.index`), which a sweep fills as its
+trainings end; how long the first of them takes without one, and makes it, is stated.
 
 `WRITTEN` runs are written by the sweep's own code through MLflow's interface. The others are copies of their rows in
 the database, under ids, keys and seeds of their own, with files of their own beside them: through the interface a run
@@ -16,6 +18,7 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+import time
 import uuid
 from collections.abc import Callable
 from pathlib import Path
@@ -26,7 +29,9 @@ import numpy as np
 from benchmarks.harness import Report, alternate, main, median
 from dmf.config import EvaluationConfig, ExperimentConfig
 from dmf.evaluation import mean_and_ci95
+from dmf.provenance import code_hash
 from dmf.records import CONFIG, EVALUATIONS, RECORD, Epoch, EvaluationRecord, Provenance, TrainingRecord
+from orchestrator.index import FILE
 from orchestrator.ledger import Ledger
 from orchestrator.plan import Trial, labels, plan
 from orchestrator.spec_file import read_spec
@@ -34,6 +39,8 @@ from orchestrator.spec_file import read_spec
 SIZES = {1_000: 3.0, 10_000: 15.0}
 """Runs in MLflow -> seconds that the command may take."""
 SHORT_SIZES = {1_000: 3.0}
+AT_MOST = 2.0
+"""Seconds that report and status may take from the ledger, whatever the size."""
 WRITTEN = 44
 """Runs of two seeds of table2, through MLflow's interface."""
 COPIED = ("params", "tags", "metrics", "latest_metrics")
@@ -52,6 +59,10 @@ def run(report: Report) -> None:
             report.say(f"made {count:,} runs, {WRITTEN} of them through MLflow's interface")
             sources = {"MLflow": ["--tracking-uri", uri], "ledger": ["--store", str(room / "runs")]}
             variants = {name: command(place, source, room / name) for name, source in sources.items()}
+            first = seconds_of(variants["ledger"])
+            report.state(f"first report over {count:,} trainings, which makes the index", first, "s", "once")
+            report.state("size of the index", (room / "runs" / FILE).stat().st_size / 2**20, "MiB")
+            variants["status"] = status_command(place, room)
             times = alternate(variants, report.settings.repeats)
             check_equal(room / "MLflow", room / "ledger")
             report.times(f"report over {count:,} trainings", times)
@@ -62,6 +73,14 @@ def run(report: Report) -> None:
                 unit=" s",
                 note=f"{count:,} runs, imports included",
             )
+            for what, name in (("report", "ledger"), ("status", "status")):
+                report.claim(
+                    f"{what} over {runs:,} trainings of the ledger",
+                    median(times[name]),
+                    at_most=AT_MOST,
+                    unit=" s",
+                    note="imports included",
+                )
             rows += [{"runs": count, "source": name, **stages(source, room)} for name, source in sources.items()]
     report.table("where the time goes, s (another run of each, in stages)", rows)
 
@@ -74,6 +93,22 @@ def command(place: str, source: list[str], output: Path) -> Callable[[], None]:
         subprocess.run(line, cwd=place, env=environment(), stdout=subprocess.DEVNULL, check=True)
 
     return call
+
+
+def status_command(place: str, room: Path) -> Callable[[], None]:
+    """The status as users call it; every training must be done."""
+
+    def call() -> None:
+        line = [sys.executable, "-m", "orchestrator.status", "--store", str(room / "runs")]
+        subprocess.run(line, cwd=place, env=environment(), stdout=subprocess.DEVNULL, check=True)
+
+    return call
+
+
+def seconds_of(call: Callable[[], None]) -> float:
+    started = time.perf_counter()
+    call()
+    return time.perf_counter() - started
 
 
 def environment() -> dict[str, str]:
@@ -178,7 +213,13 @@ def training_record(config: ExperimentConfig, random: np.random.Generator) -> Tr
         parameters=12_000_000,
         seconds=300.0 * len(epochs),
         provenance=Provenance(
-            data_fingerprint="0" * 64, image_sizes="84x84", git_commit="0" * 40, versions={}, device="cpu", threads=1
+            data_fingerprint="0" * 64,
+            image_sizes="84x84",
+            git_commit="0" * 40,
+            versions={},
+            device="cpu",
+            threads=1,
+            code=code_hash(),
         ),
     )
 
@@ -201,6 +242,7 @@ def evaluation_record(
         data_fingerprint="0" * 64,
         epoch=config.training.epochs,
         seconds=100.0,
+        code=code_hash(),
     )
 
 

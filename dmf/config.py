@@ -6,6 +6,7 @@ Where the paper and its released code differ, both are values of one field here,
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterable, Sequence
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
@@ -221,11 +222,33 @@ class ExperimentConfig(Value):
         changes: tests/test_config.py holds them); where and with what it runs stays out too, and so do fields that the
         model does not read. ValueError while `training.precision` is "auto".
         """
+        return digest(self._identity())
+
+    def _identity(self) -> dict[str, dict[str, Any]]:
         if self.training.precision == "auto":
             raise ValueError("training.precision='auto' is no precision yet; `dmf.machine.resolved` chooses one")
         exclude = NOT_IDENTITY | {"model": self.model.unread}
         sections = self.model_dump(mode="json", exclude_defaults=True, exclude=exclude)
-        return digest({name: section for name, section in sections.items() if section})
+        return {name: section for name, section in sections.items() if section}
+
+    def keys(self, seeds: Iterable[int]) -> tuple[str, ...]:
+        """`key` of this training with each of `seeds` in place of its own."""
+        identity = self._identity()
+        others = {name: value for name, value in identity.pop("training", {}).items() if name != "seed"}
+        trainings = (others | ({"seed": seed} if seed else {}) for seed in seeds)
+        return tuple(digest(identity | ({"training": training} if training else {})) for training in trainings)
+
+    def with_seeds(self, seeds: Sequence[int]) -> tuple[ExperimentConfig, ...]:
+        """This training with each of `seeds` (whole numbers from 0) in place of its own, their keys known.
+
+        `with_paths` would validate each again, which for thousands takes longer than all else that is done with them.
+        """
+        found = []
+        for seed, key in zip(seeds, self.keys(seeds), strict=True):
+            config = self.model_copy(update={"training": self.training.model_copy(update={"seed": seed})})
+            config.__dict__["key"] = key  # where `functools.cached_property` keeps it; a copy has its original's
+            found.append(config)
+        return tuple(found)
 
 
 NOT_IDENTITY: Any = {"data": {"root"}, "training": {"threads", "device"}}

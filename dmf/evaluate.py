@@ -12,7 +12,7 @@ from dmf.config import EvaluationConfig, ExperimentConfig, recipe
 from dmf.data import open_for
 from dmf.evaluation import evaluate, evaluate_folder
 from dmf.machine import device_of, resolved, set_up
-from dmf.records import CONFIG, EVALUATIONS, RECORD, EvaluationRecord, TrainingRecord
+from dmf.records import BEST, CONFIG, EVALUATIONS, RECORD, EvaluationRecord, TrainingRecord, without_weights
 from dmf.train import assignment
 
 
@@ -65,6 +65,8 @@ def _test_folder(folder: Path, settings: dict[str, object], evaluation: Evaluati
     if not (folder / RECORD).is_file() or TrainingRecord.read(folder / RECORD).outcome != "finished":
         raise ValueError(f"{folder} holds no finished training: its {RECORD} is missing or says otherwise")
     kept = ExperimentConfig.read(folder / CONFIG)
+    if not (folder / BEST).is_file():
+        raise ValueError(without_weights(kept.key))
     config = kept.with_paths(settings)
     if config.key != kept.key:
         raise ValueError(

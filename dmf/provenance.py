@@ -18,6 +18,7 @@ NUMBERS_START = ("training", "evaluation")
 """Modules of dmf that make a record's numbers; with them goes what they import."""
 NUMBERLESS = frozenset({"files", "operators", "provenance", "records", "values", "watchdog"})
 """Modules that carry numbers and make none."""
+_parsed = functools.cache(ast.parse)
 
 
 @functools.cache
@@ -43,7 +44,7 @@ def _modules() -> set[Path]:
         if path in found or not path.is_file() or path.stem in NUMBERLESS:
             continue
         found.add(path)
-        for node in ast.walk(ast.parse(path.read_bytes())):
+        for node in ast.walk(_parsed(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "dmf":
                 base = HERE.joinpath(*node.module.split(".")[1:])
                 names = [base, *(base / alias.name for alias in node.names)]
@@ -58,7 +59,7 @@ def _bare(source: str) -> str:
         if token.type == tokenize.COMMENT:
             row, column = token.start
             lines[row - 1] = lines[row - 1][:column]
-    for node in ast.walk(ast.parse(source)):
+    for node in ast.walk(_parsed(source)):
         if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
             lines[node.lineno - 1 : node.end_lineno] = [""] * (node.end_lineno - node.lineno + 1)
     return "\n".join(line.rstrip() for line in lines if line.strip())

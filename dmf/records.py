@@ -16,6 +16,14 @@ tested, the checkpoint that only a resumption needs (it goes when the record is 
 and where a process that hung stood when it was ended."""
 
 
+def without_weights(key: str) -> str:
+    """What is said when a training of which only records were kept is to be tested once more."""
+    return (
+        f"training {key} has ended and its weights were not kept (keep_weights: false in its sweep, or {BEST} was "
+        f"deleted), so it can not be tested any more; remove its folder trainings/{key} from the store to train it anew"
+    )
+
+
 class Epoch(Value):
     """One epoch's curve points. Losses are means over the epoch's steps; accuracies are fractions in [0, 1]."""
 

@@ -21,6 +21,7 @@ _SHORT = reprlib.Repr()
 _SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = LONGEST_SHOWN
 _SHORT.maxlist = _SHORT.maxtuple = _SHORT.maxdict = 20
 _SHORT.maxlevel = 3
+CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"))
 
 
 class Value(BaseModel):
@@ -127,8 +128,7 @@ def describe(error: ValidationError, what: str) -> str:
 
 def digest(data: Any, length: int = 16) -> str:
     """The first `length` hexadecimal digits of the SHA-256 of `data` as canonical JSON."""
-    text = json.dumps(data, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()[:length]
+    return hashlib.sha256(CANONICAL.encode(data).encode()).hexdigest()[:length]
 
 
 def shown(value: Any) -> str:

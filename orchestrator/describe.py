@@ -17,6 +17,7 @@ PLANNED = {
     "started": "to go on with from its checkpoint",
     "failed": "failed",
     "stale": "stale",
+    "no weights": "trained, its weights were not kept",
     "untested": "trained, to test",
     "done": "done",
     "diverged": "diverged",

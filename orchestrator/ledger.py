@@ -4,6 +4,7 @@
     <store>/superseded/<key>-<time>/    the same, of a training that was made anew
     <store>/sweeps/<name>/              plan.json, search.json
     <store>/code/<hash>/                the code that trials ran
+    <store>/index.db                    of the records, derived from them (`orchestrator.index`)
     <store>/mlflow.db, artifacts/, ray/, driver.lock
 
 Records are written whole or not at all, so what is there is true whenever a process dies. A training is done when its
@@ -16,6 +17,7 @@ to the store at once, and what others wrote comes here when it is asked for.
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import os
 import secrets
@@ -32,9 +34,10 @@ from dmf.data import default_cache_dir
 from dmf.files import taken, wait_for
 from dmf.records import BEST, EVALUATIONS, LAST, LOCK, RECORD, STACKS, EvaluationRecord, Going, TrainingRecord
 from dmf.values import digest
+from orchestrator.index import Index
 from orchestrator.plan import SweepPlan, Trial
 from orchestrator.remote import EVERYTHING, RemoteStore
-from reports.tables import Ended, MadeBy
+from reports.tables import Ended, MadeBy, Tested
 
 if TYPE_CHECKING:
     from orchestrator.lease import Lease
@@ -53,6 +56,10 @@ def local_folder(store: str) -> Path:
     if not RemoteStore.is_remote(store):
         return Path(store)
     return default_cache_dir() / "stores" / digest(store)
+
+
+def _name_of_evaluation(training_key: str, evaluation_key: str) -> str:
+    return f"trainings/{training_key}/{EVALUATIONS}/{evaluation_key}.json"
 
 
 @dataclass(frozen=True)
@@ -114,6 +121,11 @@ class Ledger:
         if self.remote:
             self.remote.delete([path.relative_to(self.store).as_posix() for path in paths])
 
+    @functools.cached_property
+    def index(self) -> Index:
+        """Of the records, for who reads thousands of them. Not for trials, which may be on other machines."""
+        return Index(self.store)
+
     def folder(self, key: str) -> Path:
         """Of one training."""
         return self.store / "trainings" / key
@@ -128,8 +140,7 @@ class Ledger:
 
     def how_ended(self, key: str) -> Ended | None:
         """The same, as far as a table needs it."""
-        path = self.folder(key) / RECORD
-        return Ended.read(path) if path.is_file() else None
+        return self.index.ended(f"trainings/{key}/{RECORD}")
 
     def write_training(self, record: TrainingRecord) -> None:
         """Write a training's record."""
@@ -140,6 +151,10 @@ class Ledger:
         """How a trained model did; None: not tested."""
         path = self._evaluation_path(training_key, evaluation_key)
         return EvaluationRecord.read(path) if path.is_file() else None
+
+    def how_tested(self, training_key: str, evaluation_key: str) -> Tested | None:
+        """The same, as far as a table needs it."""
+        return self.index.tested(_name_of_evaluation(training_key, evaluation_key))
 
     def write_evaluation(self, record: EvaluationRecord) -> None:
         """Write an evaluation's record."""
@@ -161,7 +176,7 @@ class Ledger:
             return not taken(lock)
 
     def _evaluation_path(self, training_key: str, evaluation_key: str) -> Path:
-        return self.folder(training_key) / EVALUATIONS / f"{evaluation_key}.json"
+        return self.store / _name_of_evaluation(training_key, evaluation_key)
 
     def state(self, trial: Trial) -> State:
         """Where a trial stands."""
@@ -188,6 +203,12 @@ class Ledger:
         """Whether a trained model has been tested so."""
         return self._evaluation_path(training_key, evaluation_key).is_file()
 
+    def has_weights(self, key: str) -> bool:
+        """Whether a training's best weights are there to be tested."""
+        if self.remote:  # of checkpoints this folder has no copies
+            return f"trainings/{key}/{BEST}" in self.remote.names(f"trainings/{key}")
+        return (self.folder(key) / BEST).is_file()
+
     def how_lost(self, key: str) -> str:
         """Why a training's process ended before it, as far as can be told."""
         stacks = self.folder(key) / STACKS
@@ -197,8 +218,17 @@ class Ledger:
 
     def evaluation_made_by(self, training_key: str, evaluation_key: str) -> MadeBy | None:
         """By what an evaluation was made, without its episodes; None: not tested."""
-        path = self._evaluation_path(training_key, evaluation_key)
-        return MadeBy.read(path) if path.is_file() else None
+        return self.index.made_by(_name_of_evaluation(training_key, evaluation_key))
+
+    def indexed(self, trial: Trial) -> bool:
+        """Have the index know what there is of a trial; false while that has changed too recently."""
+        names = [_name_of_evaluation(trial.key, evaluation.key) for evaluation in trial.evaluations]
+        if not all(map(self.index.settled, [f"trainings/{trial.key}/{RECORD}", *names])):
+            return False
+        self.how_ended(trial.key)
+        for name in names:
+            self.index.made_by(name)
+        return True
 
     def reopen(self, key: str) -> None:
         """Drop a training's record, so that it goes on from its checkpoint."""
@@ -222,7 +252,11 @@ class Ledger:
 
     def kept_keys(self) -> list[str]:
         """Keys of all trainings of which there is anything."""
-        return sorted(path.name for path in self.store.glob("trainings/*") if path.is_dir())
+        folder = self.store / "trainings"
+        if not folder.is_dir():
+            return []
+        with os.scandir(folder) as entries:
+            return sorted(entry.name for entry in entries if entry.is_dir())
 
     def sweep_folder(self, name: str) -> Path:
         """Of one sweep."""

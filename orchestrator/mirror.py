@@ -20,7 +20,7 @@ from urllib.request import url2pathname
 
 from dmf.records import EVALUATIONS, RECORD, EvaluationRecord, TrainingRecord
 from orchestrator.plan import SweepPlan
-from reports.tables import Ended
+from reports.tables import Ended, Tested
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -109,6 +109,11 @@ class MLflowRecords:
         """How a trained model did; None: not tested."""
         text = self._of_trial(training_key, f"{EVALUATIONS}/{evaluation_key}.json")
         return EvaluationRecord.model_validate_json(text) if text else None
+
+    def how_tested(self, training_key: str, evaluation_key: str) -> Tested | None:
+        """The same, as far as a table needs it."""
+        record = self.evaluation(training_key, evaluation_key)
+        return Tested.of(record) if record else None
 
     @cached_property
     def _by_key(self) -> dict[str, list[MirroredRun]]:

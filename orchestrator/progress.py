@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import heapq
 import time
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Literal, Self
 
 from rich.console import Console
@@ -30,8 +34,9 @@ class Row:
     epoch: int = 0
     validation_accuracy: float | None = None
     note: str = ""
-    seconds: list[float] = field(default_factory=list)
-    """Of every epoch seen."""
+    seconds: float = 0.0
+    """Of all epochs seen."""
+    seen: int = 0
     told: float = 0.0
 
     @property
@@ -47,6 +52,10 @@ class Progress:
         self.title = title
         self.console = console or Console(soft_wrap=True)
         self.rows: dict[str, Row] = {}
+        # Sums over the rows: events and lines of one trial must not take longer the more trials there are.
+        self.stages: Counter[Stage] = Counter()
+        self.epochs_left = self.epochs_seen = 0
+        self.seconds = 0.0
         self.live = Live(get_renderable=self.table, console=self.console, refresh_per_second=2, transient=False)
 
     def __enter__(self) -> Self:
@@ -60,19 +69,31 @@ class Progress:
 
     def planned(self, key: str, label: str, epochs: int) -> None:
         """A trial that will run."""
-        self.rows[key] = Row(label, epochs)
+        with self._counted(Row(label, epochs)) as row:
+            self.rows[key] = row
+
+    @contextlib.contextmanager
+    def _counted(self, row: Row, known: bool = False) -> Iterator[Row]:
+        """Around a change of a row, which is `known` to the sums or new to them."""
+        if known:
+            self.stages[row.stage] -= 1
+            self.epochs_left -= row.left
+        yield row
+        self.stages[row.stage] += 1
+        self.epochs_left += row.left
 
     def started(self, key: str) -> None:
         """A trial that runs from now on, or again."""
-        row = self.rows[key]
-        row.stage = "running"
+        with self._counted(self.rows[key], known=True) as row:
+            row.stage = "running"
         self._line(key, "starts" if not row.epoch else f"goes on after epoch {row.epoch}")
 
     def epoch(self, key: str, epoch: Epoch) -> None:
         """An epoch that has ended."""
-        row = self.rows[key]
-        row.epoch = epoch.epoch
-        row.seconds.append(epoch.seconds)
+        with self._counted(self.rows[key], known=True) as row:
+            row.epoch = epoch.epoch
+        row.seconds, self.seconds = row.seconds + epoch.seconds, self.seconds + epoch.seconds
+        row.seen, self.epochs_seen = row.seen + 1, self.epochs_seen + 1
         if epoch.validation_accuracy is not None:
             row.validation_accuracy = epoch.validation_accuracy
         if time.monotonic() - row.told > SECONDS_BETWEEN_LINES:
@@ -81,8 +102,8 @@ class Progress:
 
     def ended(self, key: str, stage: Stage, note: str = "") -> None:
         """A trial that has ended."""
-        row = self.rows[key]
-        row.stage, row.note = stage, note
+        with self._counted(self.rows[key], known=True) as row:
+            row.stage, row.note = stage, note
         self._line(key, stage + _validation(row) + (f": {note}" if note else ""))
 
     def note(self, key: str, text: str) -> None:
@@ -92,31 +113,28 @@ class Progress:
 
     def _line(self, key: str, text: str) -> None:
         if not self.console.is_terminal:
-            ended = sum(row.stage not in ("waiting", "running") for row in self.rows.values())
+            ended = len(self.rows) - self.stages["waiting"] - self.stages["running"]
             self.console.print(
                 f"[{ended}/{len(self.rows)}] {key} {self.rows[key].label}: {text}", markup=False, highlight=False
             )
 
     def time_left(self) -> str:
         """How long the sweep may still take: epochs left times their mean time, shared by the trials that run."""
-        rows = self.rows.values()
-        seconds = [value for row in rows for value in row.seconds]
-        if not seconds:
+        if not self.epochs_seen:
             return "time left unknown"
-        running = max(1, sum(row.stage == "running" for row in rows))
-        return f"about {duration(sum(row.left for row in rows) * sum(seconds) / len(seconds) / running)} left"
+        running = max(1, self.stages["running"])
+        return f"about {duration(self.epochs_left * self.seconds / self.epochs_seen / running)} left"
 
     def table(self) -> Table:
         """The live table: one row per trial, as many as the terminal has room for."""
-        stages = [row.stage for row in self.rows.values()]
-        counts = ", ".join(f"{stages.count(stage)} {stage}" for stage in ORDER if stage in stages)
+        counts = ", ".join(f"{self.stages[stage]} {stage}" for stage in ORDER if self.stages[stage])
         table = Table(title=f"{self.title}: {counts}; {self.time_left()}", title_justify="left", expand=False)
         for name in ("training", "what differs", "state", "epoch", "validation", "left", "note"):
             table.add_column(name, no_wrap=name != "note")
         room = max(3, self.console.height - 6)
-        shown = sorted(self.rows.items(), key=lambda item: ORDER.index(item[1].stage))[:room]
+        shown = heapq.nsmallest(room, self.rows.items(), key=lambda item: ORDER.index(item[1].stage))
         for key, row in shown:
-            mean = sum(row.seconds) / len(row.seconds) if row.seconds else None
+            mean = row.seconds / row.seen if row.seen else None
             table.add_row(
                 key,
                 Text(row.label),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import re
 import sys
 from collections.abc import Callable, Sequence
@@ -14,7 +15,6 @@ from rich.console import Console
 from dmf.files import write_text
 from dmf.values import printable, shown
 from orchestrator.ledger import Ledger
-from orchestrator.mirror import MLflowRecords
 from orchestrator.plan import SweepPlan
 from orchestrator.spec import SWEEP_NAME
 from reports import render
@@ -127,7 +127,11 @@ def _main(options: argparse.Namespace) -> int:
 
 
 def _records(options: argparse.Namespace) -> StoredRecords:
-    return Ledger.at(options.store) if options.tracking_uri is None else MLflowRecords(options.tracking_uri)
+    if options.tracking_uri is None:
+        return Ledger.at(options.store)
+    from orchestrator.mirror import MLflowRecords  # with what opens URLs, which takes longer than a small table
+
+    return MLflowRecords(options.tracking_uri)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -147,4 +151,5 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
+    gc.disable()  # over thousands of records it takes a tenth of the time, and what they leave goes with the process
     sys.exit(main())

@@ -33,6 +33,7 @@ from ray import tune  # noqa: E402
 from ray.tune import Callback, FailureConfig, RunConfig, TuneConfig, Tuner  # noqa: E402
 from ray.tune.execution.placement_groups import PlacementGroupFactory  # noqa: E402
 from ray.tune.schedulers import ASHAScheduler  # noqa: E402
+from ray.tune.search import Searcher  # noqa: E402
 
 from dmf.config import EvaluationConfig, ExperimentConfig  # noqa: E402
 from dmf.records import Epoch, Failure, TrainingRecord  # noqa: E402
@@ -50,6 +51,8 @@ OBJECT_STORE_BYTES = 128 * 2**20
 VALIDATION = "validation_accuracy"
 SECONDS_BETWEEN_LOOKS = 5.0
 """At the nodes that there are."""
+PENDING = 200
+"""Trials that Tune has ready beside those that run: as many as it would have of a grid search."""
 SHORT_PATIENCE = 10.0
 """With our own Ray, whose one node does not come back."""
 
@@ -178,16 +181,19 @@ class Job:
     gpu: float
     timeout_s: float
     """Without a sign of life its process is ended."""
+    keep_weights: bool = True
+    """Once it is trained and tested."""
 
     def dumps(self) -> str:
-        """As text."""
+        """As text. Defaults stay out: Tune keeps several copies of it for every trial, and workers have our code."""
         return json.dumps(
             {
-                "config": self.config.model_dump(mode="json"),
-                "evaluations": [evaluation.model_dump(mode="json") for evaluation in self.evaluations],
+                "config": self.config.model_dump(mode="json", exclude_defaults=True),
+                "evaluations": [test.model_dump(mode="json", exclude_defaults=True) for test in self.evaluations],
                 "store": self.store,
                 "gpu": self.gpu,
                 "timeout_s": self.timeout_s,
+                "keep_weights": self.keep_weights,
             }
         )
 
@@ -196,9 +202,8 @@ class Job:
         """From text."""
         data = json.loads(text)
         evaluations = tuple(EvaluationConfig.from_dict(evaluation) for evaluation in data["evaluations"])
-        return cls(
-            ExperimentConfig.from_dict(data["config"]), evaluations, data["store"], data["gpu"], data["timeout_s"]
-        )
+        rest = (data[name] for name in ("store", "gpu", "timeout_s", "keep_weights"))
+        return cls(ExperimentConfig.from_dict(data["config"]), evaluations, *rest)
 
 
 @functools.cache
@@ -251,13 +256,13 @@ def _with_memory_for_two(job: Job, on_epoch: Callable[[Epoch], None]) -> Trainin
     from orchestrator.trial import run_trial
 
     try:
-        return run_trial(job.config, job.evaluations, job.store, on_epoch, job.timeout_s)
+        return run_trial(job.config, job.evaluations, job.store, on_epoch, job.timeout_s, job.keep_weights)
     except Exception as error:
         if kind_of(error) != "memory":
             raise
     gc.collect()
     torch.cuda.empty_cache()
-    return run_trial(job.config, job.evaluations, job.store, on_epoch, job.timeout_s)
+    return run_trial(job.config, job.evaluations, job.store, on_epoch, job.timeout_s, job.keep_weights)
 
 
 def _report_end(epochs: int, accuracy: float, failure: Failure | None, last: Epoch | None = None) -> None:
@@ -363,32 +368,68 @@ def run_trials(
     watcher: Watcher,
     nodes: NodeWatch,
     signals: Signals,
+    keep_weights: bool = True,
 ) -> None:
     """Run trials in their order, as many at a time as their `requests` (by key) leave room for.
 
     Returns when none is left that can go on; the ledger says how they ended. Raises Stopped.
     """
-    jobs = [
-        Job(trial.config, trial.evaluations, ledger.name, requests[trial.key].get("GPU", 0.0), timeout_s)
-        for trial in trials
-    ]
-    keys = {job.dumps(): job.config.key for job in jobs}
-
-    def trainable(config: dict[str, Any]) -> None:
-        work(Job.loads(config["job"]))
-
+    launches = []
+    for trial in trials:
+        needs = requests[trial.key]
+        job = Job(trial.config, trial.evaluations, ledger.name, needs.get("GPU", 0.0), timeout_s, keep_weights)
+        launches.append({"key": trial.key, "job": job.dumps(), "needs": needs})
+    # Tune copies and pickles for every trial what it is given here: no closure over all trials may be in it.
     tune_config = TuneConfig(
-        reuse_actors=True, trial_dirname_creator=lambda trial: f"{keys[trial.config['job']]}_{trial.trial_id}"
+        search_alg=InOrder(launches),
+        num_samples=len(launches),
+        reuse_actors=True,
+        trial_dirname_creator=_folder_of,
     )
-    fit(
-        name,
-        tune.with_resources(trainable, lambda config: PlacementGroupFactory([requests[keys[config["job"]]]])),
-        {"job": tune.grid_search(list(keys))},
-        tune_config,
-        ledger.store,
-        max_failures,
-        _Listener(watcher, signals, nodes, lambda config: keys[config["job"]]),
-    )
+    listener = _Listener(watcher, signals, nodes, _key_of)
+    with _environment("TUNE_MAX_PENDING_TRIALS_PG", str(PENDING)):
+        fit(name, tune.with_resources(_train, _needs_of), {}, tune_config, ledger.store, max_failures, listener)
+
+
+class InOrder(Searcher):
+    """Gives Tune the trials of a plan, one when it asks for one.
+
+    Its own grid search makes all at once, and copies the whole grid for each: that grows with the square of their
+    number, to hours for 100,000.
+    """
+
+    def __init__(self, launches: list[dict[str, Any]]) -> None:
+        super().__init__()
+        self._launches = iter(launches)
+
+    def suggest(self, trial_id: str) -> dict[str, Any]:
+        """The next one's parameters."""
+        return next(self._launches, Searcher.FINISHED)
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        """Nothing that follows depends on it."""
+
+    def save(self, checkpoint_path: str) -> None:
+        """Is for Tuner.restore, which is not used."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """The same."""
+
+
+def _train(parameters: dict[str, Any]) -> None:
+    work(Job.loads(parameters["job"]))
+
+
+def _key_of(parameters: dict[str, Any]) -> str:
+    return parameters["key"]
+
+
+def _needs_of(parameters: dict[str, Any]) -> PlacementGroupFactory:
+    return PlacementGroupFactory([parameters["needs"]])
+
+
+def _folder_of(trial: Any) -> str:
+    return f"{trial.config['key']}_{trial.trial_id}"
 
 
 def run_proposals(

@@ -245,6 +245,8 @@ class SweepSpec(Value):
     """How often a trial whose worker process died is started again, from its checkpoint."""
     fail_fast: bool = False
     """Stop the sweep at the first trial that fails, instead of running the others."""
+    keep_weights: bool = True
+    """Of every training's best epoch, 4 bytes per parameter; false: until its tests in this sweep are recorded."""
     parts: tuple[Part, ...] = ()
     search: Search | None = None
 
@@ -254,6 +256,8 @@ class SweepSpec(Value):
             raise ValueError("give parts (tables to fill) or search, one of the two")
         if len(set(self.seeds)) < len(self.seeds):
             raise ValueError(f"seeds={list(self.seeds)} has a seed twice")
+        if self.search is not None and not self.keep_weights:
+            raise ValueError("a search tests the best of its trainings last and keeps all weights; drop keep_weights")
         if self.search is not None and len(self.seeds) > 1:
             raise ValueError(f"a search takes one seed, got seeds={list(self.seeds)}")
         return self

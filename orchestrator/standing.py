@@ -5,13 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from dmf.records import without_weights
 from orchestrator import ledger as ledgers
 from orchestrator.ledger import Ledger
 from orchestrator.plan import Trial
 from reports.staleness import Today
+from reports.tables import Ended
 
-State = ledgers.State | Literal["stale"]
-"""`stale`: made, or begun, by other code or from other images than today's."""
+State = ledgers.State | Literal["stale", "no weights"]
+"""`stale`: made, or begun, by other code or from other images than today's. `no weights`: trained, with evaluations
+missing, and the weights that they need were not kept."""
 
 
 @dataclass(frozen=True)
@@ -42,12 +45,14 @@ def standing(trial: Trial, ledger: Ledger, today: Today) -> Standing:
     if state == "failed":
         return _failed(trial, ledger)
     try:
-        made = _made_by(trial, ledger, state)
+        made = _made_by(trial, ledger, state, ended)
     except ValueError as error:  # the trial itself will meet it again, and its record will say so
         return Standing("failed", str(error), again=True)
     doubts = [doubt for code, images in made for doubt in today.doubts(trial.config, code, images)]
     if doubts and not today.accept_stale:
         return Standing("stale", ", ".join(dict.fromkeys(doubts)))
+    if state == "untested" and not ledger.has_weights(trial.key):
+        return Standing("no weights", without_weights(trial.key))
     return Standing(state, ended.failure.reason if ended and ended.failure else "")
 
 
@@ -60,14 +65,13 @@ def _failed(trial: Trial, ledger: Ledger) -> Standing:
     return Standing("failed", record.failure.reason, again=moved or record.failure.kind in ("machine", "disk"))
 
 
-def _made_by(trial: Trial, ledger: Ledger, state: ledgers.State) -> list[tuple[str, str]]:
+def _made_by(trial: Trial, ledger: Ledger, state: ledgers.State, ended: Ended | None) -> list[tuple[str, str]]:
     """Code and images of everything that is there of a trial."""
     if state == "missing":
         return []
     if state == "started":
         at = ledger.checkpoint(trial.key)
         return [(at.code, at.data)] if at else []
-    ended = ledger.how_ended(trial.key)
     tests = [ledger.evaluation_made_by(trial.key, evaluation.key) for evaluation in trial.evaluations]
     made = [ended and ended.provenance, *tests]
     return [(each.code, each.data_fingerprint) for each in made if each]

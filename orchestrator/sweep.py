@@ -274,7 +274,18 @@ def run_sweep(
             timeout_s = options.trial_timeout
             around = node_watch(signals, requests.values(), options.address, timeout_s)
             try:
-                run_trials(planned.name, todo, ledger, requests, spec.max_failures, timeout_s, watch, around, signals)
+                run_trials(
+                    planned.name,
+                    todo,
+                    ledger,
+                    requests,
+                    spec.max_failures,
+                    timeout_s,
+                    watch,
+                    around,
+                    signals,
+                    spec.keep_weights,
+                )
             except Interrupted:
                 raise
             except Stopped as reason:

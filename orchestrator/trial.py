@@ -14,7 +14,7 @@ from typing import Literal
 from dmf.config import AugmentationConfig, DataConfig, EvaluationConfig, ExperimentConfig
 from dmf.data import DataSet, open_for
 from dmf.evaluation import episode_bank, evaluate_folder
-from dmf.records import LAST, STACKS, Epoch, TrainingRecord
+from dmf.records import BEST, LAST, STACKS, Epoch, TrainingRecord, without_weights
 from dmf.training import close, train
 from dmf.watchdog import watched
 from orchestrator.faults import failure_of
@@ -34,6 +34,7 @@ def run_trial(
     store: str | Path,
     on_epoch: Callable[[Epoch], None] = lambda epoch: None,
     timeout_s: float | None = None,
+    keep_weights: bool = True,
 ) -> TrainingRecord:
     """Bring one trial to its end in `store`, from wherever it stands, and return the training's record.
 
@@ -42,10 +43,11 @@ def run_trial(
     With `timeout_s` this process ends when it gives no sign of life for so long (`dmf.watchdog`).
 
     An exception in the training becomes its record, with the traceback, and goes on up. One in an evaluation leaves
-    the training's record as it is. A training that diverged has ended; it is not tested.
+    the training's record as it is. A training that diverged has ended; it is not tested. Without `keep_weights` the
+    best weights go when all that is asked for is recorded.
     """
     if RemoteStore.is_remote(str(store)):
-        return _run_remote_trial(config, evaluations, str(store), on_epoch, timeout_s)
+        return _run_remote_trial(config, evaluations, str(store), on_epoch, timeout_s, keep_weights)
     ledger = Ledger(Path(store))
     with (
         ledger.holding(config.key) as folder,
@@ -61,11 +63,15 @@ def run_trial(
         else:
             (folder / LAST).unlink(missing_ok=True)  # left by a kill between the record and its removal
         if record.outcome == "finished":
-            missing = [e for e in evaluations if ledger.evaluation(config.key, e.key) is None]
+            missing = [e for e in evaluations if not ledger.tested(config.key, e.key)]
             if missing:
+                if not (folder / BEST).is_file():
+                    raise ValueError(without_weights(config.key))
                 data = images_of(config)
                 for evaluation in missing:
                     ledger.write_evaluation(evaluate_folder(folder, config, evaluation, data))
+        if not keep_weights:
+            (folder / BEST).unlink(missing_ok=True)
         return record
 
 
@@ -75,6 +81,7 @@ def _run_remote_trial(
     store: str,
     on_epoch: Callable[[Epoch], None],
     timeout_s: float | None,
+    keep_weights: bool,
 ) -> TrainingRecord:
     folder = local_folder(store) / "work" / config.key
     with Ledger(folder).driving(wait=True), _away_may_pass(store):
@@ -86,7 +93,7 @@ def _run_remote_trial(
             on_epoch(epoch)
 
         try:
-            return run_trial(config, evaluations, folder, brought, timeout_s)
+            return run_trial(config, evaluations, folder, brought, timeout_s, keep_weights)
         finally:
             training.finish()
             shutil.rmtree(folder)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import shutil
+from collections import deque
 from typing import TYPE_CHECKING
 
 from dmf.config import ExperimentConfig
@@ -36,6 +37,7 @@ class Watch(contextlib.ExitStack):
         self.trials = {trial.key: trial for trial in trials}
         self.before = {trial.key: ledger.training(trial.key) for trial in trials}
         self.failures: dict[str, Failure] = {}
+        self.not_indexed: deque[Trial] = deque()
         self.progress = self.enter_context(Progress(spec.name))
         for key, trial in self.trials.items():
             self.progress.planned(key, names[key], trial.config.training.epochs)
@@ -65,6 +67,9 @@ class Watch(contextlib.ExitStack):
         stage = state if state in ("done", "diverged") else "failed"
         self.progress.ended(key, stage, failure.reason if failure else "")
         stop_after(failure, self.fail_fast, self.ledger, self.signals)
+        self.not_indexed.append(trial)
+        while self.not_indexed and self.ledger.indexed(self.not_indexed[0]):
+            self.not_indexed.popleft()
 
 
 def check_lease(ledger: Ledger, signals: Signals) -> None:

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 
 from dmf.config import EvaluationConfig, ExperimentConfig
-from dmf.records import EvaluationRecord
 from dmf.values import printable
 from reports.staleness import Today
-from reports.statistics import Samples, mean_ci95
-from reports.tables import Ended, PlannedCell, Records
+from reports.statistics import Samples, means_ci95
+from reports.tables import Ended, PlannedCell, Records, Tested
 
 TOLERANCE = 1e-9
 """Between a stored summary and the same recomputed from its episodes."""
@@ -46,7 +46,10 @@ class Collected:
     def of_seeds(self, seeds: tuple[int, ...]) -> Samples:
         """Accuracies [len(seeds), E] of some of the seeds, in the order asked for."""
         assert self.accuracies is not None
-        return self.accuracies[[self.seeds.index(seed) for seed in seeds]]
+        if seeds == self.seeds:
+            return self.accuracies
+        place = {seed: number for number, seed in enumerate(self.seeds)}
+        return self.accuracies[[place[seed] for seed in seeds]]
 
 
 def collect(cell: PlannedCell, records: Records, today: Today | None = None) -> Collected:
@@ -54,29 +57,33 @@ def collect(cell: PlannedCell, records: Records, today: Today | None = None) -> 
 
     ValueError, naming the record, when one contradicts itself or the plan.
     """
-    done: list[tuple[int, Ended | None, EvaluationRecord]] = []
+    found: list[tuple[int, Ended | None, Tested]] = []
     absent: list[tuple[int, State, str]] = []
-    doubted: set[str] = set()
     asked = cell.evaluation.key
-    for seed, training in zip(cell.seeds, cell.trainings, strict=True):
-        key = training.key
-        record = records.evaluation(key, asked)
-        if record is None:
+    for seed, key in zip(cell.seeds, cell.training_keys, strict=True):
+        tested = records.how_tested(key, asked)
+        if tested is None:
             absent.append((seed, *_absence(key, records)))
             continue
-        _check(record, key, cell.evaluation)
-        ended = records.how_ended(key)
-        doubts = _doubts(training, ended, record, today) if today else ()
+        _check(tested, f"{key}/{asked}", cell.evaluation)
+        found.append((seed, records.how_ended(key), tested))
+    accuracies = np.array([tested.accuracies for _, _, tested in found])
+    _check_summaries([tested for _, _, tested in found], accuracies)
+    done, doubted = [], set[str]()
+    for seed, ended, tested in found:
+        doubts = _doubts(cell.config, ended, tested, today) if today else ()
         if doubts and today and not today.accept_stale:
             absent.append((seed, "stale", f"stale: {', '.join(doubts)}"))
         else:
             doubted.update(doubts)
-            done.append((seed, ended, record))
+            done.append((seed, ended, tested))
+    place = {seed: number for number, seed in enumerate(cell.seeds)}
+    absent.sort(key=lambda each: place[each[0]])
     reasons = _by_reason([(seed, reason) for seed, _, reason in absent], len(cell.seeds))
     if not done:
         return Collected(min((state for _, state, _ in absent), key=GRAVEST_FIRST.index), reasons)
     # A bank is positions in a split; with other images at them it is other episodes.
-    banks = {f"{record.bank} of {record.data_fingerprint[:16]}" for _, _, record in done}
+    banks = {f"{tested.bank} of {tested.data_fingerprint[:16]}" for _, _, tested in done}
     if len(banks) > 1:
         return Collected("refused", (f"its seeds were tested on different episodes ({', '.join(sorted(banks))})",))
     trainings = [training for _, training, _ in done if training is not None]
@@ -84,18 +91,18 @@ def collect(cell: PlannedCell, records: Records, today: Today | None = None) -> 
         "partial" if absent else "done",
         reasons,
         tuple(seed for seed, _, _ in done),
-        np.array([record.episode_accuracies for _, _, record in done], dtype=np.float64),
+        accuracies if len(done) == len(found) else np.array([tested.accuracies for _, _, tested in done]),
         banks.pop(),
-        tuple(f"{record.training_key}/{record.evaluation_key}" for _, _, record in done),
+        tuple(tested.name for _, _, tested in done),
         trainings[0].parameters if trainings else None,
         sum(training.seconds for training in trainings) / len(trainings) if trainings else None,
         tuple(sorted(doubted)),
     )
 
 
-def _doubts(training: ExperimentConfig, ended: Ended | None, record: EvaluationRecord, today: Today) -> tuple[str, ...]:
-    """Why a training or its evaluation is stale, each reason once."""
-    found = today.doubts(training, record.code, record.data_fingerprint)
+def _doubts(training: ExperimentConfig, ended: Ended | None, tested: Tested, today: Today) -> tuple[str, ...]:
+    """Why a training, of whichever seed, or its evaluation is stale, each reason once."""
+    found = today.doubts(training, tested.code, tested.data_fingerprint)
     if ended and ended.provenance:
         found += today.doubts(training, ended.provenance.code, ended.provenance.data_fingerprint)
     return tuple(dict.fromkeys(found))
@@ -125,18 +132,27 @@ def _absence(key: str, records: Records) -> tuple[State, str]:
     return "failed", f"failed: {printable(failure.reason)}" if failure else "failed"
 
 
-def _check(record: EvaluationRecord, training_key: str, asked: EvaluationConfig) -> None:
-    name = f"evaluation {record.training_key}/{record.evaluation_key}"
-    expected = f"{training_key}/{asked.key}"
-    if f"{record.training_key}/{record.evaluation_key}" != expected or record.config.key != asked.key:
-        raise ValueError(f"{name} lies where {expected} belongs; remove it and evaluate again")
-    count = len(record.episode_accuracies)
+def _check(tested: Tested, expected: str, asked: EvaluationConfig) -> None:
+    if tested.name != expected or tested.config_key != asked.key:
+        raise ValueError(f"evaluation {tested.name} lies where {expected} belongs; remove it and evaluate again")
+    count = len(tested.accuracies)
     if count != asked.episodes:
-        raise ValueError(f"{name} holds {count} episodes, its config says {asked.episodes}; evaluate again")
-    if min(record.episode_accuracies) < 0 or max(record.episode_accuracies) > 1:
-        raise ValueError(f"{name} holds accuracies beyond 0 and 1; evaluate again")
-    for what, stored, recomputed in zip(
-        ("accuracy", "ci95"), (record.accuracy, record.ci95), mean_ci95(record.episode_accuracies), strict=True
-    ):
-        if not abs(stored - recomputed) <= TOLERANCE:
-            raise ValueError(f"{name} says {what}={stored!r}, its episodes give {recomputed!r}; evaluate again")
+        raise ValueError(
+            f"evaluation {tested.name} holds {count} episodes, its config says {asked.episodes}; evaluate again"
+        )
+    if tested.accuracies.min() < 0 or tested.accuracies.max() > 1:
+        raise ValueError(f"evaluation {tested.name} holds accuracies beyond 0 and 1; evaluate again")
+
+
+def _check_summaries(found: Sequence[Tested], accuracies: Samples) -> None:
+    """Every record's mean and interval must be those of its episodes, a row of `accuracies`."""
+    if not found:
+        return
+    recomputed = means_ci95(accuracies)
+    for tested, accuracy, ci95 in zip(found, *recomputed, strict=True):
+        for what, stored, right in (("accuracy", tested.accuracy, accuracy), ("ci95", tested.ci95, ci95)):
+            if not abs(stored - right) <= TOLERANCE:
+                raise ValueError(
+                    f"evaluation {tested.name} says {what}={stored!r}, its episodes give {float(right)!r}; "
+                    "evaluate again"
+                )

@@ -227,7 +227,8 @@ def _unpaired_answer(layout: TableLayout, place: Place, base: Place | None) -> A
 
 
 def _common_seeds(ours: Collected, base: Collected) -> tuple[int, ...]:
-    return tuple(seed for seed in ours.seeds if seed in base.seeds)
+    theirs = set(base.seeds)
+    return tuple(seed for seed in ours.seeds if seed in theirs)
 
 
 def _difference(ours: Collected, base: Collected) -> statistics.Difference:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from dmf.config import ExperimentConfig
+from dmf.config import DataConfig, ExperimentConfig
 from dmf.data import fingerprint_for
 from dmf.provenance import code_hash
-from dmf.values import digest
 
 
 @dataclass(frozen=True)
@@ -17,7 +16,7 @@ class Today:
     accept_stale: bool = False
     """Take stale records all the same: the user's decision."""
     code: str = field(default_factory=code_hash)
-    _fingerprints: dict[str, str | None] = field(default_factory=dict, repr=False)
+    _fingerprints: dict[tuple[DataConfig, str], str | None] = field(default_factory=dict, repr=False)
 
     def doubts(self, config: ExperimentConfig, code: str, data_fingerprint: str) -> tuple[str, ...]:
         """Why a record of that code and those images is stale; nothing: it is not, as far as can be told here.
@@ -33,7 +32,7 @@ class Today:
         return tuple(found)
 
     def _fingerprint(self, config: ExperimentConfig) -> str | None:
-        key = digest([config.data.model_dump(mode="json"), config.augmentation.crop])
+        key = config.data, config.augmentation.crop
         if key not in self._fingerprints:
             self._fingerprints[key] = fingerprint_for(config)
         return self._fingerprints[key]

@@ -43,6 +43,11 @@ def mean_ci95(accuracies: ArrayLike) -> tuple[float, float]:
     return float(values.mean()), float(1.96 * values.std(ddof=0) / np.sqrt(values.size))
 
 
+def means_ci95(accuracies: Samples) -> tuple[Samples, Samples]:
+    """`mean_ci95` of each row of [S, E], as [S] and [S]."""
+    return accuracies.mean(axis=1), 1.96 * accuracies.std(axis=1, ddof=0) / np.sqrt(accuracies.shape[1])
+
+
 def seed_sd(accuracies: Samples) -> float | None:
     """Standard deviation (divisor S - 1) of the S seeds' means of [S, E]; None for one seed."""
     return float(accuracies.mean(axis=1).std(ddof=1)) if len(accuracies) > 1 else None

@@ -10,6 +10,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Protocol, Self
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import AfterValidator, AliasPath, ConfigDict, Field, model_validator
 
 from dmf.config import BACKBONE_CHANNELS, EvaluationConfig, ExperimentConfig
@@ -173,8 +175,12 @@ class PlannedCell(Value):
     @property
     def trainings(self) -> tuple[ExperimentConfig, ...]:
         """One training for each seed, in the order of `seeds`."""
-        first = self.config.training.seed
-        return tuple(self.config if seed == first else self.config.replace(training__seed=seed) for seed in self.seeds)
+        return self.config.with_seeds(self.seeds)
+
+    @property
+    def training_keys(self) -> tuple[str, ...]:
+        """Their keys."""
+        return self.config.keys(self.seeds)
 
 
 class MadeBy(Value):
@@ -189,7 +195,7 @@ class MadeBy(Value):
 class Ended(Value):
     """What a table needs of a training's record: its curves, most of it, are passed over."""
 
-    model_config = ConfigDict(extra="ignore")
+    model_config = ConfigDict(extra="ignore", populate_by_name=True)
 
     outcome: Literal["finished", "diverged", "failed"]
     failure: Failure | None = None
@@ -200,14 +206,45 @@ class Ended(Value):
     data_root: Annotated[str | None, Field(validation_alias=AliasPath("config", "data", "root"))] = None
 
 
+@dataclass(frozen=True, eq=False)
+class Tested:
+    """What a table needs of an evaluation's record."""
+
+    name: str
+    """`training key/evaluation key`, as the record itself says."""
+    config_key: str
+    """Of the settings that it was tested with."""
+    accuracy: float
+    ci95: float
+    bank: str
+    data_fingerprint: str
+    code: str
+    accuracies: NDArray[np.float64]
+    """[E]: accuracy of every episode."""
+
+    @classmethod
+    def of(cls, record: EvaluationRecord) -> Tested:
+        """That of a whole record."""
+        return cls(
+            name=f"{record.training_key}/{record.evaluation_key}",
+            config_key=record.config.key,
+            accuracy=record.accuracy,
+            ci95=record.ci95,
+            bank=record.bank,
+            data_fingerprint=record.data_fingerprint,
+            code=record.code,
+            accuracies=np.array(record.episode_accuracies, dtype=np.float64),
+        )
+
+
 class Records(Protocol):
     """Where the records of planned cells are: the store's ledger, MLflow, or a dict in a test."""
 
     def how_ended(self, key: str) -> Ended | None:
         """How a training ended; None: it has not, or never started."""
 
-    def evaluation(self, training_key: str, evaluation_key: str) -> EvaluationRecord | None:
-        """The record of one evaluation of a training, or None."""
+    def how_tested(self, training_key: str, evaluation_key: str) -> Tested | None:
+        """How a trained model did in one evaluation; None: not tested."""
 
     def running(self, key: str) -> bool:
         """Whether a training without a record is at work."""

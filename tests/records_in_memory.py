@@ -10,7 +10,7 @@ import numpy as np
 from dmf.config import EvaluationConfig, ExperimentConfig
 from dmf.records import EvaluationRecord, Failure, TrainingRecord
 from reports.statistics import mean_ci95
-from reports.tables import Ended, PlannedCell
+from reports.tables import Ended, PlannedCell, Tested
 
 
 def planned(
@@ -41,8 +41,9 @@ class InMemory:
         record = self.trainings.get(key)
         return None if record is None else Ended.model_validate_json(record.model_dump_json())
 
-    def evaluation(self, training_key: str, evaluation_key: str) -> EvaluationRecord | None:
-        return self.evaluations.get((training_key, evaluation_key))
+    def how_tested(self, training_key: str, evaluation_key: str) -> Tested | None:
+        record = self.evaluations.get((training_key, evaluation_key))
+        return None if record is None else Tested.of(record)
 
     def running(self, key: str) -> bool:
         return key in self.at_work

@@ -145,3 +145,15 @@ def test_a_config_survives_its_file(tmp_path) -> None:
     (tmp_path / "config.json").write_text('{"model": {"groupz": 3}}')
     with pytest.raises(ValueError, match="config.json.*model.groupz: no such parameter"):
         ExperimentConfig.read(tmp_path / "config.json")
+
+
+def test_seeds_give_the_trainings_that_paths_give() -> None:
+    for config in (ExperimentConfig(), ExperimentConfig().replace(training__epochs=7, training__seed=3)):
+        seeds = (0, 3, 12)
+        configs = config.with_seeds(seeds)
+        assert configs == tuple(config.replace(training__seed=seed) for seed in seeds)
+        assert [each.key for each in configs] == [config.replace(training__seed=seed).key for seed in seeds]
+        assert config.keys(seeds) == tuple(each.key for each in configs) and len(set(config.keys(seeds))) == 3
+        assert [ExperimentConfig.from_dict(each.model_dump(mode="json")).key for each in configs] == [
+            each.key for each in configs
+        ]

@@ -81,10 +81,15 @@ def test_tables_and_formats_can_be_chosen(tmp_path: Path) -> None:
 
 
 def test_command_reads_the_store(store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["demo", "--store", str(store), "--output", str(tmp_path / "out")]) == 0
+    """Its records say of no code that it made them: they count where the user takes them."""
+    arguments = ["demo", "--store", str(store), "--output", str(tmp_path / "out")]
+    assert main(arguments) == 0
+    assert Table.read(tmp_path / "out/demo/table_2c.json").sections[0].cells[0].state == "stale"
+    assert main([*arguments, "--accept-stale"]) == 0
     assert "Table 2d: Alignment" in capsys.readouterr().out
     table = Table.read(tmp_path / "out/demo/table_2c.json")
     cell = table.sections[0].cells[0]
+    assert cell.doubts == ("made by unknown code",)
     assert cell.state == "done" and cell.records[0].startswith(demo().cells[0].trainings[0].key)
     assert cell.parameters == 1000
 

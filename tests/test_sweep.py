@@ -250,7 +250,7 @@ def test_the_plan_starts_nothing_and_says_what_would_be_done(site: Site, capsys:
     assert main([str(site.spec), "--plan", "--store", str(site.ledger.store), "seeds=[0,1]"]) == 0
     said = capsys.readouterr().out
     assert "12 trainings asked for, 10 distinct (2 duplicates removed)" in said
-    assert "table 2c, 2d" in said and "failed, to try again" in said and "5 to train" in said
+    assert "table 2c, 2d" in said and "  failed: " in said and "5 to train" in said
     assert site.files() == before
 
 

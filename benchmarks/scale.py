@@ -1,0 +1,161 @@
+"""Whether a sweep of many trainings stays as light as one of few: the same trivial trainings, 100 and 1,000 of them.
+
+`python -m orchestrator.sweep` is run as users start it, two trainings at a time, in the order few, many, few; the
+many's wall time per training is held to the mean of the two others', so that a machine that gets slower meanwhile does
+not count. What the driver itself takes is read from the system while it runs: the most memory that it had at once, and
+its processor time, which other work on the machine does not stretch.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from benchmarks.harness import Report, cores, main
+from benchmarks.sweep import AT_A_TIME, ROOT, SPEC, sweep_command
+from dmf.data import open_for
+from orchestrator.plan import plan
+from orchestrator.spec_file import read_spec
+
+FEW, MANY = 100, 1_000
+SHORT_FEW, SHORT_MANY = 50, 200
+AT_MOST = 1.2
+MEMORY = 2**30
+TICKS = os.sysconf("SC_CLK_TCK")
+
+
+@dataclass(frozen=True)
+class Moment:
+    """When a training had ended."""
+
+    seconds: float
+    """Since the command's start."""
+    driver_seconds: float
+    """Processor time of the driver until then, all of its threads."""
+    driver_peak: int
+    """Bytes: the most resident memory that it had until then."""
+
+
+@dataclass(frozen=True)
+class Course:
+    """A sweep from its start to its end."""
+
+    trainings: tuple[Moment, ...]
+    seconds: float
+    """Until the end of the command, tables and MLflow included."""
+    driver_peak: int
+
+    @property
+    def per_training(self) -> float:
+        """Wall time after as many trainings have ended as run at a time: the workers have imported all they need."""
+        return (self.seconds - self.trainings[AT_A_TIME - 1].seconds) / (len(self.trainings) - AT_A_TIME)
+
+    def driver_per_training(self, part: slice) -> float:
+        """Processor time of the driver per training, over some of them."""
+        those = self.trainings[part]
+        return (those[-1].driver_seconds - those[0].driver_seconds) / (len(those) - 1)
+
+
+def run(report: Report) -> None:
+    """Memory and time of a sweep's driver, 1,000 trivial trainings against 100."""
+    few, many = (SHORT_FEW, SHORT_MANY) if report.settings.short else (FEW, MANY)
+    with TemporaryDirectory(prefix="bench-") as place:
+        courses = [of_sweep(Path(place) / str(number), count) for number, count in enumerate((few, many, few))]
+    tell(report, courses)
+
+
+def tell(report: Report, courses: list[Course]) -> None:
+    """The claims, and where driver time goes."""
+    rows = [
+        {
+            "trainings": len(course.trainings),
+            "command s": course.seconds,
+            "per training ms": 1e3 * course.per_training,
+            "driver's processor ms per training, first half": 1e3 * course.driver_per_training(first_half(course)),
+            "second half": 1e3 * course.driver_per_training(second_half(course)),
+            "after the last s": course.seconds - course.trainings[-1].seconds,
+            "driver's peak MiB": course.driver_peak / 2**20,
+        }
+        for course in courses
+    ]
+    report.table("sweeps in the order in which they ran", rows)
+    before, many, after = courses
+    count = len(many.trainings)
+    report.claim(
+        f"wall time per training of {count:,} trainings over that of {len(before.trainings)}",
+        2 * many.per_training / (before.per_training + after.per_training),
+        at_most=AT_MOST,
+        unit="x",
+        note=f"{AT_A_TIME} at a time, to the command's end, without the start-up",
+    )
+    report.claim(
+        f"driver's peak memory with {count:,} trainings",
+        many.driver_peak / 2**20,
+        at_most=MEMORY / 2**20,
+        unit=" MiB",
+        note="resident, all of its threads; Ray's own processes are not in it",
+    )
+
+
+def first_half(course: Course) -> slice:
+    """Of its trainings, without those that wait for workers."""
+    return slice(AT_A_TIME, len(course.trainings) // 2)
+
+
+def second_half(course: Course) -> slice:
+    """The rest."""
+    return slice(len(course.trainings) // 2, None)
+
+
+def of_sweep(folder: Path, count: int) -> Course:
+    """Run a sweep of `count` trivial trainings in a folder of its own."""
+    folder.mkdir()
+    spec = folder / "trivial.yaml"
+    spec.write_text(SPEC.format(cpu=cores() / AT_A_TIME, seeds=list(range(count))))
+    open_for(plan(read_spec(spec, ())).trials()[0].config)  # draws the images, once for all
+    return followed(sweep_command(spec, folder), folder, count)
+
+
+def followed(command: list[str], folder: Path, count: int) -> Course:
+    """Run a sweep of `count` trainings and look at its driver whenever one has ended."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
+    environment.pop("MLFLOW_TRACKING_URI", None)
+    started = time.perf_counter()
+    moments: list[Moment] = []
+    said: list[str] = []
+    peak = 0
+    with subprocess.Popen(
+        command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as driver:
+        assert driver.stdout is not None
+        for line in driver.stdout:
+            said.append(line)
+            peak = max(peak, peak_of(driver.pid))
+            if ": done," in line:
+                moments.append(Moment(time.perf_counter() - started, processor_time_of(driver.pid), peak))
+    if driver.returncode or len(moments) != count:
+        raise RuntimeError(f"{command} ended with {driver.returncode} after {len(moments)} trainings:\n{''.join(said)}")
+    return Course(tuple(moments), time.perf_counter() - started, peak)
+
+
+def peak_of(process: int) -> int:
+    """The most resident memory that a process had, bytes; 0 once it has ended."""
+    for line in Path(f"/proc/{process}/status").read_text().splitlines():
+        if line.startswith("VmHWM:"):
+            return 1024 * int(line.split()[1])
+    return 0
+
+
+def processor_time_of(process: int) -> float:
+    """Seconds that a process has computed, in the kernel too."""
+    fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / TICKS
+
+
+if __name__ == "__main__":
+    sys.exit(main("scale", run))
