@@ -1,7 +1,7 @@
 # make demo: a small ablation on embedded images, from nothing to the printed tables.
 # make test: everything that CI runs.
 # make bench: every claim of speed, measured in short (fewer repeats, smaller batches).
-# make bench-full: with all repeats and at full size, more than an hour on two cores.
+# make bench-full: with all repeats and at full size, and how it scales, more than an hour on two cores.
 # Both print tables and leave results/benchmarks/SUBJECT.json; nothing else should run meanwhile.
 # All make .venv when it is missing or requirements.txt has changed since, and build the extension when its sources have.
 # Everything installed is byte-compiled once, or every start would pay where PYTHONDONTWRITEBYTECODE is set; packages ship
@@ -11,7 +11,8 @@ PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
 
-BENCHMARKS := head step evaluation loader sweep report plan scale
+BENCHMARKS := head step evaluation loader sweep report
+SCALE := plan scale
 
 .PHONY: demo test bench bench-full setup
 
@@ -29,9 +30,9 @@ bench: setup
 
 bench-full: setup
 	@mkdir -p results/benchmarks
-	@for subject in $(BENCHMARKS); do \
+	@for subject in $(BENCHMARKS) $(SCALE); do \
 	  $(RUN) -m benchmarks.$$subject --output results/benchmarks/$$subject.json || exit; done
-	@$(RUN) -m benchmarks.summary $(BENCHMARKS:%=results/benchmarks/%.json)
+	@$(RUN) -m benchmarks.summary $(addprefix results/benchmarks/,$(addsuffix .json,$(BENCHMARKS) $(SCALE)))
 
 setup:
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v <= (3, 13) else f"Python {v[0]}.{v[1]} is not 3.11 to 3.13; name another with: make PYTHON=python3.12")'
