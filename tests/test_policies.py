@@ -97,7 +97,7 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Site:
 
 
 def test_a_sweep_whose_only_node_died_stops_and_goes_on_when_it_is_started_again(tmp_path: Path) -> None:
-    """Tune alone would wait for another node for ever."""
+    """Tune alone would wait for another node for ever, unless it sees the trial's process die often enough before."""
     site = site_with(tmp_path, ONE.replace("training.epochs: 2\n", "training.epochs: 60\n"))
     process = site.start()
     try:
@@ -107,8 +107,9 @@ def test_a_sweep_whose_only_node_died_stops_and_goes_on_when_it_is_started_again
         assert process.wait(timeout=START_SECONDS) == 1, site.said
     finally:
         process.kill()
-    assert "stopped: Ray has lost every node that a trial would fit on; go on" in site.said
-    assert set(site.statuses().values()) == {"KILLED"}
+    stopped = "stopped: Ray has lost every node that a trial would fit on; go on" in site.said
+    assert stopped or "lost its process" in site.said, site.said
+    assert set(site.statuses().values()) == ({"KILLED"} if stopped else {"FAILED"})
     assert site.run() == 0, site.said
     assert site.states() == ["done"]
 
