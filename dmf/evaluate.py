@@ -66,7 +66,7 @@ def _test_folder(folder: Path, settings: dict[str, object], evaluation: Evaluati
         raise ValueError(f"{folder} holds no finished training: its {RECORD} is missing or says otherwise")
     kept = ExperimentConfig.read(folder / CONFIG)
     if not (folder / BEST).is_file():
-        raise ValueError(without_weights(kept.key))
+        raise ValueError(f"{folder}: {without_weights(kept.key)}")
     config = kept.with_paths(settings)
     if config.key != kept.key:
         raise ValueError(

@@ -719,7 +719,7 @@ CHECKPOINTS = [
     ended("a record of another version", entries(RECORD, lambda record: record | {"score": 1}),
         "score: no such parameter"),
     ended("one that failed", entries(RECORD, lambda record: record | {"outcome": "failed"}), "no finished training"),
-    ended("no weights", gone(BEST), "best.safetensors is missing", "holds no finished training"),
+    ended("no weights", gone(BEST), "its weights were not kept", "best.safetensors was deleted", "to train it anew"),
     ended("half of the weights", cut(BEST), "best.safetensors is no readable checkpoint"),
     ended("weights without an epoch", checkpoint(BEST, lambda _, state: state.pop("epoch")), "epoch: Field required"),
     ended("weights of another model", checkpoint(BEST, lambda tensors, _: tensors.pop(WEIGHT)), "is of another model"),

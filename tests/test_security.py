@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import os
 import pickle
 import re
@@ -248,7 +249,7 @@ def test_sweeps_stay_in_their_store(
     ledger = Ledger(place / "store" / "runs")
     ledger.write_plan(demo())
     planted = ledger.sweep_folder("demo") / "plan.json"
-    planted.write_text(demo().replace(name=name).model_dump_json())
+    planted.write_text(json.dumps({**demo().model_dump(mode="json"), "name": name}))
     out = place / "store" / "out"
     said = answer(report.main, ["--store", ledger.store, "--output", out], capsys)
     assert "expected lower-case letters, digits, - and _" in said or "no sweep's plan was found" in said
