@@ -98,7 +98,7 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Site:
 
 def test_a_sweep_whose_only_node_died_stops_and_goes_on_when_it_is_started_again(tmp_path: Path) -> None:
     """Tune alone would wait for another node for ever, unless it sees the trial's process die often enough before."""
-    site = site_with(tmp_path, ONE.replace("training.epochs: 2\n", "training.epochs: 60\n"))
+    site = site_with(tmp_path, ONE.replace("training.epochs: 2\n", "training.epochs: 400\n"))
     process = site.start()
     try:
         site.until_epoch(process, 1)

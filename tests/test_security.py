@@ -456,7 +456,7 @@ def test_no_output_steers_a_terminal(reports: tuple[dict[str, str], dict[str, st
 
 def test_brackets_in_an_error_are_no_markup_of_the_terminal() -> None:
     """Rich reads [/x] in a plain string as the end of a style, and fails where none has begun."""
-    console = Console(width=200, file=io.StringIO(), force_terminal=True)
+    console = Console(width=200, height=50, file=io.StringIO(), force_terminal=True)
     progress = Progress("s", console)
     progress.planned("key", "groups=[/1]", 3)
     progress.ended("key", "failed", "got uint8 [h, w, 3] in [/data]")
