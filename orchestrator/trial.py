@@ -84,9 +84,10 @@ def _run_remote_trial(
     keep_weights: bool,
 ) -> TrainingRecord:
     folder = local_folder(store) / "work" / config.key
-    with Ledger(folder).driving(wait=True), _away_may_pass(store):
-        training = RemoteTraining(RemoteStore.at(store), folder, config.key)
-        training.fetch()
+    training = RemoteTraining(RemoteStore(store), folder, config.key)
+    with Ledger(folder).driving(wait=True):
+        with _away_may_pass(store):
+            training.fetch()
 
         def brought(epoch: Epoch) -> None:
             training.epoch()
@@ -95,7 +96,8 @@ def _run_remote_trial(
         try:
             return run_trial(config, evaluations, folder, brought, timeout_s, keep_weights)
         finally:
-            training.finish()
+            with _away_may_pass(store):
+                training.finish()
             shutil.rmtree(folder)
 
 
@@ -120,7 +122,7 @@ def _trained(
     try:
         data = images_of(config)
         for evaluation in evaluations:  # what can not be tested is told before it is trained
-            episode_bank(data.split(evaluation.split), evaluation.resolve(config))
+            episode_bank(data.split(evaluation.split), evaluation.resolve(config).replace(episodes=2))
         record = train(config, data, folder, on_epoch)
     except Exception as error:
         failed = TrainingRecord(key=config.key, config=config, outcome="failed", failure=failure_of(error))
