@@ -7,7 +7,6 @@ whole: who finds it finds all of it.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import itertools
 import json
@@ -23,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from dmf.files import wait_for
+from dmf.files import taken, wait_for
 from dmf.image_store import Form, FullSizes, Squares, starts_of
 from dmf.raw_images import RawImage, RawSplit
 from dmf.values import Value
@@ -119,9 +118,7 @@ def _locked(path: Path) -> Iterator[None]:
     except OSError as error:
         raise ValueError(f"cannot write the cache folder {path.parent} ({error.strerror}); set DMF_CACHE") from error
     with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not taken(file):
             LOG.info("waiting for another process that writes %s", path.with_suffix(""))
             wait_for(file)
         yield
