@@ -62,6 +62,10 @@ def _name_of_evaluation(training_key: str, evaluation_key: str) -> str:
     return f"trainings/{training_key}/{EVALUATIONS}/{evaluation_key}.json"
 
 
+def _this_process() -> str:
+    return f"process {os.getpid()} on {socket.gethostname()} since {time.strftime('%Y-%m-%d %H:%M:%S')}"
+
+
 @dataclass(frozen=True)
 class Ledger:
     """Reads and writes one store."""
@@ -289,6 +293,12 @@ class Ledger:
                 log.warning("%s can not be read, that sweep is left out: %s", path, " ".join(str(error).split())[:300])
         return found
 
+    def no_longer_planned(self, plan: SweepPlan) -> list[str]:
+        """Keys of trainings that the sweep of this name asked for when it was last started, and `plan` does not."""
+        earlier = self.plans().get(plan.name)
+        now = {trial.key for trial in plan.trials()}
+        return [trial.key for trial in earlier.trials() if trial.key not in now] if earlier else []
+
     @contextlib.contextmanager
     def holding(self, key: str) -> Iterator[Path]:
         """Have a training's folder to oneself: yield it when no other process works there.
@@ -325,7 +335,7 @@ class Ledger:
                     )
                 time.sleep(0.5)
             lock.truncate(0)
-            lock.write(f"process {os.getpid()} on {socket.gethostname()} since {time.strftime('%Y-%m-%d %H:%M:%S')}")
+            lock.write(_this_process())
             lock.flush()
             for left in self.store.glob("ray/*"):
                 shutil.rmtree(left, ignore_errors=True)
@@ -339,15 +349,14 @@ class Ledger:
         if self.remote is None:
             yield
             return
-        owner = f"process {os.getpid()} on {socket.gethostname()} since {time.strftime('%Y-%m-%d %H:%M:%S')}"
         with contextlib.ExitStack() as stack:
+            stack.callback(self._leases.clear)
             while True:
                 try:
-                    self._leases[:] = [stack.enter_context(self.remote.lease(owner))]
+                    self._leases[:] = [stack.enter_context(self.remote.lease(_this_process()))]
                     break
                 except BlockingIOError:
                     if not wait:
                         raise
                     time.sleep(SECONDS_BETWEEN_TRIES)
             yield
-            self._leases.clear()

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from orchestrator.estimates import Cost, estimate
 from orchestrator.ledger import Ledger
 from orchestrator.lint import lint
-from orchestrator.plan import SweepPlan
+from orchestrator.plan import SweepPlan, Trial
 from orchestrator.progress import duration
 from orchestrator.rates import Calibration
-from orchestrator.room import at_a_time, shortages, this_machine
+from orchestrator.room import Machine, at_a_time, shortages, this_machine
 from orchestrator.spec import SweepSpec
 from orchestrator.totals import told
 
@@ -36,9 +37,7 @@ def preview(spec: SweepSpec, planned: SweepPlan, ledger: Ledger) -> Preview:
     """What a sweep will cost and what is doubtful about it. Starts nothing."""
     costs = estimate(planned.trials(), ledger, Calibration.of(ledger.store))
     left = [trial for trial in planned.trials() if costs[trial.key].source != "done"]
-    known = any(costs[trial.key].seconds is not None for trial in left)
-    on_gpu = spec.resources.gpu != 0 and any(trial.config.training.device != "cpu" for trial in left)
-    machine = this_machine(uses_gpu=known and on_gpu)
+    machine = machine_for(left, costs, spec)
     together = at_a_time(left, spec.resources, machine)
     return Preview(
         costs=costs,
@@ -46,3 +45,10 @@ def preview(spec: SweepSpec, planned: SweepPlan, ledger: Ledger) -> Preview:
         lines=tuple(told([costs[trial.key] for trial in left], together)),
         warnings=(*lint(spec, planned), *shortages(left, costs, spec.resources, machine, ledger.store)),
     )
+
+
+def machine_for(trials: Sequence[Trial], costs: dict[str, Cost], spec: SweepSpec) -> Machine:
+    """This machine, its GPUs looked for only where trials of known cost would use them."""
+    known = any(costs[trial.key].seconds is not None for trial in trials)
+    on_gpu = spec.resources.gpu != 0 and any(trial.config.training.device != "cpu" for trial in trials)
+    return this_machine(uses_gpu=known and on_gpu)

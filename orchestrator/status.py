@@ -109,7 +109,7 @@ def _main(options: argparse.Namespace) -> int:
     chosen = _chosen(options, ledger)
     found = {each.name: rows(each, ledger, today) for each in chosen}
     others = elsewhere(chosen, ledger) if _whole_store(options) else []
-    removed = {each.name: _removed(each, ledger) for each in chosen}
+    removed = {each.name: ledger.no_longer_planned(each) for each in chosen}
     if options.json:
         sweeps = {name: [asdict(row) for row in each] for name, each in found.items()}
         print(json.dumps({"sweeps": sweeps, "removed": removed, "in_no_plan": others}, indent=1))
@@ -141,15 +141,6 @@ def _chosen(options: argparse.Namespace, ledger: Ledger) -> list[SweepPlan]:
     if Path(options.what).is_file():
         return [plan(read_spec(options.what, options.settings))]
     return [ledger.plan(options.what)]
-
-
-def _removed(planned: SweepPlan, ledger: Ledger) -> list[str]:
-    """Keys of trainings that the sweep planned when it was last started, and does not any more."""
-    earlier = ledger.plans().get(planned.name)
-    if earlier is None or earlier == planned:
-        return []
-    now = {trial.key for trial in planned.trials()}
-    return [trial.key for trial in earlier.trials() if trial.key not in now]
 
 
 def _show(console: Console, name: str, found: list[Row], removed: list[str], everything: bool) -> None:

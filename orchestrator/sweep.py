@@ -23,12 +23,15 @@ from typing import TYPE_CHECKING
 from dmf.records import Failure
 from orchestrator.budget import parse_duration, select, within
 from orchestrator.describe import describe, other_root
+from orchestrator.estimates import Cost, estimate
 from orchestrator.interrupts import Interrupted, Signals, Stopped
 from orchestrator.ledger import Ledger, local_folder
 from orchestrator.plan import SweepPlan, Trial, labels, plan
-from orchestrator.preview import Preview, preview
+from orchestrator.preview import machine_for
 from orchestrator.progress import duration
+from orchestrator.rates import Calibration
 from orchestrator.report import report
+from orchestrator.room import at_a_time
 from orchestrator.snapshot import snapshot
 from orchestrator.spec import SweepSpec
 from orchestrator.spec_file import read_spec
@@ -43,6 +46,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("dmf.sweep")
 
+OF_PARTS = ("calibrate", "only", "budget", "retry_diverged", "retry_failed", "accept_stale", "retrain_stale")
+"""Options that speak of trials which the file names; a search finds its own."""
+
 
 def main(arguments: list[str] | None = None) -> int:
     """The command line; returns the exit status."""
@@ -51,6 +57,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         spec = read_spec(options.spec, options.settings)
         planned = plan(spec)
+        _check_options(spec, options)
         if options.calibrate:
             return _calibrate(planned, options)
         if options.plan:
@@ -62,6 +69,16 @@ def main(arguments: list[str] | None = None) -> int:
     except OSError as error:
         print(f"error: {error}; {_again()}", file=sys.stderr)
         return 1
+
+
+def _check_options(spec: SweepSpec, options: argparse.Namespace) -> None:
+    """ValueError for options that nothing would read."""
+    given = [name for name in OF_PARTS if getattr(options, name)]
+    if spec.search is not None and given:
+        told = ", ".join(f"--{name.replace('_', '-')}" for name in given)
+        raise ValueError(f"{told}: for sweeps with parts, and {spec.name} is a search; leave it out")
+    if options.again and not options.calibrate:
+        raise ValueError("--again says that --calibrate measures anew; give both, or leave it out")
 
 
 def _again() -> str:
@@ -137,9 +154,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--trial-timeout",
         type=_duration,
-        default=1800.0,
+        default="30m",
         metavar="TIME",
-        help="end and start again a trial that gives no sign of life for so long, such as 90s, 30m, 2h (30m)",
+        help="end and start again a trial that gives no sign of life for so long, such as 90s, 2h (%(default)s)",
     )
     return parser
 
@@ -194,7 +211,7 @@ def _drive(spec: SweepSpec, planned: SweepPlan, ledger: Ledger, signals: Signals
 
         resume(spec, ledger)  # refuses another search of its name, before anything is written
     uri = tracking_uri(ledger.store, options.tracking_uri)
-    left = _no_longer_planned(planned, ledger)
+    left = ledger.no_longer_planned(planned)
     if left:
         print(f"{len(left)} trainings of its last start are no longer asked for, they are kept: {', '.join(left[:10])}")
     ledger.write_plan(planned)
@@ -215,13 +232,6 @@ def _drive(spec: SweepSpec, planned: SweepPlan, ledger: Ledger, signals: Signals
         if trouble:
             print(f"error: {trouble}; the next start of this sweep, or {_sync(options)}, adds it", file=sys.stderr)
     return complete and not trouble
-
-
-def _no_longer_planned(planned: SweepPlan, ledger: Ledger) -> list[str]:
-    """Keys of trainings that the sweep of this name asked for when it was last started, and does not now."""
-    earlier = ledger.plans().get(planned.name)
-    now = {trial.key for trial in planned.trials()}
-    return [trial.key for trial in earlier.trials() if trial.key not in now] if earlier else []
 
 
 def _where(uri: str) -> str:
@@ -252,9 +262,9 @@ def run_sweep(
     asked = select(trials, names, options.only) if options.only else trials
     before = {trial.key: standing(trial, ledger, today) for trial in asked}
     todo = tuple(t for t in asked if before[t.key].runs or (options.retry_failed and before[t.key].state == "failed"))
-    seen = preview(spec, planned, ledger)
+    costs = estimate(todo, ledger, Calibration.of(ledger.store))
     if options.budget and todo:
-        todo = _affordable(todo, seen, spec, options.budget)
+        todo = _affordable(todo, costs, spec, options.budget)
         signals.deadline = time.monotonic() + options.budget
     ended = sum(each.ended for each in before.values())
     left = len(asked) - ended - len(todo)
@@ -292,10 +302,11 @@ def run_sweep(
                 stopped = reason
         failures = watch.failures
     paths = report(planned, ledger, options.results, today=today)
-    after = {trial.key: standing(trial, ledger, Today(options.accept_stale)) for trial in asked}
+    today = Today(options.accept_stale)  # images that no machine had opened before have a fingerprint now
+    after = {trial.key: standing(trial, ledger, today) for trial in asked}
     print("\n" + summary(asked, after, ledger, failures))
-    if todo and any(seen.costs[trial.key].seconds for trial in todo):
-        print(compare({trial.key: seen.costs[trial.key] for trial in todo}, ledger))
+    if any(costs[trial.key].seconds for trial in todo):
+        print(compare({trial.key: costs[trial.key] for trial in todo}, ledger))
     if paths:
         print(f"tables: {paths[0].parent}")
     if stopped:
@@ -303,11 +314,11 @@ def run_sweep(
     return all(each.ended for each in after.values())
 
 
-def _affordable(todo: tuple[Trial, ...], seen: Preview, spec: SweepSpec, seconds: float) -> tuple[Trial, ...]:
+def _affordable(todo: tuple[Trial, ...], costs: dict[str, Cost], spec: SweepSpec, seconds: float) -> tuple[Trial, ...]:
     """What of the trials is wanted most and ends in time. ValueError when not even the first does."""
-    chosen = within(todo, seen.costs, seconds, seen.at_a_time, spec.seeds)
+    chosen = within(todo, costs, seconds, at_a_time(todo, spec.resources, machine_for(todo, costs, spec)), spec.seeds)
     if not chosen:
-        least = min(seen.costs[trial.key].seconds or 0.0 for trial in todo)
+        least = min(costs[trial.key].seconds or 0.0 for trial in todo)
         raise ValueError(f"--budget: no training ends within {duration(seconds)}, the shortest takes {duration(least)}")
     print(f"of {len(todo)} trainings {len(chosen)} end within {duration(seconds)}, as far as is known")
     return chosen

@@ -14,10 +14,12 @@ import pytest
 from PIL import Image
 
 from orchestrator.interrupts import Signals, Stopped
-from tests.test_sweep import SPEC, START_SECONDS, Site, workers
+from orchestrator.sweep import main
+from tests.test_sweep import START_SECONDS, Site, workers
+from tests.tiny import tiny_sweep
 
 BROKEN = "  - {table: '1', set: {data.name: mini_imagenet, data.root: /nowhere}}\n"
-ONE = SPEC.split("parts:")[0].replace("training.epochs: 25", "training.epochs: 2") + "parts:\n  - table: 2c\n"
+ONE = tiny_sweep("tiny", "one training", "  - table: 2c\n", epochs=2)
 
 
 def site_with(folder: Path, spec: str) -> Site:
@@ -168,6 +170,27 @@ def test_a_part_of_a_sweep_and_what_fits_a_budget(tmp_path: Path) -> None:
         "of 1 trainings 1 end within 1 h 0 min, as far as is known" in site.said and "actual / estimated" in site.said
     )
     assert site.states() == ["done", "done"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (
+            ["look.yaml", "--only", "groups=1", "--budget", "1h"],
+            "--only, --budget: for sweeps with parts, and look is",
+        ),
+        (["look.yaml", "--calibrate"], "--calibrate: for sweeps with parts"),
+        (["tiny.yaml", "--again"], "--again says that --calibrate measures anew; give both"),
+    ],
+)
+def test_an_option_that_nothing_would_read_is_refused(
+    arguments: list[str], told: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("tiny.yaml").write_text(ONE)
+    Path("look.yaml").write_text("name: look\nsearch: {trials: 1, parameters: {model.groups: {choice: [1, 64]}}}\n")
+    assert main(arguments) == 2
+    assert told in capsys.readouterr().err and not Path("runs").exists()
 
 
 def test_at_the_end_of_its_budget_a_sweep_stops() -> None:

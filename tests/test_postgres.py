@@ -25,32 +25,16 @@ from orchestrator.plan import Trial, plan
 from orchestrator.spec_file import read_spec
 from tests.servers import MLflowServer, Postgres, mlflow_server, postgres, postgres_programs
 from tests.test_sweep import workers
+from tests.tiny import tiny_sweep
 
 ROOT = Path(__file__).resolve().parents[1]
 WAIT_SECONDS = 300
 OUTAGE_SECONDS = 5.0
-SPEC = """
-name: outage
-about: "four trainings side by side"
-set:
-  data.name: glyphs
-  data.image_size: 28
-  data.channels: 1
-  data.normalisation: half
-  model.backbone: conv64f
-  episodes.queries: 2
-  training.epochs: 30
-  training.warmup_epochs: 0
-  training.episodes_per_epoch: 8
-  training.validation_episodes: 4
-  training.validate_every: 5
-  training.device: cpu
-resources: {cpu: 0.5}
-evaluation: {episodes: 4}
-parts:
+PARTS = """
   - table: 2c
     grid: {model.groups: [1, 4, 16, 64]}
 """
+SPEC = tiny_sweep("outage", "four trainings side by side", PARTS, epochs=30, cpu=0.5)
 
 
 @pytest.fixture(scope="module")

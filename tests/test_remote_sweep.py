@@ -19,9 +19,10 @@ from orchestrator.remote import RemoteStore
 from orchestrator.spec_file import read_spec
 from orchestrator.trial import run_trial
 from tests.s3_server import ENVIRONMENT, s3_server, uri
-from tests.test_sweep import ROOT, SPEC, START_SECONDS
+from tests.test_sweep import ROOT, START_SECONDS
+from tests.tiny import tiny_sweep
 
-PARTS = "parts:\n  - table: 2c\n    grid: {model.groups: [1, 64]}\n"
+SPEC = tiny_sweep("tiny", "two trainings", "  - table: 2c\n    grid: {model.groups: [1, 64]}\n", epochs=25)
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +40,7 @@ class Machine:
     def __init__(self, folder: Path) -> None:
         folder.mkdir()
         self.folder = folder
-        (folder / "tiny.yaml").write_text(SPEC.split("parts:")[0] + PARTS)
+        (folder / "tiny.yaml").write_text(SPEC)
 
     def start(self, command: str, *arguments: str) -> subprocess.Popen[str]:
         caches = {"XDG_CACHE_HOME": str(self.folder / "cache"), "DMF_CACHE": str(Path.home() / ".cache" / "dmf")}

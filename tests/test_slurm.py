@@ -15,32 +15,16 @@ from dmf.records import LAST
 from orchestrator.ledger import Ledger
 from orchestrator.plan import plan
 from orchestrator.spec_file import read_spec
+from tests.tiny import tiny_sweep
 
 ROOT = Path(__file__).resolve().parents[1]
 PROGRAMS = ("slurmctld", "slurmd", "sbatch", "munged")
 WAIT_SECONDS = 300
-SPEC = """
-name: job
-about: "two trainings, one on each node"
-set:
-  data.name: glyphs
-  data.image_size: 28
-  data.channels: 1
-  data.normalisation: half
-  model.backbone: conv64f
-  episodes.queries: 2
-  training.epochs: 150
-  training.warmup_epochs: 0
-  training.episodes_per_epoch: 8
-  training.validation_episodes: 4
-  training.validate_every: 5
-  training.device: cpu
-resources: {cpu: 1}
-evaluation: {episodes: 4}
-parts:
+PARTS = """
   - table: 2c
     grid: {model.groups: [1, 64]}
 """
+SPEC = tiny_sweep("job", "two trainings, one on each node", PARTS, epochs=150)
 
 
 @pytest.fixture(scope="module")

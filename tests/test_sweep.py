@@ -32,32 +32,16 @@ from orchestrator.standing import Standing
 from orchestrator.sweep import main, summary
 from orchestrator.tracking import tracking_uri
 from reports.staleness import Today
+from tests.tiny import tiny_sweep
 
 ROOT = Path(__file__).resolve().parents[1]
-SPEC = """
-name: tiny
-about: "two trainings that take a while, and one that diverges"
-set:
-  data.name: glyphs
-  data.image_size: 28
-  data.channels: 1
-  data.normalisation: half
-  model.backbone: conv64f
-  episodes.queries: 2
-  training.epochs: 25
-  training.warmup_epochs: 0
-  training.episodes_per_epoch: 8
-  training.validation_episodes: 4
-  training.validate_every: 5
-  training.device: cpu
-resources: {cpu: 1}
-evaluation: {episodes: 4}
-parts:
+PARTS = """
   - table: 2c
     grid: {model.groups: [1, 64]}
   - table: 2d
     trials: [{}, {training.learning_rate: 1.0e+30}]
 """
+SPEC = tiny_sweep("tiny", "two trainings that take a while, and one that diverges", PARTS, epochs=25)
 START_SECONDS = 300
 """Until Ray runs, on a slow machine that does other things too."""
 
