@@ -153,7 +153,8 @@ def stages(source: list[str], room: Path) -> dict[str, float]:
 
 def make(room: Path, runs: int) -> tuple[str, int]:
     """A store and a database that hold at least `runs` trainings of table2, all tested -> the URI, how many."""
-    from orchestrator.tracking import SweepRuns, connect, tracking_uri
+    from orchestrator.mlflow_runs import SweepRuns
+    from orchestrator.mlflow_server import connect, tracking_uri
 
     file = ROOT / "sweeps" / "table2.yaml"
     one_seed = len(plan(read_spec(file, ("data.root=/images",))).trials())

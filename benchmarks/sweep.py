@@ -161,7 +161,8 @@ def tell(report: Report, courses: dict[str, list[Course]], count: int) -> None:
 def shares(report: Report, planned: SweepPlan, room: Path) -> None:
     """Where ours goes: parts of one trial timed by themselves in this process, nothing beside them."""
     # Not at the top: the workers of `bare` import this module, and need none of it.
-    from orchestrator.tracking import SweepRuns, connect, tracking_uri
+    from orchestrator.mlflow_runs import SweepRuns
+    from orchestrator.mlflow_server import connect, tracking_uri
     from orchestrator.trial import run_trial
 
     set_up(1)

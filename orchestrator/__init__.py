@@ -1,4 +1,4 @@
-"""Sweeps: what to train (spec, plan), what is there (ledger), how one trial runs (trial), and two adapters around it.
+"""Sweeps: what to train (spec, plan), what is there (ledger), how one trial runs (trial), and adapters around it.
 
-`scheduling` is the only module that imports ray, `tracking` the only one that imports mlflow.
+Ray is imported by `cluster`, `worker` and `scheduling` only, MLflow by `mlflow_server` only, pyarrow by `objects` only.
 """

@@ -70,7 +70,7 @@ class MLflowRecords:
             raise ValueError(f"there is no database {database}; a sweep makes it, by default in its store as mlflow.db")
         runs = _in_database(database, uri) if database else None
         if runs is None:
-            from orchestrator.tracking import runs_through_mlflow  # mlflow takes seconds to import
+            from orchestrator.mlflow_server import runs_through_mlflow  # mlflow takes seconds to import
 
             runs = runs_through_mlflow(uri)
         self._sweeps = [run for run in runs if run.tags.get("dmf.kind") == SWEEP]
@@ -139,13 +139,13 @@ class MLflowRecords:
         if folder is not None:
             file = folder / path
             return file.read_bytes() if file.is_file() else None
-        from orchestrator.tracking import downloaded
+        from orchestrator.mlflow_server import downloaded
 
         return downloaded(self._client, run.id, path)
 
     @cached_property
     def _client(self) -> MlflowClient:
-        from orchestrator.tracking import reached
+        from orchestrator.mlflow_server import reached
 
         return reached(self.uri)[0]
 

@@ -236,7 +236,8 @@ def _run_left(
     options: argparse.Namespace,
 ) -> SearchResults:
     """Run `left` proposals, those of `again` before others, then the tests of the best."""
-    from orchestrator.scheduling import cluster, node_watch, request, run_proposals, run_trials
+    from orchestrator.cluster import cluster, node_watch, request
+    from orchestrator.scheduling import run_proposals, run_trials
 
     assert spec.search is not None
     timeout_s = options.trial_timeout

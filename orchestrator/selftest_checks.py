@@ -57,7 +57,7 @@ def _digest(path: Path) -> str | None:
 
 def _mlflow(site: Site) -> list[str]:
     """In what MLflow is not what the ledger is."""
-    from orchestrator.tracking import connect, runs_of_store
+    from orchestrator.mlflow_server import connect, runs_of_store
 
     client, _ = connect(site.tracking_uri)
     runs = runs_of_store(site.tracking_uri, site.ledger)

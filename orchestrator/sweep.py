@@ -201,7 +201,8 @@ def _run(spec: SweepSpec, planned: SweepPlan, options: argparse.Namespace) -> in
 
 def _drive(spec: SweepSpec, planned: SweepPlan, ledger: Ledger, signals: Signals, options: argparse.Namespace) -> bool:
     """Run a sweep with its mirror in MLflow; whether every trial has its record and the mirror is complete."""
-    from orchestrator.tracking import Tracker, tracking_uri
+    from orchestrator.mlflow_server import tracking_uri
+    from orchestrator.tracking import Tracker
 
     if options.address is None:
         # Read when ray is imported: our own Ray then listens on 127.0.0.1 only, as _node_ip_address would not.
@@ -273,7 +274,8 @@ def run_sweep(
     failures: dict[str, Failure] = {}
     stopped: Stopped | None = None
     if todo:
-        from orchestrator.scheduling import cluster, node_watch, request, run_trials
+        from orchestrator.cluster import cluster, node_watch, request
+        from orchestrator.scheduling import run_trials
 
         code = snapshot(ledger.store)
         with (

@@ -29,7 +29,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _sync(options: argparse.Namespace) -> None:
-    from orchestrator.tracking import reconcile, tracking_uri
+    from orchestrator.mlflow_server import tracking_uri
+    from orchestrator.tracking import reconcile
 
     with Ledger.existing(options.store).driving(options.wait) as ledger:
         writes = reconcile(tracking_uri(ledger.store, options.tracking_uri), ledger)

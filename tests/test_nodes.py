@@ -21,7 +21,7 @@ from dmf.checkpoints import read_checkpoint
 from dmf.records import LAST, LOCK, TrainingRecord
 from orchestrator.ledger import Ledger
 from orchestrator.mirror import EXPERIMENT
-from orchestrator.tracking import tracking_uri
+from orchestrator.mlflow_server import tracking_uri
 from orchestrator.trial import run_trial
 from tests.s3_server import free_port
 from tests.test_sweep import ROOT, START_SECONDS, Site, descendants

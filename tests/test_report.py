@@ -145,11 +145,13 @@ def test_a_plan_without_records_is_a_table_of_missing_cells(tmp_path: Path) -> N
 
 
 def test_mlflow_gives_the_same_tables(store: Path, tmp_path: Path) -> None:
-    tracking = pytest.importorskip("orchestrator.tracking", reason="mlflow is not installed")
+    server = pytest.importorskip("orchestrator.mlflow_server", reason="mlflow is not installed")
+    from orchestrator.mlflow_runs import SweepRuns
+
     ledger, plan = Ledger(store), demo()
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
-    client, experiment = tracking.connect(uri, tmp_path / "artifacts")
-    runs = tracking.SweepRuns(client, experiment, ledger, plan)
+    client, experiment = server.connect(uri, tmp_path / "artifacts")
+    runs = SweepRuns(client, experiment, ledger, plan)
     runs.open()
     for trial in plan.trials():
         runs.mirror(trial.config, trial.evaluations, "label")

@@ -16,13 +16,14 @@ from dmf.records import Failure
 from orchestrator.interrupts import Signals
 from orchestrator.ledger import Ledger
 from orchestrator.mirror import MLflowRecords
+from orchestrator.mlflow_server import tracking_uri
 from orchestrator.plan import plan
 from orchestrator.progress import Progress
 from orchestrator.search import SearchResults, SearchWatch, Tried, first_point, kept, listing, results_path, resume
 from orchestrator.spec import SweepSpec
 from orchestrator.spec_file import spec_from
 from orchestrator.sweep import main
-from orchestrator.tracking import Tracker, tracking_uri
+from orchestrator.tracking import Tracker
 
 YAML = """
 name: look

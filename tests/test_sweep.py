@@ -19,18 +19,17 @@ from mlflow import MlflowClient
 
 from dmf.config import ExperimentConfig
 from dmf.records import TrainingRecord
-from orchestrator import scheduling
+from orchestrator import cluster
 from orchestrator.describe import describe
 from orchestrator.interrupts import Signals
 from orchestrator.ledger import Ledger
 from orchestrator.mirror import EXPERIMENT, MLflowRecords
+from orchestrator.mlflow_server import tracking_uri
 from orchestrator.plan import Trial, plan
-from orchestrator.scheduling import request
 from orchestrator.spec import Resources
 from orchestrator.spec_file import read_spec, spec_from
 from orchestrator.standing import Standing
 from orchestrator.sweep import main, summary
-from orchestrator.tracking import tracking_uri
 from reports.staleness import Today
 from tests.tiny import tiny_sweep
 
@@ -291,16 +290,17 @@ def test_images_that_lay_elsewhere_are_told(tmp_path: Path) -> None:
 )
 def test_a_trial_must_fit_on_one_node(resources: dict[str, float], nodes: list[dict[str, float]], told: str) -> None:
     with pytest.raises(ValueError, match=told):
-        request(ExperimentConfig(), Resources.from_dict(resources), nodes)
-    assert request(ExperimentConfig(), Resources.from_dict(resources), [*nodes, {"CPU": 8.0, "GPU": 1.0}])["CPU"] >= 2
+        cluster.request(ExperimentConfig(), Resources.from_dict(resources), nodes)
+    enough = [*nodes, {"CPU": 8.0, "GPU": 1.0}]
+    assert cluster.request(ExperimentConfig(), Resources.from_dict(resources), enough)["CPU"] >= 2
 
 
 def test_nothing_is_collected_while_ray_shuts_down(monkeypatch: pytest.MonkeyPatch) -> None:
     collects: list[bool] = []
-    monkeypatch.setattr(scheduling.ray, "init", lambda *arguments, **named: None)
-    monkeypatch.setattr(scheduling.ray, "nodes", list)
-    monkeypatch.setattr(scheduling.ray, "shutdown", lambda: collects.append(gc.isenabled()))
-    with pytest.raises(KeyError), scheduling.cluster(None, Signals(), ROOT):
+    monkeypatch.setattr(cluster.ray, "init", lambda *arguments, **named: None)
+    monkeypatch.setattr(cluster.ray, "nodes", list)
+    monkeypatch.setattr(cluster.ray, "shutdown", lambda: collects.append(gc.isenabled()))
+    with pytest.raises(KeyError), cluster.cluster(None, Signals(), ROOT):
         raise KeyError
     assert collects == [False] and gc.isenabled()
 

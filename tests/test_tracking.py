@@ -15,23 +15,15 @@ from mlflow.entities import Run
 
 from dmf.config import EvaluationConfig, ExperimentConfig
 from dmf.records import Epoch, EvaluationRecord, Failure, Provenance, TrainingRecord
-from orchestrator import mirror
-from orchestrator import tracking as tracking_module
+from orchestrator import mirror, mlflow_server, tracking
 from orchestrator.disturbed import Tracking
 from orchestrator.ledger import Ledger
 from orchestrator.mirror import EXPERIMENT, SWEEP, TRIAL, MLflowRecords
+from orchestrator.mlflow_runs import PARENT, SweepRuns
+from orchestrator.mlflow_server import connect, runs_of_store, tracking_uri
 from orchestrator.plan import SweepPlan
 from orchestrator.sync import main as main_of_sync
-from orchestrator.tracking import (
-    PARENT,
-    SweepRuns,
-    Tracker,
-    _News,
-    connect,
-    reconcile,
-    runs_of_store,
-    tracking_uri,
-)
+from orchestrator.tracking import Tracker, _News, reconcile
 from reports.tables import PlannedCell
 
 GOOD, BAD, NAN, CUT = (ExperimentConfig().replace(model__groups=groups) for groups in (1, 64, 160, 320))
@@ -446,7 +438,7 @@ def of_server(server: Tracking, ledger: Ledger) -> dict[str, Run]:
 
 
 def test_several_drivers_make_one_experiment(server: Tracking, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tracking_module, "EXPERIMENT", "made at once")
+    monkeypatch.setattr(mlflow_server, "EXPERIMENT", "made at once")
     with ThreadPoolExecutor(8) as pool:
         found = list(pool.map(lambda _: connect(server.uri)[1].experiment_id, range(8)))
     assert len(set(found)) == 1
@@ -455,7 +447,7 @@ def test_several_drivers_make_one_experiment(server: Tracking, monkeypatch: pyte
 def test_a_server_that_is_away_is_told_when_it_is_back(
     server: Tracking, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tracking_module, "SECONDS_BETWEEN_WRITES", 0.2)
+    monkeypatch.setattr(tracking, "SECONDS_BETWEEN_WRITES", 0.2)
     ledger = Ledger(tmp_path)
     ledger.write_plan(PLAN)
     server.kill()

@@ -1,0 +1,360 @@
+"""The runs of one sweep in MLflow: a parent for the sweep, a child for each training.
+
+What a run holds is looked up once and remembered from there on, so a mirror that an outage or a kill left incomplete
+is made whole by whoever brings it to the ledger's state next, and no epoch is there twice.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from dmf.config import EvaluationConfig, ExperimentConfig
+from dmf.provenance import git_commit
+from dmf.records import CONFIG, EVALUATIONS, RECORD, Epoch, EvaluationRecord, TrainingRecord
+from dmf.values import digest
+from orchestrator.ledger import Ledger
+from orchestrator.mirror import OUTCOME, SWEEP, TRIAL
+from orchestrator.mlflow_server import Points, log_to, runs_of, upload
+from orchestrator.plan import SweepPlan, flattened
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Experiment, Run
+
+PARENT = "mlflow.parentRunId"
+EVERY_EPOCH = "learning_rate"
+"""A metric that every epoch has, and that is finite."""
+FAILURE, MIRRORED = "dmf.failure", "dmf.mirrored"
+"""Tags of a training's run: its record's failure, and a seal over what was written last."""
+METRICS_AT_ONCE = 800
+"""Points in one request, which may have 1,000 entries, and of those 100 params and 100 tags."""
+
+
+@dataclass
+class TrainingRun:
+    """A training's run, as MLflow holds it: nobody else writes to it while this process drives the store."""
+
+    id: str
+    artifacts: str
+    """Its folder's URI."""
+    status: str
+    tags: dict[str, str]
+    configured: bool
+    """Whether it has its parameters and its configuration."""
+    metrics: set[str]
+    """Those with any point."""
+    points: dict[str, set[tuple[int, float]]] = field(default_factory=dict)
+    """Step and value of every point, of the metrics that were asked for."""
+    uncertain: bool = False
+    """A request failed, so it is to be looked up again."""
+
+    @classmethod
+    def of(cls, run: Run) -> TrainingRun:
+        """As it was looked up."""
+        info, data = run.info, run.data
+        return cls(info.run_id, info.artifact_uri, info.status, dict(data.tags), bool(data.params), set(data.metrics))
+
+    @contextlib.contextmanager
+    def written(self) -> Iterator[None]:
+        """Around a request that writes: after one that failed nobody knows what is there."""
+        try:
+            yield
+        except BaseException:
+            self.uncertain = True
+            raise
+
+
+class SweepRuns:
+    """The runs of one sweep in MLflow, brought to what the ledger says."""
+
+    def __init__(self, client: MlflowClient, experiment: Experiment, ledger: Ledger, plan: SweepPlan) -> None:
+        self.client, self.experiment, self.ledger, self.plan = client, experiment, ledger, plan
+        self.store = ledger.name
+        self.commit = git_commit() or ""
+        self.trials = {trial.key: trial for trial in plan.trials()}
+        self.uncertain = False
+        """A request to make a run failed, so they are to be looked up again."""
+        self.writes = 0
+        """How many requests of this object have changed what MLflow holds."""
+        self.parent = self._parent()
+        self.children = self._children()
+        self.complete: set[str] = set()
+        """Keys of trainings that have ended and whose runs this process has brought to their last state."""
+
+    def _parent(self) -> Run:
+        found = [run for run in self._mine(SWEEP) if run.data.tags["dmf.store"] == self.store]
+        if found:
+            return self._first_of(found)
+        return self._create(self.plan.name, {"dmf.kind": SWEEP, "mlflow.note.content": self.plan.about})
+
+    def _children(self) -> dict[str, TrainingRun]:
+        by_key: dict[str, list[Run]] = {}
+        for run in self._mine(TRIAL):
+            if run.data.tags["dmf.store"] == self.store:
+                by_key.setdefault(run.data.tags["dmf.key"], []).append(run)
+        return {key: TrainingRun.of(self._first_of(runs)) for key, runs in by_key.items()}
+
+    def _mine(self, kind: str) -> Iterator[Run]:
+        mine = f"tags.`dmf.kind` = '{kind}' and tags.`dmf.sweep` = '{self.plan.name}'"
+        return runs_of(self.client, self.experiment, mine)
+
+    def _first_of(self, runs: list[Run]) -> Run:
+        """The oldest. Others are deleted: a server that was asked again, since its answer was lost, made two."""
+        first, *others = sorted(runs, key=lambda run: (run.info.start_time, run.info.run_id))
+        for run in others:
+            self.client.delete_run(run.info.run_id)
+            self.writes += 1
+        return first
+
+    def _create(self, name: str, tags: dict[str, str]) -> Run:
+        tags = {**tags, "dmf.sweep": self.plan.name, "dmf.store": self.store, "mlflow.source.git.commit": self.commit}
+        self.writes += 1
+        return self.client.create_run(self.experiment.experiment_id, tags=tags, run_name=name)
+
+    def open(self) -> None:
+        """Say that the sweep runs, and what it plans."""
+        parent = self.parent.info.run_id
+        self.client.update_run(parent, status="RUNNING")
+        self.keep_plan()
+        self.parent = self.client.get_run(parent)
+
+    def keep_plan(self) -> None:
+        """Write what the sweep plans into its run's folder."""
+        self.client.log_text(self.parent.info.run_id, self.plan.model_dump_json(indent=1), "plan.json")
+
+    def begin(self, config: ExperimentConfig, label: str) -> None:
+        """Say that a training runs. One that failed before has no outcome again."""
+        self.complete.discard(config.key)
+        run = self._child(config, label)
+        failed_before = run.tags.get(OUTCOME) == "failed"
+        self._log(run, {}, dict.fromkeys((OUTCOME, FAILURE, MIRRORED), "") if failed_before else {}, config)
+        if run.status != "RUNNING":
+            self.writes += 1
+            with run.written():
+                self.client.update_run(run.id, status="RUNNING")
+            run.status = "RUNNING"
+
+    def _child(self, config: ExperimentConfig, label: str) -> TrainingRun:
+        """The run of a training, made when there is none."""
+        run = self.children.get(config.key)
+        if run is None:
+            tags = {"dmf.kind": TRIAL, "dmf.key": config.key, PARENT: self.parent.info.run_id}
+            try:
+                run = TrainingRun.of(self._create(label, tags))
+            except BaseException:
+                self.uncertain = True  # it may be there all the same
+                raise
+            self.children[config.key] = run
+        return self._certain(config.key, run)
+
+    def be_certain(self) -> None:
+        """After a request to make a run that failed: look up which there are."""
+        if self.uncertain:
+            self.children = self._children()
+            self.uncertain = False
+
+    def _certain(self, key: str, run: TrainingRun) -> TrainingRun:
+        if run.uncertain:
+            self.children[key] = run = TrainingRun.of(self.client.get_run(run.id))
+        return run
+
+    def _log(
+        self,
+        run: TrainingRun,
+        metrics: Points,
+        tags: dict[str, str],
+        config: ExperimentConfig | None = None,
+    ) -> None:
+        """Write points and tags, and what is still missing of the configuration, where there is anything to write."""
+        params = flattened(config) if config and not run.configured else {}
+        if config and params:
+            self._keep(run, {CONFIG: config.model_dump_json(indent=1)})
+        if not (metrics or tags or params):
+            return
+        self.writes += 1
+        with run.written():
+            log_to(self.client, run.id, metrics, {path: str(value) for path, value in params.items()}, tags)
+        run.configured = run.configured or bool(params)
+        run.tags |= tags
+        run.metrics |= metrics.keys()
+        for name in metrics.keys() & run.points.keys():
+            run.points[name].update(metrics[name])
+
+    def _keep(self, run: TrainingRun, texts: dict[str, str]) -> None:
+        """Write files into a run's folder."""
+        with run.written():
+            upload(self.client, run.artifacts, texts)
+
+    def _points(self, run: TrainingRun, name: str) -> set[tuple[int, float]]:
+        """Step and value of every point of a metric, asked for once."""
+        if name not in run.points:
+            history = self.client.get_metric_history(run.id, name) if name in run.metrics else ()
+            run.points[name] = {(point.step, point.value) for point in history}
+        return run.points[name]
+
+    def forget(self, key: str) -> None:
+        """Delete a training's run: it starts from nothing."""
+        self.complete.discard(key)
+        if run := self.children.pop(key, None):
+            self.writes += 1
+            self.client.delete_run(run.id)
+
+    def epochs(self, key: str, history: Iterable[Epoch]) -> None:
+        """Add the epochs that are not there, as curves over the epoch."""
+        run = self._certain(key, self.children[key])
+        for part in self._new_epochs(run, history):
+            self._log(run, part, {})
+
+    def _new_epochs(self, run: TrainingRun, history: Iterable[Epoch]) -> list[Points]:
+        """The epochs that are not there, as parts for a request each; an epoch is never in two."""
+        there = {step for step, _ in self._points(run, EVERY_EPOCH)}
+        parts: list[Points] = []
+        room = 0
+        for epoch in {epoch.epoch: epoch for epoch in history if epoch.epoch not in there}.values():
+            values = _metrics(epoch)
+            if len(values) > room:
+                parts.append({})
+                room = METRICS_AT_ONCE
+            room -= len(values)
+            for name, value in values.items():
+                parts[-1].setdefault(name, []).append((epoch.epoch, value))
+        return parts
+
+    def mirror(
+        self, config: ExperimentConfig, wanted: Iterable[EvaluationConfig], label: str, interrupted: bool = False
+    ) -> None:
+        """Bring one training's run to what the ledger says of it, status included. For a training that is not running.
+
+        Without a record it was interrupted: KILLED. One that diverged has ended: FINISHED, with the tag dmf.outcome.
+        """
+        record = self.ledger.training(config.key)
+        if record is None:
+            if run := self.children.get(config.key):
+                self._end(self._certain(config.key, run), "KILLED")
+            return
+        run = self._child(config, label)
+        tested = self._bring(run, record)
+        untested = {e.key for e in wanted} - tested
+        if record.outcome == "failed":
+            self._end(run, "FAILED")
+        elif record.outcome == "finished" and untested:
+            if not (interrupted and run.status == "FAILED"):
+                self._end(run, "KILLED" if interrupted else "FAILED")
+        else:
+            self._end(run, "FINISHED")
+            self.complete.add(config.key)
+
+    def _bring(self, run: TrainingRun, record: TrainingRecord) -> set[str]:
+        """Write what a run does not have of a record and its evaluations; return the evaluations' keys."""
+        tests = self.ledger.evaluations(record.key)
+        seal = digest([record.model_dump(mode="json"), [test.evaluation_key for test in tests]])
+        if run.tags.get(MIRRORED) != seal:
+            self._write(run, record, tests, seal)
+        return {test.evaluation_key for test in tests}
+
+    def _write(self, run: TrainingRun, record: TrainingRecord, tests: tuple[EvaluationRecord, ...], seal: str) -> None:
+        """Files first, then points, then the tags: the seal is true whenever a process dies.
+
+        Points and tags can share a request, of which MLflow's stores write the tags last.
+        """
+        files = {f"{EVALUATIONS}/{test.evaluation_key}.json": test.model_dump_json(indent=1) for test in tests}
+        self._keep(run, {RECORD: record.model_dump_json(indent=1), **files})
+        *parts, last = [*self._new_epochs(run, record.history), self._new_results(run, record, tests)]
+        if parts and sum(map(len, [*parts[-1].values(), *last.values()])) <= METRICS_AT_ONCE:
+            last = parts.pop() | last
+        for part in parts:
+            self._log(run, part, {})
+        tags = {OUTCOME: record.outcome, FAILURE: record.failure.reason[:500] if record.failure else ""}
+        if record.provenance:
+            tags |= {
+                "mlflow.source.git.commit": record.provenance.git_commit or "",
+                "dmf.data": record.provenance.data_fingerprint,
+                "dmf.device": record.provenance.device,
+            }
+        self._log(run, last, {**tags, MIRRORED: seal}, record.config)
+
+    def _new_results(self, run: TrainingRun, record: TrainingRecord, tests: Iterable[EvaluationRecord]) -> Points:
+        """What a record and its evaluations come to, as far as it is not there."""
+        new: Points = {name: [(0, value)] for name, value in _final(record).items() if name not in run.metrics}
+        for test in tests:
+            for name, value in _test_metrics(test).items():
+                point = (test.config.episodes, value)
+                if point not in self._points(run, name):
+                    new.setdefault(name, []).append(point)
+        return new
+
+    def _end(self, run: TrainingRun, status: str) -> None:
+        if run.status != status:
+            self.writes += 1
+            with run.written():
+                self.client.set_terminated(run.id, status)
+            run.status = status
+
+    def settle(self, labels: dict[str, str], interrupted: bool) -> None:
+        """Bring every training's run to what the ledger says, in other sweeps of this store too. For when none runs."""
+        for key in [*self.trials, *(key for key in self.children if key not in self.trials)]:
+            if key in self.complete:
+                continue
+            trial, record = self.trials.get(key), self.ledger.training(key)
+            if record is not None:
+                wanted = trial.evaluations if trial else ()
+                self.mirror(record.config, wanted, labels.get(key, key), interrupted)
+            elif run := self.children.get(key):
+                self._end(self._certain(key, run), "KILLED")
+        self._settle_elsewhere()
+
+    def _settle_elsewhere(self) -> None:
+        """Bring runs of other sweeps, whose training this one may have ended, to what the ledger says of it.
+
+        Where an evaluation that the other sweep wants is missing, the run keeps its status.
+        """
+        others = f"tags.`dmf.kind` = '{TRIAL}' and tags.`dmf.sweep` != '{self.plan.name}'"
+        plans = {name: {trial.key: trial for trial in plan.trials()} for name, plan in self.ledger.plans().items()}
+        for found in runs_of(self.client, self.experiment, others):
+            key, sweep = found.data.tags["dmf.key"], found.data.tags["dmf.sweep"]
+            ours = found.data.tags["dmf.store"] == self.store and key in self.children
+            if not ours or (record := self.ledger.training(key)) is None:
+                continue
+            run = TrainingRun.of(found)
+            tested = self._bring(run, record)
+            trial = plans.get(sweep, {}).get(key)
+            if record.outcome == "failed":
+                self._end(run, "FAILED")
+            elif record.outcome == "diverged" or (trial and tested >= {e.key for e in trial.evaluations}):
+                self._end(run, "FINISHED")
+
+    def close(self, status: str) -> None:
+        """Say how the sweep ended."""
+        if self.parent.info.status != status:
+            self.writes += 1
+            self.client.set_terminated(self.parent.info.run_id, status)
+            self.parent = self.client.get_run(self.parent.info.run_id)
+
+
+def _metrics(epoch: Epoch) -> dict[str, float]:
+    values = {"loss": epoch.loss, EVERY_EPOCH: epoch.learning_rate, "epoch_seconds": epoch.seconds}
+    values |= {f"loss_{name}": value for name, value in epoch.losses.items()}
+    if epoch.validation_accuracy is not None:
+        values["validation_accuracy"] = epoch.validation_accuracy
+    return values
+
+
+def _final(record: TrainingRecord) -> dict[str, float]:
+    if record.outcome == "failed":
+        return {}
+    values = {
+        "best_epoch": record.best_epoch,
+        "best_validation_accuracy": record.best_validation_accuracy,
+        "parameters": record.parameters,
+        "training_seconds": record.seconds,
+    }
+    return {name: float(value) for name, value in values.items() if value is not None}
+
+
+def _test_metrics(test: EvaluationRecord) -> dict[str, float]:
+    """Accuracy and ci95, fractions in [0, 1]; their step in MLflow is the number of episodes."""
+    what = f"{test.config.way}way_{test.config.shot}shot"
+    return {f"{test.config.split}_accuracy/{what}": test.accuracy, f"{test.config.split}_ci95/{what}": test.ci95}

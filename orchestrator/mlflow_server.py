@@ -1,0 +1,159 @@
+"""The MLflow that a sweep writes to: its URI, our experiment there, and requests. Only this module imports mlflow."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
+
+from mlflow import MlflowClient  # noqa: E402
+from mlflow.entities import Experiment, Metric, Param, Run, RunTag  # noqa: E402
+from mlflow.exceptions import MlflowException  # noqa: E402
+from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository  # noqa: E402
+
+from orchestrator.ledger import Ledger  # noqa: E402
+from orchestrator.mirror import EXPERIMENT, MirroredRun, database_of  # noqa: E402
+from orchestrator.uris import told, without_password  # noqa: E402
+
+RUNS_AT_ONCE = 10_000
+"""In one answer to a search."""
+SERVERS = ("http", "https", "postgresql", "mysql", "mssql")
+"""Schemes of what may be away for a while; an SQLite file or a wrong URI stays as it is."""
+REFUSALS = ("UNAUTHENTICATED", "PERMISSION_DENIED", "CUSTOMER_UNAUTHORIZED")
+"""Error codes of a server that answers, and not us."""
+
+Points = dict[str, list[tuple[int, float]]]
+"""By metric: step and value."""
+
+
+def tracking_uri(store: Path, given: str | None) -> str:
+    """`given`, else $MLFLOW_TRACKING_URI, else SQLite in the store; a path in it made absolute."""
+    uri = given or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{store.resolve() / 'mlflow.db'}"
+    scheme, separator, path = uri.partition(":///")
+    return f"{scheme}:///{Path(path).resolve()}" if separator and scheme == "sqlite" else uri
+
+
+class Unreachable(ValueError):
+    """A tracking server does not answer, and may later."""
+
+
+def connect(uri: str, artifacts: Path | None = None) -> tuple[MlflowClient, Experiment]:
+    """A client with the experiment made, and with it the database's schema, before anybody else opens it.
+
+    Args:
+        artifacts: where runs in a database without a server keep their files.
+    """
+    if database := database_of(uri):
+        try:
+            database.parent.mkdir(parents=True, exist_ok=True)
+            database.open("ab").close()
+        except OSError as error:
+            raise ValueError(f"MLflow's database {database} can not be written: {error.strerror or error}") from None
+    client, experiment = reached(uri)
+    if experiment is None:
+        local = artifacts is not None and uri.startswith("sqlite:")
+        location = artifacts.resolve().as_uri() if local and artifacts else None
+        experiment = _made(client, location)
+    if experiment.lifecycle_stage == "deleted":
+        shown = without_password(uri)
+        raise ValueError(
+            f"the MLflow experiment {EXPERIMENT!r} at {shown} was deleted, and MLflow does not give its name again; "
+            f"bring it back with: MLFLOW_TRACKING_URI={shown} mlflow experiments restore -x {experiment.experiment_id}"
+        )
+    return client, experiment
+
+
+def _made(client: MlflowClient, location: str | None) -> Experiment:
+    """The experiment, which another driver may be making at the same moment."""
+    try:
+        return client.get_experiment(client.create_experiment(EXPERIMENT, artifact_location=location))
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+        return client.get_experiment_by_name(EXPERIMENT)
+
+
+def reached(uri: str) -> tuple[MlflowClient, Experiment | None]:
+    """A client, and the experiment if it is there. ValueError when MLflow can not be reached at `uri`, `Unreachable`
+    where that may pass."""
+    for name in ("mlflow", "alembic"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    try:
+        client = MlflowClient(uri)
+        return client, client.get_experiment_by_name(EXPERIMENT)
+    except Exception as error:  # MLflow's own, or of the database's driver, which may not even be installed
+        reason = told(error, uri) or type(error).__name__
+        text = f"MLflow does not answer at {without_password(uri)}: {reason[:400]}"
+        if isinstance(error, ImportError) and uri.startswith("postgresql:"):
+            text += "; with psycopg2 it is postgresql+psycopg2://"
+        refused = isinstance(error, ImportError) or getattr(error, "error_code", "") in REFUSALS
+        passing = uri.split(":")[0].split("+")[0] in SERVERS and not refused
+        raise (Unreachable if passing else ValueError)(text) from None
+
+
+def runs_of(client: MlflowClient, experiment: Experiment, filter_: str) -> Iterator[Run]:
+    """The experiment's runs that MLflow's filter lets through, the newest first; "" lets all."""
+    token = None
+    while True:
+        page = client.search_runs([experiment.experiment_id], filter_, max_results=RUNS_AT_ONCE, page_token=token)
+        yield from page
+        if not (token := page.token):
+            return
+
+
+def runs_through_mlflow(uri: str) -> list[MirroredRun]:
+    """Every run of our experiment, the newest first. ValueError when MLflow can not be reached or has none."""
+    client, experiment = reached(uri)
+    if experiment is None:
+        raise ValueError(
+            f"no experiment {EXPERIMENT!r} at {without_password(uri)}; a sweep started with --tracking-uri makes it"
+        )
+    return [
+        MirroredRun(run.info.run_id, run.info.status, run.info.start_time, run.info.artifact_uri, run.data.tags)
+        for run in runs_of(client, experiment, "")
+    ]
+
+
+def runs_of_store(uri: str, ledger: Ledger) -> list[Run]:
+    """Every run in MLflow that was made for a store."""
+    client, experiment = reached(uri)
+    store = ledger.name
+    return list(runs_of(client, experiment, f"tags.`dmf.store` = '{store}'")) if experiment else []
+
+
+def downloaded(client: MlflowClient, run: str, path: str) -> bytes | None:
+    """A file of a run; None where it has none of that name."""
+    folder = path.rpartition("/")[0] or None
+    if path not in {file.path for file in client.list_artifacts(run, folder)}:
+        return None
+    with TemporaryDirectory() as room:
+        return Path(client.download_artifacts(run, path, room)).read_bytes()
+
+
+def log_to(client: MlflowClient, run: str, points: Points, params: Mapping[str, str], tags: Mapping[str, str]) -> None:
+    """Add points, params and tags to a run in one request, which MLflow takes up to 1,000 of."""
+    now = int(time.time() * 1000)
+    client.log_batch(
+        run,
+        [Metric(name, value, now, step) for name, pairs in points.items() for step, value in pairs],
+        [Param(name, value) for name, value in params.items()],
+        [RunTag(name, value) for name, value in tags.items()],
+    )
+
+
+def upload(client: MlflowClient, artifacts: str, texts: Mapping[str, str]) -> None:
+    """Write texts, by their paths, into a run's folder, whose URI is `artifacts`."""
+    with TemporaryDirectory() as room:
+        for path, text in texts.items():
+            file = Path(room, path)
+            file.parent.mkdir(exist_ok=True)
+            file.write_text(text, encoding="utf-8")
+        get_artifact_repository(artifacts, tracking_uri=client.tracking_uri).log_artifacts(room)
