@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -88,7 +88,7 @@ class Going(Value):
     threads: Count
     data: str
     seconds: float
-    history: tuple[Epoch, ...]
+    history: Annotated[tuple[Epoch, ...], Field(min_length=1)]
     peak_bytes: int = 0
     code: str = ""
     """As in `Provenance`."""

@@ -120,6 +120,7 @@ class Run:
         self.validation_bank = episode_bank(data.val, validation) if self.parameters else None
         if going is not None:
             self._restore(tensors, going)
+            self._keep_if_best()
         else:
             config.write(folder / CONFIG)
 
@@ -148,11 +149,9 @@ class Run:
             validation_accuracy=accuracy,
             seconds=time.perf_counter() - started,
         )
-        best = best_of(self.history)
         self.history.append(epoch)
-        if best is None or best_of(self.history) is epoch:
-            self.keep_best(number)
         self._checkpoint()
+        self._keep_if_best()
         return epoch
 
     def train_steps(self, steps: range) -> dict[str, float]:
@@ -206,6 +205,15 @@ class Run:
     def last_means(self) -> dict[str, float]:
         """The losses of the last whole epoch."""
         return {"loss": self.history[-1].loss, **self.history[-1].losses} if self.history else {}
+
+    def _keep_if_best(self) -> None:
+        """Keep the weights where the last epoch is the best, or none was validated.
+
+        After the checkpoint, and again on resuming from it: a kill in between leaves best weights that are too old, and
+        never those of an epoch that is trained again, which has other bits on a GPU.
+        """
+        if best_of(self.history) in (None, self.history[-1]):
+            self.keep_best(self.epochs_done)
 
     def keep_best(self, epoch: int) -> None:
         """Write the weights as those to be tested."""

@@ -11,14 +11,14 @@ import pytest
 import torch
 
 from dmf.augment import Augmentation
-from dmf.checkpoints import read_checkpoint, write_checkpoint
+from dmf.checkpoints import read_checkpoint, read_checkpoint_of, write_checkpoint
 from dmf.config import EvaluationConfig, ExperimentConfig, TrainingConfig
 from dmf.data import DataSet, open_data
 from dmf.episodes import Episode, derived_seed
 from dmf.evaluation import episode_accuracies, episode_bank, evaluate_folder, load_trained, mean_and_ci95
 from dmf.methods import build_method
 from dmf.precision import autocast
-from dmf.records import LAST, RECORD, Epoch
+from dmf.records import BEST, LAST, RECORD, Epoch, Going, Kept
 from dmf.training import DROPOUT, Run, best_of, close, learning_rate, train
 
 TINY = ExperimentConfig.from_dict(
@@ -92,6 +92,28 @@ def test_stopped_after_any_epoch_and_resumed_gives_the_same_bits(
             ours, theirs = read_checkpoint(folder / name)[0], read_checkpoint(tmp_path / "whole" / name)[0]
             assert ours.keys() == theirs.keys()
             assert all(torch.equal(ours[key], theirs[key]) for key in ours), name
+
+
+def test_best_weights_never_belong_to_an_epoch_that_is_trained_again(
+    tmp_path: Path, data: DataSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed between the two files of an epoch: the checkpoint has it, and the resumed training its weights."""
+    config = TINY.replace(training__epochs=3, training__validate_every=3)
+    whole = train(config, data, tmp_path / "whole")
+
+    def killed(self: Run, epoch: int) -> None:
+        raise KeyboardInterrupt
+
+    folder = tmp_path / "killed"
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(Run, "keep_best", killed)
+        train(config, data, folder)
+    assert len(read_checkpoint_of(Going, folder / LAST)[1].history) == 1 and not (folder / BEST).exists()
+    resumed = Run(config, data, folder)
+    tensors, kept = read_checkpoint_of(Kept, folder / BEST)
+    assert kept.epoch == resumed.epochs_done == 1
+    assert all(torch.equal(tensors[f"model.{name}"], value) for name, value in resumed.method.state_dict().items())
+    assert curve(train(config, data, folder).history) == curve(whole.history)
 
 
 def test_bf16_computes_maps_in_bfloat16_and_keeps_weights_in_float32(tmp_path: Path, data: DataSet) -> None:
