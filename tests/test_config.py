@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 
 from dmf.config import RECIPES, EvaluationConfig, ExperimentConfig, recipe
 from dmf.machine import device_of, has_bf16, resolved
+from dmf.records import Failure
 
 
 def test_defaults_are_the_released_hyper_parameters() -> None:
@@ -145,6 +148,13 @@ def test_a_config_survives_its_file(tmp_path) -> None:
     (tmp_path / "config.json").write_text('{"model": {"groupz": 3}}')
     with pytest.raises(ValueError, match="config.json.*model.groupz: no such parameter"):
         ExperimentConfig.read(tmp_path / "config.json")
+
+
+@pytest.mark.parametrize("value", [math.inf, -math.inf, math.nan, 5e-324, 1.7976931348623157e308])
+def test_any_float_survives_a_file(value: float, tmp_path) -> None:
+    Failure(reason="a loss ran away", last_finite={"loss": value}).write(tmp_path / "failure.json")
+    read = Failure.read(tmp_path / "failure.json").last_finite["loss"]
+    assert read == value or (math.isnan(read) and math.isnan(value))
 
 
 def test_seeds_give_the_trainings_that_paths_give() -> None:
