@@ -107,9 +107,7 @@ def read_spec(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -> 
         raise ValueError(f"{path} can not be read: {error.strerror or error}") from None
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is no UTF-8 text: {error.reason} at byte {error.start}") from None
-    data = parse_yaml(text, str(path))
-    if not isinstance(data, dict):
-        raise ValueError(f"{path}: expected a mapping with name and parts or search, got {type(data).__name__}")
+    data = _mapping(parse_yaml(text, str(path)), str(path))
     for override in overrides:
         _override(data, override)
     return spec_from(data, str(path))
@@ -117,6 +115,7 @@ def read_spec(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -> 
 
 def spec_from(data: dict[str, Any], where: str = "the sweep") -> SweepSpec:
     """Validate a sweep given as plain data; ValueError with one line per mistake."""
+    data = _mapping(data, where)
     spec, mistakes = _validated(data)
     sound = spec
     if mistakes and (rest := _without(data, mistakes)) is not None:
@@ -128,6 +127,12 @@ def spec_from(data: dict[str, Any], where: str = "the sweep") -> SweepSpec:
         raise ValueError(f"{where} has {count}:\n  " + "\n  ".join(told))
     assert spec is not None
     return spec
+
+
+def _mapping(data: Any, where: str) -> dict[str, Any]:
+    if not isinstance(data, dict):
+        raise ValueError(f"{where}: expected a mapping with name and parts or search, got {type(data).__name__}")
+    return data
 
 
 def _override(data: dict[str, Any], override: str) -> None:

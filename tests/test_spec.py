@@ -269,6 +269,12 @@ def test_mistakes_of_the_command_line(tmp_path: Path, override: str, told: str) 
         read_spec(path, [override])
 
 
+@pytest.mark.parametrize("data", [None, [], "name: s", 3])
+def test_plain_data_that_is_no_mapping(data: Any) -> None:
+    with pytest.raises(ValueError, match="the sweep: expected a mapping with name and parts or search, got"):
+        spec_from(data)
+
+
 @pytest.mark.parametrize("path", SWEEPS, ids=lambda path: path.stem)
 def test_every_sweep_file_is_sound_and_opens_with_its_command(path: Path) -> None:
     assert read_spec(path).name == path.stem
