@@ -43,7 +43,10 @@ def preview(spec: SweepSpec, planned: SweepPlan, ledger: Ledger) -> Preview:
         costs=costs,
         at_a_time=together,
         lines=tuple(told([costs[trial.key] for trial in left], together)),
-        warnings=(*lint(spec, planned), *shortages(left, costs, spec.resources, machine, ledger.store)),
+        warnings=(
+            *lint(spec, planned),
+            *shortages(left, costs, spec.resources, machine, ledger.store, spec.keep_weights),
+        ),
     )
 
 

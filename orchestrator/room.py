@@ -16,6 +16,8 @@ from orchestrator.spec import Resources
 CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 BYTES_PER_PARAMETER = 4
 BACKBONE_PARAMETERS = {"resnet12": 12_440_000, "conv64f": 114_000}
+CHECKPOINT_COPIES = 4
+"""Weights and momenta, the new checkpoint being written beside the old."""
 BASE_CLASSES = 1_200
 """More than the training classes of any known data set, for the global classifier."""
 
@@ -64,7 +66,12 @@ def _shares(gpu: float, gpus: int) -> int:
 
 
 def shortages(
-    trials: Sequence[Trial], costs: dict[str, Cost], resources: Resources, machine: Machine, store: Path
+    trials: Sequence[Trial],
+    costs: dict[str, Cost],
+    resources: Resources,
+    machine: Machine,
+    store: Path,
+    keep_weights: bool = True,
 ) -> tuple[str, ...]:
     """What will not fit, in sentences. `trials` are those that are still to be trained."""
     together = min(at_a_time(trials, resources, machine), len(trials))
@@ -86,19 +93,24 @@ def shortages(
                 f"a training takes up to {_gigabytes(peak)} of GPU memory, resources.gpu={share:g} leaves it "
                 f"{_gigabytes(room)}; give it more of the GPU"
             )
-    return (*found, *_disk(trials, store))
+    return (*found, *_disk(trials, together, store, keep_weights))
 
 
-def _disk(trials: Sequence[Trial], store: Path) -> list[str]:
-    """Every training keeps its best weights."""
-    kept = BYTES_PER_PARAMETER * sum(parameters_at_most(trial.config) for trial in trials)
+def _disk(trials: Sequence[Trial], together: int, store: Path, keep_weights: bool) -> list[str]:
+    """Of every training its best weights, while it runs or for ever, and of those that run a checkpoint."""
+    sizes = sorted((BYTES_PER_PARAMETER * parameters_at_most(trial.config) for trial in trials), reverse=True)
+    running = sum(sizes[:together])
+    kept = sum(sizes) if keep_weights else running
+    needed = kept + CHECKPOINT_COPIES * running
     here = next(folder for folder in (store.absolute(), *store.absolute().parents) if folder.is_dir())
     free = shutil.disk_usage(here).free
-    if kept <= free:
+    if needed <= free:
         return []
+    what = f"{len(trials)} trainings" if keep_weights else f"{together} trainings at a time"
+    instead = ", or keep no weights with keep_weights: false" if keep_weights else ""
     return [
-        f"the weights of {len(trials)} trainings take up to {_gigabytes(kept)}, {here} has {_gigabytes(free)} free; "
-        "take a --store with more room"
+        f"weights and checkpoints of {what} take up to {_gigabytes(needed)}, {here} has {_gigabytes(free)} free; "
+        f"take a --store with more room{instead}"
     ]
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -293,9 +295,26 @@ def test_what_does_not_fit_is_told(tmp_path: Path) -> None:
     gpu = Machine(2, 10 * 10**9, (8 * 10**9,))
     (device,) = shortages(on_gpu, costs, Resources(gpu=0.5), gpu, tmp_path)
     assert device.startswith("a training takes up to 6.0 GB of GPU memory, resources.gpu=0.5 leaves it 4.0 GB")
-    (disk,) = shortages([Trial(ExperimentConfig(), ())] * 10**6, {ExperimentConfig().key: UNKNOWN}, Resources(),
-                        Machine(2, 10**9), tmp_path / "not" / "there")  # fmt: skip
-    assert disk.startswith("the weights of 1000000 trainings take up to") and str(tmp_path) in disk
+    million = [Trial(ExperimentConfig(), ())] * 10**6
+    unknown = {ExperimentConfig().key: UNKNOWN}
+    (disk,) = shortages(million, unknown, Resources(), Machine(2, 10**9), tmp_path / "not" / "there")
+    assert disk.startswith("weights and checkpoints of 1000000 trainings take up to")
+    assert str(tmp_path) in disk and disk.endswith("or keep no weights with keep_weights: false")
+    assert shortages(million, unknown, Resources(), Machine(2, 10**9), tmp_path, keep_weights=False) == ()
+
+
+@pytest.mark.parametrize(("keep_weights", "copies"), [(True, 3 + 2 * 4), (False, 2 + 2 * 4)])
+def test_the_disk_that_a_sweep_takes_by_hand(
+    keep_weights: bool, copies: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three trainings, two at a time: kept weights, and for each that runs two checkpoints of weights and momenta."""
+    trials = [Trial(CONFIG.replace(training__seed=seed), ()) for seed in range(3)]
+    costs = {trial.key: UNKNOWN for trial in trials}
+    needed = copies * 4 * parameters_at_most(CONFIG)
+    for free, warnings in ((needed, 0), (needed - 1, 1)):
+        monkeypatch.setattr(shutil, "disk_usage", lambda path, free=free: SimpleNamespace(free=free))
+        found = shortages(trials, costs, Resources(), Machine(2, 10**9), tmp_path, keep_weights)
+        assert len(found) == warnings
 
 
 @pytest.mark.parametrize(
