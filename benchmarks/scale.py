@@ -9,7 +9,6 @@ its processor time, which other work on the machine does not stretch.
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 import time
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from benchmarks.harness import Report, cores, main
-from benchmarks.sweep import AT_A_TIME, ROOT, SPEC, sweep_command
+from benchmarks.sweep import AT_A_TIME, SPEC, listen, sweep_command
 from dmf.data import open_for
 from orchestrator.plan import plan
 from orchestrator.spec_file import read_spec
@@ -123,23 +122,17 @@ def of_sweep(folder: Path, count: int) -> Course:
 
 def followed(command: list[str], folder: Path, count: int) -> Course:
     """Run a sweep of `count` trainings and look at its driver whenever one has ended."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
-    environment.pop("MLFLOW_TRACKING_URI", None)
     started = time.perf_counter()
     moments: list[Moment] = []
-    said: list[str] = []
     peak = 0
-    with subprocess.Popen(
-        command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    ) as driver:
-        assert driver.stdout is not None
-        for line in driver.stdout:
-            said.append(line)
-            peak = max(peak, peak_of(driver.pid))
-            if ": done," in line:
-                moments.append(Moment(time.perf_counter() - started, processor_time_of(driver.pid), peak))
-    if driver.returncode or len(moments) != count:
-        raise RuntimeError(f"{command} ended with {driver.returncode} after {len(moments)} trainings:\n{''.join(said)}")
+
+    def heard(line: str, driver: int) -> None:
+        nonlocal peak
+        peak = max(peak, peak_of(driver))
+        if ": done," in line:
+            moments.append(Moment(time.perf_counter() - started, processor_time_of(driver), peak))
+
+    listen(command, folder, heard, expected=lambda: len(moments) == count)
     return Course(tuple(moments), time.perf_counter() - started, peak)
 
 

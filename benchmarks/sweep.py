@@ -212,21 +212,34 @@ ENDED = "a training has ended"
 
 def course(command: list[str], end: str, folder: Path, count: int) -> Course:
     """Run `command`, which prints a line with `end` in it for each of `count` trainings."""
+    started = time.perf_counter()
+    ended: list[float] = []
+
+    def heard(line: str, process: int) -> None:
+        if end in line:
+            ended.append(time.perf_counter() - started)
+
+    listen(command, folder, heard, expected=lambda: len(ended) == count)
+    return Course(tuple(ended), time.perf_counter() - started)
+
+
+def listen(command: list[str], folder: Path, heard: Callable[[str, int], None], expected: Callable[[], bool]) -> None:
+    """Run `command` in `folder` and hand on every line that it prints, with its process's number, as it comes.
+
+    RuntimeError, with all that it said, when it fails or what was heard is not what was `expected`.
+    """
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
     environment.pop("MLFLOW_TRACKING_URI", None)
-    started = time.perf_counter()
-    ended, said = [], []
+    said = []
     with subprocess.Popen(
         command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     ) as process:
         assert process.stdout is not None
         for line in process.stdout:
             said.append(line)
-            if end in line:
-                ended.append(time.perf_counter() - started)
-    if process.returncode or len(ended) != count:
-        raise RuntimeError(f"{command} ended with {process.returncode} after {len(ended)} trainings:\n{''.join(said)}")
-    return Course(tuple(ended), time.perf_counter() - started)
+            heard(line, process.pid)
+    if process.returncode or not expected():
+        raise RuntimeError(f"{command} ended with {process.returncode} and said:\n{''.join(said)}")
 
 
 @functools.cache
