@@ -21,12 +21,16 @@ State = TypeVar("State", bound=Value)
 
 
 def write_checkpoint(path: Path, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
-    """Write `tensors` and the plain `state`, whole or not at all."""
-    from safetensors.torch import save_file
+    """Write `tensors` and the plain `state`, whole or not at all.
+
+    As bytes that we write: safetensors' own writing leaves a file of another name behind when it is killed, and tells
+    of a full disk in words only.
+    """
+    from safetensors.torch import save
 
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     with replacing(path) as aside:
-        save_file(contiguous, aside, metadata={STATE: json.dumps(state)})
+        aside.write_bytes(save(contiguous, metadata={STATE: json.dumps(state)}))
 
 
 def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -7,6 +7,7 @@ whole: who finds it finds all of it.
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import itertools
 import json
@@ -194,7 +195,7 @@ def _check_space(folder: Path, needed: int) -> None:
         raise ValueError(
             f"the decoded images need {needed / 1e9:.2f} GB, {folder.parent} has {free / 1e9:.2f} GB free; "
             "make room or set DMF_CACHE to a folder on a larger disk"
-        )
+        ) from OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def _write_pixels(
@@ -218,7 +219,7 @@ def _write_pixels(
                 assert len(data) == plan.starts[position + 1] - plan.starts[position]
                 written = os.pwrite(file.fileno(), data, first_byte + int(plan.starts[position]))
                 if written < len(data):
-                    raise OSError(f"{path}: the disk is full")
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
                 digests[position] = hashlib.sha256(data).digest()
             alive()
 

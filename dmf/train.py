@@ -87,6 +87,17 @@ def _command(name: str, *arguments: str | Path | None) -> str:
     return shlex.join(["python", "-m", f"dmf.{name}", *map(str, arguments)])
 
 
+def _done(folder: Path, config: ExperimentConfig) -> bool:
+    """Whether the training has ended there; then says so."""
+    if not (folder / RECORD).is_file():
+        return False
+    earlier = TrainingRecord.read(folder / RECORD)
+    done = (earlier.key, earlier.outcome) == (config.key, "finished")
+    if done:
+        print(f"done already; next: {_command('evaluate', folder)}")
+    return done
+
+
 def main(argv: list[str] | None = None) -> int:
     """Train, write the record, and say where; 0 when the training finished, 1 when it diverged."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
@@ -95,13 +106,12 @@ def main(argv: list[str] | None = None) -> int:
     try:
         config = configuration(arguments)
         folder = arguments.resume or arguments.save_dir or Path("runs/trainings") / config.key
-        if (folder / RECORD).is_file():
-            earlier = TrainingRecord.read(folder / RECORD)
-            if (earlier.key, earlier.outcome) == (config.key, "finished"):
-                print(f"done already; next: {_command('evaluate', folder)}")
-                return 0
+        if _done(folder, config):
+            return 0
         data = open_for(config)
         with locked(folder / LOCK):
+            if _done(folder, config):  # by another process, meanwhile
+                return 0
             record = train(config, data, folder, show)
             close(folder, record)
     except BlockingIOError:

@@ -11,8 +11,20 @@ from dmf.records import Failure
 
 Kind = Literal["error", "machine", "memory", "disk"]
 NO_ROOM = {errno.ENOSPC, errno.EDQUOT}
-PASSING = {errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ENOTCONN, errno.EREMOTEIO, errno.ENODEV, errno.ECONNRESET}
+PASSING = {
+    errno.EIO,
+    errno.ESTALE,
+    errno.ETIMEDOUT,
+    errno.ENOTCONN,
+    errno.EREMOTEIO,
+    errno.ENODEV,
+    errno.ECONNRESET,
+    errno.ENOLCK,
+}
 """What a file system that others serve answers while it is away."""
+NUMBER = re.compile(r"\(os error (\d+)\)")
+"""In the text of safetensors' errors, which have no `errno`."""
+NO_MEMORY = re.compile(r"DefaultCPUAllocator: (can't allocate|not enough) memory")
 OF_A_GPU = re.compile(r"CUDA error|CUDA driver|cuDNN error: CUDNN_STATUS_(EXECUTION_FAILED|INTERNAL_ERROR)|NCCL error")
 
 
@@ -42,14 +54,23 @@ def _chain(error: BaseException) -> list[BaseException]:
 
 def _own_kind(error: BaseException) -> Kind:
     # By name: the driver, which reads kinds too, does without torch and safetensors.
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+    number = _number(error)
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or number == errno.ENOMEM:
         return "memory"
-    if isinstance(error, OSError) and error.errno in NO_ROOM:
+    if isinstance(error, RuntimeError) and NO_MEMORY.search(str(error)):
+        return "memory"
+    if number in NO_ROOM:
         return "disk"
-    if type(error).__name__ == "SafetensorError" and "StorageFull" in str(error):
-        return "disk"
-    if isinstance(error, OSError) and error.errno in PASSING:
+    if number in PASSING or type(error).__name__ == "TakenOver":
         return "machine"
     if isinstance(error, RuntimeError) and OF_A_GPU.search(str(error)):
         return "machine"
     return "error"
+
+
+def _number(error: BaseException) -> int | None:
+    """What the operating system called it."""
+    if isinstance(error, OSError):
+        return error.errno
+    found = NUMBER.search(str(error)) if type(error).__name__ == "SafetensorError" else None
+    return int(found[1]) if found else None

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from dmf.records import BEST, EVALUATIONS, LAST, RECORD
+from dmf.records import BEST, CONFIG, EVALUATIONS, LOCK, RECORD, STACKS
 from orchestrator.disturbed import Site
 
 MEASURED = {"seconds", "peak_bytes"}
 """What differs from run to run."""
+EVALUATION = re.compile(rf"{EVALUATIONS}/[0-9a-f]+\.json")
+FILES = {BEST, CONFIG, EVALUATIONS, LOCK, RECORD, STACKS, "log.txt"}
+"""In the folder of a training that is complete, besides its evaluations' records."""
 MIRRORED = {"finished": "FINISHED", "diverged": "FINISHED", "failed": "FAILED"}
 """Outcome of a record with all its evaluations -> status in MLflow."""
 
@@ -34,8 +38,8 @@ def _folders(site: Site) -> list[str]:
     planned = {trial.key for trial in site.trials}
     found = [f"{key} was not asked for" for key in site.ledger.kept_keys() if key not in planned]
     for key in planned:
-        files = [path.relative_to(site.ledger.folder(key)) for path in site.ledger.folder(key).rglob("*")]
-        left = [str(path) for path in files if path.name == LAST or path.name.count(".") > 1]
+        there = (path.relative_to(site.ledger.folder(key)) for path in site.ledger.folder(key).rglob("*"))
+        left = [str(path) for path in there if str(path) not in FILES and not EVALUATION.fullmatch(str(path))]
         found += [f"{key}: {name} is left over" for name in left]
     return found
 

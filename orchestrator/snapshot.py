@@ -16,14 +16,14 @@ SUFFIXES = {".py", ".so", ".csv", ".jinja", ".cpp", ".cu", ".cuh", ".h"}
 
 
 def snapshot(store: Path) -> Path:
-    """Copy the code to `store`/code/<hash of it> unless it is there; returns that folder."""
-    files = dict(_files())
-    digest = hashlib.sha256()
-    for name, path in files.items():
-        digest.update(f"{name}\n{hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
-    folder = store / "code" / digest.hexdigest()[:16]
+    """Copy the code to `store`/code/<hash of it> unless it is there, whole; returns that folder."""
+    files = dict(_files(ROOT))
+    digest = _digest(files)
+    folder = store / "code" / digest
     if folder.is_dir():
-        return folder
+        if _digest(dict(_files(folder))) == digest:
+            return folder
+        shutil.rmtree(folder)  # a power cut can leave files empty whose names are there
     folder.parent.mkdir(parents=True, exist_ok=True)
     aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
@@ -39,9 +39,16 @@ def snapshot(store: Path) -> Path:
     return folder
 
 
-def _files() -> Iterator[tuple[str, Path]]:
-    """Name below the root and path of every file that trials can need, in a fixed order."""
+def _digest(files: dict[str, Path]) -> str:
+    digest = hashlib.sha256()
+    for name, path in files.items():
+        digest.update(f"{name}\n{hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
+    return digest.hexdigest()[:16]
+
+
+def _files(root: Path) -> Iterator[tuple[str, Path]]:
+    """Name below `root` and path of every file that trials can need, in a fixed order."""
     for part in PARTS:
-        for path in sorted((ROOT / part).rglob("*")):
+        for path in sorted((root / part).rglob("*")):
             if path.suffix in SUFFIXES and path.is_file():
-                yield path.relative_to(ROOT).as_posix(), path
+                yield path.relative_to(root).as_posix(), path

@@ -57,6 +57,7 @@ class Watch(contextlib.ExitStack):
         self.progress.note(key, f"{self.ledger.how_lost(key)}, goes on from its checkpoint")
 
     def ended(self, key: str, failure: Failure | None) -> None:
+        stop_after(failure, self.fail_fast, self.ledger, self.signals)  # first: what follows may fail
         trial = self.trials[key]
         self.ledger.refresh(key)
         if failure:
@@ -66,7 +67,6 @@ class Watch(contextlib.ExitStack):
         state = self.ledger.state(trial)
         stage = state if state in ("done", "diverged") else "failed"
         self.progress.ended(key, stage, failure.reason if failure else "")
-        stop_after(failure, self.fail_fast, self.ledger, self.signals)
         self.not_indexed.append(trial)
         while self.not_indexed and self.ledger.indexed(self.not_indexed[0]):
             self.not_indexed.popleft()
@@ -86,10 +86,12 @@ def note_failure(
     """Write the record of a training whose process could not, and return the record that there is.
 
     `before` is the record that it had when the sweep began. A disk without room has none for a record either, and a
-    training that found none has not failed: it goes on when there is room.
+    training that found none has not failed: it goes on when there is room. A failure like the one before is in the
+    record already, with its traceback.
     """
     record = ledger.training(config.key)
-    if failure.kind != "disk" and (record is None or (record.outcome == "failed" and record == before)):
+    known = record is not None and record.failure is not None and record.failure.reason == failure.reason
+    if failure.kind != "disk" and (record is None or (record.outcome == "failed" and record == before and not known)):
         record = TrainingRecord(key=config.key, config=config, outcome="failed", failure=failure)
         ledger.write_training(record)
     return record

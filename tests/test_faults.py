@@ -10,8 +10,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import SafetensorError
 
 from orchestrator.faults import failure_of, kind_of
+from orchestrator.remote_training import TakenOver
 from tests.test_trial import CONFIG
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -34,6 +36,13 @@ def caused(error: Exception, cause: Exception) -> Exception:
         (MemoryError(), "memory"),
         (OSError(errno.ENOSPC, "No space left on device"), "disk"),
         (OSError(errno.EDQUOT, "Disk quota exceeded"), "disk"),
+        (SafetensorError("I/O error: No space left on device (os error 28)"), "disk"),
+        (SafetensorError("I/O error: Input/output error (os error 5)"), "machine"),
+        (SafetensorError("invalid header"), "error"),
+        (OSError(errno.ENOMEM, "Cannot allocate memory"), "memory"),
+        (RuntimeError("[enforce fail at alloc_cpu.cpp:121] DefaultCPUAllocator: can't allocate memory"), "memory"),
+        (OSError(errno.ENOLCK, "No locks available"), "machine"),
+        (TakenOver("by another process"), "machine"),
         (OSError(errno.EIO, "Input/output error"), "machine"),
         (OSError(errno.ESTALE, "Stale file handle"), "machine"),
         (RuntimeError("CUDA error: uncorrectable ECC error encountered"), "machine"),
@@ -66,7 +75,7 @@ def fill(epoch):
                 while True:
                     file.write(bytes(4096))
             except OSError:
-                pass
+                file.truncate(file.tell() - int(sys.argv[3]))
     seen.append(epoch.epoch)
 try:
     run_trial(config, (), folder / "store", fill)
@@ -76,10 +85,11 @@ print("after", seen, sorted(path.name for path in (folder / "store").rglob("*.sa
 filler.unlink()
 print(run_trial(config, (), folder / "store").outcome)
 """
-IN_A_SMALL_DISK = 'mount -t tmpfs -o size=6m tmpfs "$1" && exec "$2" -c "$3" "$1" "$4"'
+IN_A_SMALL_DISK = 'mount -t tmpfs -o size=6m tmpfs "$1" && exec "$2" -c "$3" "$1" "$4" "$5"'
 
 
-def test_a_full_disk_leaves_nothing_half_written_and_the_training_goes_on(tmp_path: Path) -> None:
+@pytest.mark.parametrize("left", [0, 65536], ids=["nothing", "room for a record, not for a checkpoint"])
+def test_a_full_disk_leaves_nothing_half_written_and_the_training_goes_on(left: int, tmp_path: Path) -> None:
     """On a real file system of 6 MB, mounted in a namespace of its own."""
     (tmp_path / "disk").mkdir()
     inside = ["sh", "-c", IN_A_SMALL_DISK, "sh", str(tmp_path / "disk"), sys.executable, FULL_DISK]
@@ -87,7 +97,7 @@ def test_a_full_disk_leaves_nothing_half_written_and_the_training_goes_on(tmp_pa
     if subprocess.run([*isolated, "true"], capture_output=True, check=False).returncode:
         pytest.skip("this machine lets nobody mount a file system in a namespace (unshare --mount)")
     done = subprocess.run(
-        [*isolated, *inside, CONFIG.model_dump_json()], cwd=ROOT, capture_output=True, text=True, check=False
+        [*isolated, *inside, CONFIG.model_dump_json(), str(left)], cwd=ROOT, capture_output=True, text=True, check=False
     )
     assert done.stdout.splitlines() == [
         "kind disk",

@@ -44,7 +44,7 @@ def test_a_copy_has_the_same_hash(copy: Path) -> None:
         ("dmf/training.py", '"""', '"""Other words. ', False),
         ("dmf/training.py", "import logging\n", "# a remark\n\nimport logging  # another\n", False),
         ("csrc/sampling.h", "\n", "\n// a remark\n", False),
-        ("dmf/records.py", "import Literal", "import Any, Literal", False),
+        ("dmf/records.py", "import Annotated, Literal", "import Annotated, Any, Literal", False),
         ("dmf/train.py", "import argparse", "import os, argparse", False),
     ],
 )

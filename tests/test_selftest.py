@@ -35,10 +35,12 @@ def test_what_is_wrong_is_found(tmp_path: Path) -> None:
                 site.ledger.write_training(record)
         other = ExperimentConfig()
         ours.ledger.write_training(TrainingRecord(key=other.key, config=other, outcome="finished"))
-        (ours.ledger.folder(trial.key) / LAST).touch()
+        for name in (LAST, ".tmpA1b2C3"):
+            (ours.ledger.folder(trial.key) / name).touch()
         wrong = differences(ours, theirs)
     assert sum("training.json differs" in each for each in wrong) == len(ours.trials)
     assert f"{other.key} was not asked for" in wrong and f"{trial.key}: {LAST} is left over" in wrong
+    assert f"{trial.key}: .tmpA1b2C3 is left over" in wrong
     assert any(each.startswith("MLflow has runs {}, expected") for each in wrong)
     assert ours.between(0) == []
     ours.ledger.write_training(TrainingRecord(key=other.key, config=other, outcome="diverged"))
