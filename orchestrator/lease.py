@@ -27,6 +27,8 @@ from orchestrator.remote import LEASES, RemoteStore
 
 log = logging.getLogger("dmf.lease")
 
+CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+"""One that goes on while the machine is suspended, where there is one."""
 TRIES = 8
 """To get the store among others that begin at the same time."""
 
@@ -50,7 +52,7 @@ class Lease:
         self.remote, self.owner, self.seconds = remote, owner, seconds
         self.name = f"{LEASES}/{secrets.token_hex(8)}"
         self.since_ns: int | None = None
-        self.renewed = time.monotonic()
+        self.renewed = time.clock_gettime(CLOCK)
         self.taken_by: str | None = None
 
     def acquire(self) -> None:
@@ -58,7 +60,7 @@ class Lease:
         for attempt in range(TRIES):
             if attempt:
                 time.sleep(random.uniform(0.1, 1.0) * attempt)
-            self.renewed = time.monotonic()
+            self.renewed = time.clock_gettime(CLOCK)
             now, others = self._claims()
             if not others:
                 self.since_ns = now
@@ -77,7 +79,7 @@ class Lease:
     def renew(self) -> None:
         """Rewrite the claim, and look whether it still holds."""
         self.check()
-        started = time.monotonic()
+        started = time.clock_gettime(CLOCK)
         _, others = self._claims()
         later = [claim for claim in others if (claim.since_ns or 0) > (self.since_ns or 0)]
         if later:
@@ -90,7 +92,7 @@ class Lease:
         """Raise LeaseLost unless nobody else can have the store."""
         if self.taken_by:
             raise LeaseLost(f"{self.remote.uri} was taken over by {self.taken_by} while this driver was stopped")
-        if self.since_ns and time.monotonic() - self.renewed > self.seconds:
+        if self.since_ns and time.clock_gettime(CLOCK) - self.renewed > self.seconds:
             raise LeaseLost(f"{self.remote.uri} was not reached for {self.seconds:g} s, another driver may have it")
 
     def release(self) -> None:

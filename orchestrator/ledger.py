@@ -5,7 +5,7 @@
     <store>/sweeps/<name>/              plan.json, search.json
     <store>/code/<hash>/                the code that trials ran
     <store>/index.db                    of the records, derived from them (`orchestrator.index`)
-    <store>/mlflow.db, artifacts/, ray/, driver.lock
+    <store>/mlflow.db, artifacts/, ray/, driver.lock, store.id
 
 Records are written whole or not at all, so what is there is true whenever a process dies. A training is done when its
 record is there and says finished or diverged, whatever a scheduler believes.
@@ -31,12 +31,12 @@ from typing import TYPE_CHECKING, Literal
 
 from dmf.checkpoints import read_state_of
 from dmf.data import default_cache_dir
-from dmf.files import taken, wait_for
+from dmf.files import taken, wait_for, write_text
 from dmf.records import BEST, EVALUATIONS, LAST, LOCK, RECORD, STACKS, EvaluationRecord, Going, TrainingRecord
 from dmf.values import digest
 from orchestrator.index import Index
 from orchestrator.plan import SweepPlan, Trial
-from orchestrator.remote import EVERYTHING, RemoteStore
+from orchestrator.remote import EVERYTHING, GOING, RemoteStore
 from reports.tables import Ended, MadeBy, Tested
 
 if TYPE_CHECKING:
@@ -47,6 +47,7 @@ State = Literal["missing", "started", "failed", "untested", "done", "diverged"]
 
 log = logging.getLogger("dmf.ledger")
 
+IDENTITY = "store.id"
 SECONDS_BETWEEN_TRIES = 5.0
 """To become an object store's driver."""
 
@@ -78,6 +79,8 @@ class Ledger:
     """Of the driver that has it, one."""
     _begun: set[str] = field(default_factory=set, repr=False, compare=False)
     """Keys of trainings with a checkpoint there, as of the last look at all of the store."""
+    _at_work: set[str] = field(default_factory=set, repr=False, compare=False)
+    """Keys of those that a process works on, likewise."""
 
     @classmethod
     def at(cls, store: str) -> Ledger:
@@ -100,6 +103,18 @@ class Ledger:
         """What users call it, and MLflow's tags."""
         return self.remote.uri if self.remote else str(self.store.resolve())
 
+    @functools.cached_property
+    def id(self) -> str:
+        """The store's identity, in MLflow's tags.
+
+        Of a folder its path and a number of its own: another machine may have one of that path, and a copy has the
+        number.
+        """
+        path = self.store / IDENTITY
+        if self.remote is None and not path.is_file():
+            write_text(path, secrets.token_hex(8))
+        return digest([self.name, path.read_text(encoding="utf-8") if self.remote is None else ""])
+
     def refresh(self, key: str | None = None) -> None:
         """Learn what others have written, of one training or of all the store."""
         if self.remote is None:
@@ -108,6 +123,8 @@ class Ledger:
         if key is None:
             self._begun.clear()
             self._begun.update(name.split("/")[1] for name in self.remote.names("trainings") if name.endswith(LAST))
+            self._at_work.clear()
+            self._at_work.update(self.remote.at_work())
 
     def check(self) -> None:
         """Raise LeaseLost when another driver may have the object store that this one drives."""
@@ -172,7 +189,9 @@ class Ledger:
         return tuple(EvaluationRecord.read(path) for path in paths if not path.name.startswith("."))
 
     def running(self, key: str) -> bool:
-        """Whether a process is at work on a training."""
+        """Whether a process is at work on a training; in an object store, as of the last look at all of it."""
+        if self.remote:
+            return key in self._at_work
         path = self.folder(key) / LOCK
         if not path.is_file():
             return False
@@ -201,7 +220,8 @@ class Ledger:
         try:
             return read_state_of(Going, self.folder(key) / LAST)
         except FileNotFoundError:
-            return None
+            path = self.folder(key) / GOING
+            return Going.read(path) if path.is_file() else None
 
     def tested(self, training_key: str, evaluation_key: str) -> bool:
         """Whether a trained model has been tested so."""
@@ -239,11 +259,16 @@ class Ledger:
         self._drop(self.folder(key) / RECORD)
 
     def forget(self, key: str) -> None:
-        """Drop a training's record and checkpoints, so that it starts from nothing."""
-        self._drop(*(self.folder(key) / name for name in (RECORD, LAST, BEST)))
+        """Drop a training's record and checkpoints, so that it starts from nothing. ValueError while it is at work."""
+        self._check_idle(key)
+        self._drop(*(self.folder(key) / name for name in (RECORD, LAST, BEST, GOING)))
 
     def supersede(self, key: str) -> Path:
-        """Put a training aside, all of it, so that it is made anew; returns where it lies from now on."""
+        """Put a training aside, all of it, so that it is made anew; returns where it lies from now on.
+
+        ValueError while a process is at work on it.
+        """
+        self._check_idle(key)
         there = self.store / "superseded" / f"{key}-{time.strftime('%Y%m%dT%H%M%S')}-{secrets.token_hex(2)}"
         there.parent.mkdir(parents=True, exist_ok=True)
         if self.remote:
@@ -253,6 +278,10 @@ class Ledger:
         self.keep(*(path for path in there.rglob("[!.]*") if path.is_file()))
         self._drop(*before)
         return there
+
+    def _check_idle(self, key: str) -> None:
+        if self.remote is None and self.running(key):
+            raise ValueError(f"another process works in {self.folder(key)}; wait for it or end it, then start again")
 
     def kept_keys(self) -> list[str]:
         """Keys of all trainings of which there is anything."""

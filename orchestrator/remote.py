@@ -17,6 +17,7 @@ import contextlib
 import hashlib
 import re
 import secrets
+import time
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -38,6 +39,10 @@ CHECKPOINT, POINTER = ".safetensors", ".at"
 CONTENTS = re.compile(rf"\{CHECKPOINT}\.[0-9a-f]{{16}}$")
 LEASES, OWNERS = "leases", "owners"
 """Folders of who is at work; they are not mirrored."""
+LEASE_SECONDS = 60.0
+"""Without being renewed, until a driver's lease has lapsed."""
+GOING = "going.json"
+"""How far a training is, beside its checkpoint, which is not brought to those who only ask."""
 INDEX = ".remote.json"
 DOWNLOADS_AT_ONCE = 16
 SECOND_NS = 1_000_000_000
@@ -172,7 +177,14 @@ class RemoteStore(Objects):
             return self._bring(name, path)  # it was replaced meanwhile
         return True
 
-    def lease(self, owner: str, seconds: float = 60) -> contextlib.AbstractContextManager[Lease]:
+    def at_work(self) -> set[str]:
+        """Keys of trainings that a process works on, while the store has a driver; by this machine's clock."""
+        leases = self.listed(LEASES).values()
+        if not any(time.time_ns() - seen.modified_ns <= LEASE_SECONDS * SECOND_NS for seen in leases):
+            return set()
+        return {name.partition("/")[2] for name, seen in self.listed(OWNERS).items() if seen.size}
+
+    def lease(self, owner: str, seconds: float = LEASE_SECONDS) -> contextlib.AbstractContextManager[Lease]:
         """Be the only driver of this store, as `owner`. BlockingIOError when it has another one."""
         from orchestrator.lease import held
 

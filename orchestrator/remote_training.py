@@ -8,14 +8,11 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from dmf.records import BEST, LAST, RECORD
-from orchestrator.remote import EVERYTHING, OWNERS, RemoteStore
+from dmf.checkpoints import State, read_state_of
+from dmf.records import BEST, LAST, RECORD, STACKS, Going, Kept
+from orchestrator.remote import EVERYTHING, GOING, OWNERS, RemoteStore
 
 log = logging.getLogger("dmf.remote")
-
-ORDER = (BEST, "", LAST, RECORD)
-"""In which files go to the store, "" for all others: a checkpoint after the best weights of its history, the record
-when all is there that it speaks of."""
 
 PAUSES_S = (2.0, 4.0, 8.0, 16.0, 32.0)
 """Between tries; each of them lasts seconds itself, in which pyarrow tries again."""
@@ -38,7 +35,7 @@ class RemoteTraining:
         self.token = secrets.token_hex(8).encode()
 
     def fetch(self) -> None:
-        """Take the training over: the folder has then what the store has, and nothing else of this training."""
+        """Take the training over: the folder has then what the store has, and else only stacks of who hung here."""
         _patiently(self._take_over)
 
     def epoch(self) -> None:
@@ -49,8 +46,9 @@ class RemoteTraining:
             log.warning("training %s: its last epoch did not reach %s: %s", self.key, self.remote.uri, error)
 
     def finish(self) -> None:
-        """Bring everything, the record last, and drop from the store what is no more here. Raises TakenOver."""
+        """Bring everything, the record last, drop from the store what is no more here, and let go. Raises TakenOver."""
         _patiently(self._bring)
+        _patiently(self._let_go)
 
     def _take_over(self) -> None:
         self.remote.write(f"{OWNERS}/{self.key}", self.token)
@@ -59,15 +57,47 @@ class RemoteTraining:
             (self.folder / name).unlink()
 
     def _bring(self) -> None:
-        if self.remote.read(f"{OWNERS}/{self.key}") != self.token:
-            raise TakenOver(f"training {self.key} in {self.remote.uri} was taken over by another process")
+        self._check_ours()
+        self._tell_how_far()
         here = self._here()
-        self.remote.push(self.folder, sorted(here, key=lambda name: (_rank(name), name)))
+        order = ["", *self._checkpoints(), RECORD]
+        self.remote.push(self.folder, sorted(here, key=lambda name: (_rank(name, order), name)))
         self.remote.delete(self.remote.names(self.under).keys() - here)
 
+    def _let_go(self) -> None:
+        self._check_ours()
+        self.remote.write(f"{OWNERS}/{self.key}", b"")
+
+    def _check_ours(self) -> None:
+        if self.remote.read(f"{OWNERS}/{self.key}") != self.token:
+            raise TakenOver(f"training {self.key} in {self.remote.uri} was taken over by another process")
+
+    def _checkpoints(self) -> tuple[str, str]:
+        """In which order they go to the store, so that a kill in between loses no weights and brings back none.
+
+        Best weights of the checkpoint's own epoch can be made from it, and go after it: an epoch that is trained again
+        has other bits on a GPU. Those of an earlier epoch, which an upload that failed had kept here, go before it.
+        """
+        going, best = self._state(Going, LAST), self._state(Kept, BEST)
+        return (LAST, BEST) if going and best and best.epoch == len(going.history) else (BEST, LAST)
+
+    def _tell_how_far(self) -> None:
+        path = self.folder / self.under / GOING
+        if going := self._state(Going, LAST):
+            going.write(path)
+        else:
+            path.unlink(missing_ok=True)
+
+    def _state(self, kind: type[State], name: str) -> State | None:
+        """Of a checkpoint; None where it is not there, or can not be read, which the training itself tells."""
+        try:
+            return read_state_of(kind, self.folder / self.under / name)
+        except (FileNotFoundError, ValueError):
+            return None
+
     def _here(self) -> set[str]:
-        """Names of the training's files on this machine, without locks and what is about to be renamed."""
-        paths = (path for path in (self.folder / self.under).rglob("[!.]*") if path.is_file())
+        """Names of the training's files that all machines share: no locks, no stacks, nothing about to be renamed."""
+        paths = (path for path in (self.folder / self.under).rglob("[!.]*") if path.is_file() and path.name != STACKS)
         return {path.relative_to(self.folder).as_posix() for path in paths}
 
 
@@ -82,6 +112,6 @@ def _patiently(action: Callable[[], None]) -> None:
     action()
 
 
-def _rank(name: str) -> int:
+def _rank(name: str, order: list[str]) -> int:
     file = name.rpartition("/")[2]
-    return ORDER.index(file if file in ORDER else "")
+    return order.index(file if file in order else "")

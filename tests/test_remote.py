@@ -13,17 +13,23 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+import torch
 
-from dmf.checkpoints import read_checkpoint
-from dmf.config import ExperimentConfig
+from dmf.checkpoints import read_checkpoint, write_checkpoint
+from dmf.config import EvaluationConfig, ExperimentConfig
 from dmf.data import open_for
-from dmf.records import BEST, CONFIG, LAST, RECORD, TrainingRecord
+from dmf.records import BEST, CONFIG, LAST, RECORD, STACKS, Epoch, Going, Kept, TrainingRecord
 from dmf.training import close, train
 from orchestrator import remote_training
 from orchestrator.lease import Lease, LeaseLost
 from orchestrator.ledger import Ledger
-from orchestrator.remote import EVERYTHING, RemoteStore
+from orchestrator.plan import SweepPlan, Trial
+from orchestrator.remote import EVERYTHING, GOING, RemoteStore
 from orchestrator.remote_training import RemoteTraining, TakenOver
+from orchestrator.standing import standing
+from orchestrator.status import rows
+from reports.staleness import Today
+from reports.tables import PlannedCell
 from tests.s3_server import ENVIRONMENT, Gate, free_port, s3_server, uri
 from tests.test_trial import TINY
 
@@ -93,6 +99,20 @@ def gate(port: int) -> Iterator[Callable[..., Gate]]:
 def write(folder: Path, name: str, data: bytes) -> None:
     (folder / name).parent.mkdir(parents=True, exist_ok=True)
     (folder / name).write_bytes(data)
+
+
+def checkpoint(folder: Path, epochs: int) -> bytes:
+    """Write one after so many epochs; its bytes."""
+    history = tuple(Epoch(epoch=n + 1, loss=1.0, losses={}, learning_rate=0.1, seconds=1.0) for n in range(epochs))
+    state = Going(key=KEY, threads=1, data="d", seconds=1.0, history=history, code="c")
+    path = folder / UNDER / LAST
+    write_checkpoint(path, {"model.weight": torch.full((3,), float(epochs))}, state.model_dump(mode="json"))
+    return path.read_bytes()
+
+
+def best_weights(folder: Path, epoch: int) -> None:
+    state = Kept(key=KEY, epoch=epoch, data="d")
+    write_checkpoint(folder / UNDER / BEST, {"model.weight": torch.ones(3)}, state.model_dump(mode="json"))
 
 
 def files(folder: Path) -> dict[str, bytes]:
@@ -314,42 +334,61 @@ def test_a_training_killed_in_an_upload_goes_on_elsewhere_with_the_same_bits(
 def test_a_process_that_was_thought_dead_writes_nothing_any_more(remote: RemoteStore, tmp_path: Path) -> None:
     former, later = (RemoteTraining(remote, tmp_path / name, KEY) for name in ("former", "later"))
     former.fetch()
-    write(former.folder, f"{UNDER}/{LAST}", b"epoch 1")
+    first = checkpoint(former.folder, 1)
     former.epoch()
     write(later.folder, f"{UNDER}/{RECORD}", b"of a run that the store has forgotten")
+    write(later.folder, f"{UNDER}/{STACKS}", b"of one that hung here")
     later.fetch()
-    assert files(later.folder) == {f"{UNDER}/{LAST}": b"epoch 1"}
-    write(later.folder, f"{UNDER}/{LAST}", b"epoch 2")
+    found = files(later.folder)
+    assert found.pop(f"{UNDER}/{GOING}") and found.pop(f"{UNDER}/{STACKS}") == b"of one that hung here"
+    assert found == {f"{UNDER}/{LAST}": first}
+    second = checkpoint(later.folder, 2)
     later.epoch()
     write(former.folder, f"{UNDER}/{RECORD}", b"failed")
     for write_ in (former.epoch, former.finish):
         with pytest.raises(TakenOver, match="taken over by another process"):
             write_()
     later.fetch()
-    assert files(later.folder) == {f"{UNDER}/{LAST}": b"epoch 2"}
+    assert files(later.folder)[f"{UNDER}/{LAST}"] == second
 
 
-@pytest.mark.parametrize(("stuck", "arrived"), [(BEST, set()), ("evaluations/a.json", {BEST, CONFIG})])
-def test_the_record_comes_when_all_is_there_and_a_checkpoint_after_the_best_weights(
+OTHERS = {CONFIG, "evaluations/a.json", GOING}
+
+
+@pytest.mark.parametrize(
+    ("best", "stuck", "arrived"),
+    [
+        (2, "evaluations/a.json", {CONFIG}),
+        (2, LAST, OTHERS),
+        (2, BEST, OTHERS | {LAST}),
+        (1, BEST, OTHERS),
+        (1, LAST, OTHERS | {BEST}),
+    ],
+)
+def test_the_record_comes_when_all_is_there_and_best_weights_of_an_epoch_when_its_checkpoint_is(
     remote: RemoteStore,
     gate: Callable[..., Gate],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
+    best: int,
     stuck: str,
     arrived: set[str],
 ) -> None:
+    """Of the checkpoint's own epoch, which can be made from it; those of an earlier one can not, and come before it."""
     monkeypatch.setattr(remote_training, "PAUSES_S", ())
     cut = gate(rb"PUT .*/" + stuck.encode(), 10, cut=True)
     training = RemoteTraining(RemoteStore(uri(cut.port, tmp_path.name)), tmp_path, KEY)
     training.fetch()
-    for name in (RECORD, LAST, CONFIG, "evaluations/a.json", BEST):
+    for name in (RECORD, CONFIG, "evaluations/a.json"):
         write(tmp_path, f"{UNDER}/{name}", b"{}")
+    checkpoint(tmp_path, 2)
+    best_weights(tmp_path, best)
     with pytest.raises(OSError):
         training.finish()
     assert remote.names(UNDER).keys() == {f"{UNDER}/{name}" for name in arrived}
     cut.mend()
     training.finish()
-    assert len(remote.names(UNDER)) == 5
+    assert len(remote.names(UNDER)) == 6
 
 
 def test_an_epoch_that_does_not_arrive_comes_with_the_next_and_the_end_waits_for_the_network(
@@ -362,9 +401,9 @@ def test_an_epoch_that_does_not_arrive_comes_with_the_next_and_the_end_waits_for
     cut = gate(rb"PUT .*/" + LAST.encode(), 10, cut=True)
     training = RemoteTraining(RemoteStore(uri(cut.port, tmp_path.name)), tmp_path, KEY)
     training.fetch()
-    write(tmp_path, f"{UNDER}/{LAST}", b"epoch 1")
+    checkpoint(tmp_path, 1)
     training.epoch()
-    assert "its last epoch did not reach s3://" in caplog.text and remote.names(UNDER) == {}
+    assert "its last epoch did not reach s3://" in caplog.text and remote.names(UNDER).keys() == {f"{UNDER}/{GOING}"}
     monkeypatch.setattr(remote_training, "PAUSES_S", (0.1,))
     with pytest.raises(OSError):
         training.finish()
@@ -373,7 +412,36 @@ def test_an_epoch_that_does_not_arrive_comes_with_the_next_and_the_end_waits_for
     mended.start()
     training.finish()
     mended.join()
-    assert remote.names(UNDER).keys() == {f"{UNDER}/{LAST}"}
+    assert remote.names(UNDER).keys() == {f"{UNDER}/{LAST}", f"{UNDER}/{GOING}"}
+
+
+def test_of_a_training_at_work_everybody_sees_how_far_it_is_and_by_what_code(
+    remote: RemoteStore, tmp_path: Path
+) -> None:
+    training = RemoteTraining(remote, tmp_path / "worker", KEY)
+    training.fetch()
+    CONFIGURATION.write(training.folder / UNDER / CONFIG)
+    checkpoint(training.folder, 2)
+    training.epoch()
+    trial = Trial(CONFIGURATION, ())
+    with remote.lease("the driver"):
+        asked = Ledger(tmp_path / "asked", remote)
+        asked.refresh()
+        (row,) = rows(of_trial(trial), asked, Today(accept_stale=True))
+        assert (row.state, row.epoch, row.seconds_left) == ("running", 2, CONFIGURATION.training.epochs - 2)
+        assert standing(trial, asked, Today()).why.startswith("made by other code (c, today's is ")
+    asked.refresh()  # nobody drives it any more
+    assert rows(of_trial(trial), asked, Today(accept_stale=True))[0].state == "started"
+    (training.folder / UNDER / LAST).unlink()
+    training.finish()
+    with remote.lease("the driver"):
+        asked.refresh()
+        assert not asked.running(KEY) and asked.checkpoint(KEY) is None
+
+
+def of_trial(trial: Trial) -> SweepPlan:
+    cell = PlannedCell(table="2c", config=trial.config, evaluation=EvaluationConfig(shot=1))
+    return SweepPlan(name="s", about="", cells=(cell,))
 
 
 def test_a_second_driver_is_refused_by_name_and_a_killed_one_lapses(remote: RemoteStore) -> None:
