@@ -30,6 +30,8 @@ log = logging.getLogger("dmf.tracking")
 EXPERIMENT = "dmf"
 SWEEP, TRIAL = "sweep", "trial"
 """Values of the tag `dmf.kind`."""
+STORE = "dmf.store_id"
+"""Tag of every run: the identity of its store, `Ledger.id`."""
 OUTCOME = "dmf.outcome"
 """Tag of a training's run: its record's outcome."""
 READ_TAGS = ("dmf.kind", "dmf.sweep", "dmf.key", OUTCOME)

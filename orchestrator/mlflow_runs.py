@@ -7,6 +7,7 @@ is made whole by whoever brings it to the ledger's state next, and no epoch is t
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -16,7 +17,7 @@ from dmf.provenance import git_commit
 from dmf.records import CONFIG, EVALUATIONS, RECORD, Epoch, EvaluationRecord, TrainingRecord
 from dmf.values import digest
 from orchestrator.ledger import Ledger
-from orchestrator.mirror import OUTCOME, SWEEP, TRIAL
+from orchestrator.mirror import OUTCOME, STORE, SWEEP, TRIAL
 from orchestrator.mlflow_server import Points, log_to, runs_of, upload
 from orchestrator.plan import SweepPlan, flattened
 
@@ -25,10 +26,13 @@ if TYPE_CHECKING:
     from mlflow.entities import Experiment, Run
 
 PARENT = "mlflow.parentRunId"
-EVERY_EPOCH = "learning_rate"
+LOSS = "loss"
 """A metric that every epoch has, and that is finite."""
+FINAL = ("best_epoch", "best_validation_accuracy", "parameters")
+"""Metrics of a training's end, but for its time."""
 FAILURE, MIRRORED = "dmf.failure", "dmf.mirrored"
 """Tags of a training's run: its record's failure, and a seal over what was written last."""
+IDENTITY = ("dmf.kind", "dmf.key", "dmf.sweep", "dmf.store", STORE, "mlflow.source.git.commit")
 METRICS_AT_ONCE = 800
 """Points in one request, which may have 1,000 entries, and of those 100 params and 100 tags."""
 
@@ -46,6 +50,8 @@ class TrainingRun:
     """Whether it has its parameters and its configuration."""
     metrics: set[str]
     """Those with any point."""
+    results: dict[str, float]
+    """The last value of each, as they were looked up."""
     points: dict[str, set[tuple[int, float]]] = field(default_factory=dict)
     """Step and value of every point, of the metrics that were asked for."""
     uncertain: bool = False
@@ -55,7 +61,8 @@ class TrainingRun:
     def of(cls, run: Run) -> TrainingRun:
         """As it was looked up."""
         info, data = run.info, run.data
-        return cls(info.run_id, info.artifact_uri, info.status, dict(data.tags), bool(data.params), set(data.metrics))
+        of_run = info.run_id, info.artifact_uri, info.status, dict(data.tags), bool(data.params)
+        return cls(*of_run, set(data.metrics), dict(data.metrics))
 
     @contextlib.contextmanager
     def written(self) -> Iterator[None]:
@@ -72,7 +79,6 @@ class SweepRuns:
 
     def __init__(self, client: MlflowClient, experiment: Experiment, ledger: Ledger, plan: SweepPlan) -> None:
         self.client, self.experiment, self.ledger, self.plan = client, experiment, ledger, plan
-        self.store = ledger.name
         self.commit = git_commit() or ""
         self.trials = {trial.key: trial for trial in plan.trials()}
         self.uncertain = False
@@ -85,21 +91,23 @@ class SweepRuns:
         """Keys of trainings that have ended and whose runs this process has brought to their last state."""
 
     def _parent(self) -> Run:
-        found = [run for run in self._mine(SWEEP) if run.data.tags["dmf.store"] == self.store]
-        if found:
+        if found := list(self._mine(SWEEP)):
             return self._first_of(found)
         return self._create(self.plan.name, {"dmf.kind": SWEEP, "mlflow.note.content": self.plan.about})
 
     def _children(self) -> dict[str, TrainingRun]:
         by_key: dict[str, list[Run]] = {}
         for run in self._mine(TRIAL):
-            if run.data.tags["dmf.store"] == self.store:
-                by_key.setdefault(run.data.tags["dmf.key"], []).append(run)
+            by_key.setdefault(run.data.tags["dmf.key"], []).append(run)
         return {key: TrainingRun.of(self._first_of(runs)) for key, runs in by_key.items()}
 
     def _mine(self, kind: str) -> Iterator[Run]:
-        mine = f"tags.`dmf.kind` = '{kind}' and tags.`dmf.sweep` = '{self.plan.name}'"
+        mine = f"tags.`dmf.kind` = '{kind}' and tags.`dmf.sweep` = '{self.plan.name}' and {self._in_store}"
         return runs_of(self.client, self.experiment, mine)
+
+    @property
+    def _in_store(self) -> str:
+        return f"tags.`{STORE}` = '{self.ledger.id}'"
 
     def _first_of(self, runs: list[Run]) -> Run:
         """The oldest. Others are deleted: a server that was asked again, since its answer was lost, made two."""
@@ -110,9 +118,20 @@ class SweepRuns:
         return first
 
     def _create(self, name: str, tags: dict[str, str]) -> Run:
-        tags = {**tags, "dmf.sweep": self.plan.name, "dmf.store": self.store, "mlflow.source.git.commit": self.commit}
+        of_store = {STORE: self.ledger.id, "dmf.store": self.ledger.name}
+        tags = {**tags, "dmf.sweep": self.plan.name, **of_store, "mlflow.source.git.commit": self.commit}
         self.writes += 1
         return self.client.create_run(self.experiment.experiment_id, tags=tags, run_name=name)
+
+    def _anew(self, run: TrainingRun) -> TrainingRun:
+        """A run in place of one that holds another training's numbers, of which MLflow deletes no single one."""
+        kept = {name: run.tags[name] for name in (*IDENTITY, PARENT) if name in run.tags}
+        new = TrainingRun.of(
+            self.client.create_run(self.experiment.experiment_id, tags=kept, run_name=run.tags["mlflow.runName"])
+        )
+        self.client.delete_run(run.id)
+        self.writes += 2
+        return new
 
     def open(self) -> None:
         """Say that the sweep runs, and what it plans."""
@@ -198,9 +217,10 @@ class SweepRuns:
     def forget(self, key: str) -> None:
         """Delete a training's run: it starts from nothing."""
         self.complete.discard(key)
-        if run := self.children.pop(key, None):
-            self.writes += 1
+        if run := self.children.get(key):
             self.client.delete_run(run.id)
+            self.writes += 1
+            del self.children[key]
 
     def epochs(self, key: str, history: Iterable[Epoch]) -> None:
         """Add the epochs that are not there, as curves over the epoch."""
@@ -210,7 +230,7 @@ class SweepRuns:
 
     def _new_epochs(self, run: TrainingRun, history: Iterable[Epoch]) -> list[Points]:
         """The epochs that are not there, as parts for a request each; an epoch is never in two."""
-        there = {step for step, _ in self._points(run, EVERY_EPOCH)}
+        there = {step for step, _ in self._points(run, LOSS)}
         parts: list[Points] = []
         room = 0
         for epoch in {epoch.epoch: epoch for epoch in history if epoch.epoch not in there}.values():
@@ -235,8 +255,8 @@ class SweepRuns:
             if run := self.children.get(config.key):
                 self._end(self._certain(config.key, run), "KILLED")
             return
-        run = self._child(config, label)
-        tested = self._bring(run, record)
+        run, tested = self._bring(self._child(config, label), record)
+        self.children[config.key] = run
         untested = {e.key for e in wanted} - tested
         if record.outcome == "failed":
             self._end(run, "FAILED")
@@ -247,13 +267,34 @@ class SweepRuns:
             self._end(run, "FINISHED")
             self.complete.add(config.key)
 
-    def _bring(self, run: TrainingRun, record: TrainingRecord) -> set[str]:
-        """Write what a run does not have of a record and its evaluations; return the evaluations' keys."""
+    def _bring(self, run: TrainingRun, record: TrainingRecord) -> tuple[TrainingRun, set[str]]:
+        """Write what a run does not have of a record and its evaluations; return the run, which is another one where
+        this one contradicts them, and the evaluations' keys."""
         tests = self.ledger.evaluations(record.key)
-        seal = digest([record.model_dump(mode="json"), [test.evaluation_key for test in tests]])
+        told = [[test.evaluation_key, test.accuracy, test.ci95] for test in tests]
+        seal = digest([record.model_dump(mode="json"), told])
         if run.tags.get(MIRRORED) != seal:
+            if self._contradicts(run, record, tests):
+                run = self._anew(run)
             self._write(run, record, tests, seal)
-        return {test.evaluation_key for test in tests}
+        return run, {test.evaluation_key for test in tests}
+
+    def _contradicts(self, run: TrainingRun, record: TrainingRecord, tests: tuple[EvaluationRecord, ...]) -> bool:
+        """Whether a run has a loss or a result that the records do not have: of what was made anew since."""
+        if record.outcome == "failed":  # its epochs are in its checkpoint, not in its record
+            return False
+        losses = {epoch.epoch: epoch.loss for epoch in record.history}
+        if any(not _equal(value, [losses.get(step)]) for step, value in self._points(run, LOSS)):
+            return True
+        results: dict[str, list[float | None]] = {name: [value] for name, value in _final(record).items()}
+        for test in tests:
+            for name, value in _test_metrics(test).items():
+                results.setdefault(name, []).append(value)
+        return any(
+            not _equal(value, results.get(name, []))
+            for name, value in run.results.items()
+            if name in FINAL or "/" in name
+        )
 
     def _write(self, run: TrainingRun, record: TrainingRecord, tests: tuple[EvaluationRecord, ...], seal: str) -> None:
         """Files first, then points, then the tags: the seal is true whenever a process dies.
@@ -311,15 +352,13 @@ class SweepRuns:
 
         Where an evaluation that the other sweep wants is missing, the run keeps its status.
         """
-        others = f"tags.`dmf.kind` = '{TRIAL}' and tags.`dmf.sweep` != '{self.plan.name}'"
+        others = f"tags.`dmf.kind` = '{TRIAL}' and tags.`dmf.sweep` != '{self.plan.name}' and {self._in_store}"
         plans = {name: {trial.key: trial for trial in plan.trials()} for name, plan in self.ledger.plans().items()}
         for found in runs_of(self.client, self.experiment, others):
             key, sweep = found.data.tags["dmf.key"], found.data.tags["dmf.sweep"]
-            ours = found.data.tags["dmf.store"] == self.store and key in self.children
-            if not ours or (record := self.ledger.training(key)) is None:
+            if key not in self.children or (record := self.ledger.training(key)) is None:
                 continue
-            run = TrainingRun.of(found)
-            tested = self._bring(run, record)
+            run, tested = self._bring(TrainingRun.of(found), record)
             trial = plans.get(sweep, {}).get(key)
             if record.outcome == "failed":
                 self._end(run, "FAILED")
@@ -334,8 +373,13 @@ class SweepRuns:
             self.parent = self.client.get_run(self.parent.info.run_id)
 
 
+def _equal(value: float, others: Iterable[float | None]) -> bool:
+    """Whether one of the others is the same, as far as a database may have rounded it."""
+    return any(other is not None and math.isclose(value, other, rel_tol=1e-9) for other in others)
+
+
 def _metrics(epoch: Epoch) -> dict[str, float]:
-    values = {"loss": epoch.loss, EVERY_EPOCH: epoch.learning_rate, "epoch_seconds": epoch.seconds}
+    values = {LOSS: epoch.loss, "learning_rate": epoch.learning_rate, "epoch_seconds": epoch.seconds}
     values |= {f"loss_{name}": value for name, value in epoch.losses.items()}
     if epoch.validation_accuracy is not None:
         values["validation_accuracy"] = epoch.validation_accuracy

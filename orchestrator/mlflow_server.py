@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import time
@@ -20,7 +21,7 @@ from mlflow.exceptions import MlflowException  # noqa: E402
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository  # noqa: E402
 
 from orchestrator.ledger import Ledger  # noqa: E402
-from orchestrator.mirror import EXPERIMENT, MirroredRun, database_of  # noqa: E402
+from orchestrator.mirror import EXPERIMENT, STORE, MirroredRun, database_of  # noqa: E402
 from orchestrator.uris import told, without_password  # noqa: E402
 
 RUNS_AT_ONCE = 10_000
@@ -94,9 +95,23 @@ def reached(uri: str) -> tuple[MlflowClient, Experiment | None]:
         text = f"MLflow does not answer at {without_password(uri)}: {reason[:400]}"
         if isinstance(error, ImportError) and uri.startswith("postgresql:"):
             text += "; with psycopg2 it is postgresql+psycopg2://"
-        refused = isinstance(error, ImportError) or getattr(error, "error_code", "") in REFUSALS
-        passing = uri.split(":")[0].split("+")[0] in SERVERS and not refused
-        raise (Unreachable if passing else ValueError)(text) from None
+        raise (Unreachable if _may_pass(uri, error) else ValueError)(text) from None
+
+
+@contextlib.contextmanager
+def answering(uri: str) -> Iterator[None]:
+    """Around requests after the first: an error of MLflow's becomes a ValueError, `Unreachable` where it may pass."""
+    try:
+        yield
+    except MlflowException as error:
+        text = f"MLflow at {without_password(uri)} did not answer as it should: {told(error, uri)[:400]}"
+        raise (Unreachable if _may_pass(uri, error) else ValueError)(text) from None
+
+
+def _may_pass(uri: str, error: Exception) -> bool:
+    """Whether MLflow may answer later what it does not answer now."""
+    refused = isinstance(error, ImportError) or getattr(error, "error_code", "") in REFUSALS
+    return uri.split(":")[0].split("+")[0] in SERVERS and not refused
 
 
 def runs_of(client: MlflowClient, experiment: Experiment, filter_: str) -> Iterator[Run]:
@@ -125,8 +140,7 @@ def runs_through_mlflow(uri: str) -> list[MirroredRun]:
 def runs_of_store(uri: str, ledger: Ledger) -> list[Run]:
     """Every run in MLflow that was made for a store."""
     client, experiment = reached(uri)
-    store = ledger.name
-    return list(runs_of(client, experiment, f"tags.`dmf.store` = '{store}'")) if experiment else []
+    return list(runs_of(client, experiment, f"tags.`{STORE}` = '{ledger.id}'")) if experiment else []
 
 
 def downloaded(client: MlflowClient, run: str, path: str) -> bytes | None:

@@ -3,7 +3,8 @@
 python -m orchestrator.sync --store runs --tracking-uri http://127.0.0.1:5000
 
 For when the tracking server was away, or is another one. No sweep may be running in the store. Done twice, the second
-time changes nothing. Exit status: 0 when MLflow is complete, 2 when it does not answer or the store is in use.
+time changes nothing. Exit status: 0 when MLflow is complete, 2 when it does not
+answer, or not to the end (give the command again), or the store is in use.
 """
 
 from __future__ import annotations
@@ -29,11 +30,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _sync(options: argparse.Namespace) -> None:
-    from orchestrator.mlflow_server import tracking_uri
+    from orchestrator.mlflow_server import answering, tracking_uri
     from orchestrator.tracking import reconcile
 
     with Ledger.existing(options.store).driving(options.wait) as ledger:
-        writes = reconcile(tracking_uri(ledger.store, options.tracking_uri), ledger)
+        uri = tracking_uri(ledger.store, options.tracking_uri)
+        with answering(uri):
+            writes = reconcile(uri, ledger)
     if not writes:
         print(f"no sweep was started in {options.store}")
     for sweep, count in writes.items():

@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING
 from dmf.config import ExperimentConfig
 from dmf.records import Epoch
 from orchestrator.ledger import Ledger
+from orchestrator.mirror import STORE
 from orchestrator.mlflow_runs import SweepRuns
-from orchestrator.mlflow_server import Unreachable, connect, runs_of
+from orchestrator.mlflow_server import Unreachable, answering, connect, runs_of
 from orchestrator.plan import SweepPlan, Trial, labels
 from orchestrator.uris import told
 
@@ -82,9 +83,10 @@ class Tracker:
         """The runs in MLflow, looked up when it first answers."""
         if self.runs is None:
             client, experiment = connect(self.uri, self.ledger.store / "artifacts")
-            _settle_left_running(client, experiment, self.ledger)
-            runs = SweepRuns(client, experiment, self.ledger, self.plan)
-            runs.open()
+            with answering(self.uri):
+                _settle_left_running(client, experiment, self.ledger)
+                runs = SweepRuns(client, experiment, self.ledger, self.plan)
+                runs.open()
             self.runs = runs
         self.runs.trials |= {trial.key: trial for trial in self.expected}
         return self.runs
@@ -124,10 +126,7 @@ class Tracker:
 
         With `interrupted`, what has not ended was stopped with the sweep.
         """
-        self._skip = interrupted
-        self._stop.set()
-        self._told.set()
-        self._thread.join()
+        self.abandon(interrupted)
         try:
             runs = self._connect()
             runs.be_certain()
@@ -138,23 +137,31 @@ class Tracker:
             return f"MLflow is incomplete: {told(error, self.uri)}"
         return None
 
+    def abandon(self, skip: bool = True) -> None:
+        """Write no more to MLflow; what is waiting still, unless it is to be skipped."""
+        self._skip = skip
+        self._stop.set()
+        self._told.set()
+        self._thread.join()
+
     def _work(self) -> None:
         """Write the first news at once, and what comes while that is written and some seconds after together."""
-        pause = SECONDS_BETWEEN_WRITES
+        failures = 0
         while self._told.wait():
             with self._lock:
                 self._told.clear()
                 waiting, self._news = self._news, {}
             refused = {} if self._skip else self._write(waiting)
             if refused:
-                pause = min(2 * pause, LONGEST_PAUSE)
+                failures += 1
                 with self._lock:
                     self._news = {key: news.before(self._news.pop(key, _News())) for key, news in refused.items()} | (
                         self._news
                     )
                 self._told.set()
             else:
-                pause = SECONDS_BETWEEN_WRITES
+                failures = 0
+            pause = min(SECONDS_BETWEEN_WRITES * 2 ** max(0, failures - 1), LONGEST_PAUSE)
             if self._stop.wait(pause) and (refused or not self._news):
                 return
 
@@ -192,9 +199,8 @@ class Tracker:
 
 def _settle_left_running(client: MlflowClient, experiment: Experiment, ledger: Ledger) -> None:
     """Bring sweeps of this store that a dead driver left RUNNING to what the ledger says of them."""
-    store = ledger.name
-    running = runs_of(client, experiment, "attributes.status = 'RUNNING'")
-    left = {run.data.tags["dmf.sweep"] for run in running if run.data.tags.get("dmf.store") == store}
+    running = runs_of(client, experiment, f"attributes.status = 'RUNNING' and tags.`{STORE}` = '{ledger.id}'")
+    left = {run.data.tags["dmf.sweep"] for run in running}
     for name, plan in ledger.plans().items():
         if name in left:
             runs = SweepRuns(client, experiment, ledger, plan)

@@ -230,6 +230,44 @@ def test_one_that_is_tried_again_has_no_outcome_until_it_ends(ledger: Ledger) ->
     assert MLflowRecords(uri(ledger)).training(BAD.key) == failed(BAD)
 
 
+def test_of_a_training_made_anew_nothing_former_stays(ledger: Ledger) -> None:
+    """As when a kill or an outage kept it from MLflow that the former was dropped."""
+    ledger.write_training(finished(GOOD))
+    ledger.write_evaluation(evaluated(GOOD))
+    assert launch(ledger).stop("KILLED") is None
+    (former,) = (run.info.run_id for key, run in runs(ledger).items() if key == GOOD.key)
+    new = tuple(epoch(number, loss=0.5) for number in (1, 2))
+    ledger.write_training(finished(GOOD).replace(best_epoch=1).model_copy(update={"history": new}))
+    assert launch(ledger).stop("KILLED") is None
+    run = runs(ledger)[GOOD.key]
+    points = MlflowClient(uri(ledger)).get_metric_history(run.info.run_id, "loss")
+    assert [(point.step, point.value) for point in points] == [(1, 0.5), (2, 0.5)] and run.info.run_id != former
+    assert run.data.metrics["best_epoch"] == 1 and run.data.params and run.info.status == "FINISHED"
+    assert MLflowRecords(uri(ledger)).training(GOOD.key) == ledger.training(GOOD.key)
+    assert reconcile(uri(ledger), ledger) == {"s": 0}
+
+    ledger.write_evaluation(evaluated(GOOD).replace(accuracy=0.125))  # tested anew
+    assert launch(ledger).stop("KILLED") is None
+    run = runs(ledger)[GOOD.key]
+    assert [value for name, value in run.data.metrics.items() if name.startswith("test_accuracy/")] == [0.125]
+
+
+def test_a_store_of_the_same_path_on_another_machine_is_another_store(ledger: Ledger) -> None:
+    first = launch(ledger)
+    first.started(GOOD, LABELS[GOOD.key])
+    first.abandon(skip=False)
+    identity = ledger.store / "store.id"
+    identity.unlink()
+    other = Ledger(ledger.store)
+    assert launch(other).stop("KILLED") is None
+    client = MlflowClient(uri(ledger))
+    experiment = client.get_experiment_by_name(EXPERIMENT)
+    found = client.search_runs([experiment.experiment_id])
+    seen = sorted((run.data.tags["dmf.kind"], run.data.tags[mirror.STORE], run.info.status) for run in found)
+    expected = [("sweep", ledger.id, "RUNNING"), ("trial", ledger.id, "RUNNING"), ("sweep", other.id, "KILLED")]
+    assert seen == sorted(expected) and other.id != ledger.id
+
+
 def test_a_sweep_sets_right_the_runs_of_others_that_share_its_trainings(ledger: Ledger) -> None:
     ledger.write_training(failed(BAD))
     assert launch(ledger).stop("FAILED") is None
@@ -513,7 +551,7 @@ def test_a_run_that_a_lost_answer_made_twice_is_there_once(ledger: Ledger) -> No
         tags = {
             "dmf.kind": name,
             "dmf.sweep": "s",
-            "dmf.store": str(ledger.store.resolve()),
+            mirror.STORE: ledger.id,
             PARENT: parent.info.run_id,
         }
         for _ in range(2):
