@@ -1,7 +1,8 @@
 """A search sweep: Optuna proposes values, ASHA stops trials that fall behind, validation accuracy decides.
 
 The first proposal is the base configuration itself (the paper's), as far as the ranges hold it. What was tried is kept
-in the store, so that a search started again goes on with what it knows; what failed is tried again first.
+in the store, so that a search started again goes on with what it knows; what failed or was cut off is tried again
+first.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import yaml
 from pydantic import Field
 
 from dmf.config import ExperimentConfig, Fraction
-from dmf.records import Epoch, Failure, TrainingRecord
+from dmf.records import CONFIG, Epoch, Failure, TrainingRecord
 from dmf.values import Value, digest
 from orchestrator.interrupts import Signals
 from orchestrator.ledger import Ledger
@@ -24,9 +25,12 @@ from orchestrator.progress import Progress, Stage
 from orchestrator.snapshot import snapshot
 from orchestrator.spec import Range, Search, SweepSpec
 from orchestrator.watch import Watch, check_lease, note_failure, stop_after
+from reports.staleness import Today
 
 if TYPE_CHECKING:
     from orchestrator.tracking import Tracker
+
+TAKE_STALE = "take it all the same with --accept-stale, or give the search a --store of its own"
 
 
 class Tried(Value):
@@ -38,9 +42,9 @@ class Tried(Value):
     accuracy: Fraction
     """Best validation accuracy when it ended, 0 if it diverged, failed or is impossible."""
     epochs: int
-    outcome: Literal["finished", "diverged", "failed", "stopped", "impossible"]
-    """`stopped`: by ASHA, before its last epoch; its checkpoint is kept, it has no record. `impossible`: values that no
-    configuration can have together."""
+    outcome: Literal["running", "finished", "diverged", "failed", "stopped", "impossible"]
+    """`running`: begun, and not ended as far as is known. `stopped`: by ASHA, before its last epoch; its checkpoint is
+    kept, it has no record. `impossible`: values that no configuration can have together."""
 
 
 class SearchResults(Value):
@@ -49,6 +53,8 @@ class SearchResults(Value):
     base: ExperimentConfig
     parameters: dict[str, Any]
     tried: tuple[Tried, ...] = ()
+    trials: int = 0
+    """How many were asked for last."""
 
     @property
     def best(self) -> Tried | None:
@@ -57,13 +63,13 @@ class SearchResults(Value):
         return max(finished, key=lambda tried: tried.accuracy, default=None)
 
     @property
-    def failed(self) -> tuple[Tried, ...]:
-        """Those that an error ended: nothing is known of their values."""
-        return tuple(tried for tried in self.tried if tried.outcome == "failed")
+    def open(self) -> tuple[Tried, ...]:
+        """Those that an error or a kill ended: nothing is known of their values."""
+        return tuple(tried for tried in self.tried if tried.outcome in ("failed", "running"))
 
     def with_tried(self, tried: Iterable[Tried]) -> SearchResults:
         """The same search with `tried` instead."""
-        return SearchResults(base=self.base, parameters=self.parameters, tried=tuple(tried))
+        return SearchResults(base=self.base, parameters=self.parameters, tried=tuple(tried), trials=self.trials)
 
 
 def results_path(ledger: Ledger, name: str) -> Path:
@@ -71,14 +77,20 @@ def results_path(ledger: Ledger, name: str) -> Path:
     return ledger.sweep_folder(name) / "search.json"
 
 
+def results_of(ledger: Ledger, name: str) -> SearchResults | None:
+    """What a search has tried; None where there is no search of that name."""
+    path = results_path(ledger, name)
+    return SearchResults.read(path) if path.is_file() else None
+
+
 def kept(spec: SweepSpec, ledger: Ledger) -> SearchResults:
     """Everything that a search has tried so far. ValueError when it was another search."""
     assert spec.search is not None
-    fresh = SearchResults(base=spec.config_for({}), parameters=spec.search.parameters.given())
-    path = results_path(ledger, spec.name)
-    if not path.is_file():
+    search = spec.search
+    fresh = SearchResults(base=spec.config_for({}), parameters=search.parameters.given(), trials=search.trials)
+    path, earlier = results_path(ledger, spec.name), results_of(ledger, spec.name)
+    if earlier is None:
         return fresh
-    earlier = SearchResults.read(path)
     if (earlier.base.key, earlier.parameters) != (fresh.base.key, fresh.parameters):
         raise ValueError(
             f"{path} is of a search with another base or other ranges; give this one a name of its own (name=...)"
@@ -87,9 +99,31 @@ def kept(spec: SweepSpec, ledger: Ledger) -> SearchResults:
 
 
 def resume(spec: SweepSpec, ledger: Ledger) -> SearchResults:
-    """What a search goes on from: `kept` without what failed, which is to be tried again."""
+    """What a search goes on from: `kept` without what failed or was cut off, which is to be tried again."""
     results = kept(spec, ledger)
-    return results.with_tried(tried for tried in results.tried if tried not in results.failed)
+    return results.with_tried(tried for tried in results.tried if tried not in results.open)
+
+
+def check_fresh(results: SearchResults, ledger: Ledger, today: Today) -> None:
+    """ValueError when today's code and images would not make what a search has tried so far."""
+    for tried in results.tried:
+        if doubts := _doubts(tried.key, ledger, today):
+            raise ValueError(f"training {tried.key} of this search was {doubts}; {TAKE_STALE}")
+
+
+def _doubts(key: str, ledger: Ledger, today: Today) -> str:
+    """Why a training that is there is stale; empty where it is not, or the user takes it all the same."""
+    if today.accept_stale:
+        return ""
+    record = ledger.training(key)
+    if record and record.provenance:
+        return ", ".join(today.doubts(record.config, record.provenance.code, record.provenance.data_fingerprint))
+    try:
+        at = ledger.checkpoint(key)
+    except ValueError:  # one that can not be read; the trial will say so when it meets it
+        return ""
+    config = ExperimentConfig.read(ledger.folder(key) / CONFIG) if at else None
+    return ", ".join(today.doubts(config, at.code, at.data)) if at and config else ""
 
 
 def first_point(base: ExperimentConfig, search: Search) -> dict[str, Any] | None:
@@ -115,8 +149,9 @@ class SearchWatch:
         tracker: Tracker,
         signals: Signals,
         progress: Progress,
+        today: Today,
     ) -> None:
-        self.spec, self.results, self.ledger = spec, results, ledger
+        self.spec, self.results, self.ledger, self.today = spec, results, ledger, today
         self.tracker, self.signals, self.progress = tracker, signals, progress
         self.values: dict[str, dict[str, Any]] = {}
         self.configs: dict[str, ExperimentConfig | None] = {}
@@ -139,9 +174,17 @@ class SearchWatch:
         check_lease(self.ledger, self.signals)
 
     def started(self, key: str) -> None:
+        self._keep(Tried(values=self.values[key], key=key, accuracy=0.0, epochs=0, outcome="running"))
         if config := self.configs[key]:
             self.tracker.started(config, label(self.values[key]))
         self.progress.started(key)
+
+    def _keep(self, tried: Tried) -> None:
+        """Write what there is of a proposal in place of what was known of it while it ran."""
+        others = (each for each in self.results.tried if (each.key, each.outcome) != (tried.key, "running"))
+        self.results = self.results.with_tried([*others, tried])
+        self.results.write(results_path(self.ledger, self.spec.name))
+        self.ledger.keep(results_path(self.ledger, self.spec.name))
 
     def epoch(self, key: str, epoch: Epoch) -> None:
         self.seen.setdefault(key, []).append(epoch)
@@ -152,11 +195,14 @@ class SearchWatch:
         self.progress.note(key, f"{self.ledger.how_lost(key)}, goes on from its checkpoint")
 
     def ended(self, key: str, failure: Failure | None) -> None:
+        stop_after(failure, self.spec.fail_fast, self.ledger, self.signals)  # first: what follows may fail
         self.ledger.refresh(key)
         config, record = self.configs[key], self.ledger.training(key)
         if config and failure:
             record = note_failure(self.ledger, config, failure, self.before[key])
-        outcome: Any = record.outcome if record else "stopped" if config else "impossible"
+        outcome: Any = "impossible" if not config else "failed" if failure else record.outcome if record else "stopped"
+        if outcome == "finished" and (doubts := _doubts(key, self.ledger, self.today)):
+            outcome, failure = "failed", Failure(reason=f"it was there already, {doubts}; {TAKE_STALE}")
         history = record.history if record else self.seen.get(key, ())
         accuracies = [e.validation_accuracy for e in history if e.validation_accuracy is not None]
         tried = Tried(
@@ -166,14 +212,11 @@ class SearchWatch:
             epochs=max((e.epoch for e in history), default=0),
             outcome=outcome,
         )
-        self.results = self.results.with_tried([*self.results.tried, tried])
-        self.results.write(results_path(self.ledger, self.spec.name))
-        self.ledger.keep(results_path(self.ledger, self.spec.name))
+        self._keep(tried)
         if config:
             self.tracker.ended(Trial(config, ()), label(self.values[key]))
         stage: dict[str, Stage] = {"finished": "done", "impossible": "failed"}
         self.progress.ended(key, stage.get(outcome, outcome), failure.reason if failure else "")
-        stop_after(failure, self.spec.fail_fast, self.ledger, self.signals)
 
 
 def label(values: dict[str, Any]) -> str:
@@ -202,7 +245,7 @@ def run_search(
     """
     assert spec.search is not None
     results = resume(spec, ledger)
-    again = list({tried.key: tried.values for tried in kept(spec, ledger).failed}.values())
+    again = list({tried.key: tried.values for tried in kept(spec, ledger).open}.values())
     left = max(0, spec.search.trials - len(results.tried))
     print(f"{spec.name}: {spec.search.trials} trials, {len(results.tried)} done, {left} to run")
     best = _best_trial(spec, results)
@@ -210,12 +253,12 @@ def run_search(
         results = _run_left(spec, results, again, left, ledger, tracker, signals, options)
         best = _best_trial(spec, results)
     print(listing(results))
-    for key in dict.fromkeys(tried.key for tried in results.failed):
+    for key in dict.fromkeys(tried.key for tried in results.open):
         record = ledger.training(key)
         reason = record.failure.reason if record and record.failure else "did not end"
         print(f"failed, to be tried again: {ledger.folder(key)}: {reason}")
     tested = best is not None and _told_test(ledger, best)
-    return tested and not results.failed and len(results.tried) >= spec.search.trials
+    return tested and not results.open and len(results.tried) >= spec.search.trials
 
 
 def _best_trial(spec: SweepSpec, results: SearchResults) -> Trial | None:
@@ -247,7 +290,8 @@ def _run_left(
         around = node_watch(signals, [needs], options.address, timeout_s)
         if left:
             with Progress(spec.name) as progress:
-                watch = SearchWatch(spec, results, ledger, tracker, signals, progress)
+                today = Today(options.accept_stale)
+                watch = SearchWatch(spec, results, ledger, tracker, signals, progress, today)
                 point = first_point(results.base, spec.search)
                 known = [*(tried.values for tried in results.tried), *again]
                 first = [point, *again] if point is not None and point not in known else again

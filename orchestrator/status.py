@@ -5,8 +5,12 @@ python -m orchestrator.status sweeps/table2.yaml --store runs
 python -m orchestrator.status 1f0a9c52be41d0aa
 
 Without a name, all sweeps that were started in the store. Given a sweep file, its cells as the file is today; given a
-training's key, all that is known of it, the traceback of its failure too. Exit
-status: 0 when everything asked about has ended, 1 when not, 2 for a mistake.
+training's key, all that is known of it, the traceback of its failure too.
+
+States: running; failed (with the reason; --retry-failed of the sweep tries it again); no weights (a test is missing,
+and what it needs was not kept); stale (made by other code or from other images than today's); started (it goes on from
+its checkpoint); untested; missing; diverged; done; of a search also stopped (it fell behind) and impossible (values
+that no model can have). Exit status: 0 when everything asked about has ended, 1 when not, 2 for a mistake.
 """
 
 from __future__ import annotations
@@ -28,12 +32,17 @@ from orchestrator.ledger import Ledger
 from orchestrator.plan import SweepPlan, Trial, flattened, labels, plan
 from orchestrator.progress import duration
 from orchestrator.remote import RemoteStore
+from orchestrator.search import SearchResults, label, results_of
 from orchestrator.spec_file import read_spec
 from orchestrator.standing import standing
 from reports.staleness import Today
 
-ORDER = ("running", "failed", "no weights", "stale", "started", "untested", "missing", "diverged", "done")
+ENDED = ("diverged", "impossible", "stopped", "done")
+"""States that stay; `stopped` (by ASHA) and `impossible` (values that no model can have) are a search's."""
+ORDER = ("running", "failed", "no weights", "stale", "started", "untested", "missing", *ENDED)
 """What wants attention first."""
+OF_A_SEARCH = {"finished": "done", "running": "started"}
+"""How a proposal's outcome is called here, where it is called otherwise."""
 WIDTH = 240
 """Of lines that go to a file or a program."""
 DEFAULTS = flattened(ExperimentConfig())
@@ -59,11 +68,24 @@ class Row:
 
 
 def rows(planned: SweepPlan, ledger: Ledger, today: Today) -> list[Row]:
-    """Every training of a plan, those that want attention first."""
+    """Every training of a plan, of a search every proposal; those that want attention first."""
     trials = planned.trials()
     told = labels(trial.config for trial in trials)
     found = [_row(trial, told[trial.key], ledger, today) for trial in trials]
+    if not trials and (searched := results_of(ledger, planned.name)):
+        found = _proposals(searched, ledger)
     return sorted(found, key=lambda row: ORDER.index(row.state))
+
+
+def _proposals(searched: SearchResults, ledger: Ledger) -> list[Row]:
+    epochs = searched.base.training.epochs
+    found = []
+    for tried in searched.tried:
+        state = "running" if ledger.running(tried.key) else OF_A_SEARCH.get(tried.outcome, tried.outcome)
+        accuracy = tried.accuracy if tried.outcome in ("finished", "stopped") else None
+        found.append(Row(tried.key, label(tried.values), (), state, tried.epochs, epochs, accuracy, None, ""))
+    left = max(0, searched.trials - len(searched.tried))
+    return found + left * [Row("", "to be proposed", (), "missing", 0, epochs, None, None, "")]
 
 
 def _row(trial: Trial, what: str, ledger: Ledger, today: Today) -> Row:
@@ -89,12 +111,15 @@ def _row(trial: Trial, what: str, ledger: Ledger, today: Today) -> Row:
 def elsewhere(plans: Iterable[SweepPlan], ledger: Ledger) -> list[str]:
     """Keys of trainings in the store that none of the plans has: of cells that were taken out of a file, say."""
     planned = {trial.key for each in plans for trial in each.trials()}
+    for each in plans:
+        searched = None if each.cells else results_of(ledger, each.name)
+        planned |= {tried.key for tried in searched.tried} if searched else set()
     return [key for key in ledger.kept_keys() if key not in planned]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status."""
-    options = _parser().parse_args(arguments)
+    options = _parser().parse_intermixed_args(arguments)
     try:
         return _main(options)
     except (ValueError, OSError) as error:
@@ -119,7 +144,7 @@ def _main(options: argparse.Namespace) -> int:
             _show(console, name, each, removed[name], options.all)
         if others:
             console.print(f"in no sweep's plan, kept: {_few(others)}", highlight=False)
-    return 0 if all(row.state in ("done", "diverged") for each in found.values() for row in each) else 1
+    return 0 if all(row.state in ENDED for each in found.values() for row in each) else 1
 
 
 def _store(options: argparse.Namespace) -> str:
@@ -147,7 +172,7 @@ def _show(console: Console, name: str, found: list[Row], removed: list[str], eve
     counts = Counter(row.state for row in found)
     told = ", ".join(f"{counts[state]} {state}" for state in ORDER if counts[state])
     left = sum(row.seconds_left or 0.0 for row in found)
-    table = Table(title=f"{name}: {len(found)} trainings: {told or 'a search'}", title_justify="left")
+    table = Table(title=f"{name}: {len(found)} trainings: {told}", title_justify="left")
     for column in ("training", "what differs", "table", "state", "epoch", "validation", "left", "why"):
         table.add_column(column, overflow="fold")
     shown = found if everything else found[:ROWS]

@@ -12,18 +12,29 @@ import yaml
 from rich.console import Console
 
 from dmf.config import ExperimentConfig
-from dmf.records import Failure
+from dmf.records import Failure, Provenance, TrainingRecord
 from orchestrator.interrupts import Signals
 from orchestrator.ledger import Ledger
 from orchestrator.mirror import MLflowRecords
 from orchestrator.mlflow_server import tracking_uri
 from orchestrator.plan import plan
 from orchestrator.progress import Progress
-from orchestrator.search import SearchResults, SearchWatch, Tried, first_point, kept, listing, results_path, resume
+from orchestrator.search import (
+    SearchResults,
+    SearchWatch,
+    Tried,
+    check_fresh,
+    first_point,
+    kept,
+    listing,
+    results_path,
+    resume,
+)
 from orchestrator.spec import SweepSpec
 from orchestrator.spec_file import spec_from
 from orchestrator.sweep import main
 from orchestrator.tracking import Tracker
+from reports.staleness import Today
 
 YAML = """
 name: look
@@ -87,7 +98,7 @@ def test_a_search_goes_on_with_what_it_knows_but_not_with_another_s(tmp_path: Pa
     assert fresh.tried == ()
     known = SearchResults(base=fresh.base, parameters=fresh.parameters, tried=(tried(0.5, model__groups=1),))
     known.write(results_path(ledger, "look"))
-    assert resume(spec(groups), ledger) == known
+    assert resume(spec(groups), ledger).tried == known.tried
     for other in (spec({"model.groups": {"choice": [1, 2]}}), spec(groups, base="paper")):
         with pytest.raises(ValueError, match="another base or other ranges"):
             resume(other, ledger)
@@ -99,7 +110,31 @@ def test_what_failed_is_not_known_and_tried_again(tmp_path: Path) -> None:
     good, bad = tried(0.5, model__groups=1), tried(0.0, "failed", model__groups=64)
     fresh.with_tried([good, bad]).write(results_path(ledger, "look"))
     assert resume(sweep, ledger).tried == (good,)
-    assert kept(sweep, ledger).failed == (bad,)
+    assert kept(sweep, ledger).open == (bad,)
+
+
+def test_what_other_code_made_is_no_part_of_a_search_unless_it_is_accepted(watch: SearchWatch) -> None:
+    for outcome in ("finished", "running"):
+        key = watch.key_of({"model.groups": 2})
+        watch.started(key)
+        config = watch.configs[key]
+        assert config is not None and watch.results.tried[-1].outcome == "running" and len(watch.results.tried) == 1
+        provenance = Provenance(
+            data_fingerprint="d", image_sizes="", git_commit=None, versions={}, device="cpu", threads=1, code="0" * 16
+        )
+        record = TrainingRecord(key=key, config=config, outcome="finished", provenance=provenance)
+        watch.ledger.write_training(record)
+        if outcome == "finished":
+            watch.ended(key, None)
+            assert watch.results.tried[-1].outcome == "failed"
+        known = kept(watch.spec, watch.ledger)
+        assert [each.values for each in known.open] == [{"model.groups": 2}] and not resume(
+            watch.spec, watch.ledger
+        ).tried
+        with pytest.raises(ValueError, match="was made by other code .* --accept-stale"):
+            check_fresh(known, watch.ledger, Today())
+        check_fresh(known, watch.ledger, Today(accept_stale=True))
+        watch.results = watch.results.with_tried(())
 
 
 @pytest.fixture
@@ -108,7 +143,7 @@ def watch(tmp_path: Path) -> Iterator[SearchWatch]:
     ledger, sweep = Ledger(tmp_path), spec({"model.groups": {"int": [1, 2]}, "episodes.queries": {"int": [1, 5000]}})
     tracker = Tracker(tracking_uri(tmp_path, None), ledger, plan(sweep), {})
     with Progress("look", Console(file=StringIO())) as progress:
-        yield SearchWatch(sweep, resume(sweep, ledger), ledger, tracker, Signals(), progress)
+        yield SearchWatch(sweep, resume(sweep, ledger), ledger, tracker, Signals(), progress, Today())
     assert tracker.stop("FAILED") is None
 
 

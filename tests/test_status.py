@@ -8,9 +8,11 @@ from typing import Any
 
 import pytest
 
+from dmf.config import ExperimentConfig
 from dmf.records import Failure, TrainingRecord
 from orchestrator.ledger import Ledger
-from orchestrator.plan import plan
+from orchestrator.plan import SweepPlan, plan
+from orchestrator.search import SearchResults, Tried, results_path
 from orchestrator.spec_file import read_spec
 from orchestrator.status import main
 from orchestrator.trial import run_trial
@@ -103,3 +105,24 @@ def test_mistakes(
     (site / "empty").mkdir()
     assert main(arguments) == 2
     assert said in capsys.readouterr().err
+
+
+def test_of_a_search_its_proposals_are_shown_and_what_is_left(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ledger = Ledger(tmp_path)
+    ledger.write_plan(SweepPlan(name="look", about="", cells=()))
+    configs = [ExperimentConfig().replace(model__groups=groups) for groups in (1, 64, 160)]
+    outcomes = ("finished", "stopped", "running")
+    tried = tuple(
+        Tried(values={"model.groups": c.model.groups}, key=c.key, accuracy=0.5, epochs=3, outcome=outcome)
+        for c, outcome in zip(configs, outcomes, strict=True)
+    )
+    search = SearchResults(base=ExperimentConfig(), parameters={}, tried=tried, trials=4)
+    search.write(results_path(ledger, "look"))
+    ledger.folder(configs[0].key).mkdir(parents=True)
+    assert main(["--store", str(tmp_path)]) == 1
+    said = capsys.readouterr().out
+    assert "look: 4 trainings: 1 started, 1 missing, 1 stopped, 1 done" in said and "in no sweep's plan" not in said
+    search.with_tried(tried[:2]).replace(trials=2).write(results_path(ledger, "look"))
+    assert main(["--store", str(tmp_path)]) == 0
