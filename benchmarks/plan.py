@@ -88,17 +88,20 @@ marks = [("", time.perf_counter())]
 def mark(name): marks.append((name, time.perf_counter()))
 from pathlib import Path
 from orchestrator import sweep
+from orchestrator.describe import describe
+from orchestrator.preview import preview
+from reports.staleness import Today
 mark("imports")
 spec = sweep.read_spec(sys.argv[1])
 mark("file, validated")
 planned = sweep.plan(spec)
 planned.trials()
 mark("plan")
-text = sweep.describe(spec, planned, sweep.Ledger(Path("runs")))
-mark("store and text")
-from orchestrator.preview import preview
-preview(spec, planned, sweep.Ledger(Path("runs")))
+ledger = sweep.Ledger(Path("runs"))
+preview(spec, planned, ledger)
 mark("estimates and doubts")
+describe(spec, planned, ledger, Today())
+mark("the same, states and text")
 print(json.dumps({name: end - start for (_, start), (name, end) in zip(marks, marks[1:])}))
 """
 

@@ -1,4 +1,4 @@
-"""How long tables take from many runs: `python -m orchestrator.report` over sweeps/table2.yaml with many seeds.
+"""How long tables and states of many runs take: `python -m orchestrator.report` of sweeps/table2.yaml, many seeds.
 
 The command is timed whole, in a fresh process each time: from MLflow (a SQLite database and its folder of artifacts),
 and from the ledger; `python -m orchestrator.status` of the same store, too. The records are as large as real ones: 95

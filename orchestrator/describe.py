@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 
 from orchestrator.ledger import Ledger
 from orchestrator.plan import SweepPlan, Trial, labels, shortened
@@ -25,16 +26,20 @@ PLANNED = {
 """What a state of the ledger means for the next start."""
 
 
-def describe(spec: SweepSpec, planned: SweepPlan, ledger: Ledger, today: Today) -> str:
-    """What a sweep would do, as text."""
+def describe(
+    spec: SweepSpec, planned: SweepPlan, ledger: Ledger, today: Today, asked: Sequence[Trial] | None = None
+) -> str:
+    """What a sweep, or those of its trials that are `asked` for, would do, as text."""
     if spec.search is not None:
         return describe_search(spec, ledger)
-    trials = planned.trials()
+    everything = planned.trials()
+    trials = everything if asked is None else asked
     stands = {trial.key: standing(trial, ledger, today) for trial in trials}
-    told = labels(trial.config for trial in trials)
+    told = labels(trial.config for trial in everything)
     any_stale = any(each.state == "stale" for each in stands.values())
-    seen = preview(spec, planned, ledger)
-    asked, cells = planned.trainings_asked, len(planned.cells)
+    seen = preview(spec, planned, ledger, trials)
+    wanted, cells = planned.trainings_asked, len(planned.cells)
+    part = f"{len(trials)} of them" if asked is not None else "trainings"
     tables = Counter(cell.table for cell in planned.cells)
     counts = Counter(_told(each) for each in stands.values())
     evaluations = {(trial.key, e.key) for trial in trials for e in trial.evaluations}
@@ -42,16 +47,16 @@ def describe(spec: SweepSpec, planned: SweepPlan, ledger: Ledger, today: Today) 
     head = [
         f"Sweep {planned.name}: {planned.about}",
         f"{cells} cells in {', '.join(f'table {name}: {n}' for name, n in tables.items())}; {_seeds(spec)}",
-        f"{asked} trainings asked for, {len(trials)} distinct ({asked - len(trials)} duplicates removed)",
+        f"{wanted} trainings asked for, {len(everything)} distinct ({wanted - len(everything)} duplicates removed)",
+        f"{part}: " + ", ".join(f"{number} {state}" for state, number in counts.items()),
         f"{len(evaluations)} evaluations, {tested} done",
-        "trainings: " + ", ".join(f"{number} {state}" for state, number in counts.items()),
         *(["stale ones are left: --accept-stale takes them, --retrain-stale makes them anew"] if any_stale else []),
         *seen.lines,
         *(f"warning: {warning}" for warning in seen.warnings),
         "",
     ]
     lines = []
-    width = max(len(text) for text in told.values())
+    width = max(len(told[trial.key]) for trial in trials)
     for trial in trials:
         fills = ", ".join(dict.fromkeys(trial.tables))
         line = f"{trial.key}  {told[trial.key]:<{width}}  table {fills}  {_told(stands[trial.key])}"

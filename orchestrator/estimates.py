@@ -11,7 +11,7 @@ import functools
 import logging
 import math
 import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -67,16 +67,19 @@ DONE = Cost(0.0, 0.0, 0.0, None, "done")
 UNKNOWN = Cost(None, None, None, None, "unknown")
 
 
-def estimate(trials: Sequence[Trial], ledger: Ledger, calibration: Calibration) -> dict[str, Cost]:
-    """The cost of every trial, by its key."""
+def estimate(
+    trials: Sequence[Trial], ledger: Ledger, calibration: Calibration, anew: Collection[str] = ()
+) -> dict[str, Cost]:
+    """The cost of every trial, by its key; of those with a key in `anew` from their beginning."""
     states = {trial.key: ledger.state(trial) for trial in trials}
     known = known_rates(ledger, calibration)
     costs = {}
     for trial in trials:
-        if states[trial.key] in ("done", "diverged"):
+        if states[trial.key] in ("done", "diverged") and trial.key not in anew:
             costs[trial.key] = DONE
         elif found := _rates_for(trial.config, known) if known else None:
-            costs[trial.key] = _cost(trial, *found, ledger, _images(trial.config, calibration))
+            progress = (0, 0.0, list(trial.evaluations)) if trial.key in anew else _progress(trial, ledger)
+            costs[trial.key] = _cost(trial, *found, *progress, _images(trial.config, calibration))
         else:
             costs[trial.key] = UNKNOWN
     return costs
@@ -171,9 +174,17 @@ def device_here(wanted: str) -> str | None:
     return device_name(torch.device("cuda" if there and wanted != "cpu" else "cpu"))
 
 
-def _cost(trial: Trial, rates: Rates, source: Source, ledger: Ledger, images: Images) -> Cost:
+def _cost(
+    trial: Trial,
+    rates: Rates,
+    source: Source,
+    done: int,
+    earlier: float,
+    tests: list[EvaluationConfig],
+    images: Images,
+) -> Cost:
+    """What is left of a trial with so many epochs `done` in `earlier` seconds, and these `tests` to make."""
     settings = trial.config.training
-    done, earlier, tests = _progress(trial, ledger)
     left = range(done + 1, settings.epochs + 1) if rates.episode_seconds else range(0)
     training = len(left) * settings.episodes_per_epoch * statistics.median(rates.episode_seconds or [0.0])
     validations = sum(settings.validates(epoch) for epoch in left)

@@ -21,7 +21,7 @@ class Preview:
     """Of the trials that are not done yet."""
 
     costs: dict[str, Cost]
-    """By training key, of all trials."""
+    """By training key, of all trials that were asked for."""
     at_a_time: int
     """How many trials run together on this machine."""
     lines: tuple[str, ...]
@@ -33,10 +33,14 @@ class Preview:
         return f"about {duration(seconds)}" if (seconds := self.costs[key].seconds) else ""
 
 
-def preview(spec: SweepSpec, planned: SweepPlan, ledger: Ledger) -> Preview:
-    """What a sweep will cost and what is doubtful about it. Starts nothing."""
-    costs = estimate(planned.trials(), ledger, Calibration.of(ledger.store))
-    left = [trial for trial in planned.trials() if costs[trial.key].source != "done"]
+def preview(spec: SweepSpec, planned: SweepPlan, ledger: Ledger, asked: Sequence[Trial] | None = None) -> Preview:
+    """What a sweep, or those of its trials that are `asked` for, will cost and what is doubtful about it.
+
+    Starts nothing.
+    """
+    trials = planned.trials() if asked is None else asked
+    costs = estimate(trials, ledger, Calibration.of(ledger.store))
+    left = [trial for trial in trials if costs[trial.key].source != "done"]
     machine = machine_for(left, costs, spec)
     together = at_a_time(left, spec.resources, machine)
     return Preview(

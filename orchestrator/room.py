@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dmf.config import ExperimentConfig
-from orchestrator.estimates import Cost
+from orchestrator.estimates import GPU_DRIVER, Cost
 from orchestrator.plan import Trial
 from orchestrator.spec import Resources
 
@@ -93,7 +93,22 @@ def shortages(
                 f"a training takes up to {_gigabytes(peak)} of GPU memory, resources.gpu={share:g} leaves it "
                 f"{_gigabytes(room)}; give it more of the GPU"
             )
-    return (*found, *_disk(trials, together, store, keep_weights))
+    return (*_too_much(trials, resources, machine), *found, *_disk(trials, together, store, keep_weights))
+
+
+def _too_much(trials: Sequence[Trial], resources: Resources, machine: Machine) -> list[str]:
+    """What no trial gets on this machine; of GPUs only where it is known how many there are."""
+    needs = [_needs(trial.config, resources, machine) for trial in trials]
+    gpus = len(machine.gpu_memory)
+    asked = [(max((cpu for cpu, _ in needs), default=0.0), machine.cpus, "CPUs")]
+    if gpus or not GPU_DRIVER.exists():
+        asked.append((max((gpu for _, gpu in needs), default=0.0), gpus, "GPUs"))
+    return [
+        f"a trial asks for {wanted:g} {what}, this machine has {there}; make resources.{what[:3].lower()} smaller, or "
+        "start the sweep on a cluster with --address"
+        for wanted, there, what in asked
+        if wanted > there
+    ]
 
 
 def _disk(trials: Sequence[Trial], together: int, store: Path, keep_weights: bool) -> list[str]:

@@ -42,15 +42,15 @@ def standing(trial: Trial, ledger: Ledger, today: Today) -> Standing:
     """Where a trial stands."""
     ended = ledger.how_ended(trial.key)
     state = ledger.state_after(trial, ended)
-    if state == "failed":
-        return _failed(trial, ledger)
     try:
         made = _made_by(trial, ledger, state, ended)
     except ValueError as error:  # the trial itself will meet it again, and its record will say so
-        return Standing("failed", str(error), again=True)
+        return _failed(trial, ledger) if state == "failed" else Standing("failed", str(error), again=True)
     doubts = [doubt for code, images in made for doubt in today.doubts(trial.config, code, images)]
     if doubts and not today.accept_stale:
         return Standing("stale", ", ".join(dict.fromkeys(doubts)))
+    if state == "failed":
+        return _failed(trial, ledger)
     if state == "untested" and not ledger.has_weights(trial.key):
         return Standing("no weights", without_weights(trial.key))
     return Standing(state, ended.failure.reason if ended and ended.failure else "")
@@ -69,7 +69,7 @@ def _made_by(trial: Trial, ledger: Ledger, state: ledgers.State, ended: Ended | 
     """Code and images of everything that is there of a trial."""
     if state == "missing":
         return []
-    if state == "started":
+    if state in ("started", "failed"):
         at = ledger.checkpoint(trial.key)
         return [(at.code, at.data)] if at else []
     tests = [ledger.evaluation_made_by(trial.key, evaluation.key) for evaluation in trial.evaluations]

@@ -46,7 +46,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("dmf.sweep")
 
-OF_PARTS = ("calibrate", "only", "budget", "retry_diverged", "retry_failed", "accept_stale", "retrain_stale")
+ANEW = ("retry_diverged", "retry_failed", "retrain_stale")
+"""Options that have something trained again."""
+OF_PARTS = ("calibrate", "only", "budget", *ANEW)
 """Options that speak of trials which the file names; a search finds its own."""
 
 
@@ -58,11 +60,12 @@ def main(arguments: list[str] | None = None) -> int:
         spec = read_spec(options.spec, options.settings)
         planned = plan(spec)
         _check_options(spec, options)
+        _asked(planned, options)  # refuses a name that no training has
         if options.calibrate:
-            return _calibrate(planned, options)
+            _calibrate(planned, options)
         if options.plan:
-            return _print_plan(spec, planned, options)
-        return _run(spec, planned, options)
+            _print_plan(spec, planned, options)
+        return 0 if options.calibrate or options.plan else _run(spec, planned, options)
     except (ValueError, BlockingIOError) as error:
         print(f"error: {without_password(str(error))}", file=sys.stderr)
         return 2
@@ -73,12 +76,18 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _check_options(spec: SweepSpec, options: argparse.Namespace) -> None:
     """ValueError for options that nothing would read."""
-    given = [name for name in OF_PARTS if getattr(options, name)]
-    if spec.search is not None and given:
-        told = ", ".join(f"--{name.replace('_', '-')}" for name in given)
-        raise ValueError(f"{told}: for sweeps with parts, and {spec.name} is a search; leave it out")
+    if spec.search is not None and (given := _given(OF_PARTS, options)):
+        raise ValueError(f"{given}: for sweeps with parts, and {spec.name} is a search; leave it out")
+    if (options.plan or options.calibrate) and (given := _given(ANEW, options)):
+        raise ValueError(f"{given}: --plan and --calibrate train nothing; leave it out, or them")
+    if options.calibrate and not options.plan and options.budget:
+        raise ValueError("--budget: --calibrate alone chooses no trainings; give --plan too, or leave it out")
     if options.again and not options.calibrate:
         raise ValueError("--again says that --calibrate measures anew; give both, or leave it out")
+
+
+def _given(names: tuple[str, ...], options: argparse.Namespace) -> str:
+    return ", ".join(f"--{name.replace('_', '-')}" for name in names if getattr(options, name))
 
 
 def _again() -> str:
@@ -87,30 +96,39 @@ def _again() -> str:
     return f"go on with the same command: {shlex.join(command)}"
 
 
-def _calibrate(planned: SweepPlan, options: argparse.Namespace) -> int:
+def _asked(planned: SweepPlan, options: argparse.Namespace) -> tuple[Trial, ...]:
+    """The trials that the command line speaks of."""
+    trials = planned.trials()
+    return select(trials, labels(trial.config for trial in trials), options.only) if options.only else trials
+
+
+def _calibrate(planned: SweepPlan, options: argparse.Namespace) -> None:
     """Measure what is not known of the sweep's trainings, and name switches that change nothing."""
     from orchestrator.calibrate import calibrate
     from orchestrator.canary import canary
 
     _check_writable(local_folder(options.store), "--store")
     with Ledger.at(options.store).driving(options.wait) as ledger:
-        left = [trial for trial in planned.trials() if ledger.state(trial) not in ("done", "diverged")]
+        left = [trial for trial in _asked(planned, options) if ledger.state(trial) not in ("done", "diverged")]
         calibrate(left, ledger, options.again)
         for sentence in canary(planned):
             print(f"warning: {sentence}")
-    return 0
 
 
-def _print_plan(spec: SweepSpec, planned: SweepPlan, options: argparse.Namespace) -> int:
+def _print_plan(spec: SweepSpec, planned: SweepPlan, options: argparse.Namespace) -> None:
     try:
-        text = describe(spec, planned, Ledger.at(options.store), Today(options.accept_stale))
+        ledger, today, asked = Ledger.at(options.store), Today(options.accept_stale), _asked(planned, options)
+        if options.budget:
+            todo = tuple(trial for trial in asked if standing(trial, ledger, today).runs)
+            costs = estimate(todo, ledger, Calibration.of(ledger.store))
+            asked = _affordable(todo, costs, spec, options.budget) if todo else asked
+        text = describe(spec, planned, ledger, today, asked if options.only or options.budget else None)
     except OSError as error:
         raise ValueError(f"--store {options.store} can not be read: {error.strerror or error}") from None
     try:
         print(text, flush=True)
     except BrokenPipeError:  # whoever read it, such as head, has enough; the interpreter flushes once more at its end
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return 0
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -140,7 +158,10 @@ def _parser() -> argparse.ArgumentParser:
         "--address",
         help="a running Ray, auto or host:port on its head node (RAY_AUTH_MODE=token where it asks for one)",
     )
-    parser.add_argument("--tracking-uri", help="MLflow; default $MLFLOW_TRACKING_URI, else a database in the store")
+    parser.add_argument(
+        "--tracking-uri",
+        help="MLflow; default $MLFLOW_TRACKING_URI, else a database in the store, of an object store on this machine",
+    )
     parser.add_argument("--wait", action="store_true", help="wait while another driver uses the store")
     parser.add_argument("--retry-diverged", action="store_true", help="train anew what diverged")
     parser.add_argument("--retry-failed", action="store_true", help="try again what failed and no machine was at fault")
@@ -208,9 +229,10 @@ def _drive(spec: SweepSpec, planned: SweepPlan, ledger: Ledger, signals: Signals
         # Read when ray is imported: our own Ray then listens on 127.0.0.1 only, as _node_ip_address would not.
         os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
     if spec.search is not None:
-        from orchestrator.search import resume, run_search
+        from orchestrator.search import check_fresh, kept, run_search
 
-        resume(spec, ledger)  # refuses another search of its name, before anything is written
+        # Refuses another search of its name, and another code's, before anything is written.
+        check_fresh(kept(spec, ledger), ledger, Today(options.accept_stale))
     uri = tracking_uri(ledger.store, options.tracking_uri)
     left = ledger.no_longer_planned(planned)
     if left:
@@ -223,16 +245,27 @@ def _drive(spec: SweepSpec, planned: SweepPlan, ledger: Ledger, signals: Signals
             complete = run_search(spec, ledger, tracker, signals, options)
         else:
             complete = run_sweep(spec, planned, ledger, tracker, signals, options)
-        status = "FINISHED" if complete else "FAILED"
+        whole = complete and all(ledger.state(trial) in ("done", "diverged") for trial in planned.trials())
+        status = "FINISHED" if whole else "KILLED" if complete else "FAILED"
     except Stopped:
         status, interrupted = "KILLED", True
         raise
     finally:
-        trouble = tracker.stop(status, interrupted)
+        trouble = _close(tracker, ledger, status, interrupted)
         print(_where(uri))
         if trouble:
             print(f"error: {trouble}; the next start of this sweep, or {_sync(options)}, adds it", file=sys.stderr)
     return complete and not trouble
+
+
+def _close(tracker: Tracker, ledger: Ledger, status: str, interrupted: bool) -> str | None:
+    """Bring MLflow to the end of the sweep; None, or why it is incomplete."""
+    try:
+        ledger.check()
+    except OSError as error:  # another driver may have the store, and tells MLflow of it
+        tracker.abandon()
+        return f"MLflow is left to another driver: {error}"
+    return tracker.stop(status, interrupted)
 
 
 def _where(uri: str) -> str:
@@ -258,16 +291,19 @@ def run_sweep(
 ) -> bool:
     """Run what is missing of a sweep and print its tables; whether every trial has its record."""
     trials, today = planned.trials(), Today(options.accept_stale)
-    _drop(trials, ledger, tracker, today, options)
-    names = labels(trial.config for trial in trials)
-    asked = select(trials, names, options.only) if options.only else trials
+    names, asked = labels(trial.config for trial in trials), _asked(planned, options)
     before = {trial.key: standing(trial, ledger, today) for trial in asked}
-    todo = tuple(t for t in asked if before[t.key].runs or (options.retry_failed and before[t.key].state == "failed"))
-    costs = estimate(todo, ledger, Calibration.of(ledger.store))
+    wanted = _wanted(options)
+    todo = tuple(trial for trial in asked if before[trial.key].runs or before[trial.key].state in wanted)
+    anew = {trial.key for trial in todo if before[trial.key].state in ("diverged", "stale")}
+    costs = estimate(todo, ledger, Calibration.of(ledger.store), anew)
     if options.budget and todo:
         todo = _affordable(todo, costs, spec, options.budget)
         signals.deadline = time.monotonic() + options.budget
-    ended = sum(each.ended for each in before.values())
+    for trial in todo:
+        if trial.key in anew:
+            _drop(trial.key, before[trial.key].state, ledger, tracker)
+    ended = sum(each.ended for each in before.values()) - sum(before[trial.key].ended for trial in todo)
     left = len(asked) - ended - len(todo)
     kept = f", {left} left as they are" if left else ""
     print(f"{planned.name}: {len(asked)} trainings, {ended} done, {len(todo)} to run{kept}")
@@ -303,8 +339,9 @@ def run_sweep(
             except Stopped as reason:
                 stopped = reason
         failures = watch.failures
-    paths = report(planned, ledger, options.results, today=today)
+        ledger.refresh()
     today = Today(options.accept_stale)  # images that no machine had opened before have a fingerprint now
+    paths = report(planned, ledger, options.results, today=today)
     after = {trial.key: standing(trial, ledger, today) for trial in asked}
     print("\n" + summary(asked, after, ledger, failures))
     if any(costs[trial.key].seconds for trial in todo):
@@ -326,20 +363,19 @@ def _affordable(todo: tuple[Trial, ...], costs: dict[str, Cost], spec: SweepSpec
     return chosen
 
 
-def _drop(
-    trials: tuple[Trial, ...], ledger: Ledger, tracker: Tracker, today: Today, options: argparse.Namespace
-) -> None:
-    """Have what the user wants made anew start from nothing."""
-    if not (options.retry_diverged or options.retrain_stale):
-        return
-    for trial in trials:
-        state = standing(trial, ledger, today).state
-        if state == "diverged" and options.retry_diverged:
-            ledger.forget(trial.key)
-            tracker.forget(trial.key)
-        elif state == "stale" and options.retrain_stale:
-            print(f"{trial.key}: put aside as {ledger.supersede(trial.key)}")
-            tracker.forget(trial.key)
+def _wanted(options: argparse.Namespace) -> set[str]:
+    """States whose trials the user wants to run, besides those that run anyway."""
+    asked = {"failed": options.retry_failed, "diverged": options.retry_diverged, "stale": options.retrain_stale}
+    return {state for state, given in asked.items() if given}
+
+
+def _drop(key: str, state: str, ledger: Ledger, tracker: Tracker) -> None:
+    """Have a training start from nothing."""
+    if state == "diverged":
+        ledger.forget(key)
+    else:
+        print(f"{key}: put aside as {ledger.supersede(key)}")
+    tracker.forget(key)
 
 
 def summary(

@@ -11,10 +11,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Literal
 
+from dmf.checkpoints import read_state_of
 from dmf.config import AugmentationConfig, DataConfig, EvaluationConfig, ExperimentConfig
 from dmf.data import DataSet, open_for
 from dmf.evaluation import episode_bank, evaluate_folder
-from dmf.records import BEST, LAST, STACKS, Epoch, TrainingRecord, without_weights
+from dmf.records import BEST, LAST, STACKS, Epoch, Kept, TrainingRecord, without_weights
 from dmf.training import close, train
 from dmf.watchdog import watched
 from orchestrator.faults import failure_of
@@ -65,14 +66,25 @@ def run_trial(
         if record.outcome == "finished":
             missing = [e for e in evaluations if not ledger.tested(config.key, e.key)]
             if missing:
-                if not (folder / BEST).is_file():
-                    raise ValueError(without_weights(config.key))
+                _check_weights(folder / BEST, record)
                 data = images_of(config)
                 for evaluation in missing:
                     ledger.write_evaluation(evaluate_folder(folder, config, evaluation, data))
         if not keep_weights:
             (folder / BEST).unlink(missing_ok=True)
         return record
+
+
+def _check_weights(path: Path, record: TrainingRecord) -> None:
+    """ValueError unless the weights are there, and of the epoch that the record calls the best."""
+    if not path.is_file():
+        raise ValueError(without_weights(record.key))
+    epoch = read_state_of(Kept, path).epoch
+    best = len(record.history) if record.best_epoch is None else record.best_epoch
+    if epoch != best:
+        raise ValueError(
+            f"{path} has weights of epoch {epoch}, not of {best}, its best; remove the folder to train anew"
+        )
 
 
 def _run_remote_trial(

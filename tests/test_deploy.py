@@ -110,7 +110,7 @@ def test_the_ray_job_is_this_version_and_trains_on_gpus_beside_a_head_without() 
 def commands_told(name: str) -> list[str]:
     """The commands in a file's opening comment, which stands three columns in; a line further in goes on with one."""
     text = (DEPLOY / name).read_text()
-    told = re.sub(r" ?\\?\n#       +", " ", text)
+    told = re.sub(r" \\\n#       +", " ", text)
     return re.findall(r"^#   (.*)", told, re.MULTILINE)
 
 

@@ -295,6 +295,10 @@ def test_what_does_not_fit_is_told(tmp_path: Path) -> None:
     gpu = Machine(2, 10 * 10**9, (8 * 10**9,))
     (device,) = shortages(on_gpu, costs, Resources(gpu=0.5), gpu, tmp_path)
     assert device.startswith("a training takes up to 6.0 GB of GPU memory, resources.gpu=0.5 leaves it 4.0 GB")
+    needy = shortages(trials, costs, Resources(cpu=3.0), Machine(2, 16 * 10**9), tmp_path)
+    assert needy[0].startswith("a trial asks for 3 CPUs, this machine has 2; make resources.cpu smaller, or start")
+    (greedy,) = shortages(on_gpu, costs, Resources(gpu=2.0), Machine(2, 16 * 10**9, (8 * 10**9,)), tmp_path)
+    assert greedy.startswith("a trial asks for 2 GPUs, this machine has 1; make resources.gpu smaller, or start")
     million = [Trial(ExperimentConfig(), ())] * 10**6
     unknown = {ExperimentConfig().key: UNKNOWN}
     (disk,) = shortages(million, unknown, Resources(), Machine(2, 10**9), tmp_path / "not" / "there")

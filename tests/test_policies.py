@@ -171,6 +171,19 @@ def test_a_part_of_a_sweep_and_what_fits_a_budget(tmp_path: Path) -> None:
     )
     assert site.states() == ["done", "done"]
 
+    first, second = site.trials()
+    for trial in (first, second):  # as if other code had made them
+        path = site.ledger.folder(trial.key) / "training.json"
+        record = json.loads(path.read_text())
+        record["provenance"]["code"] = "0" * 16
+        path.write_text(json.dumps(record))
+    assert site.run("--budget", "0.001s", "--retrain-stale") == 2
+    assert site.run("--only", "groups=2", "--retrain-stale") == 2
+    assert not (site.ledger.store / "superseded").exists()
+    assert site.run("--only", first.key, "--retrain-stale") == 0, site.said
+    assert [path.name.split("-")[0] for path in (site.ledger.store / "superseded").iterdir()] == [first.key]
+    assert site.states() == ["done", "done"]
+
 
 @pytest.mark.parametrize(
     ("arguments", "told"),

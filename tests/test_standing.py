@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 
 import pytest
@@ -80,6 +81,23 @@ def test_a_training_begun_by_other_code_is_stale_and_goes_on_where_accepted(
     assert standing(TRIAL, ledger, Today()).state == "stale"
 
 
+def test_a_failed_training_does_not_go_on_under_other_code_unasked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(epoch: object) -> None:
+        raise OSError(errno.EIO, "the disk answers no more")
+
+    with monkeypatch.context() as patch, pytest.raises(OSError):
+        patch.setattr("dmf.training.code_hash", lambda: "0" * 16)
+        run_trial(CONFIG, (), tmp_path, fail)
+    ledger = Ledger(tmp_path)
+    assert ledger.state(TRIAL) == "failed"
+    assert standing(TRIAL, ledger, Today(code="0" * 16)).again
+    stands = standing(TRIAL, ledger, Today())
+    assert stands.state == "stale" and not stands.runs and stands.why.startswith(f"made by other code ({'0' * 16},")
+    assert standing(TRIAL, ledger, Today(accept_stale=True)).again
+
+
 @pytest.mark.parametrize(("kind", "again"), [("error", False), ("memory", False), ("machine", True), ("disk", True)])
 def test_what_failed_is_tried_again_by_itself_only_where_a_machine_was_at_fault(
     kind: str, again: bool, tmp_path: Path
@@ -109,6 +127,15 @@ def test_a_training_put_aside_is_kept_whole(store: Path, tmp_path: Path) -> None
     there = ledger.supersede(CONFIG.key)
     assert {path.name for path in there.iterdir()} == files and ledger.state(TRIAL) == "missing"
     assert ledger.kept_keys() == []
+
+
+def test_a_training_at_work_is_not_put_aside(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path)
+    with ledger.holding(CONFIG.key):
+        for drop in (ledger.supersede, ledger.forget):
+            with pytest.raises(ValueError, match="another process works in .* wait for it or end it"):
+                drop(CONFIG.key)
+    assert ledger.folder(CONFIG.key).is_dir()
 
 
 def finished(config: ExperimentConfig, code: str, images: str) -> TrainingRecord:
