@@ -1,6 +1,6 @@
 # make demo: a small ablation on embedded images, from nothing to the printed tables.
 # make test: everything that CI runs.
-# make bench: every claim of speed, measured in short (fewer repeats, smaller batches).
+# make bench: every claim of speed but those of scale, measured in short (fewer repeats, smaller batches).
 # make bench-full: with all repeats and at full size, and how it scales, more than an hour on two cores.
 # Both print tables and leave results/benchmarks/SUBJECT.json; nothing else should run meanwhile.
 # All make .venv when it is missing or requirements.txt has changed since, and build the extension when its sources have.
