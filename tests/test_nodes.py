@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import secrets
 import shutil
 import signal
@@ -18,13 +19,16 @@ import pytest
 from mlflow import MlflowClient
 
 from dmf.checkpoints import read_checkpoint
-from dmf.records import LAST, LOCK, TrainingRecord
+from dmf.provenance import code_hash
+from dmf.records import EVALUATIONS, LAST, LOCK, RECORD, TrainingRecord
 from orchestrator.ledger import Ledger
 from orchestrator.mirror import EXPERIMENT
 from orchestrator.mlflow_server import tracking_uri
+from orchestrator.remote import RemoteStore
 from orchestrator.trial import run_trial
-from tests.s3_server import free_port
+from tests.s3_server import ENVIRONMENT, free_port, s3_server, uri
 from tests.test_sweep import ROOT, START_SECONDS, Site, descendants
+from tests.tiny import tiny_sweep
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="finds workers in /proc")
 CLUSTER = {
@@ -255,3 +259,49 @@ def test_a_training_whose_host_is_cut_off_goes_on_at_another(hosts: dict[str, tu
         assert_mlflow_has_every_epoch_once(site)
     finally:
         nodes.close()
+
+
+TWO_AND_ONE_WITHOUT_IMAGES = """
+  - {table: 2c, grid: {model.groups: [1, 64]}}
+  - {table: '1', set: {data.name: mini_imagenet, data.root: /nowhere}}
+"""
+
+
+@pytest.fixture
+def shared_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """In an object store that every process from now on may use, with a folder of its own as this machine's cache."""
+    for name, value in {**ENVIRONMENT, "DMF_CACHE": str(tmp_path / "cache")}.items():
+        monkeypatch.setenv(name, value)
+    with s3_server(tmp_path) as port:
+        yield uri(port, "runs")
+
+
+def record_in(remote: RemoteStore, key: str) -> TrainingRecord:
+    return TrainingRecord.model_validate_json(remote.read(f"trainings/{key}/{RECORD}"))
+
+
+def test_nodes_without_a_folder_in_common_get_the_driver_s_code_and_bring_records_to_an_object_store(
+    shared_store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # a node's workers would find the code in the folder where it was started,
+    monkeypatch.delenv("PYTHONPATH", raising=False)  # or here
+    nodes = Nodes(tmp_path, "127.0.0.10")
+    try:
+        nodes.join("127.0.0.11")
+        site = SiteOnNodes(tmp_path, nodes.address)
+        site.spec.write_text(tiny_sweep("tiny", "two trainings, and one that fails", TWO_AND_ONE_WITHOUT_IMAGES, 2))
+        assert site.run("--store", shared_store) == 1, site.said
+    finally:
+        nodes.close()
+    assert "3 trainings: 2 done, 1 failed" in site.said
+    remote, (*trained, broken) = RemoteStore.at(shared_store), site.trials()
+    for trial in trained:
+        record = record_in(remote, trial.key)
+        assert record.outcome == "finished" and record.provenance is not None
+        assert record.provenance.code == code_hash()
+        tests = {f"trainings/{trial.key}/{EVALUATIONS}/{evaluation.key}.json" for evaluation in trial.evaluations}
+        assert tests <= remote.names(f"trainings/{trial.key}").keys()
+    failure = record_in(remote, broken.key).failure
+    assert failure is not None and "/nowhere" in failure.reason
+    files = re.findall(r'File "(/\S+/orchestrator/trial\.py)"', failure.traceback)
+    assert files and all(file.startswith(f"{nodes.temporary}/") for file in files), failure.traceback

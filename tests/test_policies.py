@@ -5,15 +5,16 @@ from __future__ import annotations
 import json
 import re
 import signal
-import time
 from pathlib import Path
 
 import numpy as np
 import psutil
 import pytest
+from mlflow import MlflowClient
 from PIL import Image
 
-from orchestrator.interrupts import Signals, Stopped
+from orchestrator.mirror import EXPERIMENT
+from orchestrator.mlflow_server import tracking_uri
 from orchestrator.sweep import main
 from tests.test_sweep import START_SECONDS, Site, workers
 from tests.tiny import tiny_sweep
@@ -155,6 +156,33 @@ def test_stale_records_are_neither_used_nor_made_anew_unless_the_user_says_so(do
     assert "stale" not in table.read_text().split('"notes"')[0]
 
 
+def run_of(site: Site, key: str) -> str:
+    """The id of a training's one run in MLflow."""
+    client = MlflowClient(tracking_uri(site.ledger.store, None))
+    experiment = client.get_experiment_by_name(EXPERIMENT)
+    (run,) = client.search_runs([experiment.experiment_id], f"tags.`dmf.key` = '{key}'")
+    return run.info.run_id
+
+
+def test_what_diverged_is_trained_anew_only_when_it_is_asked_for(tmp_path: Path) -> None:
+    site = site_with(tmp_path, ONE + "    set: {training.learning_rate: 1.0e+30}\n")
+    (trial,) = site.trials()
+    ended = {"tiny": "FINISHED", trial.key: "FINISHED"}
+    path = site.ledger.folder(trial.key) / "training.json"
+    assert site.run() == 0, site.said
+    assert site.states() == ["diverged"] and site.statuses() == ended
+    before, run = (path.read_bytes(), path.stat().st_mtime_ns), run_of(site, trial.key)
+
+    assert site.run() == 0, site.said
+    assert "1 trainings, 1 done, 0 to run" in site.said
+    assert (path.read_bytes(), path.stat().st_mtime_ns) == before and run_of(site, trial.key) == run
+
+    assert site.run("--retry-diverged") == 0, site.said
+    assert "1 trainings, 0 done, 1 to run" in site.said and site.states() == ["diverged"]
+    assert path.stat().st_mtime_ns > before[1] and site.statuses() == ended
+    assert run_of(site, trial.key) != run, "what diverged before is in the new run"
+
+
 def test_a_part_of_a_sweep_and_what_fits_a_budget(tmp_path: Path) -> None:
     site = site_with(tmp_path, ONE + "    grid: {model.groups: [1, 64]}\n")
     assert site.run("--only", "groups=2") == 2
@@ -204,14 +232,6 @@ def test_an_option_that_nothing_would_read_is_refused(
     Path("look.yaml").write_text("name: look\nsearch: {trials: 1, parameters: {model.groups: {choice: [1, 64]}}}\n")
     assert main(arguments) == 2
     assert told in capsys.readouterr().err and not Path("runs").exists()
-
-
-def test_at_the_end_of_its_budget_a_sweep_stops() -> None:
-    signals = Signals()
-    signals.check()
-    signals.deadline = time.monotonic() - 1
-    with pytest.raises(Stopped, match="the budget of time is used up"):
-        signals.check()
 
 
 def test_steps_are_measured_before_anything_is_paid_for(tmp_path: Path) -> None:

@@ -1,0 +1,163 @@
+"""What ends a sweep early: signals that this process gets, reasons of its own, and a whole sweep that is stopped."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from orchestrator.interrupts import Interrupted, Signals, Stopped
+from tests.test_sweep import START_SECONDS, Site, workers
+from tests.tiny import tiny_sweep
+
+LONG = tiny_sweep("tiny", "one training that takes a while", "  - table: 2c\n", epochs=400)
+NUMBERS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+each_signal = pytest.mark.parametrize("number", NUMBERS, ids=lambda number: number.name)
+
+
+def handlers() -> dict[signal.Signals, object]:
+    return {number: signal.getsignal(number) for number in NUMBERS}
+
+
+def unheard(number: int, frame: object) -> None:
+    """The handler before: a signal that gets here would have ended a process."""
+    raise AssertionError(f"nobody took {signal.Signals(number).name}")
+
+
+@pytest.fixture(autouse=True)
+def _unheard() -> Iterator[None]:
+    """No signal is ignored, here or in what is started, though whoever started the tests (nohup, `&`) ignores some."""
+    before = handlers()
+    try:
+        for number in NUMBERS:
+            signal.signal(number, unheard)
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def kill(number: int) -> None:
+    """Have this process get a signal; its handler has run when this returns."""
+    os.kill(os.getpid(), number)
+
+
+@each_signal
+def test_a_signal_is_raised_at_once_and_handlers_are_given_back(number: int) -> None:
+    signals = Signals()
+    with pytest.raises(Interrupted, match=f"^{signal.Signals(number).name}$") as raised, signals.caught():
+        kill(number)
+    assert raised.value.number == number and isinstance(raised.value, Stopped)
+    assert handlers() == dict.fromkeys(NUMBERS, unheard)
+
+
+@each_signal
+def test_a_deferred_signal_is_raised_by_every_check_that_follows(number: int) -> None:
+    signals = Signals()
+    signals.deferred = True
+    with signals.caught():
+        signals.check()
+        kill(number)
+        for _ in range(2):
+            with pytest.raises(Interrupted) as raised:
+                signals.check()
+            assert raised.value.number == number
+
+
+@each_signal
+def test_a_second_signal_does_not_wait_for_a_check(number: int) -> None:
+    signals = Signals()
+    signals.deferred = True
+    with signals.caught():
+        kill(signal.SIGTERM)
+        with pytest.raises(Interrupted) as raised:
+            kill(number)
+    assert raised.value.number == number
+
+
+@each_signal
+def test_a_signal_that_was_ignored_stays_ignored(number: int) -> None:
+    signal.signal(number, signal.SIG_IGN)
+    signals = Signals()
+    with signals.caught():
+        signals.listen()
+        kill(number)
+        signals.check()
+        for other in set(NUMBERS) - {number}:
+            with pytest.raises(Interrupted):
+                kill(other)
+    assert handlers() == dict.fromkeys(NUMBERS, unheard) | {number: signal.SIG_IGN}
+
+
+@each_signal
+def test_signals_are_taken_back_from_a_library_that_took_them(number: int) -> None:
+    signals, taken = Signals(), []
+    with signals.caught():
+        signal.signal(number, lambda *_: taken.append(number))
+        kill(number)
+        signals.listen()
+        with pytest.raises(Interrupted):
+            kill(number)
+    assert taken == [number]
+
+
+def test_the_first_reason_ends_the_sweep_at_the_next_check() -> None:
+    signals = Signals()
+    signals.check()
+    signals.stop("no room on a disk")
+    signals.stop("what follows from it")
+    with pytest.raises(Stopped, match="^no room on a disk$") as raised:
+        signals.check()
+    assert not isinstance(raised.value, Interrupted)
+
+
+def test_a_signal_is_told_before_a_reason() -> None:
+    signals = Signals()
+    signals.deferred = True
+    signals.stop("no room on a disk")
+    with signals.caught():
+        kill(signal.SIGTERM)
+    with pytest.raises(Interrupted):
+        signals.check()
+
+
+def test_at_the_end_of_its_budget_a_sweep_stops() -> None:
+    signals = Signals()
+    signals.check()
+    signals.deadline = time.monotonic() - 1
+    with pytest.raises(Stopped, match="the budget of time is used up"):
+        signals.check()
+
+
+def until_mlflow_shows(site: Site, process: subprocess.Popen[bytes], key: str) -> None:
+    """Wait until a training's run is there: a sweep that is stopped before makes none."""
+    deadline = time.monotonic() + START_SECONDS
+    while key not in site.statuses():
+        assert process.poll() is None and time.monotonic() < deadline, site.said
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGINT], ids=lambda number: number.name)
+def test_a_sweep_that_gets_a_signal_says_how_to_go_on_and_leaves_true_statuses(number: int, tmp_path: Path) -> None:
+    site = Site(tmp_path)
+    site.spec.write_text(LONG)
+    (trial,) = site.trials()
+    process = site.start()
+    try:
+        site.until_epoch(process, 1)
+        until_mlflow_shows(site, process, trial.key)
+        process.send_signal(number)
+        assert process.wait(timeout=START_SECONDS) == 128 + number, site.said
+        assert workers(process) == []
+    finally:
+        process.kill()
+        process.wait()
+    name = signal.Signals(number).name
+    assert f"stopped by {name}; go on with the same command: python -m orchestrator.sweep tiny.yaml" in site.said
+    assert site.states() == ["started"]
+    assert site.statuses() == {"tiny": "KILLED", trial.key: "KILLED"}
