@@ -195,7 +195,7 @@ class SearchWatch:
         self.progress.note(key, f"{self.ledger.how_lost(key)}, goes on from its checkpoint")
 
     def ended(self, key: str, failure: Failure | None) -> None:
-        stop_after(failure, self.spec.fail_fast, self.ledger, self.signals)  # first: what follows may fail
+        stop_after(failure, self.spec.fail_fast, self.signals)  # first: what follows may fail
         self.ledger.refresh(key)
         config, record = self.configs[key], self.ledger.training(key)
         if config and failure:

@@ -70,7 +70,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"error: {without_password(str(error))}", file=sys.stderr)
         return 2
     except OSError as error:
-        print(f"error: {error}; {_again()}", file=sys.stderr)
+        print(f"error: {without_password(str(error))}; {_again()}", file=sys.stderr)
         return 1
 
 

@@ -15,6 +15,7 @@ import sys
 from collections.abc import Sequence
 
 from orchestrator.ledger import Ledger
+from orchestrator.uris import without_password
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -24,7 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         _sync(options)
     except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {without_password(str(error))}", file=sys.stderr)
         return 2
     return 0
 

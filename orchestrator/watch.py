@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import shutil
 from collections import deque
 from typing import TYPE_CHECKING
 
@@ -57,7 +56,7 @@ class Watch(contextlib.ExitStack):
         self.progress.note(key, f"{self.ledger.how_lost(key)}, goes on from its checkpoint")
 
     def ended(self, key: str, failure: Failure | None) -> None:
-        stop_after(failure, self.fail_fast, self.ledger, self.signals)  # first: what follows may fail
+        stop_after(failure, self.fail_fast, self.signals)  # first: what follows may fail
         trial = self.trials[key]
         self.ledger.refresh(key)
         if failure:
@@ -97,10 +96,9 @@ def note_failure(
     return record
 
 
-def stop_after(failure: Failure | None, fail_fast: bool, ledger: Ledger, signals: Signals) -> None:
+def stop_after(failure: Failure | None, fail_fast: bool, signals: Signals) -> None:
     """End the sweep where a failure is all trials' that follow: no room on the disk; or the first, with `fail_fast`."""
     if failure and failure.kind == "disk":
-        free = shutil.disk_usage(ledger.store).free
-        signals.stop(f"no room on a disk ({failure.reason}; {ledger.store} has {free / 1e9:.2f} GB free); make room")
+        signals.stop(f"no room on a disk ({failure.reason}); make room")
     elif failure and fail_fast:
         signals.stop(f"fail_fast, and a trial failed: {failure.reason}")
