@@ -126,6 +126,18 @@ class Ledger:
             self._at_work.clear()
             self._at_work.update(self.remote.at_work())
 
+    def ended(self, key: str, failed: bool) -> None:
+        """For the driver when a trial has ended: one that failed may have died owning its training."""
+        if self.remote and failed:
+            self.remote.free([key])
+        self.refresh(key)
+
+    def all_ended(self) -> None:
+        """For the driver when no trial runs: who died while at work owns nothing; learn what all have written."""
+        if self.remote:
+            self.remote.free(self.remote.owned())
+            self.refresh()
+
     def check(self) -> None:
         """Raise LeaseLost when another driver may have the object store that this one drives."""
         for lease in self._leases:
@@ -259,14 +271,18 @@ class Ledger:
         self._drop(self.folder(key) / RECORD)
 
     def forget(self, key: str) -> None:
-        """Drop a training's record and checkpoints, so that it starts from nothing. ValueError while it is at work."""
+        """Drop a training's record and checkpoints, so that it starts from nothing.
+
+        ValueError while a process of this machine is at work on it; in an object store a process that is finds it
+        taken over.
+        """
         self._check_idle(key)
         self._drop(*(self.folder(key) / name for name in (RECORD, LAST, BEST, GOING)))
 
     def supersede(self, key: str) -> Path:
         """Put a training aside, all of it, so that it is made anew; returns where it lies from now on.
 
-        ValueError while a process is at work on it.
+        ValueError while a process is at work on it, as for `forget`.
         """
         self._check_idle(key)
         there = self.store / "superseded" / f"{key}-{time.strftime('%Y%m%dT%H%M%S')}-{secrets.token_hex(2)}"
@@ -280,7 +296,9 @@ class Ledger:
         return there
 
     def _check_idle(self, key: str) -> None:
-        if self.remote is None and self.running(key):
+        if self.remote:
+            self.remote.free([key])
+        elif self.running(key):
             raise ValueError(f"another process works in {self.folder(key)}; wait for it or end it, then start again")
 
     def kept_keys(self) -> list[str]:
@@ -369,7 +387,7 @@ class Ledger:
             for left in self.store.glob("ray/*"):
                 shutil.rmtree(left, ignore_errors=True)
             with self._leased(wait):
-                self.refresh()
+                self.all_ended()
                 yield self
 
     @contextlib.contextmanager

@@ -32,7 +32,6 @@ FINAL = ("best_epoch", "best_validation_accuracy", "parameters")
 """Metrics of a training's end, but for its time."""
 FAILURE, MIRRORED = "dmf.failure", "dmf.mirrored"
 """Tags of a training's run: its record's failure, and a seal over what was written last."""
-IDENTITY = ("dmf.kind", "dmf.key", "dmf.sweep", "dmf.store", STORE, "mlflow.source.git.commit")
 METRICS_AT_ONCE = 800
 """Points in one request, which may have 1,000 entries, and of those 100 params and 100 tags."""
 
@@ -122,16 +121,6 @@ class SweepRuns:
         tags = {**tags, "dmf.sweep": self.plan.name, **of_store, "mlflow.source.git.commit": self.commit}
         self.writes += 1
         return self.client.create_run(self.experiment.experiment_id, tags=tags, run_name=name)
-
-    def _anew(self, run: TrainingRun) -> TrainingRun:
-        """A run in place of one that holds another training's numbers, of which MLflow deletes no single one."""
-        kept = {name: run.tags[name] for name in (*IDENTITY, PARENT) if name in run.tags}
-        new = TrainingRun.of(
-            self.client.create_run(self.experiment.experiment_id, tags=kept, run_name=run.tags["mlflow.runName"])
-        )
-        self.client.delete_run(run.id)
-        self.writes += 2
-        return new
 
     def open(self) -> None:
         """Say that the sweep runs, and what it plans."""
@@ -248,16 +237,20 @@ class SweepRuns:
     ) -> None:
         """Bring one training's run to what the ledger says of it, status included. For a training that is not running.
 
-        Without a record it was interrupted: KILLED. One that diverged has ended: FINISHED, with the tag dmf.outcome.
+        Without a record it was interrupted: KILLED. One that diverged has ended: FINISHED, with the tag dmf.outcome. A
+        run with numbers of a training that was made anew since is deleted, and made anew too: MLflow deletes no points.
         """
         record = self.ledger.training(config.key)
         if record is None:
             if run := self.children.get(config.key):
                 self._end(self._certain(config.key, run), "KILLED")
             return
-        run, tested = self._bring(self._child(config, label), record)
-        self.children[config.key] = run
-        untested = {e.key for e in wanted} - tested
+        run, tests = self._child(config, label), self.ledger.evaluations(config.key)
+        if self._contradicts(run, record, tests):
+            self.forget(config.key)
+            run = self._child(config, label)
+        self._bring(run, record, tests)
+        untested = {e.key for e in wanted} - {test.evaluation_key for test in tests}
         if record.outcome == "failed":
             self._end(run, "FAILED")
         elif record.outcome == "finished" and untested:
@@ -267,21 +260,17 @@ class SweepRuns:
             self._end(run, "FINISHED")
             self.complete.add(config.key)
 
-    def _bring(self, run: TrainingRun, record: TrainingRecord) -> tuple[TrainingRun, set[str]]:
-        """Write what a run does not have of a record and its evaluations; return the run, which is another one where
-        this one contradicts them, and the evaluations' keys."""
-        tests = self.ledger.evaluations(record.key)
-        told = [[test.evaluation_key, test.accuracy, test.ci95] for test in tests]
-        seal = digest([record.model_dump(mode="json"), told])
+    def _bring(self, run: TrainingRun, record: TrainingRecord, tests: tuple[EvaluationRecord, ...]) -> None:
+        """Write what a run does not have of a record and its evaluations."""
+        seal = _seal(record, tests)
         if run.tags.get(MIRRORED) != seal:
-            if self._contradicts(run, record, tests):
-                run = self._anew(run)
             self._write(run, record, tests, seal)
-        return run, {test.evaluation_key for test in tests}
 
     def _contradicts(self, run: TrainingRun, record: TrainingRecord, tests: tuple[EvaluationRecord, ...]) -> bool:
         """Whether a run has a loss or a result that the records do not have: of what was made anew since."""
-        if record.outcome == "failed":  # its epochs are in its checkpoint, not in its record
+        if not run.metrics or record.outcome == "failed":  # whose epochs are in its checkpoint, not in its record
+            return False
+        if run.tags.get(MIRRORED) == _seal(record, tests):
             return False
         losses = {epoch.epoch: epoch.loss for epoch in record.history}
         if any(not _equal(value, [losses.get(step)]) for step, value in self._points(run, LOSS)):
@@ -350,16 +339,25 @@ class SweepRuns:
     def _settle_elsewhere(self) -> None:
         """Bring runs of other sweeps, whose training this one may have ended, to what the ledger says of it.
 
-        Where an evaluation that the other sweep wants is missing, the run keeps its status.
+        Where an evaluation that the other sweep wants is missing, the run keeps its status; one that has to be made
+        anew is KILLED then.
         """
-        others = f"tags.`dmf.kind` = '{TRIAL}' and tags.`dmf.sweep` != '{self.plan.name}' and {self._in_store}"
-        plans = {name: {trial.key: trial for trial in plan.trials()} for name, plan in self.ledger.plans().items()}
-        for found in runs_of(self.client, self.experiment, others):
+        elsewhere = f"tags.`dmf.kind` = '{TRIAL}' and tags.`dmf.sweep` != '{self.plan.name}' and {self._in_store}"
+        plans = self.ledger.plans()
+        wanted = {name: {trial.key: trial for trial in plan.trials()} for name, plan in plans.items()}
+        for found in runs_of(self.client, self.experiment, elsewhere):
             key, sweep = found.data.tags["dmf.key"], found.data.tags["dmf.sweep"]
             if key not in self.children or (record := self.ledger.training(key)) is None:
                 continue
-            run, tested = self._bring(TrainingRun.of(found), record)
-            trial = plans.get(sweep, {}).get(key)
+            run, tests, plan = TrainingRun.of(found), self.ledger.evaluations(key), plans.get(sweep)
+            trial = wanted.get(sweep, {}).get(key)
+            if plan and self._contradicts(run, record, tests):
+                others = SweepRuns(self.client, self.experiment, self.ledger, plan)
+                others.mirror(record.config, trial.evaluations if trial else (), found.info.run_name, interrupted=True)
+                self.writes += others.writes
+                continue
+            self._bring(run, record, tests)
+            tested = {test.evaluation_key for test in tests}
             if record.outcome == "failed":
                 self._end(run, "FAILED")
             elif record.outcome == "diverged" or (trial and tested >= {e.key for e in trial.evaluations}):
@@ -371,6 +369,12 @@ class SweepRuns:
             self.writes += 1
             self.client.set_terminated(self.parent.info.run_id, status)
             self.parent = self.client.get_run(self.parent.info.run_id)
+
+
+def _seal(record: TrainingRecord, tests: Iterable[EvaluationRecord]) -> str:
+    """Of what a run is to hold."""
+    told = [[test.evaluation_key, test.accuracy, test.ci95] for test in tests]
+    return digest([record.model_dump(mode="json"), told])
 
 
 def _equal(value: float, others: Iterable[float | None]) -> bool:

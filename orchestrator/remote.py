@@ -182,7 +182,16 @@ class RemoteStore(Objects):
         leases = self.listed(LEASES).values()
         if not any(time.time_ns() - seen.modified_ns <= LEASE_SECONDS * SECOND_NS for seen in leases):
             return set()
+        return self.owned()
+
+    def owned(self) -> set[str]:
+        """Keys of trainings that a process has taken and not let go of; it may have died since."""
         return {name.partition("/")[2] for name, seen in self.listed(OWNERS).items() if seen.size}
+
+    def free(self, keys: Iterable[str]) -> None:
+        """Have nobody own these trainings: who still works on one finds it taken over, and writes nothing more."""
+        for key in keys:
+            self.write(f"{OWNERS}/{key}", b"")
 
     def lease(self, owner: str, seconds: float = LEASE_SECONDS) -> contextlib.AbstractContextManager[Lease]:
         """Be the only driver of this store, as `owner`. BlockingIOError when it has another one."""

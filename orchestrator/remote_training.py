@@ -65,8 +65,8 @@ class RemoteTraining:
         self.remote.delete(self.remote.names(self.under).keys() - here)
 
     def _let_go(self) -> None:
-        self._check_ours()
-        self.remote.write(f"{OWNERS}/{self.key}", b"")
+        if self.remote.read(f"{OWNERS}/{self.key}") == self.token:
+            self.remote.free([self.key])
 
     def _check_ours(self) -> None:
         if self.remote.read(f"{OWNERS}/{self.key}") != self.token:

@@ -100,13 +100,14 @@ def _too_much(trials: Sequence[Trial], resources: Resources, machine: Machine) -
     """What no trial gets on this machine; of GPUs only where it is known how many there are."""
     needs = [_needs(trial.config, resources, machine) for trial in trials]
     gpus = len(machine.gpu_memory)
-    asked = [(max((cpu for cpu, _ in needs), default=0.0), machine.cpus, "CPUs")]
+    setting = "resources.cpu" if resources.cpu else "training.threads (or resources.cpu)"
+    asked = [(max((cpu for cpu, _ in needs), default=0.0), machine.cpus, "CPUs", setting)]
     if gpus or not GPU_DRIVER.exists():
-        asked.append((max((gpu for _, gpu in needs), default=0.0), gpus, "GPUs"))
+        asked.append((max((gpu for _, gpu in needs), default=0.0), gpus, "GPUs", "resources.gpu"))
     return [
-        f"a trial asks for {wanted:g} {what}, this machine has {there}; make resources.{what[:3].lower()} smaller, or "
-        "start the sweep on a cluster with --address"
-        for wanted, there, what in asked
+        f"a trial asks for {wanted:g} {what}, this machine has {there}; make {setting} smaller, or start the sweep on "
+        "a cluster with --address"
+        for wanted, there, what, setting in asked
         if wanted > there
     ]
 

@@ -174,15 +174,16 @@ class SearchWatch:
         check_lease(self.ledger, self.signals)
 
     def started(self, key: str) -> None:
-        self._keep(Tried(values=self.values[key], key=key, accuracy=0.0, epochs=0, outcome="running"))
         if config := self.configs[key]:
             self.tracker.started(config, label(self.values[key]))
         self.progress.started(key)
+        self._keep(Tried(values=self.values[key], key=key, accuracy=0.0, epochs=0, outcome="running"))
 
     def _keep(self, tried: Tried) -> None:
-        """Write what there is of a proposal in place of what was known of it while it ran."""
-        others = (each for each in self.results.tried if (each.key, each.outcome) != (tried.key, "running"))
-        self.results = self.results.with_tried([*others, tried])
+        """Write what there is of a proposal in place of what was known of it while it was open."""
+        known = self.results
+        others = (each for each in known.tried if each.key != tried.key or each not in known.open)
+        self.results = known.with_tried([*others, tried])
         self.results.write(results_path(self.ledger, self.spec.name))
         self.ledger.keep(results_path(self.ledger, self.spec.name))
 
@@ -196,7 +197,7 @@ class SearchWatch:
 
     def ended(self, key: str, failure: Failure | None) -> None:
         stop_after(failure, self.spec.fail_fast, self.signals)  # first: what follows may fail
-        self.ledger.refresh(key)
+        self.ledger.ended(key, failure is not None)
         config, record = self.configs[key], self.ledger.training(key)
         if config and failure:
             record = note_failure(self.ledger, config, failure, self.before[key])
@@ -291,7 +292,7 @@ def _run_left(
         if left:
             with Progress(spec.name) as progress:
                 today = Today(options.accept_stale)
-                watch = SearchWatch(spec, results, ledger, tracker, signals, progress, today)
+                watch = SearchWatch(spec, kept(spec, ledger), ledger, tracker, signals, progress, today)
                 point = first_point(results.base, spec.search)
                 known = [*(tried.values for tried in results.tried), *again]
                 first = [point, *again] if point is not None and point not in known else again

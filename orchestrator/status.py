@@ -7,10 +7,10 @@ python -m orchestrator.status 1f0a9c52be41d0aa
 Without a name, all sweeps that were started in the store. Given a sweep file, its cells as the file is today; given a
 training's key, all that is known of it, the traceback of its failure too.
 
-States: running; failed (with the reason; --retry-failed of the sweep tries it again); no weights (a test is missing,
-and what it needs was not kept); stale (made by other code or from other images than today's); started (it goes on from
-its checkpoint); untested; missing; diverged; done; of a search also stopped (it fell behind) and impossible (values
-that no model can have). Exit status: 0 when everything asked about has ended, 1 when not, 2 for a mistake.
+States: running; failed (with the reason; a search tries it again, a sweep with --retry-failed); no weights (a test is
+missing, and what it needs was not kept); stale (made by other code or from other images than today's); started (it goes
+on from its checkpoint); untested; missing; diverged; done; of a search also stopped (it fell behind) and impossible
+(values that no model can have). Exit status: 0 when everything asked about has ended, 1 when not, 2 for a mistake.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from orchestrator.ledger import Ledger
 from orchestrator.plan import SweepPlan, Trial, flattened, labels, plan
 from orchestrator.progress import duration
 from orchestrator.remote import RemoteStore
-from orchestrator.search import SearchResults, label, results_of
+from orchestrator.search import SearchResults, Tried, label, results_of
 from orchestrator.spec_file import read_spec
 from orchestrator.standing import standing
 from reports.staleness import Today
@@ -41,7 +41,7 @@ ENDED = ("diverged", "impossible", "stopped", "done")
 """States that stay; `stopped` (by ASHA) and `impossible` (values that no model can have) are a search's."""
 ORDER = ("running", "failed", "no weights", "stale", "started", "untested", "missing", *ENDED)
 """What wants attention first."""
-OF_A_SEARCH = {"finished": "done", "running": "started"}
+OF_A_SEARCH = {"finished": "done"}
 """How a proposal's outcome is called here, where it is called otherwise."""
 WIDTH = 240
 """Of lines that go to a file or a program."""
@@ -72,20 +72,39 @@ def rows(planned: SweepPlan, ledger: Ledger, today: Today) -> list[Row]:
     trials = planned.trials()
     told = labels(trial.config for trial in trials)
     found = [_row(trial, told[trial.key], ledger, today) for trial in trials]
-    if not trials and (searched := results_of(ledger, planned.name)):
-        found = _proposals(searched, ledger)
+    if not trials:
+        found = _proposals(planned.name, ledger)
     return sorted(found, key=lambda row: ORDER.index(row.state))
 
 
-def _proposals(searched: SearchResults, ledger: Ledger) -> list[Row]:
-    epochs = searched.base.training.epochs
-    found = []
-    for tried in searched.tried:
-        state = "running" if ledger.running(tried.key) else OF_A_SEARCH.get(tried.outcome, tried.outcome)
-        accuracy = tried.accuracy if tried.outcome in ("finished", "stopped") else None
-        found.append(Row(tried.key, label(tried.values), (), state, tried.epochs, epochs, accuracy, None, ""))
+def _proposals(name: str, ledger: Ledger) -> list[Row]:
+    """Of a search; one that can not be read, or has tried nothing, is a row too."""
+    try:
+        searched = results_of(ledger, name)
+    except ValueError as error:
+        return [Row("", "what was tried", (), "failed", 0, 0, None, None, " ".join(str(error).split()))]
+    if searched is None:
+        return [Row("", "a search that has tried nothing", (), "missing", 0, 0, None, None, "")]
     left = max(0, searched.trials - len(searched.tried))
-    return found + left * [Row("", "to be proposed", (), "missing", 0, epochs, None, None, "")]
+    proposed = [_proposal(tried, searched, ledger) for tried in searched.tried]
+    return proposed + left * [Row("", "to be proposed", (), "missing", 0, 0, None, None, "")]
+
+
+def _proposal(tried: Tried, searched: SearchResults, ledger: Ledger) -> Row:
+    state = OF_A_SEARCH.get(tried.outcome, tried.outcome)
+    epoch, accuracy, why = tried.epochs, None, ""
+    if tried.outcome == "running":
+        state = "running" if ledger.running(tried.key) else "started"
+        at = ledger.checkpoint(tried.key)
+        epoch = len(at.history) if at else 0
+    elif tried.outcome == "failed":
+        record = ledger.training(tried.key)
+        why = record.failure.reason if record and record.failure else ""
+    elif tried.outcome in ("finished", "stopped"):
+        accuracy = tried.accuracy
+        state = "untested" if tried == searched.best and not ledger.evaluations(tried.key) else state
+    epochs = searched.base.training.epochs
+    return Row(tried.key, label(tried.values), (), state, epoch, epochs, accuracy, None, why)
 
 
 def _row(trial: Trial, what: str, ledger: Ledger, today: Today) -> Row:
@@ -112,8 +131,7 @@ def elsewhere(plans: Iterable[SweepPlan], ledger: Ledger) -> list[str]:
     """Keys of trainings in the store that none of the plans has: of cells that were taken out of a file, say."""
     planned = {trial.key for each in plans for trial in each.trials()}
     for each in plans:
-        searched = None if each.cells else results_of(ledger, each.name)
-        planned |= {tried.key for tried in searched.tried} if searched else set()
+        planned |= set() if each.cells else {row.key for row in _proposals(each.name, ledger)}
     return [key for key in ledger.kept_keys() if key not in planned]
 
 

@@ -339,7 +339,7 @@ def run_sweep(
             except Stopped as reason:
                 stopped = reason
         failures = watch.failures
-        ledger.refresh()
+        _look(ledger)
     today = Today(options.accept_stale)  # images that no machine had opened before have a fingerprint now
     paths = report(planned, ledger, options.results, today=today)
     after = {trial.key: standing(trial, ledger, today) for trial in asked}
@@ -351,6 +351,14 @@ def run_sweep(
     if stopped:
         raise stopped
     return all(each.ended for each in after.values())
+
+
+def _look(ledger: Ledger) -> None:
+    """Learn what trials wrote last; what is known must do where an object store does not answer."""
+    try:
+        ledger.all_ended()
+    except OSError as error:
+        log.warning("tables are made of what is known here: %s", error)
 
 
 def _affordable(todo: tuple[Trial, ...], costs: dict[str, Cost], spec: SweepSpec, seconds: float) -> tuple[Trial, ...]:

@@ -39,6 +39,12 @@ FAILURES_AT_ONCE = 2
 """Requests in a row that fail before what else there is waits for the next try."""
 
 
+def pause_after(failures: int) -> float:
+    """Seconds until the next request, after so many that failed in a row."""
+    doublings = min(max(0, failures - 1), 16)  # a float ends after a thousand
+    return min(SECONDS_BETWEEN_WRITES * 2**doublings, LONGEST_PAUSE)
+
+
 @dataclass
 class _News:
     """What MLflow has not yet been told of one training. What came before its last start or end is no news any more."""
@@ -161,8 +167,7 @@ class Tracker:
                 self._told.set()
             else:
                 failures = 0
-            pause = min(SECONDS_BETWEEN_WRITES * 2 ** max(0, failures - 1), LONGEST_PAUSE)
-            if self._stop.wait(pause) and (refused or not self._news):
+            if self._stop.wait(pause_after(failures)) and (refused or not self._news):
                 return
 
     def _write(self, waiting: dict[str, _News]) -> dict[str, _News]:

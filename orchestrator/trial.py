@@ -83,7 +83,8 @@ def _check_weights(path: Path, record: TrainingRecord) -> None:
     best = len(record.history) if record.best_epoch is None else record.best_epoch
     if epoch != best:
         raise ValueError(
-            f"{path} has weights of epoch {epoch}, not of {best}, its best; remove the folder to train anew"
+            f"training {record.key} has kept weights of epoch {epoch}, and its best is {best}; remove its folder "
+            f"trainings/{record.key} from the store to train it anew"
         )
 
 

@@ -58,7 +58,7 @@ class Watch(contextlib.ExitStack):
     def ended(self, key: str, failure: Failure | None) -> None:
         stop_after(failure, self.fail_fast, self.signals)  # first: what follows may fail
         trial = self.trials[key]
-        self.ledger.refresh(key)
+        self.ledger.ended(key, failure is not None)
         if failure:
             self.failures[key] = failure
             note_failure(self.ledger, trial.config, failure, self.before[key])

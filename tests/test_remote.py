@@ -439,6 +439,30 @@ def test_of_a_training_at_work_everybody_sees_how_far_it_is_and_by_what_code(
         assert not asked.running(KEY) and asked.checkpoint(KEY) is None
 
 
+def test_who_died_at_work_is_not_running_and_who_did_not_writes_nothing_more(
+    remote: RemoteStore, tmp_path: Path
+) -> None:
+    training = RemoteTraining(remote, tmp_path / "worker", KEY)
+    training.fetch()
+    checkpoint(training.folder, 1)
+    training.epoch()
+    driver = Ledger(tmp_path / "driver", remote)
+    with driver.driving():
+        assert not driver.running(KEY) and driver.state(Trial(CONFIGURATION, ())) == "started"
+        with pytest.raises(TakenOver):
+            training.epoch()
+        later = RemoteTraining(remote, tmp_path / "later", KEY)
+        later.fetch()
+        driver.refresh()
+        assert driver.running(KEY)
+        driver.ended(KEY, failed=True)
+        driver.refresh()
+        assert not driver.running(KEY)
+        with pytest.raises(TakenOver):
+            later.finish()
+        assert remote.owned() == set()
+
+
 def of_trial(trial: Trial) -> SweepPlan:
     cell = PlannedCell(table="2c", config=trial.config, evaluation=EvaluationConfig(shot=1))
     return SweepPlan(name="s", about="", cells=(cell,))

@@ -137,13 +137,27 @@ def test_what_other_code_made_is_no_part_of_a_search_unless_it_is_accepted(watch
         watch.results = watch.results.with_tried(())
 
 
+def test_what_was_open_stays_open_until_it_is_tried_again(watch: SearchWatch) -> None:
+    values = [{"model.groups": 1, "episodes.queries": queries} for queries in (2, 4, 8)]
+    first, second, third = (watch.key_of(each) for each in values)
+    watch.results = watch.results.with_tried(
+        Tried(values=each, key=watch.key_of(each), accuracy=0.0, epochs=1, outcome=outcome)
+        for each, outcome in zip(values, ("failed", "failed", "running"), strict=True)
+    )
+    watch.started(second)
+    known = kept(watch.spec, watch.ledger)
+    assert {each.key: each.outcome for each in known.open} == {first: "failed", second: "running", third: "running"}
+    watch.ended(second, None)
+    assert {each.key for each in kept(watch.spec, watch.ledger).open} == {first, third}
+
+
 @pytest.fixture
 def watch(tmp_path: Path) -> Iterator[SearchWatch]:
     """Of a search in an empty store, with its mirror."""
     ledger, sweep = Ledger(tmp_path), spec({"model.groups": {"int": [1, 2]}, "episodes.queries": {"int": [1, 5000]}})
     tracker = Tracker(tracking_uri(tmp_path, None), ledger, plan(sweep), {})
     with Progress("look", Console(file=StringIO())) as progress:
-        yield SearchWatch(sweep, resume(sweep, ledger), ledger, tracker, Signals(), progress, Today())
+        yield SearchWatch(sweep, kept(sweep, ledger), ledger, tracker, Signals(), progress, Today())
     assert tracker.stop("FAILED") is None
 
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from dmf.config import ExperimentConfig
-from dmf.records import Failure, TrainingRecord
+from dmf.config import EvaluationConfig, ExperimentConfig
+from dmf.records import EvaluationRecord, Failure, TrainingRecord
 from orchestrator.ledger import Ledger
 from orchestrator.plan import SweepPlan, plan
 from orchestrator.search import SearchResults, Tried, results_path
@@ -123,6 +123,27 @@ def test_of_a_search_its_proposals_are_shown_and_what_is_left(
     ledger.folder(configs[0].key).mkdir(parents=True)
     assert main(["--store", str(tmp_path)]) == 1
     said = capsys.readouterr().out
-    assert "look: 4 trainings: 1 started, 1 missing, 1 stopped, 1 done" in said and "in no sweep's plan" not in said
+    assert "look: 4 trainings: 1 started, 1 untested, 1 missing, 1 stopped" in said and "in no sweep's plan" not in said
     search.with_tried(tried[:2]).replace(trials=2).write(results_path(ledger, "look"))
+    assert main(["--store", str(tmp_path)]) == 1
+    assert "1 untested, 1 stopped" in capsys.readouterr().out
+    test = EvaluationConfig(shot=1, episodes=2)
+    ledger.write_evaluation(
+        EvaluationRecord(
+            training_key=configs[0].key,
+            evaluation_key=test.key,
+            config=test,
+            accuracy=0.5,
+            ci95=0.1,
+            episode_accuracies=(0.4, 0.6),
+            bank="b",
+            data_fingerprint="d",
+            epoch=3,
+            seconds=1.0,
+        )
+    )
     assert main(["--store", str(tmp_path)]) == 0
+    results_path(ledger, "look").write_text("{")
+    assert main(["--store", str(tmp_path)]) == 1 and "damaged" in capsys.readouterr().out
+    results_path(ledger, "look").unlink()
+    assert main(["--store", str(tmp_path)]) == 1 and "a search that has tried nothing" in capsys.readouterr().out

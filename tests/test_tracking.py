@@ -252,6 +252,47 @@ def test_of_a_training_made_anew_nothing_former_stays(ledger: Ledger) -> None:
     assert [value for name, value in run.data.metrics.items() if name.startswith("test_accuracy/")] == [0.125]
 
 
+def test_a_run_made_anew_whose_upload_fails_is_there_once(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    ledger.write_training(finished(GOOD))
+    assert launch(ledger).stop("KILLED") is None
+    new = tuple(epoch(number, loss=0.5) for number in (1, 2))
+    ledger.write_training(finished(GOOD).model_copy(update={"history": new}))
+    sweep = SweepRuns(*connect(uri(ledger), ledger.store / "artifacts"), ledger, PLAN)
+    for broken in ("upload", "log_to"):
+        with monkeypatch.context() as patch:
+            patch.setattr(f"orchestrator.mlflow_runs.{broken}", lambda *arguments: 1 / 0)
+            for _ in range(3):
+                with pytest.raises(ZeroDivisionError):
+                    sweep.mirror(GOOD, (), "")
+    sweep.mirror(GOOD, (), "")
+    assert statuses(ledger)[GOOD.key] == "FINISHED" and steps(ledger, GOOD.key, "loss") == [1, 2]
+
+
+def test_pauses_get_longer_up_to_a_minute_however_long_nobody_answers() -> None:
+    assert [tracking.pause_after(failures) for failures in (0, 1, 2, 3, 5, 6, 5000)] == [2, 2, 4, 8, 32, 60, 60]
+
+
+def test_a_run_of_another_sweep_is_made_anew_and_does_not_stay_running(ledger: Ledger) -> None:
+    more = TEST.replace(shot=5)
+    cells = tuple(PlannedCell(table="2c", config=GOOD, evaluation=test) for test in (TEST, more))
+    other = SweepPlan(name="other", about="", cells=cells)
+    ledger.write_plan(other)
+    ledger.write_training(finished(GOOD))
+    assert Tracker(uri(ledger), ledger, other, {}).stop("KILLED") is None
+    new = tuple(epoch(number, loss=0.5) for number in (1, 2))
+    ledger.write_training(finished(GOOD).model_copy(update={"history": new}))
+    ledger.write_evaluation(evaluated(GOOD))
+    assert launch(ledger).stop("KILLED") is None
+    client = MlflowClient(uri(ledger))
+    experiment = client.get_experiment_by_name(EXPERIMENT)
+    found = client.search_runs([experiment.experiment_id], f"tags.`dmf.key` = '{GOOD.key}'")
+    assert sorted((run.data.tags["dmf.sweep"], run.info.status) for run in found) == [
+        ("other", "KILLED"),
+        ("s", "FINISHED"),
+    ]
+    assert {run.data.metrics["loss"] for run in found} == {0.5}
+
+
 def test_a_store_of_the_same_path_on_another_machine_is_another_store(ledger: Ledger) -> None:
     first = launch(ledger)
     first.started(GOOD, LABELS[GOOD.key])
