@@ -1,13 +1,16 @@
-"""What `benchmarks.scale` computes from what it sees of a driver. No test asserts a time."""
+"""What `benchmarks.scale` computes of a driver, and the stages of `benchmarks.plan`. No test asserts a time."""
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from benchmarks.harness import Report, Settings
+from benchmarks.plan import ROOT, stages
 from benchmarks.scale import Course, Moment, first_half, peak_of, processor_time_of, second_half, tell
 
 MIB = 2**20
@@ -42,3 +45,10 @@ def test_memory_and_processor_time_of_another_process_are_seen() -> None:
     assert processor_time_of(child.pid) > 0.02
     child.communicate("\n", timeout=120)
     assert child.returncode == 0
+
+
+def test_a_plan_is_timed_in_its_stages(tmp_path: Path) -> None:
+    file = tmp_path / "demo.yaml"
+    shutil.copyfile(ROOT / "sweeps" / "demo.yaml", file)
+    found = stages(file)
+    assert list(found)[0] == "imports" and len(found) == 5 and all(seconds >= 0 for seconds in found.values())
