@@ -246,10 +246,12 @@ class SweepRuns:
                 self._end(self._certain(config.key, run), "KILLED")
             return
         run, tests = self._child(config, label), self.ledger.evaluations(config.key)
-        if self._contradicts(run, record, tests):
-            self.forget(config.key)
-            run = self._child(config, label)
-        self._bring(run, record, tests)
+        seal = _seal(record, tests)
+        if run.tags.get(MIRRORED) != seal:
+            if self._contradicts(run, record, tests):
+                self.forget(config.key)
+                run = self._child(config, label)
+            self._write(run, record, tests, seal)
         untested = {e.key for e in wanted} - {test.evaluation_key for test in tests}
         if record.outcome == "failed":
             self._end(run, "FAILED")
@@ -260,17 +262,9 @@ class SweepRuns:
             self._end(run, "FINISHED")
             self.complete.add(config.key)
 
-    def _bring(self, run: TrainingRun, record: TrainingRecord, tests: tuple[EvaluationRecord, ...]) -> None:
-        """Write what a run does not have of a record and its evaluations."""
-        seal = _seal(record, tests)
-        if run.tags.get(MIRRORED) != seal:
-            self._write(run, record, tests, seal)
-
     def _contradicts(self, run: TrainingRun, record: TrainingRecord, tests: tuple[EvaluationRecord, ...]) -> bool:
         """Whether a run has a loss or a result that the records do not have: of what was made anew since."""
         if not run.metrics or record.outcome == "failed":  # whose epochs are in its checkpoint, not in its record
-            return False
-        if run.tags.get(MIRRORED) == _seal(record, tests):
             return False
         losses = {epoch.epoch: epoch.loss for epoch in record.history}
         if any(not _equal(value, [losses.get(step)]) for step, value in self._points(run, LOSS)):
@@ -351,12 +345,15 @@ class SweepRuns:
                 continue
             run, tests, plan = TrainingRun.of(found), self.ledger.evaluations(key), plans.get(sweep)
             trial = wanted.get(sweep, {}).get(key)
-            if plan and self._contradicts(run, record, tests):
-                others = SweepRuns(self.client, self.experiment, self.ledger, plan)
-                others.mirror(record.config, trial.evaluations if trial else (), found.info.run_name, interrupted=True)
-                self.writes += others.writes
-                continue
-            self._bring(run, record, tests)
+            seal = _seal(record, tests)
+            if run.tags.get(MIRRORED) != seal:
+                if plan and self._contradicts(run, record, tests):
+                    others = SweepRuns(self.client, self.experiment, self.ledger, plan)
+                    asked = trial.evaluations if trial else ()
+                    others.mirror(record.config, asked, found.info.run_name, interrupted=True)
+                    self.writes += others.writes
+                    continue
+                self._write(run, record, tests, seal)
             tested = {test.evaluation_key for test in tests}
             if record.outcome == "failed":
                 self._end(run, "FAILED")
