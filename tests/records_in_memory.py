@@ -1,4 +1,4 @@
-"""Records for tests of reports: real record values, kept in a dict, with episodes drawn from a seed."""
+"""Records for tests: real record values, kept in a dict, with episodes drawn from a seed."""
 
 from __future__ import annotations
 
@@ -27,6 +27,23 @@ def episodes(mean: float, count: int, seed: int = 0) -> np.ndarray:
     """Accuracies [count] over 75 queries around `mean`. Equal seeds give the same easy and hard episodes."""
     hardness = np.random.default_rng(seed).normal(0, 0.08, count)
     return np.clip(np.round(75 * (mean + hardness)) / 75, 0, 1)
+
+
+def evaluation_of(training_key: str, test: EvaluationConfig, **different: Any) -> EvaluationRecord:
+    """A model's test over two episodes, in which it got half of the queries right."""
+    values = {
+        "training_key": training_key,
+        "evaluation_key": test.key,
+        "config": test,
+        "accuracy": 0.5,
+        "ci95": 0.1,
+        "episode_accuracies": (0.4, 0.6),
+        "bank": "b",
+        "data_fingerprint": "d",
+        "epoch": 1,
+        "seconds": 1.0,
+    }
+    return EvaluationRecord(**{**values, **different})
 
 
 @dataclass

@@ -12,13 +12,15 @@ from pathlib import Path
 import pytest
 
 from dmf.config import EvaluationConfig, ExperimentConfig
-from dmf.records import EvaluationRecord, Failure, TrainingRecord
+from dmf.records import Failure, TrainingRecord
 from orchestrator.ledger import Ledger
 from orchestrator.plan import SweepPlan, Trial
+from tests.records_in_memory import evaluation_of
 
 CONFIG = ExperimentConfig()
 TEST = EvaluationConfig(episodes=2, shot=1)
 TRIAL = Trial(CONFIG, (TEST,))
+EVALUATION = evaluation_of(CONFIG.key, TEST)
 ROOT = Path(__file__).resolve().parents[1]
 
 HOLD = """
@@ -33,21 +35,6 @@ with Ledger(Path(sys.argv[1])).driving(wait="wait" in sys.argv):
 
 def training(outcome: str, failure: Failure | None = None) -> TrainingRecord:
     return TrainingRecord(key=CONFIG.key, config=CONFIG, outcome=outcome, failure=failure)  # type: ignore[arg-type]
-
-
-def evaluation() -> EvaluationRecord:
-    return EvaluationRecord(
-        training_key=CONFIG.key,
-        evaluation_key=TEST.key,
-        config=TEST,
-        accuracy=0.5,
-        ci95=0.1,
-        episode_accuracies=(0.4, 0.6),
-        bank="b",
-        data_fingerprint="d",
-        epoch=1,
-        seconds=1.0,
-    )
 
 
 def test_a_plan_that_can_not_be_read_is_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -78,7 +65,7 @@ def test_the_state_follows_the_files(tmp_path: Path) -> None:
     assert ledger.state(TRIAL) == "failed"
     ledger.write_training(training("finished"))
     assert ledger.state(TRIAL) == "untested"
-    ledger.write_evaluation(evaluation())
+    ledger.write_evaluation(EVALUATION)
     assert ledger.state(TRIAL) == "done"
     assert ledger.state(Trial(CONFIG, (TEST, TEST.replace(episodes=3)))) == "untested"
     ledger.write_training(training("diverged", Failure(reason="nan")))
@@ -91,9 +78,9 @@ def test_records_come_back_as_they_were(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path)
     assert ledger.training(CONFIG.key) is None and ledger.evaluation(CONFIG.key, TEST.key) is None
     ledger.write_training(training("finished"))
-    ledger.write_evaluation(evaluation())
+    ledger.write_evaluation(EVALUATION)
     assert ledger.training(CONFIG.key) == training("finished")
-    assert ledger.evaluation(CONFIG.key, TEST.key) == evaluation() == ledger.evaluations(CONFIG.key)[0]
+    assert ledger.evaluation(CONFIG.key, TEST.key) == EVALUATION == ledger.evaluations(CONFIG.key)[0]
 
 
 def test_a_writer_that_dies_leaves_the_old_record(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from orchestrator.plan import Trial
 from orchestrator.standing import standing
 from orchestrator.trial import images_of, run_trial
 from reports.staleness import Today
+from tests.records_in_memory import evaluation_of
 from tests.test_trial import CONFIG, TEST
 
 TRIAL = Trial(CONFIG, (TEST,))
@@ -146,16 +147,4 @@ def finished(config: ExperimentConfig, code: str, images: str) -> TrainingRecord
 
 
 def evaluated(code: str, images: str, config: EvaluationConfig = TEST) -> EvaluationRecord:
-    return EvaluationRecord(
-        training_key=CONFIG.key,
-        evaluation_key=config.key,
-        config=config,
-        accuracy=0.5,
-        ci95=0.1,
-        episode_accuracies=(0.4, 0.6),
-        bank="b",
-        data_fingerprint=images,
-        epoch=1,
-        seconds=1.0,
-        code=code,
-    )
+    return evaluation_of(CONFIG.key, config, data_fingerprint=images, code=code)

@@ -9,13 +9,14 @@ from typing import Any
 import pytest
 
 from dmf.config import EvaluationConfig, ExperimentConfig
-from dmf.records import EvaluationRecord, Failure, TrainingRecord
+from dmf.records import Failure, TrainingRecord
 from orchestrator.ledger import Ledger
 from orchestrator.plan import SweepPlan, plan
 from orchestrator.search import SearchResults, Tried, results_path
 from orchestrator.spec_file import read_spec
 from orchestrator.status import main
 from orchestrator.trial import run_trial
+from tests.records_in_memory import evaluation_of
 from tests.test_sweep import SPEC
 
 
@@ -127,21 +128,7 @@ def test_of_a_search_its_proposals_are_shown_and_what_is_left(
     search.with_tried(tried[:2]).replace(trials=2).write(results_path(ledger, "look"))
     assert main(["--store", str(tmp_path)]) == 1
     assert "1 untested, 1 stopped" in capsys.readouterr().out
-    test = EvaluationConfig(shot=1, episodes=2)
-    ledger.write_evaluation(
-        EvaluationRecord(
-            training_key=configs[0].key,
-            evaluation_key=test.key,
-            config=test,
-            accuracy=0.5,
-            ci95=0.1,
-            episode_accuracies=(0.4, 0.6),
-            bank="b",
-            data_fingerprint="d",
-            epoch=3,
-            seconds=1.0,
-        )
-    )
+    ledger.write_evaluation(evaluation_of(configs[0].key, EvaluationConfig(shot=1, episodes=2)))
     assert main(["--store", str(tmp_path)]) == 0
     results_path(ledger, "look").write_text("{")
     assert main(["--store", str(tmp_path)]) == 1 and "damaged" in capsys.readouterr().out

@@ -25,6 +25,7 @@ from orchestrator.plan import SweepPlan
 from orchestrator.sync import main as main_of_sync
 from orchestrator.tracking import Tracker, _News, reconcile
 from reports.tables import PlannedCell
+from tests.records_in_memory import evaluation_of
 
 GOOD, BAD, NAN, CUT = (ExperimentConfig().replace(model__groups=groups) for groups in (1, 64, 160, 320))
 TEST = EvaluationConfig(episodes=2, shot=1)
@@ -62,18 +63,7 @@ def finished(config: ExperimentConfig, epochs: int = 3) -> TrainingRecord:
 
 
 def evaluated(config: ExperimentConfig, test: EvaluationConfig = TEST) -> EvaluationRecord:
-    return EvaluationRecord(
-        training_key=config.key,
-        evaluation_key=test.key,
-        config=test,
-        accuracy=0.5,
-        ci95=0.1,
-        episode_accuracies=(0.4, 0.6),
-        bank="b",
-        data_fingerprint="d",
-        epoch=3,
-        seconds=1.0,
-    )
+    return evaluation_of(config.key, test, epoch=3)
 
 
 @pytest.fixture(scope="module")
