@@ -25,7 +25,7 @@ from dmf.data import ImageSplit
 from dmf.episodes import Episode, EpisodeIndices
 from dmf.evaluation import episode_accuracies, episode_bank
 from dmf.machine import has_bf16, set_up
-from dmf.methods import FewShotMethod
+from dmf.methods.base import FewShotMethod
 from dmf.precision import autocast
 
 EPISODES, IMAGES = 2000, 12_000

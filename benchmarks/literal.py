@@ -29,7 +29,7 @@ from dmf.alignment import Alignment
 from dmf.augment import ERASED_AREA, ERASED_ASPECT, ERASED_FILL, ERASING_TRIES, NORMALISATIONS, Augmentation
 from dmf.data import ImageSplit
 from dmf.episodes import Episode, EpisodeIndices
-from dmf.methods import FewShotMethod
+from dmf.methods.base import FewShotMethod
 from dmf.methods.dmf import DMF
 
 SAMPLING_TAPS = 9

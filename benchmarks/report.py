@@ -220,7 +220,7 @@ def training_record(config: ExperimentConfig, random: np.random.Generator) -> Tr
             versions={},
             device="cpu",
             threads=1,
-            code=code_hash(),
+            code=code_hash(config, "cpu"),
         ),
     )
 
@@ -243,7 +243,7 @@ def evaluation_record(
         data_fingerprint="0" * 64,
         epoch=config.training.epochs,
         seconds=100.0,
-        code=code_hash(),
+        code=code_hash(config, "cpu"),
     )
 
 

@@ -10,7 +10,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from dmf.config import DataConfig, EpisodeConfig, ModelConfig, TrainingConfig
 from dmf.episodes import Episode
-from dmf.methods import FewShotMethod, build_method
+from dmf.methods import build_method
+from dmf.methods.base import FewShotMethod
 from dmf.precision import autocast
 
 SIDE, BASE_CLASSES = 84, 64

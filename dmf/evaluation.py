@@ -18,8 +18,8 @@ from dmf.config import TABLE_BYTES, EvaluationConfig, ExperimentConfig
 from dmf.data import DataSet, ImageSplit
 from dmf.episodes import EpisodeIndices, EpisodeSampler, derived_seed
 from dmf.machine import device_of, set_up
-from dmf.methods import FewShotMethod, build_method
-from dmf.methods.base import Table
+from dmf.methods import build_method
+from dmf.methods.base import FewShotMethod, Table
 from dmf.precision import autocast
 from dmf.provenance import code_hash
 from dmf.records import BEST, EvaluationRecord, Kept
@@ -190,7 +190,7 @@ def evaluate(
         data_fingerprint=data.fingerprint,
         epoch=epoch,
         seconds=time.perf_counter() - started,
-        code=code_hash(),
+        code=code_hash(experiment, device_of(experiment).type),
     )
 
 

@@ -11,58 +11,140 @@ import platform
 import re
 import subprocess
 import tokenize
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from dmf.config import ExperimentConfig
 
 HERE = Path(__file__).parent
-NUMBERS_START = ("training", "evaluation")
-"""Modules of dmf that make a record's numbers; with them goes what they import."""
-NUMBERLESS = frozenset({"files", "operators", "provenance", "records", "values", "watchdog"})
-"""Modules that carry numbers and make none."""
+CSRC = HERE.parent / "csrc"
+DEVICES = ("cpu", "cuda")
+"""Kinds of device whose code differs."""
+NUMBERLESS = frozenset(
+    {
+        *("config", "values", "records", "files", "provenance", "watchdog", "operators"),
+        *("layouts", "array_layouts", "file_layouts", "image_trees", "pickles", "raw_images", "image_cache", "glyphs"),
+    }
+)
+"""Modules whose work a record states in full, so that their code says nothing more: settings, which are its
+configuration; readers of images, whose pixels and classes are its data fingerprint; files and records themselves."""
 _parsed = functools.cache(ast.parse)
 
 
-@functools.cache
-def code_hash() -> str:
-    """16 hexadecimal digits of what makes a number: dmf as far as training and evaluation import it, and csrc.
+def code_hash(config: ExperimentConfig, device: str) -> str:
+    """16 hexadecimal digits of the code that makes the numbers of a training on a `device` of type "cpu" or "cuda".
 
-    Two records of equal hashes come from the same code. Comments, docstrings and blank lines do not count.
+    It covers training, evaluation, the method, the backbone, what these import, and the C++ source of the operators
+    among them, on a GPU the CUDA source too. Folders, comments, docstrings and blank lines do not count, so a moved
+    file, another method or a remark leaves it as it is.
     """
-    found = hashlib.sha256()
-    for path in sorted(_modules()):
-        found.update(f"{path.relative_to(HERE)}\n{_bare(path.read_text(encoding='utf-8'))}\n".encode())
-    for path in sorted(HERE.parent.glob("csrc/*")):
-        found.update(f"{path.name}\n{_bare_cpp(path.read_text(encoding='utf-8'))}\n".encode())
-    return found.hexdigest()[:16]
+    return _hash_of(_roots(config), device == "cuda")
 
 
-def _modules() -> set[Path]:
-    """Files of the modules that make numbers."""
+def code_hashes(config: ExperimentConfig) -> dict[str, str]:
+    """`code_hash` of a training on each kind of device."""
+    return {device: code_hash(config, device) for device in DEVICES}
+
+
+def _roots(config: ExperimentConfig) -> tuple[str, ...]:
+    """The modules that a training starts from; the method is the one that `build_method` imports by its name."""
+    return "dmf.training", "dmf.evaluation", f"dmf.methods.{config.model.method}", "dmf.backbones"
+
+
+@functools.cache
+def _hash_of(roots: tuple[str, ...], cuda: bool) -> str:
+    paths = _modules(roots)
+    texts = [f"{path.stem}\n{_bare(path.read_text(encoding='utf-8'))}\n" for path in paths]
+    sources = _sources({path.stem for path in paths}, cuda)
+    texts += [f"{path.name}\n{_bare_cpp(path.read_text(encoding='utf-8'))}\n" for path in sources]
+    return hashlib.sha256("".join(sorted(texts)).encode()).hexdigest()[:16]
+
+
+def _modules(roots: tuple[str, ...]) -> set[Path]:
+    """Files of the modules `roots` and of all that they import and that makes numbers."""
     found: set[Path] = set()
-    waiting = [HERE / f"{name}.py" for name in NUMBERS_START]
+    waiting = [path for root in roots if (path := _path_of(root))]
     while waiting:
         path = waiting.pop()
-        if path in found or not path.is_file() or path.stem in NUMBERLESS:
+        if path in found or path.stem in NUMBERLESS or path.name == "__init__.py":
             continue
         found.add(path)
-        for node in ast.walk(_parsed(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "dmf":
-                base = HERE.joinpath(*node.module.split(".")[1:])
-                names = [base, *(base / alias.name for alias in node.names)]
-                waiting += [name.with_suffix(".py") for name in names] + [base / "__init__.py"]
-    return found - {HERE / "__init__.py"}
+        tree = _parsed(path.read_text(encoding="utf-8"))
+        unused = {id(node) for block in _type_checking(tree) for node in ast.walk(block)}
+        for node in ast.walk(tree):
+            if id(node) not in unused and isinstance(node, ast.Import | ast.ImportFrom):
+                waiting += [other for name, _ in _imported(node) if (other := _path_of(name))]
+    return found
+
+
+def _path_of(module: str) -> Path | None:
+    """The file of a module of dmf; None for others."""
+    package, *names = module.split(".")
+    base = HERE.joinpath(*names)
+    candidates = (base.with_suffix(".py"), base / "__init__.py") if package == "dmf" else ()
+    return next((path for path in candidates if path.is_file()), None)
+
+
+def _imported(node: ast.Import | ast.ImportFrom) -> Iterator[tuple[str, str]]:
+    """The modules that an import names, each with what it binds and where from, folders left out."""
+    if isinstance(node, ast.Import):
+        for alias in node.names:
+            yield alias.name, f"import {alias.name.rpartition('.')[2]} as {alias.asname}"
+        return
+    for alias in node.names:
+        whole = f"{node.module}.{alias.name}"
+        if _path_of(whole):
+            yield whole, f"import {alias.name} as {alias.asname}"
+        else:
+            module = (node.module or "").rpartition(".")[2]
+            yield node.module or "", f"from {module} import {alias.name} as {alias.asname}"
+
+
+def _type_checking(tree: ast.AST) -> list[ast.If]:
+    """Blocks that only type checkers read."""
+    blocks = (node for node in ast.walk(tree) if isinstance(node, ast.If))
+    return [block for block in blocks if isinstance(block.test, ast.Name) and block.test.id == "TYPE_CHECKING"]
 
 
 def _bare(source: str) -> str:
-    """Python source without comments, docstrings and blank lines."""
+    """Python source without comments, docstrings, blank lines, imports for types, and the folders of dmf's modules."""
     lines = source.splitlines()
     for token in tokenize.generate_tokens(io.StringIO(source).readline):
         if token.type == tokenize.COMMENT:
             row, column = token.start
             lines[row - 1] = lines[row - 1][:column]
-    for node in ast.walk(_parsed(source)):
+    tree = _parsed(source)
+
+    def put(node: ast.stmt, text: str) -> None:
+        lines[node.lineno - 1 : node.end_lineno] = [text] + [""] * ((node.end_lineno or node.lineno) - node.lineno)
+
+    for node in ast.walk(tree):
         if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
-            lines[node.lineno - 1 : node.end_lineno] = [""] * (node.end_lineno - node.lineno + 1)
+            put(node, "")
+        elif isinstance(node, ast.Import | ast.ImportFrom):
+            named = list(_imported(node))
+            if any(_path_of(module) for module, _ in named):
+                put(node, " " * node.col_offset + "; ".join(sorted(text for _, text in named)))
+    for block in _type_checking(tree):
+        put(block, "")
     return "\n".join(line.rstrip() for line in lines if line.strip())
+
+
+def _sources(modules: set[str], cuda: bool) -> set[Path]:
+    """Sources of the operators that are called as the modules are, with the headers that they include."""
+    suffixes = (".cpp", ".cu") if cuda else (".cpp",)
+    found: set[Path] = set()
+    waiting = [CSRC / f"{name}{suffix}" for name in modules for suffix in suffixes]
+    while waiting:
+        path = waiting.pop()
+        if path in found or not path.is_file():
+            continue
+        found.add(path)
+        included = re.findall(r'^\s*#include "([^"]+)"', path.read_text(encoding="utf-8"), re.MULTILINE)
+        waiting += [path.parent / name for name in included]
+    return found
 
 
 def _bare_cpp(source: str) -> str:

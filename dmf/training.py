@@ -80,7 +80,7 @@ class Run:
         self.history: list[Epoch] = []
         self.earlier_seconds = 0.0
         self.started = time.perf_counter()
-        self.commit, self.versions, self.code = git_commit(), versions(), code_hash()
+        self.commit, self.versions = git_commit(), versions()
         held = ExperimentConfig.read(folder / CONFIG).key if (folder / CONFIG).is_file() else config.key
         if held != config.key:
             raise ValueError(
@@ -93,6 +93,7 @@ class Run:
             log.warning("resumed with the %d threads that it started with, not %d", self.threads, settings.threads)
         set_up(self.threads)
         self.device = device_of(config)
+        self.code = code_hash(config, self.device.type)
         reset_peak(self.device)
         self.earlier_peak_bytes = 0
 

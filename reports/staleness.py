@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from dmf.config import DataConfig, ExperimentConfig
 from dmf.data import fingerprint_for
-from dmf.provenance import code_hash
+from dmf.provenance import code_hashes
 
 
 @dataclass(frozen=True)
@@ -15,7 +16,8 @@ class Today:
 
     accept_stale: bool = False
     """Take stale records all the same: the user's decision."""
-    code: str = field(default_factory=code_hash)
+    code: Callable[[ExperimentConfig], dict[str, str]] = code_hashes
+    """By kind of device, the code that would make a training's numbers."""
     _fingerprints: dict[tuple[DataConfig, str], str | None] = field(default_factory=dict, repr=False)
 
     def doubts(self, config: ExperimentConfig, code: str, data_fingerprint: str) -> tuple[str, ...]:
@@ -24,8 +26,9 @@ class Today:
         Images that are not on this machine are not held against a record.
         """
         found = []
-        if code != self.code:
-            found.append(f"made by other code ({code}, today's is {self.code})" if code else "made by unknown code")
+        hashes = self.code(config)
+        if code not in hashes.values():
+            found.append(f"made by other code ({code}, today's is {hashes['cpu']})" if code else "made by unknown code")
         images = self._fingerprint(config)
         if images and images != data_fingerprint:
             found.append(f"made from other images ({data_fingerprint[:8]}, today's are {images[:8]})")

@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 
-from dmf.methods import METHODS
 from dmf.methods.proto_net import ProtoNet
 from orchestrator.baselines import pairs
 from orchestrator.canary import canary, first_outputs
@@ -146,7 +145,7 @@ def test_a_canary_finds_switches_that_do_something() -> None:
 
 def test_a_canary_finds_switches_that_do_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     """A method that forgets to read its settings."""
-    monkeypatch.setitem(METHODS, "dmf", ProtoNet)
+    monkeypatch.setattr("dmf.methods.dmf.DMF", ProtoNet)
     assert canary(tables(), say=lambda line: None) == (
         "table 2a: this switch changes nothing: with dynamic sampling gives the outputs of without dynamic sampling "
         "bit for bit after one training step",

@@ -298,7 +298,7 @@ def test_nodes_without_a_folder_in_common_get_the_driver_s_code_and_bring_record
     for trial in trained:
         record = record_in(remote, trial.key)
         assert record.outcome == "finished" and record.provenance is not None
-        assert record.provenance.code == code_hash()
+        assert record.provenance.code == code_hash(trial.config, "cpu")
         tests = {f"trainings/{trial.key}/{EVALUATIONS}/{evaluation.key}.json" for evaluation in trial.evaluations}
         assert tests <= remote.names(f"trainings/{trial.key}").keys()
     failure = record_in(remote, broken.key).failure

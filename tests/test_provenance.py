@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import json
 import shutil
 import subprocess
 import sys
@@ -10,9 +12,23 @@ from pathlib import Path
 import pytest
 
 from dmf import provenance
+from dmf.config import ExperimentConfig
 from dmf.provenance import code_hash
 
 ROOT = Path(__file__).resolve().parents[1]
+CONFIGS = {
+    "dmf": ExperimentConfig(),
+    "conv64f": ExperimentConfig().replace(model__backbone="conv64f"),
+    "proto_net": ExperimentConfig().replace(model__method="proto_net"),
+}
+PROGRAM = """
+import json, sys
+from dmf.config import ExperimentConfig
+from dmf.provenance import code_hash
+configs = {name: ExperimentConfig.from_dict(config) for name, config in json.load(sys.stdin).items()}
+print(json.dumps({f"{name} {device}": code_hash(config, device)
+                  for name, config in configs.items() for device in ("cpu", "cuda")}))
+"""
 
 
 @pytest.fixture
@@ -24,42 +40,91 @@ def copy(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def hash_of(root: Path) -> str:
-    command = [sys.executable, "-c", "from dmf.provenance import code_hash; print(code_hash())"]
-    done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=True)
-    return done.stdout.strip()
+@functools.cache
+def hashes(root: Path = ROOT) -> dict[str, str]:
+    """`code_hash` of every one of CONFIGS on each kind of device, by the code in `root`."""
+    given = json.dumps({name: config.model_dump(mode="json") for name, config in CONFIGS.items()})
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM], cwd=root, input=given, capture_output=True, text=True, check=True
+    )
+    return json.loads(done.stdout)
 
 
-def test_a_copy_has_the_same_hash(copy: Path) -> None:
-    assert hash_of(copy) == code_hash() and len(code_hash()) == 16
+def changed(root: Path) -> set[str]:
+    """Which of CONFIGS on which device the code in `root` has another hash for."""
+    return {name for name, value in hashes(root).items() if value != hashes()[name]}
 
 
-@pytest.mark.parametrize(
-    ("name", "old", "new", "counts"),
-    [
-        ("dmf/training.py", "0.5 * (1 + math.cos", "0.4 * (1 + math.cos", True),
-        ("dmf/methods/dmf.py", "self.", "self. ", True),
-        ("dmf/episodes.py", "import torch\n", "import torch\nDRAWN_OTHERWISE = 1\n", True),
-        ("csrc/sampling.h", "};", "};  int more;", True),
-        ("dmf/training.py", '"""', '"""Other words. ', False),
-        ("dmf/training.py", "import logging\n", "# a remark\n\nimport logging  # another\n", False),
-        ("csrc/sampling.h", "\n", "\n// a remark\n", False),
-        ("dmf/records.py", "import Annotated, Literal", "import Annotated, Any, Literal", False),
-        ("dmf/train.py", "import argparse", "import os, argparse", False),
-    ],
-)
-def test_what_makes_numbers_counts_and_words_about_it_do_not(
-    copy: Path, name: str, old: str, new: str, counts: bool
-) -> None:
-    path = copy / name
+def edit(path: Path, old: str, new: str) -> None:
     before = path.read_text()
     assert old in before
     path.write_text(before.replace(old, new, 1))
-    assert (hash_of(copy) != code_hash()) == counts
 
 
-def test_the_modules_are_those_that_a_trial_imports() -> None:
-    names = {path.relative_to(provenance.HERE).as_posix() for path in provenance._modules()}
-    assert {"training.py", "evaluation.py", "methods/dmf.py", "methods/__init__.py", "aligned_score.py"} <= names
-    assert {"data.py", "layouts.py", "image_cache.py", "glyphs.py", "config.py", "augment.py"} <= names
-    assert not names & {"train.py", "evaluate.py", "released.py", "records.py", "provenance.py"}
+EVERY = {f"{name} {device}" for name in CONFIGS for device in ("cpu", "cuda")}
+DMF = EVERY - {"proto_net cpu", "proto_net cuda"}
+
+
+def test_a_copy_has_the_same_hashes(copy: Path) -> None:
+    found = hashes()
+    assert hashes(copy) == found == {**found, "dmf cpu": code_hash(ExperimentConfig(), "cpu")}
+    assert all(len(value) == 16 for value in found.values())
+    assert len({found["dmf cpu"], found["dmf cuda"], found["proto_net cpu"]}) == 3
+    assert found["proto_net cpu"] == found["proto_net cuda"], "it runs nothing of csrc"
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new", "expected"),
+    [
+        ("dmf/training.py", "0.5 * (1 + math.cos", "0.4 * (1 + math.cos", EVERY),
+        ("dmf/evaluation.py", "1.96 * accuracies", "2 * accuracies", EVERY),
+        ("dmf/episodes.py", "import torch\n", "import torch\nDRAWN_OTHERWISE = 1\n", EVERY),
+        ("dmf/methods/dmf.py", "self.", "self. ", DMF),
+        ("dmf/methods/proto_net.py", "return -self", "return -2 * self", EVERY - DMF),
+        ("csrc/sampling.h", "};", "};  int more;", DMF),
+        ("csrc/aligned_score.cu", "}", "}  int more;", {"dmf cuda", "conv64f cuda"}),
+        ("csrc/cuda.cuh", "}", "}  int more;", {"dmf cuda", "conv64f cuda"}),
+        ("dmf/training.py", '"""', '"""Other words. ', set()),
+        ("dmf/training.py", "import logging\n", "# a remark\n\nimport logging  # another\n", set()),
+        ("csrc/sampling.h", "\n", "\n// a remark\n", set()),
+        ("dmf/records.py", "import Annotated, Literal", "import Annotated, Any, Literal", set()),
+        ("dmf/train.py", "import argparse", "import os, argparse", set()),
+        ("dmf/layouts.py", "import annotations\n", "import annotations\nANOTHER_LAYOUT = 1\n", set()),
+    ],
+)
+def test_what_makes_numbers_counts_and_words_about_it_do_not(
+    copy: Path, name: str, old: str, new: str, expected: set[str]
+) -> None:
+    edit(copy / name, old, new)
+    assert changed(copy) == expected
+
+
+def test_another_method_changes_no_hash(copy: Path) -> None:
+    shutil.copy(copy / "dmf/methods/proto_net.py", copy / "dmf/methods/another.py")
+    edit(copy / "dmf/methods/__init__.py", '"proto_net": "ProtoNet",', '"proto_net": "ProtoNet", "another": "ProtoNet",')
+    edit(copy / "dmf/config.py", '"proto_net", ', '"proto_net", "another", ')
+    assert changed(copy) == set()
+
+
+def test_a_moved_module_changes_no_hash(copy: Path) -> None:
+    (copy / "dmf/room").mkdir()
+    (copy / "dmf/room/__init__.py").touch()
+    for name in ("precision", "meta_filter", "episodes"):
+        (copy / f"dmf/{name}.py").rename(copy / f"dmf/room/{name}.py")
+        for path in copy.glob("dmf/**/*.py"):
+            path.write_text(path.read_text().replace(f"from dmf.{name} import", f"from dmf.room.{name} import"))
+    assert changed(copy) == set()
+
+
+def test_the_same_name_from_another_module_counts(copy: Path) -> None:
+    (copy / "dmf/other.py").write_text((copy / "dmf/precision.py").read_text())
+    edit(copy / "dmf/methods/proto_net.py", "from dmf.precision import", "from dmf.other import")
+    assert changed(copy) == EVERY - DMF
+
+
+def test_the_modules_are_those_that_a_training_runs() -> None:
+    names = {path.stem for path in provenance._modules(provenance._roots(ExperimentConfig()))}
+    assert {"training", "evaluation", "dmf", "base", "backbones", "aligned_score", "augment", "data"} <= names
+    assert not names & {"train", "evaluate", "released", "proto_net", "raw_pixels", "config", "layouts", "glyphs"}
+    sources = {path.name for path in provenance._sources(names, cuda=False)}
+    assert sources == {"sampling.h", *(f"{n}.{e}" for n in ("dynamic_sampling", "aligned_score") for e in ("h", "cpp"))}

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from dmf.config import ExperimentConfig
+from dmf.provenance import code_hash
 from orchestrator import snapshot as module
 from orchestrator.snapshot import snapshot
 
@@ -16,8 +18,8 @@ ROOT = Path(__file__).resolve().parents[1]
 
 def test_the_copy_is_what_runs_and_has_the_same_hash(tmp_path: Path) -> None:
     folder = snapshot(tmp_path)
-    program = "import dmf, orchestrator.scheduling, reports.fill; from dmf.provenance import code_hash; "
-    program += "print(dmf.__file__, code_hash())"
+    program = "import dmf, orchestrator.scheduling, reports.fill; from dmf.config import ExperimentConfig; "
+    program += "from dmf.provenance import code_hash; print(dmf.__file__, code_hash(ExperimentConfig(), 'cuda'))"
     done = subprocess.run(
         [sys.executable, "-c", program],
         cwd=tmp_path,
@@ -26,9 +28,7 @@ def test_the_copy_is_what_runs_and_has_the_same_hash(tmp_path: Path) -> None:
         text=True,
         check=True,
     )
-    from dmf.provenance import code_hash
-
-    assert done.stdout.split() == [str(folder / "dmf" / "__init__.py"), code_hash()]
+    assert done.stdout.split() == [str(folder / "dmf" / "__init__.py"), code_hash(ExperimentConfig(), "cuda")]
 
 
 def test_the_same_code_is_kept_once_and_other_code_beside_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

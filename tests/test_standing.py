@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from dmf.config import EvaluationConfig, ExperimentConfig
-from dmf.provenance import code_hash
+from dmf import provenance
 from dmf.records import LAST, EvaluationRecord, Failure, Provenance, TrainingRecord
 from orchestrator.ledger import Ledger
 from orchestrator.plan import Trial
@@ -19,6 +19,12 @@ from tests.records_in_memory import evaluation_of
 from tests.test_trial import CONFIG, TEST
 
 TRIAL = Trial(CONFIG, (TEST,))
+CODE = provenance.code_hash(CONFIG, "cpu")
+
+
+def other_code(config: ExperimentConfig) -> dict[str, str]:
+    """Of code that differs from today's."""
+    return {"cpu": "0" * 16}
 
 
 @pytest.fixture(scope="module")
@@ -35,26 +41,26 @@ def test_a_trial_of_today_is_done(store: Path) -> None:
 
 def test_what_other_code_made_is_stale_unless_it_is_accepted(store: Path) -> None:
     ledger = Ledger(store)
-    stands = standing(TRIAL, ledger, Today(code="0" * 16))
+    stands = standing(TRIAL, ledger, Today(code=other_code))
     assert stands.state == "stale" and not stands.ended and not stands.runs
-    assert stands.why == f"made by other code ({code_hash()}, today's is {'0' * 16})"
-    assert standing(TRIAL, ledger, Today(accept_stale=True, code="0" * 16)).state == "done"
+    assert stands.why == f"made by other code ({CODE}, today's is {'0' * 16})"
+    assert standing(TRIAL, ledger, Today(accept_stale=True, code=other_code)).state == "done"
 
 
 def test_what_was_made_from_other_images_is_stale(tmp_path: Path) -> None:
     ledger, today = Ledger(tmp_path), Today()
     here = images_of(CONFIG).fingerprint
-    ledger.write_training(finished(CONFIG, code_hash(), here))
-    ledger.write_evaluation(evaluated(code_hash(), "f" * 64))
+    ledger.write_training(finished(CONFIG, CODE, here))
+    ledger.write_evaluation(evaluated(CODE, "f" * 64))
     assert standing(TRIAL, ledger, today).why == f"made from other images (ffffffff, today's are {here[:8]})"
-    ledger.write_evaluation(evaluated(code_hash(), here))
+    ledger.write_evaluation(evaluated(CODE, here))
     assert standing(TRIAL, ledger, today).state == "done"
 
 
 def test_images_that_are_not_here_are_not_held_against_a_record(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path)
     config = CONFIG.replace(data__name="mine", data__root=str(tmp_path / "nowhere"))
-    ledger.write_training(finished(config, code_hash(), "f" * 64))
+    ledger.write_training(finished(config, CODE, "f" * 64))
     assert standing(Trial(config, ()), ledger, Today()).state == "done"
 
 
@@ -71,14 +77,14 @@ def test_a_training_begun_by_other_code_is_stale_and_goes_on_where_accepted(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr("dmf.training.code_hash", lambda: "0" * 16)
+        patch.setattr("dmf.training.code_hash", lambda *_: "0" * 16)
         run_trial(CONFIG, (), tmp_path, stop)
     ledger = Ledger(tmp_path)
     assert (ledger.folder(CONFIG.key) / LAST).is_file()
     assert standing(TRIAL, ledger, Today()).state == "stale"
     assert standing(TRIAL, ledger, Today(accept_stale=True)).state == "started"
     record = run_trial(CONFIG, (TEST,), tmp_path)
-    assert record.provenance is not None and record.provenance.code == f"{'0' * 16}+{code_hash()}"
+    assert record.provenance is not None and record.provenance.code == f"{'0' * 16}+{CODE}"
     assert standing(TRIAL, ledger, Today()).state == "stale"
 
 
@@ -89,11 +95,11 @@ def test_a_failed_training_does_not_go_on_under_other_code_unasked(
         raise OSError(errno.EIO, "the disk answers no more")
 
     with monkeypatch.context() as patch, pytest.raises(OSError):
-        patch.setattr("dmf.training.code_hash", lambda: "0" * 16)
+        patch.setattr("dmf.training.code_hash", lambda *_: "0" * 16)
         run_trial(CONFIG, (), tmp_path, fail)
     ledger = Ledger(tmp_path)
     assert ledger.state(TRIAL) == "failed"
-    assert standing(TRIAL, ledger, Today(code="0" * 16)).again
+    assert standing(TRIAL, ledger, Today(code=other_code)).again
     stands = standing(TRIAL, ledger, Today())
     assert stands.state == "stale" and not stands.runs and stands.why.startswith(f"made by other code ({'0' * 16},")
     assert standing(TRIAL, ledger, Today(accept_stale=True)).again

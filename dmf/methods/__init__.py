@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import torch
+import importlib
+from typing import TYPE_CHECKING
 
-from dmf.backbones import BACKBONES
-from dmf.config import DataConfig, ModelConfig
-from dmf.methods.base import FewShotMethod
-from dmf.methods.dmf import DMF
-from dmf.methods.proto_net import ProtoNet
-from dmf.methods.raw_pixels import RawPixels
+if TYPE_CHECKING:
+    from dmf.config import DataConfig, ModelConfig
+    from dmf.methods.base import FewShotMethod
 
-METHODS = {"dmf": DMF, "proto_net": ProtoNet, "raw_pixels": RawPixels}
+METHODS = {"dmf": "DMF", "proto_net": "ProtoNet", "raw_pixels": "RawPixels"}
+"""The class of each method, in the module of the method's name: only the one that is asked for is imported."""
 
 
 def build_method(config: ModelConfig, data: DataConfig, base_classes: int) -> FewShotMethod:
@@ -19,15 +18,20 @@ def build_method(config: ModelConfig, data: DataConfig, base_classes: int) -> Fe
 
     Weights lie channels last, as `FewShotMethod.maps` has the images.
     """
+    import torch
+
+    from dmf.backbones import BACKBONES
+
+    method = getattr(importlib.import_module(f"dmf.methods.{config.method}"), METHODS[config.method])
     if config.method == "raw_pixels":
-        return RawPixels()
+        return method()
     backbone = BACKBONES[config.backbone](
         in_channels=data.channels,
         last_pooling=config.last_pooling,
         drop_rate=config.drop_rate,
         drop_block_ramp=config.drop_block_ramp,
     )
-    return METHODS[config.method].build(backbone, config, base_classes).to(memory_format=torch.channels_last)
+    return method.build(backbone, config, base_classes).to(memory_format=torch.channels_last)
 
 
-__all__ = ["METHODS", "FewShotMethod", "build_method"]
+__all__ = ["METHODS", "build_method"]
