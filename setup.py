@@ -12,7 +12,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from setuptools import Extension, setup
+from setuptools import Extension, find_packages, setup
 
 ROOT = Path(__file__).parent
 VERSION = re.search(r'__version__ = "(.+)"', (ROOT / "dmf/__init__.py").read_text()).group(1)
@@ -20,7 +20,7 @@ FLAGS = ["-O3", "-g0"]
 
 
 def extensions() -> dict[str, Any]:
-    """`dmf._C` (schema, CPU kernels) and, with a CUDA compiler and a use for it, `dmf._C_cuda`."""
+    """`dmf.ops._C` (schema, CPU kernels) and, with a CUDA compiler and a use for it, `dmf.ops._C_cuda`."""
     if os.environ.get("DMF_NO_EXTENSION") == "1":
         return {}
     import torch
@@ -48,14 +48,15 @@ def extensions() -> dict[str, Any]:
     headers = ["csrc/sampling.h", "csrc/cuda.cuh", *(f"csrc/{name}.h" for name in operators)]
     common = {"depends": headers, "py_limited_api": True}
     flags = [*FLAGS, "-fopenmp-simd", "-Wno-psabi"]
-    modules = [CppExtension("dmf._C", [f"csrc/{name}.cpp" for name in operators], extra_compile_args=flags, **common)]
+    sources = [f"csrc/{name}.cpp" for name in operators]
+    modules = [CppExtension("dmf.ops._C", sources, extra_compile_args=flags, **common)]
     forced = os.environ.get("DMF_CUDA") == "1"
     if forced and (torch.version.cuda is None or CUDA_HOME is None):
         raise RuntimeError(f"DMF_CUDA=1 needs a PyTorch with CUDA and nvcc; got {torch.version.cuda=}, {CUDA_HOME=}")
     if forced or (CUDA_HOME is not None and torch.version.cuda is not None and torch.cuda.is_available()):
         modules.append(
             CUDAExtension(
-                "dmf._C_cuda",
+                "dmf.ops._C_cuda",
                 [f"csrc/{name}.cu" for name in operators],
                 extra_compile_args={"cxx": FLAGS, "nvcc": ["-O3"]},
                 **common,
@@ -73,11 +74,9 @@ setup(
     version=VERSION,
     description="Dynamic Meta-filter few-shot learning: models, training, evaluation, ablation sweeps and their tables",
     python_requires=">=3.11",
-    packages=["dmf", "dmf.methods", "orchestrator", "reports"],
+    packages=find_packages(include=["dmf*", "orchestrator*", "reports*"]),
     package_data={
-        "dmf": ["*.csv", "*.json", "*.txt"],
-        "reports": ["*.csv", "*.json", "templates/*"],
-        "orchestrator": ["templates/*"],
+        "reports": ["*.csv", "templates/*"],
     },
     install_requires=[
         "torch>=2.11",

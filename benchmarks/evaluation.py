@@ -19,14 +19,14 @@ from benchmarks.harness import Report, alternate, main, median, state_rates
 from benchmarks.images import NAME, SIDE, opened, write_images
 from benchmarks.literal import LiteralDMF, episode_logits
 from benchmarks.steps import backbone_flops, fresh_method
-from dmf.augment import Augmentation
 from dmf.config import AugmentationConfig, DataConfig, EvaluationConfig
-from dmf.data import ImageSplit
+from dmf.data.augment import Augmentation
+from dmf.data.sets import ImageSplit
 from dmf.episodes import Episode, EpisodeIndices
-from dmf.evaluation import episode_accuracies, episode_bank
-from dmf.machine import has_bf16, set_up
+from dmf.evaluation.evaluate import episode_accuracies, episode_bank
+from dmf.machine.device import has_bf16, set_up
+from dmf.machine.precision import autocast
 from dmf.methods.base import FewShotMethod
-from dmf.precision import autocast
 
 EPISODES, IMAGES = 2000, 12_000
 AT_LEAST = {1: 20.0, 5: 22.0}

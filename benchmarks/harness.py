@@ -35,9 +35,9 @@ from typing import Any
 
 import torch
 
-from dmf.files import write_text
-from dmf.machine import device_name, set_up
-from dmf.provenance import git_commit, versions
+from dmf.machine.device import device_name, set_up
+from dmf.records.files import write_text
+from dmf.records.provenance import git_commit, versions
 
 REPEATS, SHORT_REPEATS, GPU_REPEATS = 5, 3, 20
 GEMM_SIZE = {"cpu": 2048, "cuda": 8192}

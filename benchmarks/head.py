@@ -20,7 +20,7 @@ from benchmarks.harness import Report, alternate, main, median, peak_bytes, rati
 from benchmarks.literal import LiteralDMF
 from dmf.config import EpisodeConfig, EvaluationConfig, ModelConfig, TrainingConfig
 from dmf.episodes import Episode
-from dmf.methods.dmf import DMF
+from dmf.methods.dmf.model import DMF
 
 GROUPS = (64, 640)
 SIDE, BASE_CLASSES, WAY = 11, 64, EpisodeConfig().way

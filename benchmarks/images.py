@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 
 from dmf.config import DataConfig
-from dmf.data import DataSet, open_data
+from dmf.data.sets import DataSet, open_data
 
 NAME, SIDE = "noise_textures", 84
 

@@ -25,12 +25,12 @@ from torchdiffeq import odeint
 from torchvision import transforms
 from torchvision.ops import deform_conv2d
 
-from dmf.alignment import Alignment
-from dmf.augment import ERASED_AREA, ERASED_ASPECT, ERASED_FILL, ERASING_TRIES, NORMALISATIONS, Augmentation
-from dmf.data import ImageSplit
+from dmf.data.augment import ERASED_AREA, ERASED_ASPECT, ERASED_FILL, ERASING_TRIES, NORMALISATIONS, Augmentation
+from dmf.data.sets import ImageSplit
 from dmf.episodes import Episode, EpisodeIndices
 from dmf.methods.base import FewShotMethod
-from dmf.methods.dmf import DMF
+from dmf.methods.dmf.alignment import Alignment
+from dmf.methods.dmf.model import DMF
 
 SAMPLING_TAPS = 9
 

@@ -20,11 +20,11 @@ from benchmarks.harness import Report, alternate, main, median, peak_bytes, rati
 from benchmarks.images import NAME, SIDE, opened, write_images
 from benchmarks.literal import training_loader
 from benchmarks.steps import fresh_method, random_episodes, whole_step
-from dmf.augment import Augmentation
 from dmf.config import AugmentationConfig, DataConfig, EpisodeConfig, TrainingConfig
-from dmf.data import DataSet
+from dmf.data.augment import Augmentation
+from dmf.data.sets import DataSet
 from dmf.episodes import EpisodeSampler
-from dmf.machine import has_bf16
+from dmf.machine.device import has_bf16
 
 COUNTS = {"train": (20, 60), "val": (5, 20), "test": (5, 20)}
 """Classes, and images of each."""
@@ -91,7 +91,7 @@ def sampler(data: DataSet) -> EpisodeSampler:
 
 
 def ours(data: DataSet, device: str) -> Callable[[int], Tensor]:
-    """Step -> its images [140, 3, 84, 84] on the device, made as `dmf.training` makes them."""
+    """Step -> its images [140, 3, 84, 84] on the device, made as `dmf.training.run` makes them."""
     tasks, augment = sampler(data), Augmentation(AugmentationConfig(), DataConfig(name=NAME, image_size=SIDE))
 
     def load(step: int) -> Tensor:

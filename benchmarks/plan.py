@@ -88,8 +88,8 @@ marks = [("", time.perf_counter())]
 def mark(name): marks.append((name, time.perf_counter()))
 from pathlib import Path
 from orchestrator import sweep
-from orchestrator.describe import describe
-from orchestrator.preview import preview
+from orchestrator.costs.describe import describe
+from orchestrator.costs.preview import preview
 from reports.staleness import Today
 mark("imports")
 spec = sweep.read_spec(sys.argv[1])

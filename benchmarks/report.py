@@ -2,7 +2,7 @@
 
 The command is timed whole, in a fresh process each time: from MLflow (a SQLite database and its folder of artifacts),
 and from the ledger; `python -m orchestrator.status` of the same store, too. The records are as large as real ones: 95
-epochs, 2,000 test episodes. From the ledger both read its index (`orchestrator.index`), which a sweep fills as its
+epochs, 2,000 test episodes. From the ledger both read its index (`orchestrator.store.index`), which a sweep fills as its
 trainings end; how long the first of them takes without one, and makes it, is stated.
 
 `WRITTEN` runs are written by the sweep's own code through MLflow's interface. The others are copies of their rows in
@@ -28,13 +28,13 @@ import numpy as np
 
 from benchmarks.harness import Report, alternate, main, median
 from dmf.config import EvaluationConfig, ExperimentConfig
-from dmf.evaluation import mean_and_ci95
-from dmf.provenance import code_hash
-from dmf.records import CONFIG, EVALUATIONS, RECORD, Epoch, EvaluationRecord, Provenance, TrainingRecord
-from orchestrator.index import FILE
-from orchestrator.ledger import Ledger
-from orchestrator.plan import Trial, labels, plan
-from orchestrator.spec_file import read_spec
+from dmf.evaluation.evaluate import mean_and_ci95
+from dmf.records.provenance import code_hash
+from dmf.records.records import CONFIG, EVALUATIONS, RECORD, Epoch, EvaluationRecord, Provenance, TrainingRecord
+from orchestrator.spec.file import read_spec
+from orchestrator.spec.plan import Trial, labels, plan
+from orchestrator.store.index import FILE
+from orchestrator.store.ledger import Ledger
 
 SIZES = {1_000: 3.0, 10_000: 15.0}
 """Runs in MLflow -> seconds that the command may take."""
@@ -153,8 +153,8 @@ def stages(source: list[str], room: Path) -> dict[str, float]:
 
 def make(room: Path, runs: int) -> tuple[str, int]:
     """A store and a database that hold at least `runs` trainings of table2, all tested -> the URI, how many."""
-    from orchestrator.mlflow_runs import SweepRuns
-    from orchestrator.mlflow_server import connect, tracking_uri
+    from orchestrator.tracking.runs import SweepRuns
+    from orchestrator.tracking.server import connect, tracking_uri
 
     file = ROOT / "sweeps" / "table2.yaml"
     one_seed = len(plan(read_spec(file, ("data.root=/images",))).trials())

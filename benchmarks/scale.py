@@ -17,9 +17,9 @@ from tempfile import TemporaryDirectory
 
 from benchmarks.harness import Report, cores, main
 from benchmarks.sweep import AT_A_TIME, SPEC, listen, sweep_command
-from dmf.data import open_for
-from orchestrator.plan import plan
-from orchestrator.spec_file import read_spec
+from dmf.data.sets import open_for
+from orchestrator.spec.file import read_spec
+from orchestrator.spec.plan import plan
 
 FEW, MANY = 100, 1_000
 SHORT_FEW, SHORT_MANY = 50, 200

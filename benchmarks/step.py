@@ -1,6 +1,6 @@
 """A ResNet-12 training step: what it costs over its backbone, and over plain PyTorch.
 
-The whole step is that of `dmf.training`: episodes drawn, images read from the uint8 cache and augmented, forward,
+The whole step is that of `dmf.training.run`: episodes drawn, images read from the uint8 cache and augmented, forward,
 backward, optimiser. Beside it, at the same precision: the backbone alone on given images, and the head alone on given
 maps. The literal version is the same model in contiguous layout, eager and in float32, in a process of its own that
 leaves malloc as glibc has it.
@@ -29,9 +29,9 @@ from benchmarks.steps import (
     whole_step,
 )
 from dmf.config import ExperimentConfig
-from dmf.data import DataSet
-from dmf.machine import has_bf16, set_up
-from dmf.training import Run
+from dmf.data.sets import DataSet
+from dmf.machine.device import has_bf16, set_up
+from dmf.training.run import Run
 
 COUNTS = {"train": (20, 20), "val": (5, 20), "test": (5, 20)}
 SHARES = {64: 0.03, 160: 0.05, 640: 0.12}

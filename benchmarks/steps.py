@@ -10,9 +10,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from dmf.config import DataConfig, EpisodeConfig, ModelConfig, TrainingConfig
 from dmf.episodes import Episode
+from dmf.machine.precision import autocast
 from dmf.methods import build_method
 from dmf.methods.base import FewShotMethod
-from dmf.precision import autocast
 
 SIDE, BASE_CLASSES = 84, 64
 TASK, SETTINGS = EpisodeConfig(), TrainingConfig()
@@ -43,7 +43,7 @@ def backbone_flops(method: FewShotMethod) -> int:
 
 
 def optimizer_of(module: nn.Module) -> torch.optim.Optimizer:
-    """As `dmf.training` has it, at a rate that keeps noise from diverging."""
+    """As `dmf.training.run` has it, at a rate that keeps noise from diverging."""
     return torch.optim.SGD(
         module.parameters(),
         lr=1e-4,

@@ -29,16 +29,16 @@ from tempfile import TemporaryDirectory
 import torch
 
 from benchmarks.harness import Report, alternate, cores, main, median
-from dmf.checkpoints import prefixed, write_checkpoint
 from dmf.config import EvaluationConfig, ExperimentConfig
-from dmf.data import DataSet, open_for
-from dmf.evaluation import evaluate_folder
-from dmf.machine import set_up
+from dmf.data.sets import DataSet, open_for
+from dmf.evaluation.evaluate import evaluate_folder
+from dmf.machine.device import set_up
 from dmf.methods import build_method
-from dmf.training import train
-from orchestrator.ledger import Ledger
-from orchestrator.plan import SweepPlan, Trial, labels, plan
-from orchestrator.spec_file import read_spec
+from dmf.records.checkpoints import prefixed, write_checkpoint
+from dmf.training.run import train
+from orchestrator.spec.file import read_spec
+from orchestrator.spec.plan import SweepPlan, Trial, labels, plan
+from orchestrator.store.ledger import Ledger
 
 AT_A_TIME = 2
 TRIALS, SHORT_TRIALS = 100, 20
@@ -161,9 +161,9 @@ def tell(report: Report, courses: dict[str, list[Course]], count: int) -> None:
 def shares(report: Report, planned: SweepPlan, room: Path) -> None:
     """Where ours goes: parts of one trial timed by themselves in this process, nothing beside them."""
     # Not at the top: the workers of `bare` import this module, and need none of it.
-    from orchestrator.mlflow_runs import SweepRuns
-    from orchestrator.mlflow_server import connect, tracking_uri
-    from orchestrator.trial import run_trial
+    from orchestrator.running.trial import run_trial
+    from orchestrator.tracking.runs import SweepRuns
+    from orchestrator.tracking.server import connect, tracking_uri
 
     set_up(1)
     trials = planned.trials()[:SHORT_TRIALS]

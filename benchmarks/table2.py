@@ -19,9 +19,9 @@ import torch
 from benchmarks.harness import aligned, number
 from benchmarks.steps import backbone_flops, fresh_method
 from dmf.config import EvaluationConfig, ExperimentConfig
-from dmf.data import DATASETS
-from orchestrator.plan import plan
-from orchestrator.spec_file import read_spec
+from dmf.data.sets import DATASETS
+from orchestrator.spec.file import read_spec
+from orchestrator.spec.plan import plan
 
 TABLE2 = Path(__file__).resolve().parents[1] / "sweeps" / "table2.yaml"
 

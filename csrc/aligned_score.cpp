@@ -1,4 +1,4 @@
-// CPU kernels of dmf::aligned_score. Autograd and shape inference are registered from Python (dmf/aligned_score.py).
+// CPU kernels of dmf::aligned_score. Autograd and shape inference are registered from Python (dmf/ops/aligned_score.py).
 //
 // Work goes by blocks of groups, as many as fill four vectors: a block of a class map's taps ("slab") is packed, in the
 // type of the sums, with a row of zeros for corners outside, and stays in the second-level cache while all queries

@@ -1,6 +1,6 @@
 // What the CPU and the CUDA kernels of dmf::aligned_score share: the operators up to their kernels.
 //
-// Letters as in dmf/aligned_score.py: B episodes, N classes and Q queries each, T taps, H x W positions, G groups of R
+// Letters as in dmf/ops/aligned_score.py: B episodes, N classes and Q queries each, T taps, H x W positions, G groups of R
 // channels. Class maps and query maps are rows of tables of J and I rows:
 //
 //   taps [J, T, H, W, G], class_offsets [J, 2T, H, W], weights [J, R, G];  query [I, H, W, R, G],

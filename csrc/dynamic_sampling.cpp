@@ -1,4 +1,4 @@
-// Schema and CPU kernels. Autograd and shape inference are registered from Python (dmf/dynamic_sampling.py).
+// Schema and CPU kernels. Autograd and shape inference are registered from Python (dmf/ops/dynamic_sampling.py).
 //
 // No sum is split between threads, so results do not depend on their number: forward owns output rows, backward owns
 // (map, tap) pairs, and a tap's gradient and its offsets' gradients belong to that pair alone.

@@ -1,4 +1,4 @@
-// CUDA kernels for the schema in dynamic_sampling.cpp, a library of its own (dmf._C_cuda).
+// CUDA kernels for the schema in dynamic_sampling.cpp, a library of its own (dmf.ops._C_cuda).
 //
 // Forward: one thread per output number, G fastest, so that neighbouring threads read neighbouring numbers; a block is
 // a run of positions and the threads of a position agree on their samples. Nothing is shared: results are reproducible.

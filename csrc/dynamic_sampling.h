@@ -1,6 +1,6 @@
 // What the CPU and the CUDA kernels of dmf::sample_taps share: the operator up to its kernels.
 //
-// Letters as in dmf/dynamic_sampling.py: M maps, Q queries, T taps, H x W positions, G groups; taps [M, T, H, W, G],
+// Letters as in dmf/ops/dynamic_sampling.py: M maps, Q queries, T taps, H x W positions, G groups; taps [M, T, H, W, G],
 // offsets [M, Q, 2T, H, W], output [M, Q, H, W, G].
 #pragma once
 
@@ -12,7 +12,7 @@ struct Sizes : Grid {
   int64_t maps, queries, groups;
 };
 
-// The last guard before raw memory; dmf.dynamic_sampling.sample_taps has already told the user in words.
+// The last guard before raw memory; dmf.ops.dynamic_sampling.sample_taps has already told the user in words.
 inline Sizes checked_sizes(const Tensor& taps, const Tensor& offsets, const std::vector<int64_t>& kernel_size) {
   check_kernel_size(kernel_size);
   STD_TORCH_CHECK(taps.dim() == 5 && offsets.dim() == 5, "dmf::sample_taps: taps and offsets have 5 axes");

@@ -40,7 +40,7 @@ class DataConfig(Value):
     """Which images, and how they come to a square of `image_size` pixels."""
 
     name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$", max_length=100)] = "mini_imagenet"
-    """A known data set (`dmf.data.DATASETS`) or, for images of one's own, any other name."""
+    """A known data set (`dmf.data.sets.DATASETS`) or, for images of one's own, any other name."""
     root: Annotated[str, Field(min_length=1)] | None = None
     """Folder or archive with the images; None: embedded ones for `glyphs`. Not part of a run's identity."""
     image_size: Annotated[int, Field(ge=8, le=2048)] = 84
@@ -50,7 +50,7 @@ class DataConfig(Value):
     rotations_as_classes: bool = False
     """Every class four times, turned by 0, 90, 180 and 270 degrees (usual for Omniglot)."""
     normalisation: Literal["imagenet", "cifar", "half"] = "imagenet"
-    """Channel mean and deviation (`dmf.augment.NORMALISATIONS`)."""
+    """Channel mean and deviation (`dmf.data.augment.NORMALISATIONS`)."""
 
 
 class AugmentationConfig(Value):
@@ -226,7 +226,7 @@ class ExperimentConfig(Value):
 
     def _identity(self) -> dict[str, dict[str, Any]]:
         if self.training.precision == "auto":
-            raise ValueError("training.precision='auto' is no precision yet; `dmf.machine.resolved` chooses one")
+            raise ValueError("training.precision='auto' is no precision yet; `dmf.machine.device.resolved` chooses one")
         exclude = NOT_IDENTITY | {"model": self.model.unread}
         sections = self.model_dump(mode="json", exclude_defaults=True, exclude=exclude)
         return {name: section for name, section in sections.items() if section}

@@ -7,12 +7,12 @@ import logging
 import sys
 from pathlib import Path
 
-from dmf import released
 from dmf.config import EvaluationConfig, ExperimentConfig, recipe
-from dmf.data import open_for
-from dmf.evaluation import evaluate, evaluate_folder
-from dmf.machine import device_of, resolved, set_up
-from dmf.records import BEST, CONFIG, EVALUATIONS, RECORD, EvaluationRecord, TrainingRecord, without_weights
+from dmf.data.sets import open_for
+from dmf.evaluation.evaluate import evaluate, evaluate_folder
+from dmf.machine.device import device_of, resolved, set_up
+from dmf.methods.dmf import released
+from dmf.records.records import BEST, CONFIG, EVALUATIONS, RECORD, EvaluationRecord, TrainingRecord, without_weights
 from dmf.train import assignment
 
 

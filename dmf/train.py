@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from dmf.config import RECIPES, ExperimentConfig, recipe
-from dmf.data import open_for
-from dmf.files import locked
-from dmf.machine import resolved
-from dmf.records import CONFIG, LOCK, RECORD, Epoch, TrainingRecord
-from dmf.training import close, train
+from dmf.data.sets import open_for
+from dmf.machine.device import resolved
+from dmf.records.files import locked
+from dmf.records.records import CONFIG, LOCK, RECORD, Epoch, TrainingRecord
+from dmf.training.run import close, train
 from dmf.values import shown
 
 

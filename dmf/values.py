@@ -13,7 +13,7 @@ from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from dmf.files import write_text
+from dmf.records.files import write_text
 
 LONGEST_SHOWN = 200
 """Characters of a wrong value that an error repeats."""

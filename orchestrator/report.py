@@ -12,11 +12,11 @@ from typing import Protocol
 
 from rich.console import Console
 
-from dmf.files import write_text
+from dmf.records.files import write_text
 from dmf.values import printable, shown
-from orchestrator.ledger import Ledger
-from orchestrator.plan import SweepPlan
-from orchestrator.spec import SWEEP_NAME
+from orchestrator.spec.model import SWEEP_NAME
+from orchestrator.spec.plan import SweepPlan
+from orchestrator.store.ledger import Ledger
 from reports import render
 from reports.cells import Table
 from reports.fill import fill
@@ -129,7 +129,9 @@ def _main(options: argparse.Namespace) -> int:
 def _records(options: argparse.Namespace) -> StoredRecords:
     if options.tracking_uri is None:
         return Ledger.at(options.store)
-    from orchestrator.mirror import MLflowRecords  # with what opens URLs, which takes longer than a small table
+    from orchestrator.tracking.reader import (
+        MLflowRecords,  # with what opens URLs, which takes longer than a small table
+    )
 
     return MLflowRecords(options.tracking_uri)
 

@@ -28,13 +28,13 @@ from rich.console import Console
 from rich.table import Table
 
 from dmf.config import ExperimentConfig
-from orchestrator.ledger import Ledger
-from orchestrator.plan import SweepPlan, Trial, flattened, labels, plan
-from orchestrator.progress import duration
-from orchestrator.remote import RemoteStore
-from orchestrator.search import SearchResults, Tried, label, results_of
-from orchestrator.spec_file import read_spec
-from orchestrator.standing import standing
+from orchestrator.running.progress import duration
+from orchestrator.running.search import SearchResults, Tried, label, results_of
+from orchestrator.spec.file import read_spec
+from orchestrator.spec.plan import SweepPlan, Trial, flattened, labels, plan
+from orchestrator.store.bucket.mirror import RemoteStore
+from orchestrator.store.ledger import Ledger
+from orchestrator.store.standing import standing
 from reports.staleness import Today
 
 ENDED = ("diverged", "impossible", "stopped", "done")

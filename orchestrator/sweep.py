@@ -20,29 +20,29 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dmf.records import Failure
-from orchestrator.budget import parse_duration, select, within
-from orchestrator.describe import describe, other_root
-from orchestrator.estimates import Cost, estimate
-from orchestrator.interrupts import Interrupted, Signals, Stopped
-from orchestrator.ledger import Ledger, local_folder
-from orchestrator.plan import SweepPlan, Trial, labels, plan
-from orchestrator.preview import machine_for
-from orchestrator.progress import duration
-from orchestrator.rates import Calibration
+from dmf.records.records import Failure
+from orchestrator.costs.budget import parse_duration, select, within
+from orchestrator.costs.describe import describe, other_root
+from orchestrator.costs.estimates import Cost, estimate
+from orchestrator.costs.machine import at_a_time
+from orchestrator.costs.preview import machine_for
+from orchestrator.costs.rates import Calibration
+from orchestrator.costs.totals import compare
 from orchestrator.report import report
-from orchestrator.room import at_a_time
-from orchestrator.snapshot import snapshot
-from orchestrator.spec import SweepSpec
-from orchestrator.spec_file import read_spec
-from orchestrator.standing import Standing, standing
-from orchestrator.totals import compare
-from orchestrator.uris import without_password
-from orchestrator.watch import Watch
+from orchestrator.running.interrupts import Interrupted, Signals, Stopped
+from orchestrator.running.progress import duration
+from orchestrator.running.watch import Watch
+from orchestrator.spec.file import read_spec
+from orchestrator.spec.model import SweepSpec
+from orchestrator.spec.plan import SweepPlan, Trial, labels, plan
+from orchestrator.store.ledger import Ledger, local_folder
+from orchestrator.store.snapshot import snapshot
+from orchestrator.store.standing import Standing, standing
+from orchestrator.tracking.uris import without_password
 from reports.staleness import Today
 
 if TYPE_CHECKING:
-    from orchestrator.tracking import Tracker
+    from orchestrator.tracking.tracker import Tracker
 
 log = logging.getLogger("dmf.sweep")
 
@@ -104,8 +104,8 @@ def _asked(planned: SweepPlan, options: argparse.Namespace) -> tuple[Trial, ...]
 
 def _calibrate(planned: SweepPlan, options: argparse.Namespace) -> None:
     """Measure what is not known of the sweep's trainings, and name switches that change nothing."""
-    from orchestrator.calibrate import calibrate
-    from orchestrator.canary import canary
+    from orchestrator.costs.calibrate import calibrate
+    from orchestrator.costs.canary import canary
 
     _check_writable(local_folder(options.store), "--store")
     with Ledger.at(options.store).driving(options.wait) as ledger:
@@ -222,14 +222,14 @@ def _run(spec: SweepSpec, planned: SweepPlan, options: argparse.Namespace) -> in
 
 def _drive(spec: SweepSpec, planned: SweepPlan, ledger: Ledger, signals: Signals, options: argparse.Namespace) -> bool:
     """Run a sweep with its mirror in MLflow; whether every trial has its record and the mirror is complete."""
-    from orchestrator.mlflow_server import tracking_uri
-    from orchestrator.tracking import Tracker
+    from orchestrator.tracking.server import tracking_uri
+    from orchestrator.tracking.tracker import Tracker
 
     if options.address is None:
         # Read when ray is imported: our own Ray then listens on 127.0.0.1 only, as _node_ip_address would not.
         os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
     if spec.search is not None:
-        from orchestrator.search import check_fresh, kept, run_search
+        from orchestrator.running.search import check_fresh, kept, run_search
 
         # Refuses another search of its name, and another code's, before anything is written.
         check_fresh(kept(spec, ledger), ledger, Today(options.accept_stale))
@@ -310,8 +310,8 @@ def run_sweep(
     failures: dict[str, Failure] = {}
     stopped: Stopped | None = None
     if todo:
-        from orchestrator.cluster import cluster, node_watch, request
-        from orchestrator.scheduling import run_trials
+        from orchestrator.running.cluster import cluster, node_watch, request
+        from orchestrator.running.tune import run_trials
 
         code = snapshot(ledger.store)
         with (

@@ -14,8 +14,8 @@ import logging
 import sys
 from collections.abc import Sequence
 
-from orchestrator.ledger import Ledger
-from orchestrator.uris import without_password
+from orchestrator.store.ledger import Ledger
+from orchestrator.tracking.uris import without_password
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -31,8 +31,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _sync(options: argparse.Namespace) -> None:
-    from orchestrator.mlflow_server import answering, tracking_uri
-    from orchestrator.tracking import reconcile
+    from orchestrator.tracking.server import answering, tracking_uri
+    from orchestrator.tracking.tracker import reconcile
 
     with Ledger.existing(options.store).driving(options.wait) as ledger:
         uri = tracking_uri(ledger.store, options.tracking_uri)

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from dmf.config import DataConfig, ExperimentConfig
-from dmf.data import fingerprint_for
-from dmf.provenance import code_hashes
+from dmf.data.sets import fingerprint_for
+from dmf.records.provenance import code_hashes
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from pydantic import AfterValidator, AliasPath, ConfigDict, Field, model_validator
 
 from dmf.config import BACKBONE_CHANNELS, EvaluationConfig, ExperimentConfig
-from dmf.records import EvaluationRecord, Failure
+from dmf.records.records import EvaluationRecord, Failure
 from dmf.values import Value
 from reports import published
 from reports.published import ABLATED, BACKBONES, DATASETS

@@ -41,8 +41,8 @@ def place(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def trainings(cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folders `stopped`, of a small training on glyphs after its first epoch, and `ended`. To be copied."""
     from dmf import train
-    from dmf.data import open_data
-    from dmf.training import close
+    from dmf.data.sets import open_data
+    from dmf.training.run import close
 
     folder = tmp_path_factory.mktemp("trainings")
     config = train.configuration(train.parser().parse_intermixed_args(SMALL_TRAINING))

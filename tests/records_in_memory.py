@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from dmf.config import EvaluationConfig, ExperimentConfig
-from dmf.records import EvaluationRecord, Failure, TrainingRecord
+from dmf.records.records import EvaluationRecord, Failure, TrainingRecord
 from reports.statistics import mean_ci95
 from reports.tables import Ended, PlannedCell, Tested
 

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from dmf import operators
-from dmf.aligned_score import aligned_score, aligned_score_definition
-from dmf.alignment import Alignment
-from dmf.methods.dmf import DMF
+from dmf.methods.dmf.alignment import Alignment
+from dmf.methods.dmf.model import DMF
+from dmf.ops import library as operators
+from dmf.ops.aligned_score import aligned_score, aligned_score_definition
 
 ROOT = Path(__file__).resolve().parents[1]
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]

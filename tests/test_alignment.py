@@ -8,7 +8,7 @@ import pytest
 import torch
 from torchdiffeq import odeint
 
-from dmf.alignment import Alignment, apply_filter
+from dmf.methods.dmf.alignment import Alignment, apply_filter
 from tests.oracles import apply_filter_by_loops
 
 GENERATOR = torch.Generator().manual_seed(0)

@@ -10,7 +10,8 @@ import torch
 from torch import Generator, Tensor
 from torchvision.transforms.v2 import functional as torchvision_functional
 
-from dmf.augment import (
+from dmf.config import AugmentationConfig, DataConfig
+from dmf.data.augment import (
     BRIGHTNESS,
     CONTRAST,
     ERASED_FILL,
@@ -28,14 +29,13 @@ from dmf.augment import (
     resized_window,
     uniform,
 )
-from dmf.config import AugmentationConfig, DataConfig
 
 OFF = AugmentationConfig(crop="none", color_jitter=0.0, flip=False, erasing=0.0)
 
 
 @dataclass(frozen=True)
 class MemorySplit:
-    """Images in memory, with the interface of `dmf.data.ImageSplit` that augmentation uses."""
+    """Images in memory, with the interface of `dmf.data.sets.ImageSplit` that augmentation uses."""
 
     images: tuple[Tensor, ...]
     full_size: bool = False

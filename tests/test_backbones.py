@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from dmf.backbones import BACKBONES, DropBlock
+from dmf.backbones.backbones import BACKBONES, DropBlock
 from dmf.config import BACKBONE_CHANNELS
 
 

@@ -25,15 +25,16 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from dmf import evaluate, released, train
-from dmf.checkpoints import STATE, read_checkpoint, write_checkpoint
+from dmf import evaluate, train
 from dmf.config import DataConfig, ExperimentConfig, ModelConfig
 from dmf.methods import build_method
-from dmf.records import BEST, CONFIG, LAST, RECORD
+from dmf.methods.dmf import released
+from dmf.records.checkpoints import STATE, read_checkpoint, write_checkpoint
+from dmf.records.records import BEST, CONFIG, LAST, RECORD
 from orchestrator import report, sweep
-from orchestrator.ledger import Ledger
-from orchestrator.search import results_path
-from orchestrator.spec_file import parse_yaml, read_spec
+from orchestrator.running.search import results_path
+from orchestrator.spec.file import parse_yaml, read_spec
+from orchestrator.store.ledger import Ledger
 from tests import test_data as layouts
 from tests.test_report import demo, records_of
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from dmf.config import ExperimentConfig
-from orchestrator.budget import parse_duration, select, within
-from orchestrator.estimates import DONE, UNKNOWN, Cost
-from orchestrator.plan import Trial, labels
+from orchestrator.costs.budget import parse_duration, select, within
+from orchestrator.costs.estimates import DONE, UNKNOWN, Cost
+from orchestrator.spec.plan import Trial, labels
 
 SEEDS = (7, 3)
 TRIALS = [

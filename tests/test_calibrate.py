@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 
 from dmf.config import EvaluationConfig, ExperimentConfig
-from orchestrator.calibrate import calibrate, measured_aside
-from orchestrator.estimates import estimate
-from orchestrator.ledger import Ledger
-from orchestrator.plan import Trial
-from orchestrator.rates import Calibration, cost_class
+from orchestrator.costs.calibrate import calibrate, measured_aside
+from orchestrator.costs.estimates import estimate
+from orchestrator.costs.rates import Calibration, cost_class
+from orchestrator.spec.plan import Trial
+from orchestrator.store.ledger import Ledger
 
 CONFIG = ExperimentConfig().replace(
     data__name="glyphs",

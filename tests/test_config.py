@@ -7,8 +7,8 @@ import math
 import pytest
 
 from dmf.config import RECIPES, EvaluationConfig, ExperimentConfig, recipe
-from dmf.machine import device_of, has_bf16, resolved
-from dmf.records import Failure
+from dmf.machine.device import device_of, has_bf16, resolved
+from dmf.records.records import Failure
 
 
 def test_defaults_are_the_released_hyper_parameters() -> None:

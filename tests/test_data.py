@@ -15,8 +15,8 @@ import torch
 from PIL import Image
 
 from dmf.config import DataConfig
-from dmf.data import DATASETS, DataSet, ImageSplit, default_cache_dir, open_data
-from dmf.file_layouts import omniglot_split
+from dmf.data.layouts.files import omniglot_split
+from dmf.data.sets import DATASETS, DataSet, ImageSplit, default_cache_dir, open_data
 
 SIDE = 12
 CLASSES = {"train": ("n03", "n01", "n02"), "val": ("n05", "n04"), "test": ("n06", "n07")}

@@ -15,9 +15,9 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchvision.ops import deform_conv2d
 
-from dmf import operators
-from dmf.dynamic_sampling import DynamicConv2d, sample_taps, sample_taps_definition
-from dmf.operators import COMPILED
+from dmf.ops import library as operators
+from dmf.ops.dynamic_sampling import DynamicConv2d, sample_taps, sample_taps_definition
+from dmf.ops.library import COMPILED
 from tests import oracles
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -10,18 +10,18 @@ from typing import Any
 import pytest
 import torch
 
-from dmf.checkpoints import write_checkpoint
 from dmf.config import DataConfig, EvaluationConfig, ExperimentConfig
-from dmf.machine import device_name
+from dmf.machine.device import device_name
 from dmf.methods import build_method
-from dmf.records import LAST, RECORD, Epoch, EvaluationRecord, Going, Provenance, TrainingRecord
-from orchestrator.estimates import UNKNOWN, Cost, estimate
-from orchestrator.ledger import Ledger
-from orchestrator.plan import Trial
-from orchestrator.rates import Calibration, Rates, cost_class, distinct_images, flops_per_image
-from orchestrator.room import Machine, at_a_time, parameters_at_most, shortages
-from orchestrator.spec import Resources
-from orchestrator.totals import compare, makespan, told, total
+from dmf.records.checkpoints import write_checkpoint
+from dmf.records.records import LAST, RECORD, Epoch, EvaluationRecord, Going, Provenance, TrainingRecord
+from orchestrator.costs.estimates import UNKNOWN, Cost, estimate
+from orchestrator.costs.machine import Machine, at_a_time, parameters_at_most, shortages
+from orchestrator.costs.rates import Calibration, Rates, cost_class, distinct_images, flops_per_image
+from orchestrator.costs.totals import compare, makespan, told, total
+from orchestrator.spec.model import Resources
+from orchestrator.spec.plan import Trial
+from orchestrator.store.ledger import Ledger
 
 CPU = device_name(torch.device("cpu"))
 CONFIG = ExperimentConfig().replace(

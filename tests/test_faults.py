@@ -12,8 +12,8 @@ import pytest
 import torch
 from safetensors import SafetensorError
 
-from orchestrator.faults import failure_of, kind_of
-from orchestrator.remote_training import TakenOver
+from orchestrator.running.faults import failure_of, kind_of
+from orchestrator.store.bucket.training import TakenOver
 from tests.test_trial import CONFIG
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -63,9 +63,9 @@ FULL_DISK = """
 import sys
 from pathlib import Path
 from dmf.config import ExperimentConfig
-from orchestrator.faults import kind_of
-from orchestrator.ledger import Ledger
-from orchestrator.trial import run_trial
+from orchestrator.running.faults import kind_of
+from orchestrator.store.ledger import Ledger
+from orchestrator.running.trial import run_trial
 folder, config = Path(sys.argv[1]), ExperimentConfig.model_validate_json(sys.argv[2])
 filler, seen = folder / "filler", []
 def fill(epoch):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from dmf.config import EvaluationConfig
-from dmf.records import Failure
+from dmf.records.records import Failure
 from reports import statistics
 from reports.cells import Cell, Table
 from reports.fill import fill

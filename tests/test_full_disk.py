@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from dmf.checkpoints import read_checkpoint
-from dmf.records import BEST, LAST
-from orchestrator.ledger import Ledger
-from orchestrator.trial import run_trial
+from dmf.records.checkpoints import read_checkpoint
+from dmf.records.records import BEST, LAST
+from orchestrator.running.trial import run_trial
+from orchestrator.store.ledger import Ledger
 from tests.test_nodes import learnt
 from tests.test_sweep import ROOT, START_SECONDS, Site
 from tests.tiny import tiny_sweep

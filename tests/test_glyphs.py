@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dmf.glyphs import (
+from dmf.data.glyphs import (
     IMAGES_PER_CLASS,
     LOOK_ALIKE,
     REFERENCE_FACE,
@@ -96,7 +96,7 @@ def test_faces_say_which_characters_they_lack() -> None:
 def three_per_class(seed: int) -> dict[str, Split]:
     """The data set with fewer images of each class."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("dmf.glyphs.IMAGES_PER_CLASS", 3)
+        patch.setattr("dmf.data.glyphs.IMAGES_PER_CLASS", 3)
         return glyphs(16, 3, seed)
 
 
@@ -181,5 +181,5 @@ def test_without_matplotlib_the_error_says_what_to_install(monkeypatch: pytest.M
 
 
 def test_importing_the_module_leaves_matplotlib_alone() -> None:
-    code = "import sys, dmf.glyphs; sys.exit('matplotlib' in sys.modules)"
+    code = "import sys, dmf.data.glyphs; sys.exit('matplotlib' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dmf import image_cache
 from dmf.config import DataConfig
-from dmf.data import DataSet, open_data
+from dmf.data import cache as image_cache
+from dmf.data.sets import DataSet, open_data
 
 IMAGES = {"train": 100, "val": 50, "test": 50}
 """Per class; two classes a split."""
@@ -45,9 +45,10 @@ def cache_folder(cache: Path) -> Path:
 OPENING_THAT_WAITS = """
     import logging, sys, time
     from pathlib import Path
-    from dmf import file_layouts, raw_images
+    from dmf.data.layouts import files as file_layouts
+    from dmf.data.layouts import raw as raw_images
     from dmf.config import DataConfig
-    from dmf.data import open_data
+    from dmf.data.sets import open_data
 
     count = 0
     def waiting_decode(read):

@@ -17,12 +17,12 @@ import numpy as np
 import pytest
 
 from dmf.config import EvaluationConfig, ExperimentConfig
-from dmf.records import EvaluationRecord, TrainingRecord
+from dmf.records.records import EvaluationRecord, TrainingRecord
 from dmf.values import Value
-from orchestrator import index
-from orchestrator.ledger import Ledger
-from orchestrator.plan import Trial
 from orchestrator.report import main
+from orchestrator.spec.plan import Trial
+from orchestrator.store import index
+from orchestrator.store.ledger import Ledger
 from reports.statistics import mean_ci95
 from tests.test_report import demo, records_of
 
@@ -251,8 +251,8 @@ def test_a_store_that_can_not_be_written_is_read(ledger: Ledger, has_index: bool
 MANY_READ = """
 import sys
 from pathlib import Path
-from orchestrator import index
-from orchestrator.ledger import Ledger
+from orchestrator.store import index
+from orchestrator.store.ledger import Ledger
 index.ROWS_AT_ONCE = 2
 ledger = Ledger(Path(sys.argv[1]))
 print("ready", flush=True)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.interrupts import Interrupted, Signals, Stopped
+from orchestrator.running.interrupts import Interrupted, Signals, Stopped
 from tests.test_sweep import START_SECONDS, Site, workers
 from tests.tiny import tiny_sweep
 

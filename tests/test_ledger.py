@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from dmf.config import EvaluationConfig, ExperimentConfig
-from dmf.records import Failure, TrainingRecord
-from orchestrator.ledger import Ledger
-from orchestrator.plan import SweepPlan, Trial
+from dmf.records.records import Failure, TrainingRecord
+from orchestrator.spec.plan import SweepPlan, Trial
+from orchestrator.store.ledger import Ledger
 from tests.records_in_memory import evaluation_of
 
 CONFIG = ExperimentConfig()
@@ -26,7 +26,7 @@ ROOT = Path(__file__).resolve().parents[1]
 HOLD = """
 import sys, time
 from pathlib import Path
-from orchestrator.ledger import Ledger
+from orchestrator.store.ledger import Ledger
 with Ledger(Path(sys.argv[1])).driving(wait="wait" in sys.argv):
     print("driving", flush=True)
     time.sleep(float(sys.argv[2]))
@@ -87,7 +87,7 @@ def test_a_writer_that_dies_leaves_the_old_record(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path)
     ledger.write_training(training("finished"))
     script = (
-        "import os, signal, sys\nfrom pathlib import Path\nfrom dmf.files import replacing\n"
+        "import os, signal, sys\nfrom pathlib import Path\nfrom dmf.records.files import replacing\n"
         "with replacing(Path(sys.argv[1])) as aside:\n"
         "    aside.write_text('{\"key\": ')\n"
         "    os.kill(os.getpid(), signal.SIGKILL)\n"

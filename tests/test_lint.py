@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from dmf.methods.proto_net import ProtoNet
-from orchestrator.baselines import pairs
-from orchestrator.canary import canary, first_outputs
-from orchestrator.lint import lint
-from orchestrator.plan import plan
-from orchestrator.spec_file import read_spec, spec_from
+from dmf.methods.proto_net.model import ProtoNet
+from orchestrator.costs.canary import canary, first_outputs
+from orchestrator.spec.baselines import pairs
+from orchestrator.spec.file import read_spec, spec_from
+from orchestrator.spec.lint import lint
+from orchestrator.spec.plan import plan
 
 SWEEPS = sorted((Path(__file__).resolve().parents[1] / "sweeps").glob("*.yaml"))
 GLYPHS = {
@@ -145,7 +145,7 @@ def test_a_canary_finds_switches_that_do_something() -> None:
 
 def test_a_canary_finds_switches_that_do_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     """A method that forgets to read its settings."""
-    monkeypatch.setattr("dmf.methods.dmf.DMF", ProtoNet)
+    monkeypatch.setattr("dmf.methods.dmf.model.DMF", ProtoNet)
     assert canary(tables(), say=lambda line: None) == (
         "table 2a: this switch changes nothing: with dynamic sampling gives the outputs of without dynamic sampling "
         "bit for bit after one training step",

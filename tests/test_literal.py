@@ -9,14 +9,14 @@ from PIL import Image
 from torch import nn
 
 from benchmarks.literal import Erasing, LiteralDMF, episode_logits, training_loader, training_transform
-from dmf.augment import ERASED_FILL, Augmentation
 from dmf.config import AugmentationConfig, DataConfig, EvaluationConfig, ModelConfig
-from dmf.data import ImageSplit
+from dmf.data.augment import ERASED_FILL, Augmentation
+from dmf.data.sets import ImageSplit
+from dmf.data.store import Squares
 from dmf.episodes import Episode, EpisodeSampler
-from dmf.evaluation import episode_accuracies, episode_bank
-from dmf.image_store import Squares
+from dmf.evaluation.evaluate import episode_accuracies, episode_bank
 from dmf.methods import build_method
-from dmf.methods.dmf import DMF
+from dmf.methods.dmf.model import DMF
 from tests.released_numbers import inputs
 from tests.test_released import SMALL, close, copied, gradient_equals, released_loss
 

@@ -10,14 +10,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dmf.alignment import Alignment
 from dmf.config import DataConfig, ModelConfig
 from dmf.episodes import Episode
+from dmf.machine.precision import autocast
 from dmf.methods import METHODS, build_method
-from dmf.methods.dmf import DMF
-from dmf.methods.proto_net import ProtoNet
-from dmf.methods.raw_pixels import RawPixels
-from dmf.precision import autocast
+from dmf.methods.dmf.alignment import Alignment
+from dmf.methods.dmf.model import DMF
+from dmf.methods.proto_net.model import ProtoNet
+from dmf.methods.raw_pixels.model import RawPixels
 
 B, N, K, Q, C, H, W = 2, 3, 2, 4, 8, 5, 4
 GENERATOR = torch.Generator().manual_seed(1)

@@ -18,14 +18,14 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-from dmf.checkpoints import read_checkpoint
-from dmf.provenance import code_hash
-from dmf.records import EVALUATIONS, LAST, LOCK, RECORD, TrainingRecord
-from orchestrator.ledger import Ledger
-from orchestrator.mirror import EXPERIMENT
-from orchestrator.mlflow_server import tracking_uri
-from orchestrator.remote import RemoteStore
-from orchestrator.trial import run_trial
+from dmf.records.checkpoints import read_checkpoint
+from dmf.records.provenance import code_hash
+from dmf.records.records import EVALUATIONS, LAST, LOCK, RECORD, TrainingRecord
+from orchestrator.running.trial import run_trial
+from orchestrator.store.bucket.mirror import RemoteStore
+from orchestrator.store.ledger import Ledger
+from orchestrator.tracking.reader import EXPERIMENT
+from orchestrator.tracking.server import tracking_uri
 from tests.s3_server import ENVIRONMENT, free_port, s3_server, uri
 from tests.test_sweep import ROOT, START_SECONDS, Site, descendants
 from tests.tiny import tiny_sweep

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dmf.pickles import _Unpickler, read_pickle, text, with_text_keys
+from dmf.data.layouts.pickles import _Unpickler, read_pickle, text, with_text_keys
 
 
 def read(data: bytes) -> Any:

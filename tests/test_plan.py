@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from orchestrator.plan import SweepPlan, labels, plan, shortened
-from orchestrator.spec_file import read_spec, spec_from
+from orchestrator.spec.file import read_spec, spec_from
+from orchestrator.spec.plan import SweepPlan, labels, plan, shortened
 
 SWEEPS = Path(__file__).resolve().parents[1] / "sweeps"
 

@@ -13,9 +13,9 @@ import pytest
 from mlflow import MlflowClient
 from PIL import Image
 
-from orchestrator.mirror import EXPERIMENT
-from orchestrator.mlflow_server import tracking_uri
 from orchestrator.sweep import main
+from orchestrator.tracking.reader import EXPERIMENT
+from orchestrator.tracking.server import tracking_uri
 from tests.test_sweep import START_SECONDS, Site, workers
 from tests.tiny import tiny_sweep
 
@@ -124,8 +124,8 @@ def test_workers_run_the_code_of_the_start(tmp_path: Path) -> None:
         site.until_epoch(process, 1)
         (code,) = (site.ledger.store / "code").iterdir()
         for worker in workers(process):
-            mapped = set(re.findall(r"\S+/dmf/_C\S*\.so", Path(f"/proc/{worker}/maps").read_text()))
-            assert mapped in ({f"{code.resolve()}/dmf/_C.abi3.so"}, set())
+            mapped = set(re.findall(r"\S+/dmf/ops/_C\S*\.so", Path(f"/proc/{worker}/maps").read_text()))
+            assert mapped in ({f"{code.resolve()}/dmf/ops/_C.abi3.so"}, set())
         assert (code / "dmf" / "training.py").is_file()
     finally:
         process.send_signal(signal.SIGTERM)

@@ -17,12 +17,12 @@ from urllib.request import Request, urlopen
 import psycopg2
 import pytest
 
-from dmf.checkpoints import read_checkpoint
-from dmf.records import Epoch, TrainingRecord
-from orchestrator.ledger import Ledger
-from orchestrator.mirror import MLflowRecords
-from orchestrator.plan import Trial, plan
-from orchestrator.spec_file import read_spec
+from dmf.records.checkpoints import read_checkpoint
+from dmf.records.records import Epoch, TrainingRecord
+from orchestrator.spec.file import read_spec
+from orchestrator.spec.plan import Trial, plan
+from orchestrator.store.ledger import Ledger
+from orchestrator.tracking.reader import MLflowRecords
 from tests.servers import MLflowServer, Postgres, mlflow_server, postgres, postgres_programs
 from tests.test_sweep import workers
 from tests.tiny import tiny_sweep

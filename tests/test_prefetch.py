@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from dmf.prefetch import prefetched
+from dmf.data.prefetch import prefetched
 
 
 def test_every_step_in_order_each_once() -> None:

@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from orchestrator.ledger import Ledger
-from orchestrator.plan import plan
-from orchestrator.preview import preview
-from orchestrator.spec_file import spec_from
-from orchestrator.totals import compare
-from orchestrator.trial import run_trial
+from orchestrator.costs.preview import preview
+from orchestrator.costs.totals import compare
+from orchestrator.running.trial import run_trial
+from orchestrator.spec.file import spec_from
+from orchestrator.spec.plan import plan
+from orchestrator.store.ledger import Ledger
 
 FIELDS: dict[str, Any] = {
     "name": "tiny",

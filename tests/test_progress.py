@@ -8,8 +8,8 @@ from io import StringIO
 
 from rich.console import Console
 
-from dmf.records import Epoch
-from orchestrator.progress import Progress, duration
+from dmf.records.records import Epoch
+from orchestrator.running.progress import Progress, duration
 
 
 def epoch(number: int, seconds: float) -> Epoch:

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from dmf import provenance
 from dmf.config import ExperimentConfig
-from dmf.provenance import code_hash
+from dmf.records import provenance
+from dmf.records.provenance import code_hash
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = {
@@ -24,7 +24,7 @@ CONFIGS = {
 PROGRAM = """
 import json, sys
 from dmf.config import ExperimentConfig
-from dmf.provenance import code_hash
+from dmf.records.provenance import code_hash
 configs = {name: ExperimentConfig.from_dict(config) for name, config in json.load(sys.stdin).items()}
 print(json.dumps({f"{name} {device}": code_hash(config, device)
                   for name, config in configs.items() for device in ("cpu", "cuda")}))
@@ -76,20 +76,20 @@ def test_a_copy_has_the_same_hashes(copy: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "old", "new", "expected"),
     [
-        ("dmf/training.py", "0.5 * (1 + math.cos", "0.4 * (1 + math.cos", EVERY),
-        ("dmf/evaluation.py", "1.96 * accuracies", "2 * accuracies", EVERY),
+        ("dmf/training/run.py", "0.5 * (1 + math.cos", "0.4 * (1 + math.cos", EVERY),
+        ("dmf/evaluation/evaluate.py", "1.96 * accuracies", "2 * accuracies", EVERY),
         ("dmf/episodes.py", "import torch\n", "import torch\nDRAWN_OTHERWISE = 1\n", EVERY),
-        ("dmf/methods/dmf.py", "self.", "self. ", DMF),
-        ("dmf/methods/proto_net.py", "return -self", "return -2 * self", EVERY - DMF),
+        ("dmf/methods/dmf/model.py", "self.", "self. ", DMF),
+        ("dmf/methods/proto_net/model.py", "return -self", "return -2 * self", EVERY - DMF),
         ("csrc/sampling.h", "};", "};  int more;", DMF),
         ("csrc/aligned_score.cu", "}", "}  int more;", {"dmf cuda", "conv64f cuda"}),
         ("csrc/cuda.cuh", "}", "}  int more;", {"dmf cuda", "conv64f cuda"}),
-        ("dmf/training.py", '"""', '"""Other words. ', set()),
-        ("dmf/training.py", "import logging\n", "# a remark\n\nimport logging  # another\n", set()),
+        ("dmf/training/run.py", '"""', '"""Other words. ', set()),
+        ("dmf/training/run.py", "import logging\n", "# a remark\n\nimport logging  # another\n", set()),
         ("csrc/sampling.h", "\n", "\n// a remark\n", set()),
-        ("dmf/records.py", "import Annotated, Literal", "import Annotated, Any, Literal", set()),
+        ("dmf/records/records.py", "import Annotated, Literal", "import Annotated, Any, Literal", set()),
         ("dmf/train.py", "import argparse", "import os, argparse", set()),
-        ("dmf/layouts.py", "import annotations\n", "import annotations\nANOTHER_LAYOUT = 1\n", set()),
+        ("dmf/data/layouts/layouts.py", "import annotations\n", "import annotations\nANOTHER_LAYOUT = 1\n", set()),
     ],
 )
 def test_what_makes_numbers_counts_and_words_about_it_do_not(
@@ -100,8 +100,8 @@ def test_what_makes_numbers_counts_and_words_about_it_do_not(
 
 
 def test_another_method_changes_no_hash(copy: Path) -> None:
-    shutil.copy(copy / "dmf/methods/proto_net.py", copy / "dmf/methods/another.py")
-    edit(copy / "dmf/methods/__init__.py", '"proto_net": "ProtoNet",', '"proto_net": "ProtoNet", "another": "ProtoNet",')
+    shutil.copy(copy / "dmf/methods/proto_net/model.py", copy / "dmf/methods/another.py")
+    edit(copy / "dmf/methods/__init__.py", '"dmf": "DMF", ', '"dmf": "DMF", "other": "Other", ')
     edit(copy / "dmf/config.py", '"proto_net", ', '"proto_net", "another", ')
     assert changed(copy) == set()
 
@@ -109,22 +109,23 @@ def test_another_method_changes_no_hash(copy: Path) -> None:
 def test_a_moved_module_changes_no_hash(copy: Path) -> None:
     (copy / "dmf/room").mkdir()
     (copy / "dmf/room/__init__.py").touch()
-    for name in ("precision", "meta_filter", "episodes"):
-        (copy / f"dmf/{name}.py").rename(copy / f"dmf/room/{name}.py")
-        for path in copy.glob("dmf/**/*.py"):
-            path.write_text(path.read_text().replace(f"from dmf.{name} import", f"from dmf.room.{name} import"))
+    for module in ("dmf.machine.precision", "dmf.methods.dmf.meta_filter", "dmf.episodes"):
+        path, name = module.replace(".", "/") + ".py", module.rpartition(".")[2]
+        (copy / path).rename(copy / f"dmf/room/{name}.py")
+        for file in copy.glob("dmf/**/*.py"):
+            file.write_text(file.read_text().replace(f"from {module} import", f"from dmf.room.{name} import"))
     assert changed(copy) == set()
 
 
 def test_the_same_name_from_another_module_counts(copy: Path) -> None:
-    (copy / "dmf/other.py").write_text((copy / "dmf/precision.py").read_text())
-    edit(copy / "dmf/methods/proto_net.py", "from dmf.precision import", "from dmf.other import")
+    (copy / "dmf/other.py").write_text((copy / "dmf/machine/precision.py").read_text())
+    edit(copy / "dmf/methods/proto_net/model.py", "from dmf.machine.precision import", "from dmf.other import")
     assert changed(copy) == EVERY - DMF
 
 
 def test_the_modules_are_those_that_a_training_runs() -> None:
     names = {path.stem for path in provenance._modules(provenance._roots(ExperimentConfig()))}
-    assert {"training", "evaluation", "dmf", "base", "backbones", "aligned_score", "augment", "data"} <= names
-    assert not names & {"train", "evaluate", "released", "proto_net", "raw_pixels", "config", "layouts", "glyphs"}
+    assert {"run", "evaluate", "model", "meta_filter", "base", "backbones", "aligned_score", "augment", "sets"} <= names
+    assert not names & {"train", "released", "config", "layouts", "cache", "glyphs", "records", "checkpoints"}
     sources = {path.name for path in provenance._sources(names, cuda=False)}
     assert sources == {"sampling.h", *(f"{n}.{e}" for n in ("dynamic_sampling", "aligned_score") for e in ("h", "cpp"))}

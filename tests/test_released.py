@@ -14,12 +14,12 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from dmf import released
-from dmf.alignment import Alignment
 from dmf.config import DataConfig, ModelConfig
 from dmf.episodes import Episode
 from dmf.methods import build_method
-from dmf.methods.dmf import DMF
+from dmf.methods.dmf import released
+from dmf.methods.dmf.alignment import Alignment
+from dmf.methods.dmf.model import DMF
 from tests.conftest import SHARED
 from tests.released_numbers import inputs
 

@@ -15,19 +15,19 @@ from pathlib import Path
 import pytest
 import torch
 
-from dmf.checkpoints import read_checkpoint, write_checkpoint
 from dmf.config import EvaluationConfig, ExperimentConfig
-from dmf.data import open_for
-from dmf.records import BEST, CONFIG, LAST, RECORD, STACKS, Epoch, Going, Kept, TrainingRecord
-from dmf.training import close, train
-from orchestrator import remote_training
-from orchestrator.lease import Lease, LeaseLost
-from orchestrator.ledger import Ledger
-from orchestrator.plan import SweepPlan, Trial
-from orchestrator.remote import EVERYTHING, GOING, RemoteStore
-from orchestrator.remote_training import RemoteTraining, TakenOver
-from orchestrator.standing import standing
+from dmf.data.sets import open_for
+from dmf.records.checkpoints import read_checkpoint, write_checkpoint
+from dmf.records.records import BEST, CONFIG, LAST, RECORD, STACKS, Epoch, Going, Kept, TrainingRecord
+from dmf.training.run import close, train
+from orchestrator.spec.plan import SweepPlan, Trial
 from orchestrator.status import rows
+from orchestrator.store.bucket import training as remote_training
+from orchestrator.store.bucket.lease import Lease, LeaseLost
+from orchestrator.store.bucket.mirror import EVERYTHING, GOING, RemoteStore
+from orchestrator.store.bucket.training import RemoteTraining, TakenOver
+from orchestrator.store.ledger import Ledger
+from orchestrator.store.standing import standing
 from reports.staleness import Today
 from reports.tables import PlannedCell
 from tests.s3_server import ENVIRONMENT, Gate, free_port, s3_server, uri
@@ -42,10 +42,10 @@ TRAINING = """
 import sys
 from pathlib import Path
 from dmf.config import ExperimentConfig
-from dmf.data import open_for
-from dmf.training import train
-from orchestrator.remote import RemoteStore
-from orchestrator.remote_training import RemoteTraining
+from dmf.data.sets import open_for
+from dmf.training.run import train
+from orchestrator.store.bucket.mirror import RemoteStore
+from orchestrator.store.bucket.training import RemoteTraining
 
 config = ExperimentConfig.read(sys.argv[1])
 training = RemoteTraining(RemoteStore.at(sys.argv[2]), Path(sys.argv[3]), config.key)
@@ -54,7 +54,7 @@ train(config, open_for(config), training.folder / training.under, lambda epoch: 
 """
 DRIVING = """
 import sys, time
-from orchestrator.remote import RemoteStore
+from orchestrator.store.bucket.mirror import RemoteStore
 
 with RemoteStore.at(sys.argv[1]).lease(sys.argv[2], float(sys.argv[3])) as lease:
     print("has it", flush=True)
@@ -193,7 +193,7 @@ def test_an_upload_killed_midway_leaves_the_former_file(
     remote.push(tmp_path / "here", [name])
     write(tmp_path / "here", name, newer)
     held = gate(rb"partNumber=2", 100_000)
-    script = "import sys; from pathlib import Path; from orchestrator.remote import RemoteStore\n"
+    script = "import sys; from pathlib import Path; from orchestrator.store.bucket.mirror import RemoteStore\n"
     script += "RemoteStore(sys.argv[1]).push(Path(sys.argv[2]), [sys.argv[3]])"
     process = start(script, uri(held.port, tmp_path.name), tmp_path / "here", name, output=tmp_path / "said")
     assert held.reached.wait(PATIENCE_SECONDS), (tmp_path / "said").read_text()

@@ -13,11 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from dmf.records import LAST, RECORD
-from orchestrator.plan import plan
-from orchestrator.remote import RemoteStore
-from orchestrator.spec_file import read_spec
-from orchestrator.trial import run_trial
+from dmf.records.records import LAST, RECORD
+from orchestrator.running.trial import run_trial
+from orchestrator.spec.file import read_spec
+from orchestrator.spec.plan import plan
+from orchestrator.store.bucket.mirror import RemoteStore
 from tests.s3_server import ENVIRONMENT, s3_server, uri
 from tests.test_sweep import ROOT, START_SECONDS
 from tests.tiny import tiny_sweep

@@ -13,7 +13,7 @@ import pytest
 from rich.console import Console
 
 from dmf.config import EvaluationConfig
-from dmf.records import Failure
+from dmf.records.records import Failure
 from reports import render
 from reports.cells import Table
 from reports.fill import fill

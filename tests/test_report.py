@@ -12,9 +12,9 @@ import pytest
 from rich.console import Console
 
 from dmf.config import EvaluationConfig
-from orchestrator.ledger import Ledger
-from orchestrator.plan import SweepPlan
 from orchestrator.report import FORMATS, NOTHING_FOUND, main, report
+from orchestrator.spec.plan import SweepPlan
+from orchestrator.store.ledger import Ledger
 from reports.cells import Table
 from reports.tables import PlannedCell
 from tests.records_in_memory import InMemory, episodes, planned
@@ -145,8 +145,8 @@ def test_a_plan_without_records_is_a_table_of_missing_cells(tmp_path: Path) -> N
 
 
 def test_mlflow_gives_the_same_tables(store: Path, tmp_path: Path) -> None:
-    server = pytest.importorskip("orchestrator.mlflow_server", reason="mlflow is not installed")
-    from orchestrator.mlflow_runs import SweepRuns
+    server = pytest.importorskip("orchestrator.tracking.server", reason="mlflow is not installed")
+    from orchestrator.tracking.runs import SweepRuns
 
     ledger, plan = Ledger(store), demo()
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"

@@ -12,14 +12,10 @@ import yaml
 from rich.console import Console
 
 from dmf.config import ExperimentConfig
-from dmf.records import Failure, Provenance, TrainingRecord
-from orchestrator.interrupts import Signals
-from orchestrator.ledger import Ledger
-from orchestrator.mirror import MLflowRecords
-from orchestrator.mlflow_server import tracking_uri
-from orchestrator.plan import plan
-from orchestrator.progress import Progress
-from orchestrator.search import (
+from dmf.records.records import Failure, Provenance, TrainingRecord
+from orchestrator.running.interrupts import Signals
+from orchestrator.running.progress import Progress
+from orchestrator.running.search import (
     SearchResults,
     SearchWatch,
     Tried,
@@ -30,10 +26,14 @@ from orchestrator.search import (
     results_path,
     resume,
 )
-from orchestrator.spec import SweepSpec
-from orchestrator.spec_file import spec_from
+from orchestrator.spec.file import spec_from
+from orchestrator.spec.model import SweepSpec
+from orchestrator.spec.plan import plan
+from orchestrator.store.ledger import Ledger
 from orchestrator.sweep import main
-from orchestrator.tracking import Tracker
+from orchestrator.tracking.reader import MLflowRecords
+from orchestrator.tracking.server import tracking_uri
+from orchestrator.tracking.tracker import Tracker
 from reports.staleness import Today
 
 YAML = """

@@ -27,15 +27,15 @@ import yaml
 from rich.console import Console
 
 from dmf import evaluate, train
-from dmf.pickles import read_pickle
-from dmf.records import BEST, LAST, RECORD, Failure
+from dmf.data.layouts.pickles import read_pickle
+from dmf.records.records import BEST, LAST, RECORD, Failure
 from orchestrator import report, sweep
-from orchestrator.ledger import Ledger
-from orchestrator.plan import SweepPlan
-from orchestrator.progress import Progress
 from orchestrator.report import FORMATS
-from orchestrator.search import results_path
-from orchestrator.spec_file import parse_yaml
+from orchestrator.running.progress import Progress
+from orchestrator.running.search import results_path
+from orchestrator.spec.file import parse_yaml
+from orchestrator.spec.plan import SweepPlan
+from orchestrator.store.ledger import Ledger
 from tests import test_data as layouts
 from tests.records_in_memory import InMemory
 from tests.test_bad_input import SEARCH, START, answer, pictures

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from dmf.config import ExperimentConfig
-from dmf.records import LAST, TrainingRecord
-from orchestrator.disturbed import Site, Tracking
-from orchestrator.selftest import main
-from orchestrator.selftest_checks import differences
+from dmf.records.records import LAST, TrainingRecord
+from orchestrator.selftest.__main__ import main
+from orchestrator.selftest.checks import differences
+from orchestrator.selftest.sweeps import Site, Tracking
 
 KILLS = 4
 

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from dmf.records import LAST
-from orchestrator.ledger import Ledger
-from orchestrator.plan import plan
-from orchestrator.spec_file import read_spec
+from dmf.records.records import LAST
+from orchestrator.spec.file import read_spec
+from orchestrator.spec.plan import plan
+from orchestrator.store.ledger import Ledger
 from tests.tiny import tiny_sweep
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -9,17 +9,17 @@ from pathlib import Path
 import pytest
 
 from dmf.config import ExperimentConfig
-from dmf.provenance import code_hash
-from orchestrator import snapshot as module
-from orchestrator.snapshot import snapshot
+from dmf.records.provenance import code_hash
+from orchestrator.store import snapshot as module
+from orchestrator.store.snapshot import snapshot
 
 ROOT = Path(__file__).resolve().parents[1]
 
 
 def test_the_copy_is_what_runs_and_has_the_same_hash(tmp_path: Path) -> None:
     folder = snapshot(tmp_path)
-    program = "import dmf, orchestrator.scheduling, reports.fill; from dmf.config import ExperimentConfig; "
-    program += "from dmf.provenance import code_hash; print(dmf.__file__, code_hash(ExperimentConfig(), 'cuda'))"
+    program = "import dmf, orchestrator.running.tune, reports.fill; from dmf.config import ExperimentConfig; "
+    program += "from dmf.records.provenance import code_hash as of; print(dmf.__file__, of(ExperimentConfig(), 'cuda'))"
     done = subprocess.run(
         [sys.executable, "-c", program],
         cwd=tmp_path,

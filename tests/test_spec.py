@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from orchestrator.spec import Part, SweepSpec
-from orchestrator.spec_file import parse_yaml, read_spec, spec_from
+from orchestrator.spec.file import parse_yaml, read_spec, spec_from
+from orchestrator.spec.model import Part, SweepSpec
 
 SWEEPS = sorted((Path(__file__).resolve().parents[1] / "sweeps").glob("*.yaml"))
 

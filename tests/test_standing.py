@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 
 from dmf.config import EvaluationConfig, ExperimentConfig
-from dmf import provenance
-from dmf.records import LAST, EvaluationRecord, Failure, Provenance, TrainingRecord
-from orchestrator.ledger import Ledger
-from orchestrator.plan import Trial
-from orchestrator.standing import standing
-from orchestrator.trial import images_of, run_trial
+from dmf.records import provenance
+from dmf.records.records import LAST, EvaluationRecord, Failure, Provenance, TrainingRecord
+from orchestrator.running.trial import images_of, run_trial
+from orchestrator.spec.plan import Trial
+from orchestrator.store.ledger import Ledger
+from orchestrator.store.standing import standing
 from reports.staleness import Today
 from tests.records_in_memory import evaluation_of
 from tests.test_trial import CONFIG, TEST

@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 
 from dmf.config import EvaluationConfig, ExperimentConfig
-from dmf.records import Failure, TrainingRecord
-from orchestrator.ledger import Ledger
-from orchestrator.plan import SweepPlan, plan
-from orchestrator.search import SearchResults, Tried, results_path
-from orchestrator.spec_file import read_spec
+from dmf.records.records import Failure, TrainingRecord
+from orchestrator.running.search import SearchResults, Tried, results_path
+from orchestrator.running.trial import run_trial
+from orchestrator.spec.file import read_spec
+from orchestrator.spec.plan import SweepPlan, plan
 from orchestrator.status import main
-from orchestrator.trial import run_trial
+from orchestrator.store.ledger import Ledger
 from tests.records_in_memory import evaluation_of
 from tests.test_sweep import SPEC
 

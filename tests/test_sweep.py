@@ -18,18 +18,18 @@ import pytest
 from mlflow import MlflowClient
 
 from dmf.config import ExperimentConfig
-from dmf.records import TrainingRecord
-from orchestrator import cluster
-from orchestrator.describe import describe
-from orchestrator.interrupts import Signals
-from orchestrator.ledger import Ledger
-from orchestrator.mirror import EXPERIMENT, MLflowRecords
-from orchestrator.mlflow_server import tracking_uri
-from orchestrator.plan import Trial, plan
-from orchestrator.spec import Resources
-from orchestrator.spec_file import read_spec, spec_from
-from orchestrator.standing import Standing
+from dmf.records.records import TrainingRecord
+from orchestrator.costs.describe import describe
+from orchestrator.running import cluster
+from orchestrator.running.interrupts import Signals
+from orchestrator.spec.file import read_spec, spec_from
+from orchestrator.spec.model import Resources
+from orchestrator.spec.plan import Trial, plan
+from orchestrator.store.ledger import Ledger
+from orchestrator.store.standing import Standing
 from orchestrator.sweep import main, summary
+from orchestrator.tracking.reader import EXPERIMENT, MLflowRecords
+from orchestrator.tracking.server import tracking_uri
 from reports.staleness import Today
 from tests.tiny import tiny_sweep
 
@@ -81,7 +81,7 @@ class Site:
             time.sleep(0.05)
 
     def epochs(self) -> list[int]:
-        from dmf.checkpoints import read_checkpoint
+        from dmf.records.checkpoints import read_checkpoint
 
         paths = self.ledger.store.glob("trainings/*/last.safetensors")
         found = []

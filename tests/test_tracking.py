@@ -14,16 +14,18 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 
 from dmf.config import EvaluationConfig, ExperimentConfig
-from dmf.records import Epoch, EvaluationRecord, Failure, Provenance, TrainingRecord
-from orchestrator import mirror, mlflow_server, tracking
-from orchestrator.disturbed import Tracking
-from orchestrator.ledger import Ledger
-from orchestrator.mirror import EXPERIMENT, SWEEP, TRIAL, MLflowRecords
-from orchestrator.mlflow_runs import PARENT, SweepRuns
-from orchestrator.mlflow_server import connect, runs_of_store, tracking_uri
-from orchestrator.plan import SweepPlan
+from dmf.records.records import Epoch, EvaluationRecord, Failure, Provenance, TrainingRecord
+from orchestrator.selftest.sweeps import Tracking
+from orchestrator.spec.plan import SweepPlan
+from orchestrator.store.ledger import Ledger
 from orchestrator.sync import main as main_of_sync
-from orchestrator.tracking import Tracker, _News, reconcile
+from orchestrator.tracking import reader as mirror
+from orchestrator.tracking import server as mlflow_server
+from orchestrator.tracking import tracker as tracking
+from orchestrator.tracking.reader import EXPERIMENT, SWEEP, TRIAL, MLflowRecords
+from orchestrator.tracking.runs import PARENT, SweepRuns
+from orchestrator.tracking.server import connect, runs_of_store, tracking_uri
+from orchestrator.tracking.tracker import Tracker, _News, reconcile
 from reports.tables import PlannedCell
 from tests.records_in_memory import evaluation_of
 
@@ -250,7 +252,7 @@ def test_a_run_made_anew_whose_upload_fails_is_there_once(ledger: Ledger, monkey
     sweep = SweepRuns(*connect(uri(ledger), ledger.store / "artifacts"), ledger, PLAN)
     for broken in ("upload", "log_to"):
         with monkeypatch.context() as patch:
-            patch.setattr(f"orchestrator.mlflow_runs.{broken}", lambda *arguments: 1 / 0)
+            patch.setattr(f"orchestrator.tracking.runs.{broken}", lambda *arguments: 1 / 0)
             for _ in range(3):
                 with pytest.raises(ZeroDivisionError):
                     sweep.mirror(GOOD, (), "")

@@ -10,16 +10,16 @@ import numpy as np
 import pytest
 import torch
 
-from dmf.augment import Augmentation
-from dmf.checkpoints import read_checkpoint, read_checkpoint_of, write_checkpoint
 from dmf.config import EvaluationConfig, ExperimentConfig, TrainingConfig
-from dmf.data import DataSet, open_data
+from dmf.data.augment import Augmentation
+from dmf.data.sets import DataSet, open_data
 from dmf.episodes import Episode, derived_seed
-from dmf.evaluation import episode_accuracies, episode_bank, evaluate_folder, load_trained, mean_and_ci95
+from dmf.evaluation.evaluate import episode_accuracies, episode_bank, evaluate_folder, load_trained, mean_and_ci95
+from dmf.machine.precision import autocast
 from dmf.methods import build_method
-from dmf.precision import autocast
-from dmf.records import BEST, LAST, RECORD, Epoch, Going, Kept
-from dmf.training import DROPOUT, Run, best_of, close, learning_rate, train
+from dmf.records.checkpoints import read_checkpoint, read_checkpoint_of, write_checkpoint
+from dmf.records.records import BEST, LAST, RECORD, Epoch, Going, Kept
+from dmf.training.run import DROPOUT, Run, best_of, close, learning_rate, train
 
 TINY = ExperimentConfig.from_dict(
     {
@@ -308,7 +308,7 @@ def test_interval_by_hand() -> None:
 def test_cached_features_give_the_accuracies_of_forwarding_every_episode(
     data: DataSet, method: str, dynamic_sampling: bool, shot: int, table_bytes: int, monkeypatch
 ) -> None:
-    monkeypatch.setattr("dmf.evaluation.TABLE_BYTES", table_bytes)  # 0: through memory-mapped files
+    monkeypatch.setattr("dmf.evaluation.evaluate.TABLE_BYTES", table_bytes)  # 0: through memory-mapped files
     config = TINY.replace(model__method=method, model__dynamic_sampling=dynamic_sampling)
     torch.manual_seed(0)
     model = build_method(config.model, config.data, len(data.train.classes)).double()

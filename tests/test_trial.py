@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 
 from dmf.config import EvaluationConfig, ExperimentConfig
-from dmf.data import DataSet, open_for
-from dmf.records import Epoch
-from orchestrator.ledger import Ledger
-from orchestrator.plan import Trial
-from orchestrator.trial import _opened, images_of, run_trial
+from dmf.data.sets import DataSet, open_for
+from dmf.records.records import Epoch
+from orchestrator.running.trial import _opened, images_of, run_trial
+from orchestrator.spec.plan import Trial
+from orchestrator.store.ledger import Ledger
 
 TINY = {
     "data.name": "glyphs",
@@ -113,7 +113,7 @@ def test_a_process_opens_a_data_set_once(monkeypatch: pytest.MonkeyPatch) -> Non
         opened.append(config)
         return open_for(config)
 
-    monkeypatch.setattr("orchestrator.trial.open_for", counted)
+    monkeypatch.setattr("orchestrator.running.trial.open_for", counted)
     _opened.cache_clear()
     assert images_of(CONFIG) is images_of(CONFIG.replace(training__seed=1))
     assert len(opened) == 1

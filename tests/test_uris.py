@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.uris import password_of, told, without_password
+from orchestrator.tracking.uris import password_of, told, without_password
 from tests.s3_server import free_port
 from tests.test_sweep import ROOT, START_SECONDS, Site
 from tests.tiny import tiny_sweep

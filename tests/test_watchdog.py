@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from dmf.watchdog import alive, watched
+from dmf.machine.watchdog import alive, watched
 
 HANGS = """
 import sys, threading
 from pathlib import Path
-from dmf.watchdog import watched
+from dmf.machine.watchdog import watched
 def stuck_here():
     threading.Event().wait()
 with watched(0.5, Path(sys.argv[1])):
@@ -23,7 +23,7 @@ with watched(0.5, Path(sys.argv[1])):
 HOLDS_THE_INTERPRETER_LOCK = """
 import sys
 from pathlib import Path
-from dmf.watchdog import watched
+from dmf.machine.watchdog import watched
 with watched(0.5, Path(sys.argv[1])):
     (10 ** 9) ** (10 ** 9)
 """
@@ -39,7 +39,7 @@ def test_what_hangs_is_ended_with_its_stacks(program: str, tmp_path: Path) -> No
 
 
 def test_signs_of_life_keep_it_alive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dmf.watchdog.SECONDS_BETWEEN_SIGNS", 0.0)
+    monkeypatch.setattr("dmf.machine.watchdog.SECONDS_BETWEEN_SIGNS", 0.0)
     stacks = tmp_path / "stacks.txt"
     with watched(2.0, stacks):
         for _ in range(30):

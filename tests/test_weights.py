@@ -8,14 +8,14 @@ from typing import Any
 import pytest
 
 from dmf import evaluate
-from dmf.evaluation import evaluate_folder
-from dmf.records import BEST, EvaluationRecord
+from dmf.evaluation.evaluate import evaluate_folder
+from dmf.records.records import BEST, EvaluationRecord
 from orchestrator import status
-from orchestrator.ledger import Ledger
-from orchestrator.plan import Trial
-from orchestrator.spec_file import spec_from
-from orchestrator.standing import standing
-from orchestrator.trial import run_trial
+from orchestrator.running.trial import run_trial
+from orchestrator.spec.file import spec_from
+from orchestrator.spec.plan import Trial
+from orchestrator.store.ledger import Ledger
+from orchestrator.store.standing import standing
 from reports.staleness import Today
 from tests.test_sweep import SPEC, Site
 from tests.test_trial import CONFIG, TEST
@@ -64,7 +64,7 @@ def test_weights_stay_until_everything_is_tested(tmp_path: Path, monkeypatch: py
         return evaluate_folder(*arguments)
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr("orchestrator.trial.evaluate_folder", stopped)
+        patch.setattr("orchestrator.running.trial.evaluate_folder", stopped)
         run_trial(CONFIG, (TEST, MORE), tmp_path, keep_weights=False)
     assert (ledger.folder(CONFIG.key) / BEST).is_file() and ledger.tested(CONFIG.key, TEST.key)
     assert standing(Trial(CONFIG, (TEST, MORE)), ledger, Today()).state == "untested"

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from dmf.config import EvaluationConfig, ExperimentConfig
-from dmf.records import Epoch
-from orchestrator.ledger import Ledger
-from orchestrator.trial import run_trial
-from orchestrator.worker import Job, _with_memory_for_two
+from dmf.records.records import Epoch
+from orchestrator.running.trial import run_trial
+from orchestrator.running.worker import Job, _with_memory_for_two
+from orchestrator.store.ledger import Ledger
 from tests.test_nodes import learnt
 from tests.test_trial import CONFIG, TEST
 

@@ -18,7 +18,7 @@ from torch import Generator, Tensor
 from dmf.config import AugmentationConfig, DataConfig
 
 if TYPE_CHECKING:
-    from dmf.data import ImageSplit
+    from dmf.data.sets import ImageSplit
 
 Colour = tuple[float, float, float]
 

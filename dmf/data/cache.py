@@ -23,11 +23,11 @@ from typing import Any
 
 import numpy as np
 
-from dmf.files import taken, wait_for
-from dmf.image_store import Form, FullSizes, Squares, starts_of
-from dmf.raw_images import RawImage, RawSplit
+from dmf.data.layouts.raw import RawImage, RawSplit
+from dmf.data.store import Form, FullSizes, Squares, starts_of
+from dmf.machine.watchdog import alive
+from dmf.records.files import taken, wait_for
 from dmf.values import Value
-from dmf.watchdog import alive
 
 LOG = logging.getLogger("dmf.data")
 VERSION = 1

@@ -1,4 +1,4 @@
-"""Image sets and their splits, from every layout that `dmf.layouts` knows, decoded once into a cache."""
+"""Image sets and their splits, from every layout that `dmf.data.layouts.layouts` knows, decoded once into a cache."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from dmf import image_cache
 from dmf.config import DataConfig, ExperimentConfig
-from dmf.image_cache import open_arrays, open_cache
-from dmf.image_store import Form, FullSizes, Squares
-from dmf.image_trees import open_tree
-from dmf.layouts import SPLITS, find_layout
-from dmf.raw_images import RawImage, RawSplit
+from dmf.data import cache as image_cache
+from dmf.data.cache import open_arrays, open_cache
+from dmf.data.layouts.layouts import SPLITS, find_layout
+from dmf.data.layouts.raw import RawImage, RawSplit
+from dmf.data.layouts.trees import open_tree
+from dmf.data.store import Form, FullSizes, Squares
 from dmf.values import digest
 
 if TYPE_CHECKING:  # who only asks which images there are, such as a report, does not wait for torch
@@ -240,7 +240,7 @@ def _found(config: DataConfig) -> _Source:
     """What lies in `config.root`."""
     facts = DATASETS.get(config.name)
     if config.root is None:
-        obtained = f"{config.name} is: {facts.obtained}" if facts else "one in any of the layouts of dmf.layouts"
+        obtained = f"{config.name} is: {facts.obtained}" if facts else "one in any of the layouts of dmf.data.layouts"
         raise ValueError(f"data.root is not set; expected the folder or zip archive of the data set ({obtained})")
     root = Path(os.path.expanduser(config.root)).absolute()  # leaves ~nobody as it is, Path.expanduser raises
     found = find_layout(open_tree(root))
@@ -260,7 +260,7 @@ def _found(config: DataConfig) -> _Source:
 
 def _embedded(config: DataConfig) -> _Source:
     """The glyphs; they are drawn from matplotlib's fonts by pillow's FreeType, hence their versions."""
-    from dmf import glyphs
+    from dmf.data import glyphs
 
     if config.root is not None:
         raise ValueError(f"data.root={config.root!r}, but glyphs are embedded; leave the root out")

@@ -12,18 +12,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dmf.augment import Augmentation
-from dmf.checkpoints import load_weights, read_checkpoint_of, under
 from dmf.config import TABLE_BYTES, EvaluationConfig, ExperimentConfig
-from dmf.data import DataSet, ImageSplit
+from dmf.data.augment import Augmentation
+from dmf.data.sets import DataSet, ImageSplit
 from dmf.episodes import EpisodeIndices, EpisodeSampler, derived_seed
-from dmf.machine import device_of, set_up
+from dmf.machine.device import device_of, set_up
+from dmf.machine.precision import autocast
+from dmf.machine.watchdog import alive
 from dmf.methods import build_method
 from dmf.methods.base import FewShotMethod, Table
-from dmf.precision import autocast
-from dmf.provenance import code_hash
-from dmf.records import BEST, EvaluationRecord, Kept
-from dmf.watchdog import alive
+from dmf.records.checkpoints import load_weights, read_checkpoint_of, under
+from dmf.records.provenance import code_hash
+from dmf.records.records import BEST, EvaluationRecord, Kept
 
 IMAGES_PER_BATCH = 128
 EPISODES_PER_BATCH = 8

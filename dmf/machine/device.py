@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from dmf.config import ExperimentConfig
-from dmf.provenance import cpu_name, cpuinfo
+from dmf.records.provenance import cpu_name, cpuinfo
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
 """Parameters of glibc's mallopt (malloc.h)."""

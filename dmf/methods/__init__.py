@@ -1,4 +1,4 @@
-"""Few-shot methods by name. A new one is a file here, its entry in METHODS and its name in `dmf.config`."""
+"""Few-shot methods by name. A new one is a folder here, its entry in METHODS and its name in `dmf.config`."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ def build_method(config: ModelConfig, data: DataConfig, base_classes: int) -> Fe
     """
     import torch
 
-    from dmf.backbones import BACKBONES
+    from dmf.backbones.backbones import BACKBONES
 
-    method = getattr(importlib.import_module(f"dmf.methods.{config.method}"), METHODS[config.method])
+    method = getattr(importlib.import_module(f"dmf.methods.{config.method}.model"), METHODS[config.method])
     if config.method == "raw_pixels":
         return method()
     backbone = BACKBONES[config.backbone](

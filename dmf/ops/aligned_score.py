@@ -1,7 +1,7 @@
 """The score map of aligned queries in one pass: its PyTorch definition and the compiled operator.
 
 Letters: B episodes, N classes and Q queries each, T taps, C channels in G groups of R, H W space. With w the class
-weight, X the query map, f the meta-filter of a pair and phi its growth (dmf.alignment), an alignment that is rectified
+weight, X the query map, f the meta-filter of a pair and phi its growth (`Alignment`), an alignment that is rectified
 multiplies X_c > 0 by phi and leaves the rest, and one that is not multiplies everything:
 
     score = sum_c w_c aligned_c = sum_c w_c X_c + sum_g (phi(f_g) - 1) * sum_{c in g} w_c moving_c
@@ -18,8 +18,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dmf import operators
-from dmf.dynamic_sampling import sample_taps_definition
+from dmf.ops import library as operators
+from dmf.ops.dynamic_sampling import sample_taps_definition
 
 
 def aligned_score(

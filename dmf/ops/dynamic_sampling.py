@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dmf import operators
+from dmf.ops import library as operators
 
 
 def sample_taps(taps: Tensor, offsets: Tensor, kernel_size: tuple[int, int]) -> Tensor:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from safetensors import SafetensorError, safe_open
 
-from dmf.files import replacing
+from dmf.records.files import replacing
 from dmf.values import Value
 
 if TYPE_CHECKING:  # who only reads states, such as a sweep's driver, does not wait for torch

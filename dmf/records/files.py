@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
-from dmf.watchdog import alive
+from dmf.machine.watchdog import alive
 
 SECONDS_BETWEEN_TRIES = 0.2
 """While another process has a lock."""

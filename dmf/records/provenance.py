@@ -18,14 +18,15 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from dmf.config import ExperimentConfig
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).parents[1]
+"""The package."""
 CSRC = HERE.parent / "csrc"
 DEVICES = ("cpu", "cuda")
 """Kinds of device whose code differs."""
 NUMBERLESS = frozenset(
     {
-        *("config", "values", "records", "files", "provenance", "watchdog", "operators"),
-        *("layouts", "array_layouts", "file_layouts", "image_trees", "pickles", "raw_images", "image_cache", "glyphs"),
+        *("config", "values", "records", "files", "checkpoints", "provenance", "watchdog", "library"),
+        *("layouts", "arrays", "trees", "pickles", "raw", "cache", "glyphs"),
     }
 )
 """Modules whose work a record states in full, so that their code says nothing more: settings, which are its
@@ -50,7 +51,8 @@ def code_hashes(config: ExperimentConfig) -> dict[str, str]:
 
 def _roots(config: ExperimentConfig) -> tuple[str, ...]:
     """The modules that a training starts from; the method is the one that `build_method` imports by its name."""
-    return "dmf.training", "dmf.evaluation", f"dmf.methods.{config.model.method}", "dmf.backbones"
+    method = f"dmf.methods.{config.model.method}.model"
+    return "dmf.training.run", "dmf.evaluation.evaluate", method, "dmf.backbones.backbones"
 
 
 @functools.cache

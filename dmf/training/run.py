@@ -15,19 +15,19 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from dmf.augment import Augmentation, Stored
-from dmf.checkpoints import check_shapes, load_weights, prefixed, read_checkpoint_of, under, write_checkpoint
 from dmf.config import EvaluationConfig, ExperimentConfig, TrainingConfig
-from dmf.data import DataSet
+from dmf.data.augment import Augmentation, Stored
+from dmf.data.prefetch import prefetched
+from dmf.data.sets import DataSet
 from dmf.episodes import Episode, EpisodeIndices, EpisodeSampler, derived_seed
-from dmf.evaluation import episode_accuracies, episode_bank
-from dmf.machine import device_name, device_of, peak_bytes, reset_peak, set_up
+from dmf.evaluation.evaluate import episode_accuracies, episode_bank
+from dmf.machine.device import device_name, device_of, peak_bytes, reset_peak, set_up
+from dmf.machine.precision import autocast
+from dmf.machine.watchdog import alive
 from dmf.methods import build_method
-from dmf.precision import autocast
-from dmf.prefetch import prefetched
-from dmf.provenance import code_hash, git_commit, versions
-from dmf.records import BEST, CONFIG, LAST, RECORD, Epoch, Failure, Going, Kept, Provenance, TrainingRecord
-from dmf.watchdog import alive
+from dmf.records.checkpoints import check_shapes, load_weights, prefixed, read_checkpoint_of, under, write_checkpoint
+from dmf.records.provenance import code_hash, git_commit, versions
+from dmf.records.records import BEST, CONFIG, LAST, RECORD, Epoch, Failure, Going, Kept, Provenance, TrainingRecord
 
 log = logging.getLogger("dmf.training")
 

@@ -7,8 +7,8 @@ import heapq
 import re
 from collections.abc import Sequence
 
-from orchestrator.estimates import Cost
-from orchestrator.plan import Trial
+from orchestrator.costs.estimates import Cost
+from orchestrator.spec.plan import Trial
 
 UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 TOLD = 10

@@ -1,6 +1,6 @@
 """Measure what trainings take before they are trained: a few real steps and validation episodes of every cost class.
 
-Each class is measured in a process of its own (`python -m orchestrator.calibrate`, configuration on stdin, `Rates` on
+Each class is measured in a process of its own (this module as a command, configuration on stdin, `Rates` on
 stdout), so that its peak memory is its own. What is measured is kept in the store, and measured again when asked to.
 """
 
@@ -17,17 +17,17 @@ from tempfile import TemporaryDirectory
 import torch
 
 from dmf.config import EvaluationConfig, ExperimentConfig
-from dmf.data import DataSet, ImageSplit, open_for
+from dmf.data.sets import DataSet, ImageSplit, open_for
 from dmf.episodes import EpisodeIndices
-from dmf.evaluation import episode_accuracies, episode_bank, image_table
-from dmf.machine import device_name, peak_bytes
-from dmf.precision import autocast
-from dmf.training import Run
-from orchestrator.estimates import device_here
-from orchestrator.ledger import Ledger
-from orchestrator.plan import Trial, labels
-from orchestrator.progress import duration
-from orchestrator.rates import Calibration, Rates, calibration_path, cost_class
+from dmf.evaluation.evaluate import episode_accuracies, episode_bank, image_table
+from dmf.machine.device import device_name, peak_bytes
+from dmf.machine.precision import autocast
+from dmf.training.run import Run
+from orchestrator.costs.estimates import device_here
+from orchestrator.costs.rates import Calibration, Rates, calibration_path, cost_class
+from orchestrator.running.progress import duration
+from orchestrator.spec.plan import Trial, labels
+from orchestrator.store.ledger import Ledger
 
 STRETCHES = 3
 """Timed stretches of training steps, after one step of warm-up."""
@@ -91,10 +91,10 @@ def _said(rates: Rates) -> str:
 
 def measured_aside(config: ExperimentConfig) -> Rates:
     """`measure` in a process of its own. ValueError: the user's mistake, or the process was killed."""
-    root = str(Path(__file__).resolve().parents[1])
+    root = str(Path(__file__).resolve().parents[2])
     path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
     done = subprocess.run(
-        [sys.executable, "-m", "orchestrator.calibrate"],
+        [sys.executable, "-m", "orchestrator.costs.calibrate"],
         input=config.model_dump_json(),
         env={**os.environ, "PYTHONPATH": path},
         capture_output=True,

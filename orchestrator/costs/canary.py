@@ -15,11 +15,11 @@ from tempfile import TemporaryDirectory
 import torch
 
 from dmf.config import ExperimentConfig
-from dmf.precision import autocast
-from dmf.training import Diverged, Run
-from orchestrator.baselines import pairs
-from orchestrator.plan import SweepPlan
-from orchestrator.trial import images_of
+from dmf.machine.precision import autocast
+from dmf.training.run import Diverged, Run
+from orchestrator.running.trial import images_of
+from orchestrator.spec.baselines import pairs
+from orchestrator.spec.plan import SweepPlan
 
 ONE_EPISODE = {
     "training.episodes_per_step": 1,

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-from orchestrator.ledger import Ledger
-from orchestrator.plan import SweepPlan, Trial, labels, shortened
-from orchestrator.preview import preview
-from orchestrator.spec import SweepSpec
-from orchestrator.standing import Standing, standing
+from orchestrator.costs.preview import preview
+from orchestrator.spec.model import SweepSpec
+from orchestrator.spec.plan import SweepPlan, Trial, labels, shortened
+from orchestrator.store.ledger import Ledger
+from orchestrator.store.standing import Standing, standing
 from reports.staleness import Today
 
 SEEDS_SHOWN = 10
@@ -85,7 +85,7 @@ def other_root(trial: Trial, ledger: Ledger) -> str | None:
 
 def describe_search(spec: SweepSpec, ledger: Ledger) -> str:
     """What a search would do and what it has tried. ValueError when the store holds another one of its name."""
-    from orchestrator.search import listing, resume
+    from orchestrator.running.search import listing, resume
 
     assert spec.search is not None
     results = resume(spec, ledger)

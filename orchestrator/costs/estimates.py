@@ -17,11 +17,9 @@ from pathlib import Path
 from typing import Literal
 
 from dmf.config import TABLE_BYTES, EvaluationConfig, ExperimentConfig
-from dmf.provenance import cpu_name
-from dmf.records import RECORD, TrainingRecord
-from orchestrator.ledger import Ledger
-from orchestrator.plan import Trial
-from orchestrator.rates import (
+from dmf.records.provenance import cpu_name
+from dmf.records.records import RECORD, TrainingRecord
+from orchestrator.costs.rates import (
     Calibration,
     Images,
     Rates,
@@ -33,6 +31,8 @@ from orchestrator.rates import (
     of_record,
     validation_of,
 )
+from orchestrator.spec.plan import Trial
+from orchestrator.store.ledger import Ledger
 
 log = logging.getLogger("dmf.estimates")
 
@@ -118,7 +118,7 @@ def _rates_seen(ledger: Ledger, calibration: Calibration) -> Iterator[Rates]:
 
 def _images(config: ExperimentConfig, calibration: Calibration) -> Images:
     """Sizes of a training's splits: those of a known data set, else as a calibration found them."""
-    from dmf.data import DATASETS, QUARTER_TURNS  # torch takes seconds to import
+    from dmf.data.sets import DATASETS, QUARTER_TURNS  # torch takes seconds to import
 
     facts = DATASETS.get(config.data.name)
     if facts is None or facts.images is None:
@@ -166,7 +166,7 @@ def device_here(wanted: str) -> str | None:
         return None if wanted == "cuda" else cpu_name()
     import torch
 
-    from dmf.machine import device_name
+    from dmf.machine.device import device_name
 
     there = torch.cuda.is_available()
     if wanted == "cuda" and not there:

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dmf.config import ExperimentConfig
-from orchestrator.estimates import GPU_DRIVER, Cost
-from orchestrator.plan import Trial
-from orchestrator.spec import Resources
+from orchestrator.costs.estimates import GPU_DRIVER, Cost
+from orchestrator.spec.model import Resources
+from orchestrator.spec.plan import Trial
 
 CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 BYTES_PER_PARAMETER = 4

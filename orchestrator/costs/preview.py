@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from orchestrator.estimates import Cost, estimate
-from orchestrator.ledger import Ledger
-from orchestrator.lint import lint
-from orchestrator.plan import SweepPlan, Trial
-from orchestrator.progress import duration
-from orchestrator.rates import Calibration
-from orchestrator.room import Machine, at_a_time, shortages, this_machine
-from orchestrator.spec import SweepSpec
-from orchestrator.totals import told
+from orchestrator.costs.estimates import Cost, estimate
+from orchestrator.costs.machine import Machine, at_a_time, shortages, this_machine
+from orchestrator.costs.rates import Calibration
+from orchestrator.costs.totals import told
+from orchestrator.running.progress import duration
+from orchestrator.spec.lint import lint
+from orchestrator.spec.model import SweepSpec
+from orchestrator.spec.plan import SweepPlan, Trial
+from orchestrator.store.ledger import Ledger
 
 
 @dataclass(frozen=True)

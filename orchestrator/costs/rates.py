@@ -15,7 +15,7 @@ from typing import Self
 from pydantic import Field
 
 from dmf.config import DataConfig, EvaluationConfig, ExperimentConfig, ModelConfig
-from dmf.records import EvaluationRecord, TrainingRecord
+from dmf.records.records import EvaluationRecord, TrainingRecord
 from dmf.values import Value
 
 DEFAULTS = ExperimentConfig()
@@ -79,7 +79,7 @@ class Rates(Value):
 
 
 class Calibration(Value):
-    """What `orchestrator.calibrate` has measured for a store."""
+    """What `orchestrator.costs.calibrate` has measured for a store."""
 
     measured: tuple[Rates, ...] = ()
 

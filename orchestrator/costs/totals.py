@@ -8,11 +8,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from dmf.config import ExperimentConfig
-from orchestrator.estimates import Cost, Source
-from orchestrator.ledger import Ledger
-from orchestrator.plan import labels
-from orchestrator.progress import duration
-from orchestrator.rates import cost_class, representative
+from orchestrator.costs.estimates import Cost, Source
+from orchestrator.costs.rates import cost_class, representative
+from orchestrator.running.progress import duration
+from orchestrator.spec.plan import labels
+from orchestrator.store.ledger import Ledger
 
 KNOWN_FROM: dict[Source, str] = {
     "records": "from records of their kind",

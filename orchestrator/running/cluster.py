@@ -17,8 +17,8 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 import ray  # noqa: E402
 
 from dmf.config import ExperimentConfig  # noqa: E402
-from orchestrator.interrupts import Signals  # noqa: E402
-from orchestrator.spec import Resources  # noqa: E402
+from orchestrator.running.interrupts import Signals  # noqa: E402
+from orchestrator.spec.model import Resources  # noqa: E402
 
 OBJECT_STORE_BYTES = 128 * 2**20
 """Trials exchange nothing but numbers."""

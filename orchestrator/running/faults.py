@@ -7,7 +7,7 @@ import re
 import traceback
 from typing import Literal
 
-from dmf.records import Failure
+from dmf.records.records import Failure
 
 Kind = Literal["error", "machine", "memory", "disk"]
 NO_ROOM = {errno.ENOSPC, errno.EDQUOT}

@@ -15,7 +15,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from dmf.records import Epoch
+from dmf.records.records import Epoch
 
 SECONDS_BETWEEN_LINES = 30
 """Of one trial, when stdout is no terminal."""

@@ -16,19 +16,19 @@ import yaml
 from pydantic import Field
 
 from dmf.config import ExperimentConfig, Fraction
-from dmf.records import CONFIG, Epoch, Failure, TrainingRecord
+from dmf.records.records import CONFIG, Epoch, Failure, TrainingRecord
 from dmf.values import Value, digest
-from orchestrator.interrupts import Signals
-from orchestrator.ledger import Ledger
-from orchestrator.plan import Trial
-from orchestrator.progress import Progress, Stage
-from orchestrator.snapshot import snapshot
-from orchestrator.spec import Range, Search, SweepSpec
-from orchestrator.watch import Watch, check_lease, note_failure, stop_after
+from orchestrator.running.interrupts import Signals
+from orchestrator.running.progress import Progress, Stage
+from orchestrator.running.watch import Watch, check_lease, note_failure, stop_after
+from orchestrator.spec.model import Range, Search, SweepSpec
+from orchestrator.spec.plan import Trial
+from orchestrator.store.ledger import Ledger
+from orchestrator.store.snapshot import snapshot
 from reports.staleness import Today
 
 if TYPE_CHECKING:
-    from orchestrator.tracking import Tracker
+    from orchestrator.tracking.tracker import Tracker
 
 TAKE_STALE = "take it all the same with --accept-stale, or give the search a --store of its own"
 
@@ -280,8 +280,8 @@ def _run_left(
     options: argparse.Namespace,
 ) -> SearchResults:
     """Run `left` proposals, those of `again` before others, then the tests of the best."""
-    from orchestrator.cluster import cluster, node_watch, request
-    from orchestrator.scheduling import run_proposals, run_trials
+    from orchestrator.running.cluster import cluster, node_watch, request
+    from orchestrator.running.tune import run_proposals, run_trials
 
     assert spec.search is not None
     timeout_s = options.trial_timeout

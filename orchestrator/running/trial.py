@@ -11,17 +11,17 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Literal
 
-from dmf.checkpoints import read_state_of
 from dmf.config import AugmentationConfig, DataConfig, EvaluationConfig, ExperimentConfig
-from dmf.data import DataSet, open_for
-from dmf.evaluation import episode_bank, evaluate_folder
-from dmf.records import BEST, LAST, STACKS, Epoch, Kept, TrainingRecord, without_weights
-from dmf.training import close, train
-from dmf.watchdog import watched
-from orchestrator.faults import failure_of
-from orchestrator.ledger import Ledger, local_folder
-from orchestrator.remote import RemoteStore
-from orchestrator.remote_training import RemoteTraining
+from dmf.data.sets import DataSet, open_for
+from dmf.evaluation.evaluate import episode_bank, evaluate_folder
+from dmf.machine.watchdog import watched
+from dmf.records.checkpoints import read_state_of
+from dmf.records.records import BEST, LAST, STACKS, Epoch, Kept, TrainingRecord, without_weights
+from dmf.training.run import close, train
+from orchestrator.running.faults import failure_of
+from orchestrator.store.bucket.mirror import RemoteStore
+from orchestrator.store.bucket.training import RemoteTraining
+from orchestrator.store.ledger import Ledger, local_folder
 
 log = logging.getLogger("dmf.trial")
 
@@ -41,7 +41,7 @@ def run_trial(
 
     Of an object store's training a copy on this machine is worked on, which is there after every epoch.
 
-    With `timeout_s` this process ends when it gives no sign of life for so long (`dmf.watchdog`).
+    With `timeout_s` this process ends when it gives no sign of life for so long (`dmf.machine.watchdog`).
 
     An exception in the training becomes its record, with the traceback, and goes on up. One in an evaluation leaves
     the training's record as it is. A training that diverged has ended; it is not tested. Without `keep_weights` the

@@ -29,15 +29,15 @@ from ray.tune.schedulers import ASHAScheduler  # noqa: E402
 from ray.tune.search import Searcher  # noqa: E402
 
 from dmf.config import ExperimentConfig  # noqa: E402
-from dmf.records import Epoch, Failure  # noqa: E402
-from orchestrator.cluster import NodeWatch, environment  # noqa: E402
-from orchestrator.faults import one_line  # noqa: E402
-from orchestrator.interrupts import Signals  # noqa: E402
-from orchestrator.ledger import Ledger  # noqa: E402
-from orchestrator.plan import Trial  # noqa: E402
-from orchestrator.search import SearchResults, SearchWatch  # noqa: E402
-from orchestrator.spec import Range, SweepSpec  # noqa: E402
-from orchestrator.worker import VALIDATION, Job, report_end, train_job, work  # noqa: E402
+from dmf.records.records import Epoch, Failure  # noqa: E402
+from orchestrator.running.cluster import NodeWatch, environment  # noqa: E402
+from orchestrator.running.faults import one_line  # noqa: E402
+from orchestrator.running.interrupts import Signals  # noqa: E402
+from orchestrator.running.search import SearchResults, SearchWatch  # noqa: E402
+from orchestrator.running.worker import VALIDATION, Job, report_end, train_job, work  # noqa: E402
+from orchestrator.spec.model import Range, SweepSpec  # noqa: E402
+from orchestrator.spec.plan import Trial  # noqa: E402
+from orchestrator.store.ledger import Ledger  # noqa: E402
 
 log = logging.getLogger("dmf.scheduling")
 

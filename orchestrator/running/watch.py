@@ -7,15 +7,15 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from dmf.config import ExperimentConfig
-from dmf.records import Epoch, Failure, TrainingRecord
-from orchestrator.interrupts import Signals
-from orchestrator.ledger import Ledger
-from orchestrator.plan import Trial
-from orchestrator.progress import Progress
-from orchestrator.spec import SweepSpec
+from dmf.records.records import Epoch, Failure, TrainingRecord
+from orchestrator.running.interrupts import Signals
+from orchestrator.running.progress import Progress
+from orchestrator.spec.model import SweepSpec
+from orchestrator.spec.plan import Trial
+from orchestrator.store.ledger import Ledger
 
 if TYPE_CHECKING:
-    from orchestrator.tracking import Tracker
+    from orchestrator.tracking.tracker import Tracker
 
 
 class Watch(contextlib.ExitStack):

@@ -13,8 +13,8 @@ from typing import Any
 from ray import tune
 
 from dmf.config import EvaluationConfig, ExperimentConfig
-from dmf.records import Epoch, Failure, TrainingRecord
-from orchestrator.faults import failure_of, kind_of
+from dmf.records.records import Epoch, Failure, TrainingRecord
+from orchestrator.running.faults import failure_of, kind_of
 
 VALIDATION = "validation_accuracy"
 """The name under which Tune's searches and schedulers find it."""
@@ -108,7 +108,7 @@ def _with_memory_for_two(job: Job, on_epoch: Callable[[Epoch], None]) -> Trainin
     """Run a trial; when memory does not suffice, once more from its checkpoint: another process may have had it."""
     import torch
 
-    from orchestrator.trial import run_trial
+    from orchestrator.running.trial import run_trial
 
     try:
         return run_trial(job.config, job.evaluations, job.store, on_epoch, job.timeout_s, job.keep_weights)

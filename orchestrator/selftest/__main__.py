@@ -21,8 +21,8 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from orchestrator.disturbed import KINDS, Site, Sweep, Tracking
-from orchestrator.selftest_checks import differences
+from orchestrator.selftest.checks import differences
+from orchestrator.selftest.sweeps import KINDS, Site, Sweep, Tracking
 
 LONGEST_WAIT = 20.0
 """Seconds after a start until which something is killed; such a sweep takes longer."""

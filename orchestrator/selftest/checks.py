@@ -9,8 +9,8 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from dmf.records import BEST, CONFIG, EVALUATIONS, LOCK, RECORD, STACKS
-from orchestrator.disturbed import Site
+from dmf.records.records import BEST, CONFIG, EVALUATIONS, LOCK, RECORD, STACKS
+from orchestrator.selftest.sweeps import Site
 
 MEASURED = {"seconds", "peak_bytes"}
 """What differs from run to run."""
@@ -61,7 +61,7 @@ def _digest(path: Path) -> str | None:
 
 def _mlflow(site: Site) -> list[str]:
     """In what MLflow is not what the ledger is."""
-    from orchestrator.mlflow_server import connect, runs_of_store
+    from orchestrator.tracking.server import connect, runs_of_store
 
     client, _ = connect(site.tracking_uri)
     runs = runs_of_store(site.tracking_uri, site.ledger)

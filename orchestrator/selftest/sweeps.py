@@ -18,10 +18,10 @@ from typing import Self
 
 import psutil
 
-from orchestrator.ledger import Ledger
-from orchestrator.plan import Trial, plan
-from orchestrator.snapshot import ROOT
-from orchestrator.spec_file import read_spec
+from orchestrator.spec.file import read_spec
+from orchestrator.spec.plan import Trial, plan
+from orchestrator.store.ledger import Ledger
+from orchestrator.store.snapshot import ROOT
 
 SPEC = """
 name: selftest

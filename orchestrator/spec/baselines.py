@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from dmf.config import ExperimentConfig
-from orchestrator.plan import SweepPlan
+from orchestrator.spec.plan import SweepPlan
 from reports.tables import TABLES, Column, PlannedCell, TableLayout
 
 SCANNED = 50

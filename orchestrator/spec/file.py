@@ -16,7 +16,7 @@ from pydantic import ValidationError
 
 from dmf.config import RECIPES
 from dmf.values import Value, shown
-from orchestrator.spec import (
+from orchestrator.spec.model import (
     GIVEN_BY_SEEDS,
     NEVER_VARIED,
     PARAMETERS,

@@ -9,9 +9,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from dmf.config import AugmentationConfig, EpisodeConfig, ExperimentConfig, ModelConfig, TrainingConfig
-from orchestrator.baselines import Pair, is_baseline, pairs, place
-from orchestrator.plan import SweepPlan, flattened
-from orchestrator.spec import NEVER_VARIED, Resolved, SweepSpec
+from orchestrator.spec.baselines import Pair, is_baseline, pairs, place
+from orchestrator.spec.model import NEVER_VARIED, Resolved, SweepSpec
+from orchestrator.spec.plan import SweepPlan, flattened
 from reports.tables import TABLES
 
 TOLD = 10

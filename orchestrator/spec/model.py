@@ -305,6 +305,6 @@ def _precise(config: ExperimentConfig) -> ExperimentConfig:
     """With a precision in place of "auto"."""
     if config.training.precision != "auto":
         return config
-    from dmf.machine import resolved  # torch takes seconds to import
+    from dmf.machine.device import resolved  # torch takes seconds to import
 
     return resolved(config)

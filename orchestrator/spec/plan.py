@@ -11,7 +11,7 @@ from pydantic import Field
 
 from dmf.config import EvaluationConfig, ExperimentConfig
 from dmf.values import Value
-from orchestrator.spec import NEVER_VARIED, SWEEP_NAME, SweepSpec
+from orchestrator.spec.model import NEVER_VARIED, SWEEP_NAME, SweepSpec
 from reports.tables import PlannedCell
 
 

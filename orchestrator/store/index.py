@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from dmf.records import EvaluationRecord, Failure
+from dmf.records.records import EvaluationRecord, Failure
 from dmf.values import digest
 from reports.tables import Ended, MadeBy, Tested
 

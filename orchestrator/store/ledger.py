@@ -4,7 +4,7 @@
     <store>/superseded/<key>-<time>/    the same, of a training that was made anew
     <store>/sweeps/<name>/              plan.json, search.json
     <store>/code/<hash>/                the code that trials ran
-    <store>/index.db                    of the records, derived from them (`orchestrator.index`)
+    <store>/index.db                    of the records, derived from them (`orchestrator.store.index`)
     <store>/mlflow.db, artifacts/, ray/, driver.lock, store.id
 
 Records are written whole or not at all, so what is there is true whenever a process dies. A training is done when its
@@ -29,18 +29,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from dmf.checkpoints import read_state_of
-from dmf.data import default_cache_dir
-from dmf.files import taken, wait_for, write_text
-from dmf.records import BEST, EVALUATIONS, LAST, LOCK, RECORD, STACKS, EvaluationRecord, Going, TrainingRecord
+from dmf.data.sets import default_cache_dir
+from dmf.records.checkpoints import read_state_of
+from dmf.records.files import taken, wait_for, write_text
+from dmf.records.records import BEST, EVALUATIONS, LAST, LOCK, RECORD, STACKS, EvaluationRecord, Going, TrainingRecord
 from dmf.values import digest
-from orchestrator.index import Index
-from orchestrator.plan import SweepPlan, Trial
-from orchestrator.remote import EVERYTHING, GOING, RemoteStore
+from orchestrator.spec.plan import SweepPlan, Trial
+from orchestrator.store.bucket.mirror import EVERYTHING, GOING, RemoteStore
+from orchestrator.store.index import Index
 from reports.tables import Ended, MadeBy, Tested
 
 if TYPE_CHECKING:
-    from orchestrator.lease import Lease
+    from orchestrator.store.bucket.lease import Lease
 
 State = Literal["missing", "started", "failed", "untested", "done", "diverged"]
 """Of a trial: nothing there; a checkpoint there; ended by an error; trained, evaluations missing; ended with all."""

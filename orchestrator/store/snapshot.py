@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 """Of the checkout or the installation."""
 PARTS = ("dmf", "orchestrator", "reports", "csrc")
 SUFFIXES = {".py", ".so", ".csv", ".jinja", ".cpp", ".cu", ".cuh", ".h"}

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from dmf.records import without_weights
-from orchestrator import ledger as ledgers
-from orchestrator.ledger import Ledger
-from orchestrator.plan import Trial
+from dmf.records.records import without_weights
+from orchestrator.spec.plan import Trial
+from orchestrator.store import ledger as ledgers
+from orchestrator.store.ledger import Ledger
 from reports.staleness import Today
 from reports.tables import Ended
 

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING
 from urllib.parse import quote, urlparse
 from urllib.request import url2pathname
 
-from dmf.records import EVALUATIONS, RECORD, EvaluationRecord, TrainingRecord
-from orchestrator.plan import SweepPlan
+from dmf.records.records import EVALUATIONS, RECORD, EvaluationRecord, TrainingRecord
+from orchestrator.spec.plan import SweepPlan
 from reports.tables import Ended, Tested
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ class MLflowRecords:
             raise ValueError(f"there is no database {database}; a sweep makes it, by default in its store as mlflow.db")
         runs = _in_database(database, uri) if database else None
         if runs is None:
-            from orchestrator.mlflow_server import runs_through_mlflow  # mlflow takes seconds to import
+            from orchestrator.tracking.server import runs_through_mlflow  # mlflow takes seconds to import
 
             runs = runs_through_mlflow(uri)
         self._sweeps = [run for run in runs if run.tags.get("dmf.kind") == SWEEP]
@@ -141,13 +141,13 @@ class MLflowRecords:
         if folder is not None:
             file = folder / path
             return file.read_bytes() if file.is_file() else None
-        from orchestrator.mlflow_server import downloaded
+        from orchestrator.tracking.server import downloaded
 
         return downloaded(self._client, run.id, path)
 
     @cached_property
     def _client(self) -> MlflowClient:
-        from orchestrator.mlflow_server import reached
+        from orchestrator.tracking.server import reached
 
         return reached(self.uri)[0]
 

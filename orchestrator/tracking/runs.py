@@ -13,13 +13,13 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from dmf.config import EvaluationConfig, ExperimentConfig
-from dmf.provenance import git_commit
-from dmf.records import CONFIG, EVALUATIONS, RECORD, Epoch, EvaluationRecord, TrainingRecord
+from dmf.records.provenance import git_commit
+from dmf.records.records import CONFIG, EVALUATIONS, RECORD, Epoch, EvaluationRecord, TrainingRecord
 from dmf.values import digest
-from orchestrator.ledger import Ledger
-from orchestrator.mirror import OUTCOME, STORE, SWEEP, TRIAL
-from orchestrator.mlflow_server import Points, log_to, runs_of, upload
-from orchestrator.plan import SweepPlan, flattened
+from orchestrator.spec.plan import SweepPlan, flattened
+from orchestrator.store.ledger import Ledger
+from orchestrator.tracking.reader import OUTCOME, STORE, SWEEP, TRIAL
+from orchestrator.tracking.server import Points, log_to, runs_of, upload
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

@@ -16,13 +16,13 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from dmf.config import ExperimentConfig
-from dmf.records import Epoch
-from orchestrator.ledger import Ledger
-from orchestrator.mirror import STORE
-from orchestrator.mlflow_runs import SweepRuns
-from orchestrator.mlflow_server import Unreachable, answering, connect, runs_of
-from orchestrator.plan import SweepPlan, Trial, labels
-from orchestrator.uris import told
+from dmf.records.records import Epoch
+from orchestrator.spec.plan import SweepPlan, Trial, labels
+from orchestrator.store.ledger import Ledger
+from orchestrator.tracking.reader import STORE
+from orchestrator.tracking.runs import SweepRuns
+from orchestrator.tracking.server import Unreachable, answering, connect, runs_of
+from orchestrator.tracking.uris import told
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

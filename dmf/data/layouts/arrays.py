@@ -14,9 +14,9 @@ import numpy as np
 from numpy.lib import format as npy_format
 from PIL import Image
 
-from dmf.image_trees import Tree
-from dmf.pickles import read_pickle, with_text_keys
-from dmf.raw_images import RawImage, RawSplit, check_lengths, class_id_of, class_ids_of, decode, field, listed
+from dmf.data.layouts.pickles import read_pickle, with_text_keys
+from dmf.data.layouts.raw import RawImage, RawSplit, check_lengths, class_id_of, class_ids_of, decode, field, listed
+from dmf.data.layouts.trees import Tree
 from dmf.values import shown
 
 NPZ_BLOCK = 256

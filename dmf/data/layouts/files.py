@@ -12,9 +12,9 @@ from functools import partial
 from pathlib import PurePosixPath
 from typing import Any
 
-from dmf.image_trees import Tree, inside
-from dmf.pickles import with_text_keys
-from dmf.raw_images import RawImage, RawSplit, check_lengths, class_ids_of, decode, field, listed
+from dmf.data.layouts.pickles import with_text_keys
+from dmf.data.layouts.raw import RawImage, RawSplit, check_lengths, class_ids_of, decode, field, listed
+from dmf.data.layouts.trees import Tree, inside
 from dmf.values import shown
 
 LOG = logging.getLogger("dmf.data")

@@ -7,10 +7,16 @@ import unicodedata
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from dmf.array_layouts import read_cache_pickle, read_data_and_labels, read_npz, read_picture_pickle, read_png_pickle
-from dmf.file_layouts import SUFFIXES, read_class_folders, read_class_lists, read_csv, read_json, read_omniglot
-from dmf.image_trees import Tree
-from dmf.raw_images import RawSplit, class_id_of
+from dmf.data.layouts.arrays import (
+    read_cache_pickle,
+    read_data_and_labels,
+    read_npz,
+    read_picture_pickle,
+    read_png_pickle,
+)
+from dmf.data.layouts.files import SUFFIXES, read_class_folders, read_class_lists, read_csv, read_json, read_omniglot
+from dmf.data.layouts.raw import RawSplit, class_id_of
+from dmf.data.layouts.trees import Tree
 from dmf.values import shown
 
 LOG = logging.getLogger("dmf.data")

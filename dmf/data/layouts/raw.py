@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from dmf.pickles import text
+from dmf.data.layouts.pickles import text
 from dmf.values import LONGEST_SHOWN, shown
 
 

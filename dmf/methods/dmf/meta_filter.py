@@ -5,8 +5,8 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dmf.dynamic_sampling import DynamicConv2d
-from dmf.precision import wide
+from dmf.machine.precision import wide
+from dmf.ops.dynamic_sampling import DynamicConv2d
 
 SAMPLING_TAPS = 9
 """The filter is generated from a 3x3 neighbourhood of the class map."""

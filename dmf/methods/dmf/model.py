@@ -1,12 +1,12 @@
 """Dynamic Meta-filter (Xu et al., CVPR 2021).
 
 For kernel_size 1 the score needs no aligned map. With w the class weight, X the query map, g the groups of channels,
-f the pair's filter and phi the growth of `dmf.alignment`, the rectified alignment leaves X_c <= 0 alone and multiplies
+f the pair's filter and phi the growth of `Alignment`, the rectified alignment leaves X_c <= 0 alone and multiplies
 X_c > 0:
 
     score = sum_c w_c aligned_c = sum_c w_c X_c + sum_g (phi(f_g) - 1) * sum_{c in g} w_c relu(X_c),
 
-the score without alignment and what the alignment adds. `dmf.aligned_score` goes there from the class's tap maps in
+the score without alignment and what the alignment adds. `dmf.ops.aligned_score` goes there from the class's tap maps in
 one pass. Without dynamic sampling f depends on the class alone, and the score is a product of matrices per position.
 """
 
@@ -19,13 +19,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dmf.aligned_score import aligned_score
-from dmf.alignment import Alignment
 from dmf.config import ModelConfig
 from dmf.episodes import Episode
-from dmf.meta_filter import MetaFilter
+from dmf.machine.precision import full_precision, wide
 from dmf.methods.base import FewShotMethod, Table
-from dmf.precision import full_precision, wide
+from dmf.methods.dmf.alignment import Alignment
+from dmf.methods.dmf.meta_filter import MetaFilter
+from dmf.ops.aligned_score import aligned_score
 
 
 class DMF(FewShotMethod):
@@ -136,7 +136,7 @@ class DMF(FewShotMethod):
 
     @property
     def one_pass(self) -> bool:
-        """Whether `dmf.aligned_score` has the score: sampled filters, 1x1, and a growth in closed form."""
+        """Whether `dmf.ops.aligned_score` has the score: sampled filters, 1x1, and a growth in closed form."""
         sampled = self.meta_filter is not None and self.meta_filter.offset_conv is not None
         return sampled and self.alignment.coefficients is not None
 

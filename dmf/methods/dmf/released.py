@@ -11,12 +11,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dmf.alignment import Alignment
-from dmf.checkpoints import load_weights
 from dmf.config import DataConfig, ModelConfig
-from dmf.files import replacing
 from dmf.methods import build_method
-from dmf.methods.dmf import DMF
+from dmf.methods.dmf.alignment import Alignment
+from dmf.methods.dmf.model import DMF
+from dmf.records.checkpoints import load_weights
+from dmf.records.files import replacing
 
 HEAD = {
     "global_classifier.weight": "global_clasifier.weight",  # as spelt there

@@ -10,8 +10,8 @@ from torch.nn import functional as F
 
 from dmf.config import ModelConfig
 from dmf.episodes import Episode
+from dmf.machine.precision import full_precision, wide
 from dmf.methods.base import FewShotMethod
-from dmf.precision import full_precision, wide
 
 
 class ProtoNet(FewShotMethod):

@@ -6,8 +6,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dmf.episodes import Episode
+from dmf.machine.precision import full_precision, wide
 from dmf.methods.base import FewShotMethod
-from dmf.precision import full_precision, wide
 
 
 class RawPixels(FewShotMethod):

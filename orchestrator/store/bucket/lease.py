@@ -23,7 +23,7 @@ import time
 from collections.abc import Iterator
 
 from dmf.values import Value
-from orchestrator.remote import LEASES, RemoteStore
+from orchestrator.store.bucket.mirror import LEASES, RemoteStore
 
 log = logging.getLogger("dmf.lease")
 

@@ -26,12 +26,12 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from dmf.files import replacing
+from dmf.records.files import replacing
 from dmf.values import Value
-from orchestrator.objects import Objects, Seen
+from orchestrator.store.bucket.objects import Objects, Seen
 
 if TYPE_CHECKING:
-    from orchestrator.lease import Lease
+    from orchestrator.store.bucket.lease import Lease
 
 EVERYTHING = ("",)
 """Suffixes of all files."""
@@ -195,7 +195,7 @@ class RemoteStore(Objects):
 
     def lease(self, owner: str, seconds: float = LEASE_SECONDS) -> contextlib.AbstractContextManager[Lease]:
         """Be the only driver of this store, as `owner`. BlockingIOError when it has another one."""
-        from orchestrator.lease import held
+        from orchestrator.store.bucket.lease import held
 
         return held(self, owner, seconds)
 

@@ -8,9 +8,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from dmf.checkpoints import State, read_state_of
-from dmf.records import BEST, LAST, RECORD, STACKS, Going, Kept
-from orchestrator.remote import EVERYTHING, GOING, OWNERS, RemoteStore
+from dmf.records.checkpoints import State, read_state_of
+from dmf.records.records import BEST, LAST, RECORD, STACKS, Going, Kept
+from orchestrator.store.bucket.mirror import EVERYTHING, GOING, OWNERS, RemoteStore
 
 log = logging.getLogger("dmf.remote")
 
