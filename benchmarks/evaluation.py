@@ -23,7 +23,8 @@ from dmf.config import AugmentationConfig, DataConfig, EvaluationConfig
 from dmf.data.augment import Augmentation
 from dmf.data.sets import ImageSplit
 from dmf.episodes import Episode, EpisodeIndices
-from dmf.evaluation.evaluate import episode_accuracies, episode_bank
+from dmf.evaluation.bank import episode_bank
+from dmf.evaluation.evaluate import episode_accuracies
 from dmf.machine.device import has_bf16, set_up
 from dmf.machine.precision import autocast
 from dmf.methods.base import FewShotMethod

@@ -36,7 +36,7 @@ from typing import Any
 import torch
 
 from dmf.machine.device import device_name, set_up
-from dmf.records.files import write_text
+from dmf.machine.files import write_text
 from dmf.records.provenance import git_commit, versions
 
 REPEATS, SHORT_REPEATS, GPU_REPEATS = 5, 3, 20

@@ -18,7 +18,7 @@ from torchvision.ops import deform_conv2d
 
 from benchmarks.harness import Report, alternate, main, median, peak_bytes, ratio, state_rates
 from benchmarks.literal import LiteralDMF
-from dmf.config import EpisodeConfig, EvaluationConfig, ModelConfig, TrainingConfig
+from dmf.config import DMFConfig, EpisodeConfig, EvaluationConfig, TrainingConfig
 from dmf.episodes import Episode
 from dmf.methods.dmf.model import DMF
 
@@ -121,8 +121,8 @@ def call(variant: str, task: str, groups: int, episodes: int, device: str = "cpu
         model.zero_grad(set_to_none=True)
         with precision():
             losses = model.losses_of_maps(as_episode(maps, episodes))
-        (losses["global"] + TrainingConfig().few_shot_weight * losses["few_shot"]).backward()
-        return {name: loss.detach() for name, loss in losses.items()} | {"gradient": maps.grad}
+        losses.total.backward()
+        return {name: loss.detach() for name, loss in losses.parts.items()} | {"gradient": maps.grad}
 
     def evaluation(maps: Tensor, episodes: int) -> dict[str, Tensor]:
         episode = as_episode(maps, episodes)
@@ -160,12 +160,12 @@ def deformable(task: str, groups: int, episodes: int, device: str = "cpu") -> Ca
 
 def feature_maps(count: int) -> Tensor:
     """[count, C, H, W], as after a leaky ReLU."""
-    return F.leaky_relu(torch.randn(count, ModelConfig().channels, SIDE, SIDE), 0.1)
+    return F.leaky_relu(torch.randn(count, DMFConfig().channels, SIDE, SIDE), 0.1)
 
 
 def head(groups: int, maps: Tensor) -> DMF:
     """DMF without its backbone, its offsets on pairs of `maps` of a standard deviation of OFFSET."""
-    model = DMF.build(nn.Identity(), ModelConfig(groups=groups), BASE_CLASSES).to(memory_format=torch.channels_last)
+    model = DMF.build(nn.Identity(), DMFConfig(groups=groups), BASE_CLASSES).to(memory_format=torch.channels_last)
     weight = model.meta_filter.offset_conv.weight
     fan = math.prod(weight.shape[1:])
     nn.init.normal_(weight, std=OFFSET / (math.sqrt(fan) * maps.square().mean().sqrt().item()))
@@ -186,7 +186,7 @@ def flops(task: str, groups: int, episodes: int) -> float:
     A training step has two products of the same size for the gradients of each. The sampling itself and the score are
     left out, since they are no matrix products: 72 G + 2 C operations for each pair and position.
     """
-    channels, positions = ModelConfig().channels, SIDE * SIDE
+    channels, positions = DMFConfig().channels, SIDE * SIDE
     classes, queries = episodes * WAY, episodes * QUERIES[task]
     offsets = (classes + queries) * 25 * 18 * channels
     taps = classes * 9 * groups * channels

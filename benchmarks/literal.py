@@ -25,10 +25,11 @@ from torchdiffeq import odeint
 from torchvision import transforms
 from torchvision.ops import deform_conv2d
 
+from dmf.config import DMFConfig
 from dmf.data.augment import ERASED_AREA, ERASED_ASPECT, ERASED_FILL, ERASING_TRIES, NORMALISATIONS, Augmentation
 from dmf.data.sets import ImageSplit
 from dmf.episodes import Episode, EpisodeIndices
-from dmf.methods.base import FewShotMethod
+from dmf.methods.base import FewShotMethod, Losses
 from dmf.methods.dmf.alignment import Alignment
 from dmf.methods.dmf.model import DMF
 
@@ -82,17 +83,18 @@ class LiteralDMF(FewShotMethod):
         """Mean of the score map, its border included."""
         return self.score_map(*self.pairs(support, query)).mean((-2, -1))
 
-    def losses_of_maps(self, maps: Episode) -> dict[str, Tensor]:
+    def losses_of_maps(self, maps: Episode) -> Losses:
         classes, queries = self.pairs(maps.support, maps.query)
         scores = self.score_map(classes, queries).flatten(0, 1)
         # Each query's map is taken out of its pairs by a product with the one-hot target.
         own = F.one_hot(maps.targets, classes.shape[2]).to(queries)[:, :, :, None]
         seen = (queries.flatten(3).transpose(2, 3) @ own).view_as(maps.query)
         logits = self.global_classifier(seen.flatten(0, 1))
-        return {
-            "few_shot": _cross_entropy(scores, maps.targets.flatten()),
-            "global": _cross_entropy(logits, maps.labels.flatten()),
-        }
+        few_shot = _cross_entropy(scores, maps.targets.flatten())
+        global_loss = _cross_entropy(logits, maps.labels.flatten())
+        settings = DMFConfig()
+        total = settings.few_shot_weight * few_shot + settings.global_weight * global_loss
+        return Losses(total, {"few_shot": few_shot, "global": global_loss})
 
     def pairs(self, support: Tensor, query: Tensor) -> tuple[Tensor, Tensor]:
         """Class maps and query maps, both [B, Q, N, C, H, W] and in memory of their own."""

@@ -90,7 +90,7 @@ from pathlib import Path
 from orchestrator import sweep
 from orchestrator.costs.describe import describe
 from orchestrator.costs.preview import preview
-from reports.staleness import Today
+from dmf.records.staleness import Today
 mark("imports")
 spec = sweep.read_spec(sys.argv[1])
 mark("file, validated")

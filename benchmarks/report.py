@@ -2,8 +2,8 @@
 
 The command is timed whole, in a fresh process each time: from MLflow (a SQLite database and its folder of artifacts),
 and from the ledger; `python -m orchestrator.status` of the same store, too. The records are as large as real ones: 95
-epochs, 2,000 test episodes. From the ledger both read its index (`orchestrator.store.index`), which a sweep fills as its
-trainings end; how long the first of them takes without one, and makes it, is stated.
+epochs, 2,000 test episodes. From the ledger both read its index (`orchestrator.store.index`), which a sweep fills
+as its trainings end; how long the first of them takes without one, and makes it, is stated.
 
 `WRITTEN` runs are written by the sweep's own code through MLflow's interface. The others are copies of their rows in
 the database, under ids, keys and seeds of their own, with files of their own beside them: through the interface a run
@@ -30,7 +30,16 @@ from benchmarks.harness import Report, alternate, main, median
 from dmf.config import EvaluationConfig, ExperimentConfig
 from dmf.evaluation.evaluate import mean_and_ci95
 from dmf.records.provenance import code_hash
-from dmf.records.records import CONFIG, EVALUATIONS, RECORD, Epoch, EvaluationRecord, Provenance, TrainingRecord
+from dmf.records.records import (
+    CONFIG,
+    EVALUATIONS,
+    FORMAT,
+    RECORD,
+    Epoch,
+    EvaluationRecord,
+    Provenance,
+    TrainingRecord,
+)
 from orchestrator.spec.file import read_spec
 from orchestrator.spec.plan import Trial, labels, plan
 from orchestrator.store.index import FILE
@@ -205,6 +214,7 @@ def training_record(config: ExperimentConfig, random: np.random.Generator) -> Tr
         for number, loss in zip(epochs, losses, strict=True)
     )
     return TrainingRecord(
+        format=FORMAT,
         key=config.key,
         config=config,
         outcome="finished",
@@ -233,6 +243,7 @@ def evaluation_record(
     accuracies = np.clip(np.round(QUERIES * accuracies), 0, QUERIES) / QUERIES
     accuracy, ci95 = mean_and_ci95(accuracies)
     return EvaluationRecord(
+        format=FORMAT,
         training_key=config.key,
         evaluation_key=test.key,
         config=test,

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from dmf.config import DataConfig, EpisodeConfig, ModelConfig, TrainingConfig
+from dmf.config import DataConfig, DMFConfig, EpisodeConfig, TrainingConfig
 from dmf.episodes import Episode
 from dmf.machine.precision import autocast
 from dmf.methods import build_method
@@ -20,9 +20,9 @@ IMAGES_PER_EPISODE = TASK.way * (TASK.shot + TASK.queries)
 
 
 def fresh_method(device: torch.device, **model: object) -> FewShotMethod:
-    """The released configuration's model, fields of `ModelConfig` aside, in training mode."""
+    """The released configuration's model, fields of `DMFConfig` aside, in training mode."""
     torch.manual_seed(0)
-    return build_method(ModelConfig().replace(**model), DataConfig(), BASE_CLASSES).to(device).train()
+    return build_method(DMFConfig().replace(**model), DataConfig(), BASE_CLASSES).to(device).train()
 
 
 def random_episodes(episodes: int, device: torch.device) -> Episode:
@@ -54,13 +54,9 @@ def optimizer_of(module: nn.Module) -> torch.optim.Optimizer:
     )
 
 
-def weighted(losses: dict[str, Tensor]) -> Tensor:
-    return SETTINGS.global_weight * losses["global"] + SETTINGS.few_shot_weight * losses["few_shot"]
-
-
 def whole_step(method: FewShotMethod, episode: Episode, precision: str) -> Callable[[], None]:
     """Forward, backward and optimiser of the whole model."""
-    return _step(method, lambda: weighted(method.losses(episode)), next(method.parameters()).device, precision)
+    return _step(method, lambda: method.losses(episode).total, next(method.parameters()).device, precision)
 
 
 def backbone_step(method: FewShotMethod, episode: Episode, precision: str) -> Callable[[], None]:
@@ -78,7 +74,7 @@ def head_step(method: FewShotMethod, episode: Episode, precision: str) -> Callab
 
     def step() -> None:
         with autocast(device, precision):
-            loss = weighted(method.losses_of_maps(Episode(support, query, maps.targets, maps.labels)))
+            loss = method.losses_of_maps(Episode(support, query, maps.targets, maps.labels)).total
         loss.backward()
         for tensor in (support, query, *method.parameters()):
             tensor.grad = None

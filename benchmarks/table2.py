@@ -20,6 +20,7 @@ from benchmarks.harness import aligned, number
 from benchmarks.steps import backbone_flops, fresh_method
 from dmf.config import EvaluationConfig, ExperimentConfig
 from dmf.data.sets import DATASETS
+from dmf.training.schedule import validates
 from orchestrator.spec.file import read_spec
 from orchestrator.spec.plan import plan
 
@@ -45,7 +46,7 @@ def cost(config: ExperimentConfig, test: EvaluationConfig, per_image: float) -> 
     """Of a training and its test, with `per_image` FLOPs for one image, forward."""
     training, episodes = config.training, config.episodes
     images = training.epochs * training.episodes_per_epoch * episodes.way * (episodes.shot + episodes.queries)
-    validations = sum(training.validates(epoch) for epoch in range(1, training.epochs + 1))
+    validations = sum(validates(epoch, training) for epoch in range(1, training.epochs + 1))
     known = DATASETS[config.data.name].images
     if known is None:
         raise ValueError(f"data.name={config.data.name!r} has no fixed number of images; the model needs one")

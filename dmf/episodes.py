@@ -91,8 +91,21 @@ class EpisodeSampler:
         )
 
     def _rows(self, index: int) -> np.ndarray:
-        # RandomState's stream is frozen by NumPy's policy: episodes stay the same across versions.
-        random = np.random.RandomState(np.random.SeedSequence((self.seed, index)).generate_state(4))
-        ways = random.permutation(len(self.classes))[: self.way]
+        random = _random(self.seed, index)
+        ways = _ways(random, len(self.classes), self.way)
         size = self.shot + self.queries
         return np.stack([self.classes[way][random.permutation(len(self.classes[way]))[:size]] for way in ways])
+
+
+def drawn_ways(seed: int, index: int, classes: int, way: int) -> np.ndarray:
+    """The classes that `EpisodeSampler` draws for task `index`, int64 [way]: they do not depend on the images."""
+    return _ways(_random(seed, index), classes, way)
+
+
+def _random(seed: int, index: int) -> np.random.RandomState:
+    # RandomState's stream is frozen by NumPy's policy: episodes stay the same across versions.
+    return np.random.RandomState(np.random.SeedSequence((seed, index)).generate_state(4))
+
+
+def _ways(random: np.random.RandomState, classes: int, way: int) -> np.ndarray:
+    return random.permutation(classes)[:way]

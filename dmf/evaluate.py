@@ -10,7 +10,7 @@ from pathlib import Path
 from dmf.config import EvaluationConfig, ExperimentConfig, recipe
 from dmf.data.sets import open_for
 from dmf.evaluation.evaluate import evaluate, evaluate_folder
-from dmf.machine.device import device_of, resolved, set_up
+from dmf.machine.device import device_of, set_up
 from dmf.methods.dmf import released
 from dmf.records.records import BEST, CONFIG, EVALUATIONS, RECORD, EvaluationRecord, TrainingRecord, without_weights
 from dmf.train import assignment
@@ -85,9 +85,10 @@ def _test_released(
         raise ValueError(f"--groups {arguments.groups}, but {arguments.resume} has {model.groups}")
     if arguments.dataset is not None:
         settings["data.name"] = arguments.dataset
-    config = resolved(recipe(arguments.base or "released").with_paths(settings | {"model.groups": model.groups}))
+    base = recipe(arguments.base or "released")
+    config = base.with_paths(settings | {"model.groups": model.groups}).resolved()
     set_up(config.training.threads)
-    return evaluate(model.to(device_of(config)), config, evaluation, open_for(config), epoch=0)
+    return evaluate(model.to(device_of(config.training.device)), config, evaluation, open_for(config), epoch=0)
 
 
 def main(argv: list[str] | None = None) -> int:

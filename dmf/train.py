@@ -12,8 +12,7 @@ from typing import Any
 
 from dmf.config import RECIPES, ExperimentConfig, recipe
 from dmf.data.sets import open_for
-from dmf.machine.device import resolved
-from dmf.records.files import locked
+from dmf.machine.files import locked
 from dmf.records.records import CONFIG, LOCK, RECORD, Epoch, TrainingRecord
 from dmf.training.run import close, train
 from dmf.values import shown
@@ -54,7 +53,7 @@ def configuration(arguments: argparse.Namespace) -> ExperimentConfig:
     values = {path: getattr(arguments, flag) for flag, path in FLAGS.items() if getattr(arguments, flag) is not None}
     values |= dict(assignment(text) for text in arguments.values)
     if arguments.resume is None:
-        return resolved(recipe(arguments.base).with_paths(values))
+        return recipe(arguments.base).with_paths(values).resolved()
     if not (arguments.resume / CONFIG).is_file():
         raise ValueError(f"--resume {arguments.resume}: no config.json there, so nothing to go on with")
     kept = ExperimentConfig.read(arguments.resume / CONFIG)

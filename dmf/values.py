@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import reprlib
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from dmf.records.files import write_text
+from dmf.machine.files import write_text
 
 LONGEST_SHOWN = 200
 """Characters of a wrong value that an error repeats."""
@@ -90,8 +92,9 @@ class Value(BaseModel):
             fields[name] = section._with_fields(paths)
         return type(self)(**fields)
 
-    def _with_plain(self, values: dict[str, Any]) -> Self:
-        data = self.model_dump(mode="json")
+    def _with_plain(self, values: dict[str, Any], data: dict[str, Any] | None = None) -> Self:
+        """The same from `data`, which is changed, or from this value as plain data."""
+        data = self.model_dump(mode="json") if data is None else data
         for path, value in values.items():
             *parents, leaf = path.split(".")
             node = data
@@ -103,6 +106,18 @@ class Value(BaseModel):
                 raise ValueError(f"{path!r} is no parameter; there are {', '.join(node)}")
             node[leaf] = value
         return type(self).from_dict(data)
+
+    def flat(self) -> dict[str, Any]:
+        """Dotted path -> plain value of every field."""
+
+        def below(name: str, value: Any) -> Iterator[tuple[str, Any]]:
+            if isinstance(value, Value):
+                for field in type(value).model_fields:
+                    yield from below(f"{name}.{field}", getattr(value, field))
+            else:
+                yield name, list(value) if isinstance(value, tuple) else value
+
+        return {path: value for name in type(self).model_fields for path, value in below(name, getattr(self, name))}
 
     def at(self, path: str) -> Any:
         """The value at a dotted path such as `model.groups`."""
@@ -116,16 +131,24 @@ def describe(error: ValidationError, what: str) -> str:
     """Every mistake of a pydantic error on a line of its own: path, what was got, what was expected."""
     lines = []
     for mistake in error.errors():
-        path = ".".join(str(part) for part in mistake["loc"]) or what
+        path = ".".join(str(part) for part in untagged(mistake["loc"]))
         message = mistake["msg"].removeprefix("Value error, ")
         if mistake["type"] == "extra_forbidden":
             message = "no such parameter"
         elif mistake["type"] == "json_invalid":  # the input is the whole file
             message = f"damaged ({message}); put a whole file back, or remove it"
+        elif mistake["type"] == "union_tag_invalid":
+            message = f"got {mistake['ctx']['tag']}, expected one of {mistake['ctx']['expected_tags']}"
+            message = re.sub(r"'?<(.*?)>'?", r"\1", message)
         elif mistake["type"] not in ("missing", "value_error"):
             message += f", got {shown(mistake['input'])}"
-        lines.append(f"{path}: {message}")
+        lines.append(f"{path}: {message}" if path else message)
     return f"{what}: " + "\n".join(lines) if len(lines) == 1 else f"{what}:\n  " + "\n  ".join(lines)
+
+
+def untagged(place: tuple[int | str, ...]) -> tuple[int | str, ...]:
+    """Where a mistake of pydantic's is, without the tags of unions (`tag_by`)."""
+    return tuple(part for part in place if not re.fullmatch("<.*>", str(part)))
 
 
 def digest(data: Any, length: int = 16) -> str:
@@ -144,3 +167,31 @@ def printable(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+Count = Annotated[int, Field(ge=1, le=1_000_000_000)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+"""Larger ones would be the streams of smaller ones (`dmf.episodes.derived_seed`)."""
+Fraction = Annotated[float, Field(ge=0, le=1)]
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+def _no_bool(value: Any) -> Any:
+    if isinstance(value, bool):
+        said = str(value).lower()
+        raise ValueError(f"got {said}, which is no number (YAML reads on, yes and true so); write 0, 1, ...")
+    return value
+
+
+def tag_by(field: str, default: str) -> Callable[[Any], str]:
+    """The discriminator of a union by `field`, whose tags are "<value>"; without the field, that of `default`."""
+
+    def tag(value: Any) -> str:
+        return f"<{value.get(field, default) if isinstance(value, dict) else getattr(value, field, default)}>"
+
+    return tag
+
+
+NO_BOOL = BeforeValidator(_no_bool)
+"""For a Literal of numbers, which would take true for 1."""

@@ -12,7 +12,8 @@ from typing import Protocol
 
 from rich.console import Console
 
-from dmf.records.files import write_text
+from dmf.machine.files import write_text
+from dmf.records.staleness import Today
 from dmf.values import printable, shown
 from orchestrator.spec.model import SWEEP_NAME
 from orchestrator.spec.plan import SweepPlan
@@ -20,7 +21,6 @@ from orchestrator.store.ledger import Ledger
 from reports import render
 from reports.cells import Table
 from reports.fill import fill
-from reports.staleness import Today
 from reports.tables import TABLES, Records, layout_of
 
 FORMATS: dict[str, tuple[str, Callable[[Table], str]]] = {

@@ -27,15 +27,15 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from dmf.config import ExperimentConfig
+from dmf.config import ExperimentConfig, Pretraining
+from dmf.records.staleness import Today
 from orchestrator.running.progress import duration
 from orchestrator.running.search import SearchResults, Tried, label, results_of
 from orchestrator.spec.file import read_spec
-from orchestrator.spec.plan import SweepPlan, Trial, flattened, labels, plan
+from orchestrator.spec.plan import SweepPlan, Trial, labels, plan
 from orchestrator.store.bucket.mirror import RemoteStore
 from orchestrator.store.ledger import Ledger
 from orchestrator.store.standing import standing
-from reports.staleness import Today
 
 ENDED = ("diverged", "impossible", "stopped", "done")
 """States that stay; `stopped` (by ASHA) and `impossible` (values that no model can have) are a search's."""
@@ -45,7 +45,6 @@ OF_A_SEARCH = {"finished": "done"}
 """How a proposal's outcome is called here, where it is called otherwise."""
 WIDTH = 240
 """Of lines that go to a file or a program."""
-DEFAULTS = flattened(ExperimentConfig())
 ROWS = 40
 """Of a sweep that are shown; --all shows every one."""
 
@@ -223,7 +222,8 @@ def _show_training(key: str, ledger: Ledger) -> int:
         running = ", running" if ledger.running(key) else ""
         print(f"no record yet: {len(at.history) if at else 0} epochs are done{running}; log.txt says more")
         return 1
-    changed = {path: value for path, value in flattened(record.config).items() if value != DEFAULTS[path]}
+    defaults = (ExperimentConfig() if record.config.kind == "experiment" else Pretraining()).flat()
+    changed = {path: value for path, value in record.config.flat().items() if value != defaults.get(path)}
     print("not as by default: " + ", ".join(f"{path}={value}" for path, value in changed.items()))
     print(f"{record.outcome} after {len(record.history)} epochs, {duration(record.seconds)}")
     if record.provenance:

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dmf.records.records import Failure
+from dmf.records.staleness import Today
 from orchestrator.costs.budget import parse_duration, select, within
 from orchestrator.costs.describe import describe, other_root
 from orchestrator.costs.estimates import Cost, estimate
@@ -39,7 +40,6 @@ from orchestrator.store.ledger import Ledger, local_folder
 from orchestrator.store.snapshot import snapshot
 from orchestrator.store.standing import Standing, standing
 from orchestrator.tracking.uris import without_password
-from reports.staleness import Today
 
 if TYPE_CHECKING:
     from orchestrator.tracking.tracker import Tracker

@@ -9,10 +9,11 @@ from typing import Literal
 import numpy as np
 
 from dmf.config import EvaluationConfig, ExperimentConfig
+from dmf.records.facts import Ended, Tested
+from dmf.records.staleness import Today
 from dmf.values import printable
-from reports.staleness import Today
 from reports.statistics import Samples, means_ci95
-from reports.tables import Ended, PlannedCell, Records, Tested
+from reports.tables import PlannedCell, Records
 
 TOLERANCE = 1e-9
 """Between a stored summary and the same recomputed from its episodes."""
@@ -63,7 +64,7 @@ def collect(cell: PlannedCell, records: Records, today: Today | None = None) -> 
     for seed, key in zip(cell.seeds, cell.training_keys, strict=True):
         tested = records.how_tested(key, asked)
         if tested is None:
-            absent.append((seed, *_absence(key, records)))
+            absent.append((seed, *_absence(cell.of_seed(seed), key, records)))
             continue
         _check(tested, f"{key}/{asked}", cell.evaluation)
         found.append((seed, records.how_ended(key), tested))
@@ -102,9 +103,10 @@ def collect(cell: PlannedCell, records: Records, today: Today | None = None) -> 
 
 def _doubts(training: ExperimentConfig, ended: Ended | None, tested: Tested, today: Today) -> tuple[str, ...]:
     """Why a training, of whichever seed, or its evaluation is stale, each reason once."""
-    found = today.doubts(training, tested.code, tested.data_fingerprint)
+    found = today.doubts(training, tested.code, tested.data_fingerprint, tested.format)
     if ended and ended.provenance:
-        found += today.doubts(training, ended.provenance.code, ended.provenance.data_fingerprint)
+        made = ended.provenance
+        found += today.doubts(training, made.code, made.data_fingerprint, ended.format)
     return tuple(dict.fromkeys(found))
 
 
@@ -119,9 +121,13 @@ def _by_reason(absent: list[tuple[int, str]], planned: int) -> tuple[str, ...]:
     )
 
 
-def _absence(key: str, records: Records) -> tuple[State, str]:
+def _absence(training: ExperimentConfig, key: str, records: Records) -> tuple[State, str]:
     """Why a training has no evaluation."""
     record = records.how_ended(key)
+    stage = training.stage
+    if record is None and stage is not None and (before := records.how_ended(stage.key)) and before.failure:
+        reason = printable(before.failure.reason)
+        return before.outcome, f"its pre-training {stage.key} {before.outcome}: {reason}"
     if record is None:
         return ("running", "running") if records.running(key) else ("missing", "missing")
     if record.outcome == "finished":

@@ -6,11 +6,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from dmf.records.staleness import Today
 from reports import notes, published, statistics
 from reports.cells import AgainstBaseline, Cell, Comparison, Section, Table
 from reports.collect import Collected, collect
 from reports.published import ABLATED, BACKBONES, DATASETS, Published
-from reports.staleness import Today
 from reports.tables import Column, PlannedCell, Records, Row, TableLayout, arrange
 
 NOT_PLANNED = Collected("not planned", ("not planned",))
@@ -124,7 +124,7 @@ def _to_published(
     config, column = place.planned.config, place.column
     same = {
         "data set": column.dataset == theirs.dataset,
-        "backbone": config.model.backbone == theirs.backbone,
+        "backbone": config.model.backbone_name == theirs.backbone,
         "image size": column.dataset != theirs.dataset or config.data.image_size == published.IMAGE_SIZE,
         "shots in training": column.trained_shot == column.shot,
         "classes": column.split == "test",

@@ -54,7 +54,8 @@ def notes(layout: TableLayout, sections: Sequence[Section], planned: Sequence[Pl
 
 def _protocol(planned: Sequence[PlannedCell]) -> str:
     datasets = sorted({DATASETS.get(cell.config.data.name, cell.config.data.name) for cell in planned})
-    backbones = sorted({BACKBONES.get(cell.config.model.backbone, cell.config.model.backbone) for cell in planned})
+    used = {cell.config.model.backbone_name for cell in planned} - {""}
+    backbones = sorted(BACKBONES.get(name, name) for name in used)
     queries = sorted({cell.evaluation.queries for cell in planned})
     return (
         f"Ours: {', '.join(datasets)}, {', '.join(backbones)}; accuracy in %, {_either(queries)} queries per class; "

@@ -11,7 +11,8 @@ import functools
 from pathlib import Path
 from typing import Any
 
-from dmf.config import RECIPES, ExperimentConfig, recipe
+from dmf.backbones.config import CHANNELS
+from dmf.config import NOT_IDENTITY, RECIPES, ExperimentConfig, recipe
 from dmf.values import Value
 
 NUMBERS = Path(__file__).with_name("published.csv")
@@ -111,7 +112,7 @@ def departures(config: ExperimentConfig, row_path: str) -> tuple[str, ...]:
     """
     usual = {"episodes.shot": config.episodes.shot, "training.seed": config.training.seed}
     groups = FULL_GROUPS.get((config.data.name, config.episodes.shot))
-    if groups is not None and config.model.channels % groups == 0:
+    if groups is not None and CHANNELS[config.model.backbone_name] % groups == 0:
         usual["model.groups"] = groups
     usual[row_path] = config.at(row_path)
     recipes = [recipe(name).with_paths(usual) for name in RECIPES]
@@ -126,10 +127,11 @@ def _differences(config: ExperimentConfig, expected: ExperimentConfig) -> tuple[
 def identity(config: ExperimentConfig) -> dict[str, Any]:
     """Dotted path -> value of everything that belongs to a training's identity, the seed aside.
 
-    Fields that a model does not read are no part of it: of two trainings, one may have paths that the other lacks.
+    What a training does not read is no part of it: of two trainings, one may have paths that the other lacks. `start`
+    has all settings of the pre-training, and is empty without one.
     """
-    aside = {"data.root", "training.threads", "training.device", "training.seed"}
-    aside |= {f"model.{name}" for name in config.model.unread}
-    sections = config.model_dump(mode="json")
-    flat = {f"{section}.{name}": value for section, values in sections.items() for name, value in values.items()}
-    return {path: value for path, value in flat.items() if path not in aside}
+    aside = {"training.seed", *config.unread}
+    aside |= {f"{section}.{name}" for section, names in NOT_IDENTITY.items() for name in names}
+    flat = {path: value for path, value in config.flat().items() if path not in aside}
+    start = [f"{path.partition('.')[2]}={value}" for path, value in flat.items() if path.startswith("start.")]
+    return {path: value for path, value in flat.items() if not path.startswith("start")} | {"start": " ".join(start)}

@@ -46,7 +46,7 @@ def _label(cell: Cell) -> str:
 
 
 def _backbone(cell: Cell) -> str:
-    return BACKBONES.get(cell.backbone, cell.backbone)
+    return BACKBONES.get(cell.backbone, cell.backbone) or "-"
 
 
 def _paper(cell: Cell) -> str:
@@ -135,7 +135,7 @@ class Heading:
 def headings(table: Table) -> list[Heading]:
     """The printed columns of a table. Backbones are told when there is more than one."""
     cells = [cell for section in table.sections for cell in section.cells]
-    several = len({cell.backbone for cell in cells}) > 1
+    several = len({cell.backbone for cell in cells} - {""}) > 1
     backbone = [Heading("backbone", _backbone, left=True, of_row=True)] if several else []
     every = [
         Heading(table.row_header, _label, left=True, of_row=True),

@@ -8,19 +8,24 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, Protocol, Self
+from typing import Annotated, Any, Protocol, Self
 
-import numpy as np
-from numpy.typing import NDArray
-from pydantic import AfterValidator, AliasPath, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
-from dmf.config import BACKBONE_CHANNELS, EvaluationConfig, ExperimentConfig
-from dmf.records.records import EvaluationRecord, Failure
+from dmf.backbones.config import CHANNELS
+from dmf.config import EvaluationConfig, ExperimentConfig
+from dmf.records.facts import Ended, Tested
 from dmf.values import Value
 from reports import published
 from reports.published import ABLATED, BACKBONES, DATASETS
 
-METHODS = {"dmf": "DMF", "proto_net": "ProtoNet", "raw_pixels": "raw pixels, cosine"}
+METHODS = {
+    "dmf": "DMF",
+    "proto_net": "ProtoNet",
+    "classifier_baseline": "Classifier-Baseline",
+    "baseline": "Baseline",
+    "raw_pixels": "raw pixels, cosine",
+}
 """How tables write `model.method`."""
 
 
@@ -50,7 +55,8 @@ class TableLayout:
             return METHODS[config.model.method]
         value = config.at(self.row_path)
         text = self.labels.get(value, str(value))
-        return f"{text} of {config.model.channels} channels" if self._other_channels(config.model.backbone) else text
+        backbone = config.model.backbone_name
+        return f"{text} of {CHANNELS[backbone]} channels" if self._other_channels(backbone) else text
 
     def is_reference(self, config: ExperimentConfig) -> bool:
         """Whether a training is another method in a table of DMF's components."""
@@ -58,28 +64,23 @@ class TableLayout:
 
     def published(self, config: ExperimentConfig) -> str | None:
         """The method in `published.csv` that a training's row stands for; None where it has no counterpart."""
-        if self.is_reference(config) or self._other_channels(config.model.backbone):
+        if self.is_reference(config) or self._other_channels(config.model.backbone_name):
             return None
         return self.published_as.get(config.at(self.row_path))
 
     def also_differs(self, config: ExperimentConfig, baseline: ExperimentConfig) -> tuple[str, ...]:
         """Dotted paths in which a row's training differs from its baseline's besides what the rows vary.
 
-        What one of the two does not read cannot differ between them: fields of the other's model, for other methods
-        than DMF the weight of its global loss, for raw pixels, which learn nothing, all but the data.
+        What one of the two does not read cannot differ between them. Between methods, pre-training is part of the
+        method.
         """
         ours, theirs = published.identity(config), published.identity(baseline)
-        aside = {self.row_path}
-        methods = {config.model.method, baseline.model.method}
-        if methods != {"dmf"}:
-            aside.add("training.global_weight")
-        if "raw_pixels" in methods:
-            aside.update(path for path in ours if not path.startswith("data."))
+        aside = {self.row_path} if self.components else {self.row_path, "start"}
         return tuple(p for p in ours if p in theirs and p not in aside and ours[p] != theirs[p])
 
     def _other_channels(self, backbone: str) -> bool:
         """Groups are of the backbone's channels: the paper's numbers of groups mean nothing for another number."""
-        return self.row_path == "model.groups" and BACKBONE_CHANNELS[backbone] != BACKBONE_CHANNELS["resnet12"]
+        return self.row_path == "model.groups" and CHANNELS.get(backbone) != CHANNELS["resnet12"]
 
 
 TABLES = {
@@ -163,6 +164,8 @@ class PlannedCell(Value):
     evaluation: EvaluationConfig
     """With its shot (`EvaluationConfig.resolve`)."""
     seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)] = (0,)
+    former_keys: tuple[str, ...] = ()
+    """Of a plan of record format 1: the keys of its trainings, where that format computed others than today's."""
 
     @model_validator(mode="after")
     def _is_resolved(self) -> Self:
@@ -180,61 +183,11 @@ class PlannedCell(Value):
     @property
     def training_keys(self) -> tuple[str, ...]:
         """Their keys."""
-        return self.config.keys(self.seeds)
+        return self.former_keys or self.config.keys(self.seeds)
 
-
-class MadeBy(Value):
-    """Of a record's provenance, what decides whether it is stale."""
-
-    model_config = ConfigDict(extra="ignore")
-
-    data_fingerprint: str
-    code: str = ""
-
-
-class Ended(Value):
-    """What a table needs of a training's record: its curves, most of it, are passed over."""
-
-    model_config = ConfigDict(extra="ignore", populate_by_name=True)
-
-    outcome: Literal["finished", "diverged", "failed"]
-    failure: Failure | None = None
-    parameters: int | None = None
-    seconds: float = 0.0
-    best_validation_accuracy: float | None = None
-    provenance: MadeBy | None = None
-    data_root: Annotated[str | None, Field(validation_alias=AliasPath("config", "data", "root"))] = None
-
-
-@dataclass(frozen=True, eq=False)
-class Tested:
-    """What a table needs of an evaluation's record."""
-
-    name: str
-    """`training key/evaluation key`, as the record itself says."""
-    config_key: str
-    """Of the settings that it was tested with."""
-    accuracy: float
-    ci95: float
-    bank: str
-    data_fingerprint: str
-    code: str
-    accuracies: NDArray[np.float64]
-    """[E]: accuracy of every episode."""
-
-    @classmethod
-    def of(cls, record: EvaluationRecord) -> Tested:
-        """That of a whole record."""
-        return cls(
-            name=f"{record.training_key}/{record.evaluation_key}",
-            config_key=record.config.key,
-            accuracy=record.accuracy,
-            ci95=record.ci95,
-            bank=record.bank,
-            data_fingerprint=record.data_fingerprint,
-            code=record.code,
-            accuracies=np.array(record.episode_accuracies, dtype=np.float64),
-        )
+    def of_seed(self, seed: int) -> ExperimentConfig:
+        """The training with one of `seeds`."""
+        return self.config.replace(training__seed=seed)
 
 
 class Records(Protocol):
@@ -339,7 +292,7 @@ def _place(layout: TableLayout, cells: Sequence[PlannedCell]) -> dict[tuple[Colu
         row = Row(
             label=label,
             name=label if reference else layout.row_name.format(label),
-            backbone=model.backbone,
+            backbone=model.backbone_name,
             published=layout.published(cell.config),
             value=model.method if reference else cell.config.at(layout.row_path),
             reference=reference,
@@ -379,7 +332,7 @@ def _flat(cell: PlannedCell) -> dict[str, Any]:
 
 def _rows_of_paper(layout: TableLayout, column: Column, planned: Sequence[PlannedCell]) -> list[Row]:
     """The paper's rows: on its data sets, when something with its backbone is planned."""
-    if column.dataset not in DATASETS or all(cell.config.model.backbone != "resnet12" for cell in planned):
+    if column.dataset not in DATASETS or all(cell.config.model.backbone_name != "resnet12" for cell in planned):
         return []
     if not layout.components:
         return [

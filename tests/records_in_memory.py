@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 
 from dmf.config import EvaluationConfig, ExperimentConfig
-from dmf.records.records import EvaluationRecord, Failure, TrainingRecord
+from dmf.records.facts import Ended, Tested
+from dmf.records.records import FORMAT, EvaluationRecord, Failure, TrainingRecord
 from reports.statistics import mean_ci95
-from reports.tables import Ended, PlannedCell, Tested
+from reports.tables import PlannedCell
 
 
 def planned(
@@ -43,7 +44,7 @@ def evaluation_of(training_key: str, test: EvaluationConfig, **different: Any) -
         "epoch": 1,
         "seconds": 1.0,
     }
-    return EvaluationRecord(**{**values, **different})
+    return EvaluationRecord(format=FORMAT, **{**values, **different})
 
 
 @dataclass
@@ -68,7 +69,13 @@ class InMemory:
     def ended(self, config: ExperimentConfig, outcome: str = "finished", failure: Failure | None = None) -> None:
         """Record a training."""
         self.trainings[config.key] = TrainingRecord(
-            key=config.key, config=config, outcome=outcome, failure=failure, parameters=1000, seconds=10.0
+            format=FORMAT,
+            key=config.key,
+            config=config,
+            outcome=outcome,
+            failure=failure,
+            parameters=1000,
+            seconds=10.0,
         )
 
     def tested(
@@ -78,6 +85,7 @@ class InMemory:
         config = cell.config.replace(training__seed=seed)
         accuracy, ci95 = mean_ci95(accuracies)
         record = EvaluationRecord(
+            format=FORMAT,
             training_key=config.key,
             evaluation_key=cell.evaluation.key,
             config=cell.evaluation,

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from dmf.backbones.backbones import BACKBONES, DropBlock
-from dmf.config import BACKBONE_CHANNELS
+from dmf.backbones import BACKBONES, build_backbone
+from dmf.backbones.config import CHANNELS, BackboneConfig
+from dmf.backbones.drop_block import DropBlock, count_forwards, reset_forwards
 
 
 @pytest.mark.parametrize(
@@ -22,9 +23,10 @@ from dmf.config import BACKBONE_CHANNELS
 )
 @pytest.mark.parametrize("channels", [1, 3])
 def test_map_sizes(name: str, size: int, last_pooling: bool, side: int, channels: int) -> None:
-    backbone = BACKBONES[name](in_channels=channels, last_pooling=last_pooling)
+    config = BackboneConfig(backbone=name, last_pooling=last_pooling)
+    backbone = build_backbone(config, in_channels=channels)
     maps = backbone(torch.randn(2, channels, size, size))  # training mode: DropBlock copes with a 4x4 map
-    assert maps.shape == (2, BACKBONE_CHANNELS[name], side, side)
+    assert maps.shape == (2, CHANNELS[name], side, side)
 
 
 def fully_ramped(rate: float, block: int) -> DropBlock:
@@ -65,6 +67,23 @@ def test_dropblock_ramps_up_over_training_forwards_only() -> None:
     late = (drop(maps) == 0).float().mean()
     assert early < 0.01 < 0.3 < late
     assert drop.forwards == 1001
+
+
+def test_every_backbone_has_channels() -> None:
+    assert BACKBONES.keys() == CHANNELS.keys()
+
+
+def test_the_forwards_of_validation_are_counted_by_who_validates() -> None:
+    """Released: 300 forwards of training an epoch, 500 of each of 31 validations: the ramp ends at epoch 84."""
+    backbone = build_backbone(BackboneConfig(), in_channels=3)
+    drop = next(module for module in backbone.modules() if isinstance(module, DropBlock))
+    for epoch in range(1, 85):
+        count_forwards(backbone, 300)
+        if epoch == 1 or epoch % 10 == 0 or epoch >= 60:
+            count_forwards(backbone, 2000 // 4)
+        assert (drop.forwards >= drop.ramp) == (epoch == 84)
+    reset_forwards(backbone)
+    assert drop.forwards == 0
 
 
 def test_dropblock_never_exceeds_the_map() -> None:

@@ -26,7 +26,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from dmf import evaluate, train
-from dmf.config import DataConfig, ExperimentConfig, ModelConfig
+from dmf.config import DataConfig, DMFConfig, ExperimentConfig
 from dmf.methods import build_method
 from dmf.methods.dmf import released
 from dmf.records.checkpoints import STATE, read_checkpoint, write_checkpoint
@@ -773,7 +773,7 @@ NO_CHECKPOINT = "is no checkpoint that holds only tensors and numbers"
 def weights() -> Weights:
     """Those of a small released model."""
     torch.manual_seed(0)
-    return dict(released.to_state_dict(build_method(ModelConfig(), DataConfig(), base_classes=4)))
+    return dict(released.to_state_dict(build_method(DMFConfig(), DataConfig(), base_classes=4)))
 
 
 def state(name: str, change: Callable[[Weights], Any], *words: str) -> Any:

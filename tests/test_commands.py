@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from dmf.config import DataConfig, ModelConfig
+from dmf.config import DataConfig, DMFConfig
 from dmf.methods import build_method
 from dmf.methods.dmf import released
 from dmf.records.records import TrainingRecord
@@ -51,7 +51,7 @@ def test_train_then_evaluate(room: Path) -> None:
 
 def test_a_released_checkpoint_is_tested(room: Path) -> None:
     torch.manual_seed(0)
-    released.save(build_method(ModelConfig(groups=160), DataConfig(), 64), room / "official.pth.tar")
+    released.save(build_method(DMFConfig(groups=160), DataConfig(), 64), room / "official.pth.tar")
     command = ["dmf.evaluate", "--resume", "official.pth.tar", "--dataset", "glyphs", "--episodes", "2"]
     tested = run(room, *command, "data.image_size=20", "data.normalisation=half", "--groups", "160")
     assert tested.returncode == 0, tested.stderr

@@ -6,8 +6,9 @@ import math
 
 import pytest
 
-from dmf.config import RECIPES, EvaluationConfig, ExperimentConfig, recipe
-from dmf.machine.device import device_of, has_bf16, resolved
+from dmf.config import METHODS, RECIPES, EvaluationConfig, ExperimentConfig, recipe
+from dmf.config.old import key_of_format_1
+from dmf.machine.device import device_of, has_bf16
 from dmf.records.records import Failure
 
 
@@ -18,7 +19,7 @@ def test_defaults_are_the_released_hyper_parameters() -> None:
     training = config.training
     assert (training.learning_rate, training.weight_decay, training.momentum) == (0.35, 5e-4, 0.9)
     assert (training.epochs, training.warmup_epochs, training.episodes_per_epoch) == (95, 5, 1200)
-    assert (training.global_weight, training.few_shot_weight) == (1.0, 0.5)
+    assert (config.model.global_weight, config.model.few_shot_weight) == (1.0, 0.5)
     assert (config.model.groups, config.model.alignment, config.model.solver) == (64, "ode", "rk4")
     assert (config.episodes.way, config.episodes.shot, config.episodes.queries) == (5, 1, 6)
 
@@ -35,22 +36,91 @@ def test_precision_is_chosen_before_there_is_an_identity() -> None:
     auto = ExperimentConfig().replace(training__precision="auto")
     with pytest.raises(ValueError, match="training.precision='auto' is no precision yet"):
         assert auto.key
-    chosen = resolved(auto)
-    expected = "bf16" if has_bf16(device_of(auto)) else "fp32"
+    chosen = auto.resolved()
+    expected = "bf16" if has_bf16(device_of("auto")) else "fp32"
     assert chosen.training.precision == expected
     assert chosen == ExperimentConfig().replace(training__precision=expected)
     assert ExperimentConfig().replace(training__precision="fp32").key == ExperimentConfig().key
     assert ExperimentConfig().replace(training__precision="bf16").key != ExperimentConfig().key
 
 
-def test_fields_of_dmf_do_not_tell_other_methods_apart() -> None:
+def test_only_what_a_training_reads_tells_it_apart() -> None:
     proto_net = ExperimentConfig().replace(model__method="proto_net")
-    assert proto_net.replace(model__groups=160, model__alignment=1).key == proto_net.key != ExperimentConfig().key
+    assert proto_net.key != ExperimentConfig().key
+    with pytest.raises(ValueError, match="'model.groups' is no parameter; there are method, backbone"):
+        proto_net.replace(model__groups=160)
     assert proto_net.replace(model__last_pooling=True).key != proto_net.key
     unaligned = ExperimentConfig().replace(model__alignment=0)
     assert unaligned.replace(model__groups=160, model__dynamic_sampling=False).key == unaligned.key
     one = ExperimentConfig().replace(model__alignment=1)
     assert one.replace(model__solver="exact").key == one.key != one.replace(model__groups=160).key
+    light = ExperimentConfig().replace(model__backbone="conv64f")
+    assert light.replace(model__drop_rate=0.5).key == light.key != light.replace(model__groups=16).key
+
+
+def test_what_learns_nothing_has_no_seed_and_no_schedule() -> None:
+    pixels = ExperimentConfig().replace(model__method="raw_pixels")
+    other = pixels.with_paths({"training.seed": 3, "training.epochs": 9, "augmentation.flip": False, "episodes.way": 3})
+    assert other.replace(episodes__shot=5).key == pixels.key != pixels.replace(data__image_size=28).key
+    assert set(pixels.keys((0, 1, 2))) == {pixels.key} and not pixels.seeded
+
+
+def test_another_method_keeps_what_both_have() -> None:
+    light = ExperimentConfig().replace(model__backbone="conv64f", model__last_pooling=True, model__groups=16)
+    proto_net = light.replace(model__method="proto_net")
+    assert (proto_net.model.method, proto_net.model.backbone, proto_net.model.last_pooling) == (
+        "proto_net",
+        "conv64f",
+        True,
+    )
+    assert proto_net.replace(model__method="dmf").model.groups == 64
+
+
+def test_a_pre_training_is_a_training_that_several_share() -> None:
+    base = ExperimentConfig().replace(model__backbone="conv64f")
+    with pytest.raises(ValueError, match="baseline works on pre-trained features; give start.head"):
+        base.replace(model__method="baseline")
+    proto_net = base.with_paths({"model.method": "proto_net", "start.head": "cosine"})
+    nearest = base.with_paths({"model.method": "classifier_baseline", "start.head": "cosine"})
+    assert proto_net.stage == nearest.stage and proto_net.key != nearest.key
+    assert proto_net.replace(start__training__epochs=3).stage.key != proto_net.stage.key
+    assert proto_net.replace(start__training__epochs=3).key != proto_net.key, "what it starts from tells it apart"
+    assert nearest.replace(training__epochs=9).key == nearest.key, "its own epochs are never trained"
+    assert nearest.replace(episodes__shot=5, episodes__way=3).stage.key == nearest.stage.key
+    assert len(set(nearest.keys((0, 1)))) == 2 and nearest.replace(training__seed=1).stage.training.seed == 1
+    shared = nearest.replace(start__seed=7)
+    assert set(shared.keys((0, 1))) == {shared.key} and shared.stage.training.seed == 7
+    assert proto_net.with_seeds((0, 1))[1].stage.training.seed == 1
+    linear = nearest.replace(start__head="linear")
+    assert linear.replace(start__head_scale=3.0).key == linear.key != nearest.key
+    with pytest.raises(ValueError, match="raw_pixels has no backbone to pre-train"):
+        base.with_paths({"model.method": "raw_pixels", "start.head": "cosine"})
+
+
+def test_a_configuration_of_format_1_is_read_with_its_key() -> None:
+    new = ExperimentConfig().with_paths({"model.groups": 160, "model.few_shot_weight": 1.0, "training.seed": 2})
+    old = new.model_dump(mode="json")
+    model = {name: value for name, value in old["model"].items() if name != "drop_block_counts_validation"}
+    weights = {name: model.pop(name) for name in ("few_shot_weight", "global_weight")}
+    old = {name: old[name] for name in ("data", "augmentation", "episodes")} | {
+        "model": model,
+        "training": old["training"] | weights,
+    }
+    assert ExperimentConfig.from_dict(old) == new and key_of_format_1(old, 2) == new.key
+    pixels = ExperimentConfig.from_dict({**old, "model": {**model, "method": "raw_pixels"}})
+    assert pixels.model.method == "raw_pixels" and pixels.key != new.key
+    demo = {"name": "glyphs", "root": None, "image_size": 28, "normalisation": "half"}
+    small = {"crop_padding": 2, "color_jitter": 0.0, "flip": False, "erasing": 0.0}
+    steps = {"epochs": 6, "warmup_epochs": 1, "episodes_per_epoch": 160, "learning_rate": 0.3, "seed": 0}
+    steps |= {"few_shot_weight": 1.0, "validation_episodes": 200, "validate_every": 2}
+    old = {
+        "data": old["data"] | demo,
+        "augmentation": old["augmentation"] | small,
+        "episodes": old["episodes"],
+        "model": model | {"method": "raw_pixels", "backbone": "conv64f", "groups": 16, "score_border": 0},
+        "training": old["training"] | steps,
+    }
+    assert key_of_format_1(old, 0) == "ab158b3df1283ab2", "the key of the shipped demo's raw pixels in format 1"
 
 
 def test_identity_does_not_depend_on_how_a_default_was_given() -> None:
@@ -125,7 +195,7 @@ def test_impossible_values_are_refused(values: dict, message: str) -> None:
 def test_recipes_can_be_built_and_differ() -> None:
     keys = {name: recipe(name).key for name in RECIPES}
     assert len(set(keys.values())) == len(RECIPES)
-    with pytest.raises(ValueError, match="there are released, paper, released_tiered"):
+    with pytest.raises(ValueError, match="there are released, paper, released_tiered, paper_tiered"):
         recipe("relased")
 
 
@@ -134,7 +204,7 @@ def test_the_paper_and_tiered_recipes() -> None:
     model, training = paper.model, paper.training
     assert (model.solver, model.rectified, model.score_border) == ("dopri5", False, 0)
     assert (model.class_weight, model.global_input) == ("pooled", "aligned")
-    assert (training.few_shot_weight, training.global_weight, training.nesterov) == (1.0, 0.5, False)
+    assert (model.few_shot_weight, model.global_weight, training.nesterov) == (1.0, 0.5, False)
     assert (tiered.data.resize, tiered.augmentation.crop) == ("center_crop", "resized")
     training = tiered.training
     assert (training.epochs, training.warmup_epochs, training.learning_rate) == (85, 5, 0.05)
@@ -167,3 +237,11 @@ def test_seeds_give_the_trainings_that_paths_give() -> None:
         assert [ExperimentConfig.from_dict(each.model_dump(mode="json")).key for each in configs] == [
             each.key for each in configs
         ]
+
+
+def test_a_name_has_one_type_in_all_methods() -> None:
+    types: dict[str, set[str]] = {}
+    for kind in METHODS.values():
+        for name, field in kind.model_fields.items():
+            types.setdefault(name, set()).add(f"{field.annotation} {field.metadata}")
+    assert {name for name, found in types.items() if len(found) > 1} == {"method"}

@@ -10,14 +10,13 @@ from typing import Any
 import pytest
 import torch
 
-from dmf.config import DataConfig, EvaluationConfig, ExperimentConfig
+from dmf.config import EvaluationConfig, ExperimentConfig, Pretraining
 from dmf.machine.device import device_name
-from dmf.methods import build_method
 from dmf.records.checkpoints import write_checkpoint
-from dmf.records.records import LAST, RECORD, Epoch, EvaluationRecord, Going, Provenance, TrainingRecord
+from dmf.records.records import FORMAT, LAST, RECORD, Epoch, EvaluationRecord, Going, Provenance, TrainingRecord
 from orchestrator.costs.estimates import UNKNOWN, Cost, estimate
-from orchestrator.costs.machine import Machine, at_a_time, parameters_at_most, shortages
-from orchestrator.costs.rates import Calibration, Rates, cost_class, distinct_images, flops_per_image
+from orchestrator.costs.machine import Machine, at_a_time, shortages
+from orchestrator.costs.rates import Calibration, Rates, cost_class, distinct_images, flops_per_image, parameters
 from orchestrator.costs.totals import compare, makespan, told, total
 from orchestrator.spec.model import Resources
 from orchestrator.spec.plan import Trial
@@ -58,11 +57,14 @@ def a_record(
     """By default: epochs of 10 s, 4 s more for a validation; 3 s besides."""
     history = tuple(epoch(number, float(s), number in validated) for number, s in enumerate(seconds, 1))
     fields: dict[str, Any] = {"outcome": "finished", "parameters": 1000, "seconds": sum(seconds) + 3.0} | more
-    return TrainingRecord(**{"key": config.key, "config": config, "history": history, "provenance": HERE} | fields)
+    return TrainingRecord(
+        format=FORMAT, **{"key": config.key, "config": config, "history": history, "provenance": HERE} | fields
+    )
 
 
 def an_evaluation(config: ExperimentConfig, seconds: float, test: EvaluationConfig = TEST) -> EvaluationRecord:
     return EvaluationRecord(
+        format=FORMAT,
         training_key=config.key,
         evaluation_key=test.key,
         config=test,
@@ -314,7 +316,7 @@ def test_the_disk_that_a_sweep_takes_by_hand(
     """Three trainings, two at a time: kept weights, and for each that runs two checkpoints of weights and momenta."""
     trials = [Trial(CONFIG.replace(training__seed=seed), ()) for seed in range(3)]
     costs = {trial.key: UNKNOWN for trial in trials}
-    needed = copies * 4 * parameters_at_most(CONFIG)
+    needed = copies * 4 * parameters(CONFIG)
     for free, warnings in ((needed, 0), (needed - 1, 1)):
         monkeypatch.setattr(shutil, "disk_usage", lambda path, free=free: SimpleNamespace(free=free))
         found = shortages(trials, costs, Resources(), Machine(2, 10**9), tmp_path, keep_weights)
@@ -322,19 +324,18 @@ def test_the_disk_that_a_sweep_takes_by_hand(
 
 
 @pytest.mark.parametrize(
-    "model",
+    ("values", "expected"),
     [
-        {},
-        {"groups": 640, "kernel_size": 3},
-        {"method": "proto_net"},
-        {"alignment": 0},
-        {"backbone": "conv64f"},
-        {"method": "raw_pixels"},
+        ({}, 12_424_320 + 9 * 640 * 64 + 25 * 18 * 1280 + 641 * 1200),
+        ({"model.method": "proto_net"}, 12_424_320 + 1),
+        ({"model.method": "proto_net", "model.backbone": "conv64f"}, 112_832 + 1),
+        ({"model.alignment": 0, "model.backbone": "conv64f"}, 112_832 + 65 * 1200),
+        ({"model.method": "raw_pixels"}, 0),
     ],
 )
-def test_weights_are_bounded_from_above(model: dict[str, Any]) -> None:
-    config = ExperimentConfig.from_dict({"model": model})
-    with torch.device("meta"):
-        method = build_method(config.model, DataConfig(), base_classes=1028)
-    counted = sum(parameter.numel() for parameter in method.parameters())
-    assert counted <= parameters_at_most(config) <= 15 * counted
+def test_weights_are_counted_by_hand(values: dict[str, Any], expected: int) -> None:
+    assert parameters(ExperimentConfig().with_paths(values)) == expected
+
+
+def test_weights_of_a_pre_training_are_counted() -> None:
+    assert parameters(Pretraining().replace(model__backbone="conv64f")) == 112_832 + 65 * 1200

@@ -360,7 +360,7 @@ def test_of_several_baselines_the_one_trained_alike_is_taken(records: InMemory) 
 def test_a_baseline_of_another_method_need_not_have_dmfs_fields(records: InMemory) -> None:
     cells = [
         planned("1", FOUR, model__method="proto_net"),
-        planned("1", FOUR, model__groups=160, model__rectified=False, training__global_weight=0.5),
+        planned("1", FOUR, model__groups=160, model__rectified=False, model__global_weight=0.5),
         planned("1", FOUR, model__groups=640, training__epochs=90),
         planned("1", FOUR, model__method="raw_pixels", training__epochs=6),
     ]

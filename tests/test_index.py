@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from dmf.config import EvaluationConfig, ExperimentConfig
-from dmf.records.records import EvaluationRecord, TrainingRecord
+from dmf.records.records import FORMAT, EvaluationRecord, TrainingRecord
 from dmf.values import Value
 from orchestrator.report import main
 from orchestrator.spec.plan import Trial
@@ -38,6 +38,7 @@ EVALUATION = f"trainings/{CONFIG.key}/evaluations/{TEST.key}.json"
 def evaluated(accuracies: tuple[float, ...]) -> EvaluationRecord:
     accuracy, ci95 = mean_ci95(accuracies)
     return EvaluationRecord(
+        format=FORMAT,
         training_key=CONFIG.key,
         evaluation_key=TEST.key,
         config=TEST,
@@ -61,7 +62,9 @@ def write(path: Path, record: Value, modified_ns: int = LONG_AGO) -> None:
 def ledger(tmp_path: Path) -> Ledger:
     """One training and one evaluation, written long ago and in the index."""
     ledger = Ledger(tmp_path)
-    ended = TrainingRecord(key=CONFIG.key, config=CONFIG, outcome="finished", seconds=7.0, best_validation_accuracy=0.5)
+    ended = TrainingRecord(
+        format=FORMAT, key=CONFIG.key, config=CONFIG, outcome="finished", seconds=7.0, best_validation_accuracy=0.5
+    )
     write(tmp_path / TRAINING, ended)
     write(tmp_path / EVALUATION, evaluated((0.2, 0.4, 0.4, 1 / 3)))
     assert ended_and_tested(ledger) == (7.0, [0.2, 0.4, 0.4, 1 / 3])
@@ -266,7 +269,7 @@ for key in ledger.kept_keys():
 def test_several_processes_fill_one_index(tmp_path: Path) -> None:
     keys = [f"{number:016x}" for number in range(100)]
     for number, key in enumerate(keys):
-        record = TrainingRecord(key=key, config=CONFIG, outcome="finished", seconds=float(number))
+        record = TrainingRecord(format=FORMAT, key=key, config=CONFIG, outcome="finished", seconds=float(number))
         write(tmp_path / "trainings" / key / "training.json", record)
     command = [sys.executable, "-c", MANY_READ, str(tmp_path)]
     processes = [
@@ -318,7 +321,7 @@ def test_accuracies_come_back_bit_by_bit_however_many_differ(tmp_path: Path, lev
 
 def test_a_sweep_adds_a_training_once_its_files_have_settled(tmp_path: Path) -> None:
     ledger, trial = Ledger(tmp_path), Trial(CONFIG, (TEST,))
-    write(tmp_path / TRAINING, TrainingRecord(key=CONFIG.key, config=CONFIG, outcome="finished"))
+    write(tmp_path / TRAINING, TrainingRecord(format=FORMAT, key=CONFIG.key, config=CONFIG, outcome="finished"))
     write(tmp_path / EVALUATION, evaluated((0.1, 0.2, 0.3, 0.4)), time.time_ns())
     assert not ledger.indexed(trial)
     os.utime(tmp_path / EVALUATION, ns=(LONG_AGO, LONG_AGO))

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from dmf.config import EvaluationConfig, ExperimentConfig
-from dmf.records.records import Failure, TrainingRecord
+from dmf.records.records import FORMAT, Failure, TrainingRecord
 from orchestrator.spec.plan import SweepPlan, Trial
 from orchestrator.store.ledger import Ledger
 from tests.records_in_memory import evaluation_of
@@ -34,7 +34,7 @@ with Ledger(Path(sys.argv[1])).driving(wait="wait" in sys.argv):
 
 
 def training(outcome: str, failure: Failure | None = None) -> TrainingRecord:
-    return TrainingRecord(key=CONFIG.key, config=CONFIG, outcome=outcome, failure=failure)  # type: ignore[arg-type]
+    return TrainingRecord(format=FORMAT, key=CONFIG.key, config=CONFIG, outcome=outcome, failure=failure)  # type: ignore[arg-type]
 
 
 def test_a_plan_that_can_not_be_read_is_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -87,7 +87,7 @@ def test_a_writer_that_dies_leaves_the_old_record(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path)
     ledger.write_training(training("finished"))
     script = (
-        "import os, signal, sys\nfrom pathlib import Path\nfrom dmf.records.files import replacing\n"
+        "import os, signal, sys\nfrom pathlib import Path\nfrom dmf.machine.files import replacing\n"
         "with replacing(Path(sys.argv[1])) as aside:\n"
         "    aside.write_text('{\"key\": ')\n"
         "    os.kill(os.getpid(), signal.SIGKILL)\n"

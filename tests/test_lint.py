@@ -80,10 +80,6 @@ def test_a_table_without_its_baseline() -> None:
             "parts.0: model.solver is set to rk4, but model.alignment=1 reads no solver",
         ),
         (
-            {"table": "1", "set": {"model.method": "proto_net"}, "grid": {"training.global_weight": [0.5]}},
-            "parts.0: training.global_weight is set to 0.5, but model.method=proto_net reads no global_weight",
-        ),
-        (
             {"table": "1", "set": {"model.method": "raw_pixels", "training.epochs": 9}},
             "parts.0.set: training.epochs is set to 9, but model.method=raw_pixels reads no epochs",
         ),

@@ -9,12 +9,13 @@ from PIL import Image
 from torch import nn
 
 from benchmarks.literal import Erasing, LiteralDMF, episode_logits, training_loader, training_transform
-from dmf.config import AugmentationConfig, DataConfig, EvaluationConfig, ModelConfig
+from dmf.config import AugmentationConfig, DataConfig, DMFConfig, EvaluationConfig
 from dmf.data.augment import ERASED_FILL, Augmentation
 from dmf.data.sets import ImageSplit
 from dmf.data.store import Squares
 from dmf.episodes import Episode, EpisodeSampler
-from dmf.evaluation.evaluate import episode_accuracies, episode_bank
+from dmf.evaluation.bank import episode_bank
+from dmf.evaluation.evaluate import episode_accuracies
 from dmf.methods import build_method
 from dmf.methods.dmf.model import DMF
 from tests.released_numbers import inputs
@@ -40,7 +41,7 @@ def test_head_equals_released(name: str) -> None:
     close(scores, numbers["scores"])
     close(model.score(grouped, query).flatten(0, 1), numbers["test_scores"])
     targets = (torch.arange(queries) % way).expand(episodes, -1)
-    few_shot = model.losses(Episode(grouped, query, targets, torch.zeros_like(targets)))["few_shot"]
+    few_shot = model.losses(Episode(grouped, query, targets, torch.zeros_like(targets))).parts["few_shot"]
     close(few_shot, numbers["ce_few_shot"], 1e-7)  # stored as float32
 
     loss = released_loss(scores, seed)
@@ -62,7 +63,7 @@ def test_literal_equals_ours(groups: int, shots: int) -> None:
     results = []
     for model in (literal, ours):
         leaves = [x.clone().requires_grad_() for x in (support, query)]
-        losses = model.losses(Episode(*leaves, targets, targets + 3))
+        losses = model.losses(Episode(*leaves, targets, targets + 3)).parts
         (losses["global"] + 0.5 * losses["few_shot"]).backward()
         gradients = {name: parameter.grad for name, parameter in model.named_parameters()}
         results.append((losses, gradients, [leaf.grad for leaf in leaves], model.score(support, query).detach()))
@@ -78,7 +79,7 @@ def test_literal_equals_ours(groups: int, shots: int) -> None:
 
 
 def test_like_copies_the_whole_model() -> None:
-    model = build_method(ModelConfig(backbone="conv64f", groups=16), DataConfig(image_size=28), base_classes=3).eval()
+    model = build_method(DMFConfig(backbone="conv64f", groups=16), DataConfig(image_size=28), base_classes=3).eval()
     literal = LiteralDMF.like(model)
     assert not literal.training
     assert all(p.is_contiguous() for p in literal.parameters())
@@ -91,7 +92,7 @@ def test_like_copies_the_whole_model() -> None:
 
 
 def test_like_refuses_what_the_released_code_is_not() -> None:
-    model = build_method(ModelConfig(backbone="conv64f", groups=16, score_border=0), DataConfig(), base_classes=3)
+    model = build_method(DMFConfig(backbone="conv64f", groups=16, score_border=0), DataConfig(), base_classes=3)
     with pytest.raises(ValueError, match="choices of the released code"):
         LiteralDMF.like(model)
 
@@ -104,7 +105,7 @@ def split_of(pixels: np.ndarray, per_class: int) -> ImageSplit:
 def test_per_episode_evaluation_equals_ours() -> None:
     pixels = np.random.default_rng(0).integers(256, size=(24, 28, 28, 3), dtype=np.uint8)
     split, data = split_of(pixels, per_class=6), DataConfig(name="mine", image_size=28)
-    model = build_method(ModelConfig(backbone="conv64f", groups=16), data, base_classes=3).eval()
+    model = build_method(DMFConfig(backbone="conv64f", groups=16), data, base_classes=3).eval()
     bank = episode_bank(split, EvaluationConfig(episodes=5, way=3, shot=2, queries=3))
     augment = Augmentation(AugmentationConfig(), data)
     logits = episode_logits(LiteralDMF.like(model), split, bank, augment)

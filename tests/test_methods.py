@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dmf.config import DataConfig, ModelConfig
+from dmf.config import METHODS as CONFIGS
+from dmf.config import DataConfig
 from dmf.episodes import Episode
 from dmf.machine.precision import autocast
 from dmf.methods import METHODS, build_method
@@ -29,6 +30,11 @@ def maps(*shape: int) -> Tensor:
 
 SUPPORT, QUERY = maps(B, N, K, C, H, W), maps(B, Q, C, H, W)
 TARGETS = torch.tensor([[0, 1, 2, 0], [2, 2, 1, 0]])
+SMALL = {name: {"backbone": "conv64f"} for name in METHODS} | {
+    "dmf": {"backbone": "conv64f", "groups": 16},
+    "raw_pixels": {},
+}
+"""Settings of each method for a small model."""
 LABELS = torch.tensor([[4, 1, 0, 4], [3, 3, 2, 0]])
 
 
@@ -121,7 +127,7 @@ def test_global_classifier_sees_the_query_or_its_own_alignment() -> None:
     plain, aligned = dmf(1, global_input="query"), dmf(1, global_input="aligned")
     logits = plain.global_classifier(QUERY.flatten(0, 1))
     expected = F.cross_entropy(logits, LABELS.flatten()[:, None, None].expand(-1, H, W))
-    torch.testing.assert_close(plain.losses(episode)["global"], expected)
+    torch.testing.assert_close(plain.losses(episode).parts["global"], expected)
 
     filters = aligned.meta_filter(SUPPORT.mean(2), QUERY)
     own = torch.stack(
@@ -132,14 +138,14 @@ def test_global_classifier_sees_the_query_or_its_own_alignment() -> None:
         ]
     )
     expected = F.cross_entropy(aligned.global_classifier(own), LABELS.flatten()[:, None, None].expand(-1, H, W))
-    torch.testing.assert_close(aligned.losses(episode)["global"], expected)
-    assert not torch.allclose(aligned.losses(episode)["global"], plain.losses(episode)["global"])
+    torch.testing.assert_close(aligned.losses(episode).parts["global"], expected)
+    assert not torch.allclose(aligned.losses(episode).parts["global"], plain.losses(episode).parts["global"])
 
 
 def test_gradients_reach_every_weight_of_dmf() -> None:
     for options in ({}, {"kernel_size": 3, "groups": 2}, {"solver": "dopri5", "steps": "ode"}):
         model = dmf(**({"steps": "ode"} | options))
-        losses = model.losses(Episode(SUPPORT, QUERY, TARGETS, LABELS))
+        losses = model.losses(Episode(SUPPORT, QUERY, TARGETS, LABELS)).parts
         (losses["few_shot"] + losses["global"]).backward()
         for name, parameter in model.named_parameters():
             assert parameter.grad is not None and parameter.grad.abs().max() > 0, name
@@ -159,14 +165,14 @@ def test_proto_net_is_the_softmax_over_distances() -> None:
 def test_raw_pixels_is_a_cosine() -> None:
     prototypes = SUPPORT.mean(2)
     expected = F.cosine_similarity(QUERY.flatten(2)[:, :, None], prototypes.flatten(2)[:, None], dim=-1)
-    torch.testing.assert_close(RawPixels().score(SUPPORT, QUERY), expected)
+    torch.testing.assert_close(RawPixels(nn.Identity()).score(SUPPORT, QUERY), expected)
 
 
 @pytest.mark.parametrize(
     "model, tolerance",
     [
         (ProtoNet(nn.Identity()), 1e-6),
-        (RawPixels(), 1e-6),
+        (RawPixels(nn.Identity()), 1e-6),
         (dmf(0).float(), 1e-6),
         # With alignment, filters are products of numbers of eight bits.
         (dmf("ode").float(), 0.02),
@@ -188,7 +194,8 @@ def test_bfloat16_maps_are_scored_in_float32(model, tolerance: float) -> None:
 def test_methods_share_their_interface(method: str) -> None:
     torch.manual_seed(0)
     data = DataConfig(image_size=20, channels=1)
-    model = build_method(ModelConfig(method=method, backbone="conv64f", groups=16), data, base_classes=9)
+    config = CONFIGS[method]().with_paths(SMALL[method])
+    model = build_method(config, data, base_classes=9)
     episode = Episode(
         torch.rand(2, 5, 1, 1, 20, 20),
         torch.rand(2, 10, 1, 20, 20),
@@ -196,6 +203,16 @@ def test_methods_share_their_interface(method: str) -> None:
         torch.ones(2, 10).long(),
     )
     assert model(episode).shape == (2, 10, 5)
+    if not config.learns:
+        with pytest.raises(NotImplementedError, match="learns nothing from episodes"):
+            model.losses(episode)
+        return
     losses = model.losses(episode)
-    assert set(losses) == {"dmf": {"few_shot", "global"}, "proto_net": {"few_shot"}, "raw_pixels": set()}[method]
-    assert all(loss.isfinite() and loss.dim() == 0 for loss in losses.values())
+    assert set(losses.parts) == {"dmf": {"few_shot", "global"}, "proto_net": {"few_shot"}}[method]
+    assert all(loss.isfinite() and loss.dim() == 0 for loss in (losses.total, *losses.parts.values()))
+    if method == "dmf":
+        torch.testing.assert_close(losses.total, losses.parts["global"] + 0.5 * losses.parts["few_shot"])
+
+
+def test_every_method_has_a_configuration_and_a_class() -> None:
+    assert CONFIGS.keys() == METHODS.keys()

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from dmf.config import ExperimentConfig
+from dmf.config import ExperimentConfig, Pretraining
 from dmf.records import provenance
 from dmf.records.provenance import code_hash
 
@@ -20,12 +20,14 @@ CONFIGS = {
     "dmf": ExperimentConfig(),
     "conv64f": ExperimentConfig().replace(model__backbone="conv64f"),
     "proto_net": ExperimentConfig().replace(model__method="proto_net"),
+    "started": ExperimentConfig().with_paths({"model.method": "proto_net", "start.head": "cosine"}),
+    "stage": Pretraining(),
 }
 PROGRAM = """
 import json, sys
-from dmf.config import ExperimentConfig
 from dmf.records.provenance import code_hash
-configs = {name: ExperimentConfig.from_dict(config) for name, config in json.load(sys.stdin).items()}
+from dmf.records.records import training_from
+configs = {name: training_from(json.dumps(config)) for name, config in json.load(sys.stdin).items()}
 print(json.dumps({f"{name} {device}": code_hash(config, device)
                   for name, config in configs.items() for device in ("cpu", "cuda")}))
 """
@@ -61,8 +63,12 @@ def edit(path: Path, old: str, new: str) -> None:
     path.write_text(before.replace(old, new, 1))
 
 
-EVERY = {f"{name} {device}" for name in CONFIGS for device in ("cpu", "cuda")}
-DMF = EVERY - {"proto_net cpu", "proto_net cuda"}
+def of(*names: str) -> set[str]:
+    return {f"{name} {device}" for name in names for device in ("cpu", "cuda")}
+
+
+EVERY, DMF, EPISODIC = of(*CONFIGS), of("dmf", "conv64f"), of("dmf", "conv64f", "proto_net", "started")
+PROTO_NET = of("proto_net", "started")
 
 
 def test_a_copy_has_the_same_hashes(copy: Path) -> None:
@@ -76,18 +82,22 @@ def test_a_copy_has_the_same_hashes(copy: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "old", "new", "expected"),
     [
-        ("dmf/training/run.py", "0.5 * (1 + math.cos", "0.4 * (1 + math.cos", EVERY),
+        ("dmf/training/schedule.py", "0.5 * (1 + math.cos", "0.4 * (1 + math.cos", EVERY),
         ("dmf/evaluation/evaluate.py", "1.96 * accuracies", "2 * accuracies", EVERY),
         ("dmf/episodes.py", "import torch\n", "import torch\nDRAWN_OTHERWISE = 1\n", EVERY),
         ("dmf/methods/dmf/model.py", "self.", "self. ", DMF),
-        ("dmf/methods/proto_net/model.py", "return -self", "return -2 * self", EVERY - DMF),
+        ("dmf/methods/proto_net/model.py", "return -self", "return -2 * self", PROTO_NET),
+        ("dmf/training/episodic.py", "math.ceil(", "math.floor(", EPISODIC),
+        ("dmf/training/pretraining.py", "loss = F.cross", "loss = 2 * F.cross", of("started", "stage")),
+        ("dmf/backbones/conv64f.py", "LeakyReLU(0.1)", "LeakyReLU(0.2)", of("conv64f")),
+        ("dmf/backbones/drop_block.py", "self.rate / self.ramp", "self.rate", EVERY),
         ("csrc/sampling.h", "};", "};  int more;", DMF),
         ("csrc/aligned_score.cu", "}", "}  int more;", {"dmf cuda", "conv64f cuda"}),
         ("csrc/cuda.cuh", "}", "}  int more;", {"dmf cuda", "conv64f cuda"}),
         ("dmf/training/run.py", '"""', '"""Other words. ', set()),
         ("dmf/training/run.py", "import logging\n", "# a remark\n\nimport logging  # another\n", set()),
         ("csrc/sampling.h", "\n", "\n// a remark\n", set()),
-        ("dmf/records/records.py", "import Annotated, Literal", "import Annotated, Any, Literal", set()),
+        ("dmf/records/records.py", "import Path\n", "import Path, PurePath\n", set()),
         ("dmf/train.py", "import argparse", "import os, argparse", set()),
         ("dmf/data/layouts/layouts.py", "import annotations\n", "import annotations\nANOTHER_LAYOUT = 1\n", set()),
     ],
@@ -100,9 +110,9 @@ def test_what_makes_numbers_counts_and_words_about_it_do_not(
 
 
 def test_another_method_changes_no_hash(copy: Path) -> None:
-    shutil.copy(copy / "dmf/methods/proto_net/model.py", copy / "dmf/methods/another.py")
-    edit(copy / "dmf/methods/__init__.py", '"dmf": "DMF", ', '"dmf": "DMF", "other": "Other", ')
-    edit(copy / "dmf/config.py", '"proto_net", ', '"proto_net", "another", ')
+    shutil.copytree(copy / "dmf/methods/proto_net", copy / "dmf/methods/another")
+    edit(copy / "dmf/methods/__init__.py", '"dmf": "DMF",', '"dmf": "DMF", "other": "Other",')
+    edit(copy / "dmf/config/methods.py", "AnyMethod =", "Another = ProtoNetConfig\nAnyMethod =")
     assert changed(copy) == set()
 
 
@@ -120,12 +130,34 @@ def test_a_moved_module_changes_no_hash(copy: Path) -> None:
 def test_the_same_name_from_another_module_counts(copy: Path) -> None:
     (copy / "dmf/other.py").write_text((copy / "dmf/machine/precision.py").read_text())
     edit(copy / "dmf/methods/proto_net/model.py", "from dmf.machine.precision import", "from dmf.other import")
-    assert changed(copy) == EVERY - DMF
+    assert changed(copy) == PROTO_NET
 
 
 def test_the_modules_are_those_that_a_training_runs() -> None:
     names = {path.stem for path in provenance._modules(provenance._roots(ExperimentConfig()))}
-    assert {"run", "evaluate", "model", "meta_filter", "base", "backbones", "aligned_score", "augment", "sets"} <= names
-    assert not names & {"train", "released", "config", "layouts", "cache", "glyphs", "records", "checkpoints"}
+    assert {
+        "run",
+        "evaluate",
+        "model",
+        "meta_filter",
+        "base",
+        "resnet12",
+        "drop_block",
+        "aligned_score",
+        "augment",
+        "sets",
+    } <= names
+    assert not names & {
+        "train",
+        "released",
+        "pretraining",
+        "conv64f",
+        "config",
+        "layouts",
+        "cache",
+        "glyphs",
+        "records",
+        "checkpoints",
+    }
     sources = {path.name for path in provenance._sources(names, cuda=False)}
     assert sources == {"sampling.h", *(f"{n}.{e}" for n in ("dynamic_sampling", "aligned_score") for e in ("h", "cpp"))}

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from dmf.config import DataConfig, ModelConfig
+from dmf.config import DataConfig, DMFConfig
 from dmf.episodes import Episode
 from dmf.methods import build_method
 from dmf.methods.dmf import released
@@ -149,7 +149,7 @@ def test_whole_model_equals_released(numbers, official_state: dict[str, Tensor])
         close(model(episode)[0], fixture["eval_scores"])
 
     model.train()
-    losses = model.losses(episode)
+    losses = model.losses(episode).parts
     close(losses["global"], fixture["loss_global"])
     close(losses["few_shot"], fixture["loss_few"])
     loss = losses["global"] + 0.5 * losses["few_shot"]
@@ -206,7 +206,7 @@ def test_a_checkpoint_of_numpy_1_is_read(tmp_path: Path, official_state: dict[st
     ],
 )
 def test_what_the_released_code_cannot_express_is_not_saved(options: dict, named: str) -> None:
-    model = build_method(ModelConfig(**options), DataConfig(), base_classes=3)
+    model = build_method(DMFConfig(**options), DataConfig(), base_classes=3)
     with pytest.raises(ValueError, match=named):
         released.to_state_dict(model)
 

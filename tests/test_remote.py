@@ -19,6 +19,7 @@ from dmf.config import EvaluationConfig, ExperimentConfig
 from dmf.data.sets import open_for
 from dmf.records.checkpoints import read_checkpoint, write_checkpoint
 from dmf.records.records import BEST, CONFIG, LAST, RECORD, STACKS, Epoch, Going, Kept, TrainingRecord
+from dmf.records.staleness import Today
 from dmf.training.run import close, train
 from orchestrator.spec.plan import SweepPlan, Trial
 from orchestrator.status import rows
@@ -28,7 +29,6 @@ from orchestrator.store.bucket.mirror import EVERYTHING, GOING, RemoteStore
 from orchestrator.store.bucket.training import RemoteTraining, TakenOver
 from orchestrator.store.ledger import Ledger
 from orchestrator.store.standing import standing
-from reports.staleness import Today
 from reports.tables import PlannedCell
 from tests.s3_server import ENVIRONMENT, Gate, free_port, s3_server, uri
 from tests.test_trial import TINY

@@ -12,7 +12,8 @@ import yaml
 from rich.console import Console
 
 from dmf.config import ExperimentConfig
-from dmf.records.records import Failure, Provenance, TrainingRecord
+from dmf.records.records import FORMAT, Failure, Provenance, TrainingRecord
+from dmf.records.staleness import Today
 from orchestrator.running.interrupts import Signals
 from orchestrator.running.progress import Progress
 from orchestrator.running.search import (
@@ -34,7 +35,6 @@ from orchestrator.sweep import main
 from orchestrator.tracking.reader import MLflowRecords
 from orchestrator.tracking.server import tracking_uri
 from orchestrator.tracking.tracker import Tracker
-from reports.staleness import Today
 
 YAML = """
 name: look
@@ -122,7 +122,7 @@ def test_what_other_code_made_is_no_part_of_a_search_unless_it_is_accepted(watch
         provenance = Provenance(
             data_fingerprint="d", image_sizes="", git_commit=None, versions={}, device="cpu", threads=1, code="0" * 16
         )
-        record = TrainingRecord(key=key, config=config, outcome="finished", provenance=provenance)
+        record = TrainingRecord(format=FORMAT, key=key, config=config, outcome="finished", provenance=provenance)
         watch.ledger.write_training(record)
         if outcome == "finished":
             watch.ended(key, None)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from dmf.config import ExperimentConfig
-from dmf.records.records import LAST, TrainingRecord
+from dmf.records.records import FORMAT, LAST, TrainingRecord
 from orchestrator.selftest.__main__ import main
 from orchestrator.selftest.checks import differences
 from orchestrator.selftest.sweeps import Site, Tracking
@@ -30,11 +30,15 @@ def test_what_is_wrong_is_found(tmp_path: Path) -> None:
         for site, accuracy in ((ours, 0.5), (theirs, 0.25)):
             for trial in site.trials:
                 record = TrainingRecord(
-                    key=trial.key, config=trial.config, outcome="finished", best_validation_accuracy=accuracy
+                    format=FORMAT,
+                    key=trial.key,
+                    config=trial.config,
+                    outcome="finished",
+                    best_validation_accuracy=accuracy,
                 )
                 site.ledger.write_training(record)
         other = ExperimentConfig()
-        ours.ledger.write_training(TrainingRecord(key=other.key, config=other, outcome="finished"))
+        ours.ledger.write_training(TrainingRecord(format=FORMAT, key=other.key, config=other, outcome="finished"))
         for name in (LAST, ".tmpA1b2C3"):
             (ours.ledger.folder(trial.key) / name).touch()
         wrong = differences(ours, theirs)
@@ -43,5 +47,5 @@ def test_what_is_wrong_is_found(tmp_path: Path) -> None:
     assert f"{trial.key}: .tmpA1b2C3 is left over" in wrong
     assert any(each.startswith("MLflow has runs {}, expected") for each in wrong)
     assert ours.between(0) == []
-    ours.ledger.write_training(TrainingRecord(key=other.key, config=other, outcome="diverged"))
+    ours.ledger.write_training(TrainingRecord(format=FORMAT, key=other.key, config=other, outcome="diverged"))
     assert [f"{ours.ledger.folder(other.key)}/training.json was written again"] == ours.between(0)

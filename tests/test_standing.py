@@ -8,13 +8,14 @@ from pathlib import Path
 import pytest
 
 from dmf.config import EvaluationConfig, ExperimentConfig
+from dmf.data.sets import images_of
 from dmf.records import provenance
-from dmf.records.records import LAST, EvaluationRecord, Failure, Provenance, TrainingRecord
-from orchestrator.running.trial import images_of, run_trial
+from dmf.records.records import FORMAT, LAST, EvaluationRecord, Failure, Provenance, TrainingRecord
+from dmf.records.staleness import Today
+from orchestrator.running.trial import run_trial
 from orchestrator.spec.plan import Trial
 from orchestrator.store.ledger import Ledger
 from orchestrator.store.standing import standing
-from reports.staleness import Today
 from tests.records_in_memory import evaluation_of
 from tests.test_trial import CONFIG, TEST
 
@@ -77,7 +78,7 @@ def test_a_training_begun_by_other_code_is_stale_and_goes_on_where_accepted(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr("dmf.training.code_hash", lambda *_: "0" * 16)
+        patch.setattr("dmf.training.run.code_hash", lambda *_: "0" * 16)
         run_trial(CONFIG, (), tmp_path, stop)
     ledger = Ledger(tmp_path)
     assert (ledger.folder(CONFIG.key) / LAST).is_file()
@@ -95,7 +96,7 @@ def test_a_failed_training_does_not_go_on_under_other_code_unasked(
         raise OSError(errno.EIO, "the disk answers no more")
 
     with monkeypatch.context() as patch, pytest.raises(OSError):
-        patch.setattr("dmf.training.code_hash", lambda *_: "0" * 16)
+        patch.setattr("dmf.training.run.code_hash", lambda *_: "0" * 16)
         run_trial(CONFIG, (), tmp_path, fail)
     ledger = Ledger(tmp_path)
     assert ledger.state(TRIAL) == "failed"
@@ -111,7 +112,9 @@ def test_what_failed_is_tried_again_by_itself_only_where_a_machine_was_at_fault(
 ) -> None:
     ledger = Ledger(tmp_path)
     failure = Failure(reason="why", kind=kind)  # type: ignore[arg-type]
-    ledger.write_training(TrainingRecord(key=CONFIG.key, config=CONFIG, outcome="failed", failure=failure))
+    ledger.write_training(
+        TrainingRecord(format=FORMAT, key=CONFIG.key, config=CONFIG, outcome="failed", failure=failure)
+    )
     stands = standing(TRIAL, ledger, Today())
     assert (stands.state, stands.why, stands.again, stands.runs) == ("failed", "why", again, again)
     elsewhere = Trial(CONFIG.replace(data__root="/elsewhere"), (TEST,))
@@ -149,7 +152,7 @@ def finished(config: ExperimentConfig, code: str, images: str) -> TrainingRecord
     provenance = Provenance(
         data_fingerprint=images, image_sizes="", git_commit=None, versions={}, device="cpu", threads=1, code=code
     )
-    return TrainingRecord(key=config.key, config=config, outcome="finished", provenance=provenance)
+    return TrainingRecord(format=FORMAT, key=config.key, config=config, outcome="finished", provenance=provenance)
 
 
 def evaluated(code: str, images: str, config: EvaluationConfig = TEST) -> EvaluationRecord:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from dmf.config import EvaluationConfig, ExperimentConfig
-from dmf.records.records import Failure, TrainingRecord
+from dmf.records.records import FORMAT, Failure, TrainingRecord
 from orchestrator.running.search import SearchResults, Tried, results_path
 from orchestrator.running.trial import run_trial
 from orchestrator.spec.file import read_spec
@@ -31,7 +31,9 @@ def site(tmp_path: Path) -> Path:
     ledger.write_plan(planned)
     failed, begun, _ = planned.trials()
     failure = Failure(reason="ValueError: no images")
-    ledger.write_training(TrainingRecord(key=failed.key, config=failed.config, outcome="failed", failure=failure))
+    ledger.write_training(
+        TrainingRecord(format=FORMAT, key=failed.key, config=failed.config, outcome="failed", failure=failure)
+    )
 
     def stop(epoch: Any) -> None:
         if epoch.epoch == 2:

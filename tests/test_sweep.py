@@ -18,7 +18,8 @@ import pytest
 from mlflow import MlflowClient
 
 from dmf.config import ExperimentConfig
-from dmf.records.records import TrainingRecord
+from dmf.records.records import FORMAT, TrainingRecord
+from dmf.records.staleness import Today
 from orchestrator.costs.describe import describe
 from orchestrator.running import cluster
 from orchestrator.running.interrupts import Signals
@@ -30,7 +31,6 @@ from orchestrator.store.standing import Standing
 from orchestrator.sweep import main, summary
 from orchestrator.tracking.reader import EXPERIMENT, MLflowRecords
 from orchestrator.tracking.server import tracking_uri
-from reports.staleness import Today
 from tests.tiny import tiny_sweep
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -275,7 +275,7 @@ def test_images_that_lay_elsewhere_are_told(tmp_path: Path) -> None:
     (trial,) = planned.trials()
     for root, told in (("/old", True), ("/new", False)):
         config = trial.config.replace(data__root=root)
-        ledger.write_training(TrainingRecord(key=trial.key, config=config, outcome="diverged"))
+        ledger.write_training(TrainingRecord(format=FORMAT, key=trial.key, config=config, outcome="diverged"))
         assert ("trained on images at /old" in describe(spec, planned, ledger, Today())) == told
         said = summary((trial,), {trial.key: Standing("diverged")}, ledger, {})
         assert ("trained on images at /old, not at /new" in said) == told

@@ -14,7 +14,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 
 from dmf.config import EvaluationConfig, ExperimentConfig
-from dmf.records.records import Epoch, EvaluationRecord, Failure, Provenance, TrainingRecord
+from dmf.records.records import FORMAT, Epoch, EvaluationRecord, Failure, Provenance, TrainingRecord
 from orchestrator.selftest.sweeps import Tracking
 from orchestrator.spec.plan import SweepPlan
 from orchestrator.store.ledger import Ledger
@@ -52,6 +52,7 @@ def finished(config: ExperimentConfig, epochs: int = 3) -> TrainingRecord:
     )
     history = tuple(epoch(number) for number in range(1, epochs + 1))
     return TrainingRecord(
+        format=FORMAT,
         key=config.key,
         config=config,
         outcome="finished",
@@ -127,8 +128,10 @@ def test_a_sweep_from_start_to_end(ledger: Ledger) -> None:
     ledger.write_training(finished(GOOD))
     ledger.write_evaluation(evaluated(GOOD))
     failure = Failure(reason="no images", traceback="Traceback ...")
-    ledger.write_training(TrainingRecord(key=BAD.key, config=BAD, outcome="failed", failure=failure))
-    ledger.write_training(TrainingRecord(key=NAN.key, config=NAN, outcome="diverged", failure=Failure(reason="nan")))
+    ledger.write_training(TrainingRecord(format=FORMAT, key=BAD.key, config=BAD, outcome="failed", failure=failure))
+    ledger.write_training(
+        TrainingRecord(format=FORMAT, key=NAN.key, config=NAN, outcome="diverged", failure=Failure(reason="nan"))
+    )
     for config in (GOOD, BAD, NAN):
         tracker.ended(TRIALS[config.key], LABELS[config.key])
     assert tracker.stop("FAILED") is None
@@ -202,7 +205,9 @@ def test_one_that_is_trained_but_not_tested_has_failed(ledger: Ledger) -> None:
 
 
 def failed(config: ExperimentConfig) -> TrainingRecord:
-    return TrainingRecord(key=config.key, config=config, outcome="failed", failure=Failure(reason="no images"))
+    return TrainingRecord(
+        format=FORMAT, key=config.key, config=config, outcome="failed", failure=Failure(reason="no images")
+    )
 
 
 def test_one_that_is_tried_again_has_no_outcome_until_it_ends(ledger: Ledger) -> None:

@@ -14,12 +14,15 @@ from dmf.config import EvaluationConfig, ExperimentConfig, TrainingConfig
 from dmf.data.augment import Augmentation
 from dmf.data.sets import DataSet, open_data
 from dmf.episodes import Episode, derived_seed
-from dmf.evaluation.evaluate import episode_accuracies, episode_bank, evaluate_folder, load_trained, mean_and_ci95
+from dmf.evaluation.bank import episode_bank
+from dmf.evaluation.evaluate import episode_accuracies, evaluate_folder, load_trained, mean_and_ci95
 from dmf.machine.precision import autocast
 from dmf.methods import build_method
 from dmf.records.checkpoints import read_checkpoint, read_checkpoint_of, write_checkpoint
 from dmf.records.records import BEST, LAST, RECORD, Epoch, Going, Kept
-from dmf.training.run import DROPOUT, Run, best_of, close, learning_rate, train
+from dmf.training.run import Run, close, train
+from dmf.training.schedule import best_of, learning_rate, validates
+from dmf.training.streams import DROPOUT
 
 TINY = ExperimentConfig.from_dict(
     {
@@ -52,7 +55,9 @@ def unread_fingerprint(unread: DataSet, data: DataSet) -> DataSet:
     class WithoutTest(DataSet):
         fingerprint = data.fingerprint
 
-    return WithoutTest(unread.name, unread.layout, unread.image_sizes, unread.train, unread.val, unread.test)
+    return WithoutTest(
+        unread.name, unread.layout, unread.image_sizes, unread.doubts, unread.train, unread.val, unread.test
+    )
 
 
 def curve(history) -> list[tuple]:
@@ -112,7 +117,9 @@ def test_best_weights_never_belong_to_an_epoch_that_is_trained_again(
     resumed = Run(config, data, folder)
     tensors, kept = read_checkpoint_of(Kept, folder / BEST)
     assert kept.epoch == resumed.epochs_done == 1
-    assert all(torch.equal(tensors[f"model.{name}"], value) for name, value in resumed.method.state_dict().items())
+    assert all(
+        torch.equal(tensors[f"model.{name}"], value) for name, value in resumed.stage.module.state_dict().items()
+    )
     assert curve(train(config, data, folder).history) == curve(whole.history)
 
 
@@ -120,7 +127,7 @@ def test_bf16_computes_maps_in_bfloat16_and_keeps_weights_in_float32(tmp_path: P
     config = TINY.replace(training__precision="bf16")
     run = Run(config, data, tmp_path / "run")
     with autocast(run.device, "bf16"):
-        assert run.method.maps(torch.rand(1, 3, 28, 28)).dtype == torch.bfloat16
+        assert run.stage.method.maps(torch.rand(1, 3, 28, 28)).dtype == torch.bfloat16
     record, exact = train(config, data, tmp_path / "bf16"), train(TINY, data, tmp_path / "fp32")
     assert curve(record.history) != curve(exact.history)
     for rounded, epoch in zip(record.history, exact.history, strict=True):
@@ -149,12 +156,13 @@ def test_the_first_step_is_nesterov_on_the_weighted_losses(tmp_path: Path, data:
     settings = config.training
     before = Run(config, data, tmp_path / "before")
     torch.manual_seed(derived_seed(settings.seed, DROPOUT, 0))
-    losses = before.method.train().losses(before.episode(0, before.read(0)))
+    stage = before.stage
+    losses = stage.method.train().losses(stage.episode(0, stage.read(0))).parts
     (1.0 * losses["global"] + 0.5 * losses["few_shot"]).backward()
     record = train(config, data, tmp_path / "after")
     assert record.history[0].loss == pytest.approx((losses["global"] + 0.5 * losses["few_shot"]).item(), rel=1e-6)
     weights = read_checkpoint(tmp_path / "after" / LAST)[0]
-    for name, parameter in before.method.named_parameters():
+    for name, parameter in before.stage.module.named_parameters():
         step = parameter.grad + settings.weight_decay * parameter
         expected = parameter - settings.learning_rate * (step + settings.momentum * step)
         torch.testing.assert_close(weights[f"model.{name}"], expected.detach(), rtol=1e-5, atol=1e-7)
@@ -178,7 +186,7 @@ def test_learning_is_real(tmp_path: Path, data: DataSet) -> None:
     config = TINY.replace(
         augmentation={"crop": "none", "color_jitter": 0.0, "flip": False, "erasing": 0.0},
         model__score_border=0,
-        training__few_shot_weight=1.0,
+        model__few_shot_weight=1.0,
         training__epochs=3,
         training__episodes_per_epoch=160,
         training__episodes_per_step=4,
@@ -282,7 +290,7 @@ def test_learning_rate_warms_up_then_falls_along_a_cosine() -> None:
 
 
 def test_released_validation_epochs() -> None:
-    epochs = [epoch for epoch in range(1, 96) if TrainingConfig().validates(epoch)]
+    epochs = [epoch for epoch in range(1, 96) if validates(epoch, TrainingConfig())]
     assert epochs == [1, 10, 20, 30, 40, 50, *range(60, 96)]
     assert len(epochs) == 42
 
@@ -301,15 +309,19 @@ def test_interval_by_hand() -> None:
     assert ci95 == pytest.approx(1.96 * math.sqrt(0.05) / 2)  # deviations .3 .1 .1 .3: variance (.09 + .01) / 2
 
 
-@pytest.mark.parametrize("method", ["dmf", "proto_net", "raw_pixels"])
+@pytest.mark.parametrize("method", ["dmf", "proto_net", "classifier_baseline", "raw_pixels"])
 @pytest.mark.parametrize("dynamic_sampling", [True, False])
 @pytest.mark.parametrize("shot", [1, 2])
 @pytest.mark.parametrize("table_bytes", [0, 2**30])
 def test_cached_features_give_the_accuracies_of_forwarding_every_episode(
     data: DataSet, method: str, dynamic_sampling: bool, shot: int, table_bytes: int, monkeypatch
 ) -> None:
-    monkeypatch.setattr("dmf.evaluation.evaluate.TABLE_BYTES", table_bytes)  # 0: through memory-mapped files
-    config = TINY.replace(model__method=method, model__dynamic_sampling=dynamic_sampling)
+    monkeypatch.setattr("dmf.evaluation.tables.TABLE_BYTES", table_bytes)  # 0: through memory-mapped files
+    config = TINY.replace(model__dynamic_sampling=dynamic_sampling)
+    if method != "dmf":
+        config = TINY.with_paths(
+            {"model.method": method} | ({} if method == "raw_pixels" else {"start.head": "linear"})
+        )
     torch.manual_seed(0)
     model = build_method(config.model, config.data, len(data.train.classes)).double()
     augment = Augmentation(config.augmentation, config.data)
@@ -338,4 +350,5 @@ def test_the_method_keeps_its_mode(data: DataSet) -> None:
 def test_more_shots_than_trained_with(tmp_path: Path, data: DataSet) -> None:
     train(TINY, data, tmp_path)
     record = evaluate_folder(tmp_path, TINY, EvaluationConfig(episodes=10, shot=5), data)
-    assert record.config.shot == 5 and len(record.episode_accuracies) == 10
+    assert record.config.shot == 5 and len(record.correct) == len(record.accuracies) == 10
+    assert record.accuracy == pytest.approx(record.accuracies.mean())

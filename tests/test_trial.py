@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from dmf.config import EvaluationConfig, ExperimentConfig
-from dmf.data.sets import DataSet, open_for
+from dmf.config import DataConfig, EvaluationConfig, ExperimentConfig
+from dmf.data.sets import DataSet, _opened, images_of, open_data
 from dmf.records.records import Epoch
-from orchestrator.running.trial import _opened, images_of, run_trial
+from orchestrator.running.trial import run_trial
 from orchestrator.spec.plan import Trial
 from orchestrator.store.ledger import Ledger
 
@@ -45,7 +45,7 @@ def test_a_trial_leaves_its_records_and_its_log(store: Path) -> None:
     record = ledger.training(CONFIG.key)
     assert record is not None and [epoch.epoch for epoch in record.history] == [1, 2, 3]
     test = ledger.evaluation(CONFIG.key, TEST.key)
-    assert test is not None and len(test.episode_accuracies) == TEST.episodes
+    assert test is not None and len(test.correct) == TEST.episodes
     assert ExperimentConfig.read(ledger.folder(CONFIG.key) / "config.json") == CONFIG
     assert "glyphs" in (ledger.folder(CONFIG.key) / "log.txt").read_text()
 
@@ -58,7 +58,7 @@ def test_a_trial_that_is_done_trains_nothing_and_tests_only_what_is_new(store: P
     assert seen == []
     assert (Ledger(store).folder(CONFIG.key) / "training.json").stat().st_mtime_ns == before
     test = Ledger(store).evaluation(CONFIG.key, more.key)
-    assert test is not None and len(test.episode_accuracies) == 3
+    assert test is not None and len(test.correct) == 3
 
 
 def test_a_checkpoint_that_a_kill_left_beside_the_record_goes(store: Path) -> None:
@@ -107,13 +107,13 @@ def test_images_that_are_not_there_are_a_failure_with_its_reason(tmp_path: Path)
 
 
 def test_a_process_opens_a_data_set_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    opened: list[ExperimentConfig] = []
+    opened: list[DataConfig] = []
 
-    def counted(config: ExperimentConfig) -> DataSet:
+    def counted(config: DataConfig, full_size_training: bool) -> DataSet:
         opened.append(config)
-        return open_for(config)
+        return open_data(config, full_size_training)
 
-    monkeypatch.setattr("orchestrator.running.trial.open_for", counted)
+    monkeypatch.setattr("dmf.data.sets.open_data", counted)
     _opened.cache_clear()
     assert images_of(CONFIG) is images_of(CONFIG.replace(training__seed=1))
     assert len(opened) == 1

@@ -10,13 +10,13 @@ import pytest
 from dmf import evaluate
 from dmf.evaluation.evaluate import evaluate_folder
 from dmf.records.records import BEST, EvaluationRecord
+from dmf.records.staleness import Today
 from orchestrator import status
 from orchestrator.running.trial import run_trial
 from orchestrator.spec.file import spec_from
 from orchestrator.spec.plan import Trial
 from orchestrator.store.ledger import Ledger
 from orchestrator.store.standing import standing
-from reports.staleness import Today
 from tests.test_sweep import SPEC, Site
 from tests.test_trial import CONFIG, TEST
 

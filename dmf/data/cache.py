@@ -25,8 +25,8 @@ import numpy as np
 
 from dmf.data.layouts.raw import RawImage, RawSplit
 from dmf.data.store import Form, FullSizes, Squares, starts_of
+from dmf.machine.files import taken, wait_for
 from dmf.machine.watchdog import alive
-from dmf.records.files import taken, wait_for
 from dmf.values import Value
 
 LOG = logging.getLogger("dmf.data")

@@ -9,7 +9,7 @@ import logging
 import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from dmf.config import DataConfig, ExperimentConfig
+from dmf.config import AnyTraining, DataConfig
 from dmf.data import cache as image_cache
 from dmf.data.cache import open_arrays, open_cache
 from dmf.data.layouts.layouts import SPLITS, find_layout
@@ -31,6 +31,8 @@ if TYPE_CHECKING:  # who only asks which images there are, such as a report, doe
 
 LOG = logging.getLogger("dmf.data")
 QUARTER_TURNS = 4
+DATA_SETS_OPEN = 4
+"""That a process keeps open for its next trainings: memory maps, whose pages all processes share."""
 
 
 @dataclass(frozen=True)
@@ -135,6 +137,8 @@ class DataSet:
     """What was found, such as "class folders"."""
     image_sizes: str
     """Sizes as found: "84x84", or the smallest and the largest as in "56x40..500x375"."""
+    doubts: tuple[str, ...]
+    """What is doubtful about the images, such as that a few of a known data set are missing."""
     train: ImageSplit
     val: ImageSplit
     test: ImageSplit
@@ -169,29 +173,41 @@ def open_data(config: DataConfig, full_size_training: bool = False, cache_dir: P
         cached = info.splits[name]
         splits[name] = ImageSplit(name, labels, cached.classes, cached.fingerprint, stored)
         LOG.info("%s %s: %d images of %d classes", config.name, name, len(labels), len(cached.classes))
-    _check_counts(config, tuple(len(splits[name]) for name in SPLITS))
+    doubt = _check_counts(config, tuple(len(splits[name]) for name in SPLITS))
     if config.rotations_as_classes:
         splits = {name: _with_rotations(split) for name, split in splits.items()}
-    return DataSet(config.name, info.layout, info.image_sizes, **splits)
+    return DataSet(config.name, info.layout, info.image_sizes, (doubt,) if doubt else (), **splits)
 
 
-def open_for(experiment: ExperimentConfig) -> DataSet:
+def open_for(training: AnyTraining) -> DataSet:
     """The data set of a training, its images in full size where the training crops from it."""
-    return open_data(experiment.data, full_size_training=experiment.augmentation.crop == "resized")
+    return open_data(training.data, full_size_training=training.augmentation.crop == "resized")
 
 
-def fingerprint_for(experiment: ExperimentConfig) -> str | None:
+def images_of(training: AnyTraining) -> DataSet:
+    """`open_for`, once in a process for trainings on the same images."""
+    data = _opened(training.data, training.augmentation.crop == "resized")
+    LOG.info("images: %s, %s, fingerprint %s", data.name, data.layout, data.fingerprint[:16])
+    return data
+
+
+@lru_cache(maxsize=DATA_SETS_OPEN)
+def _opened(data: DataConfig, full_size_training: bool) -> DataSet:
+    return open_data(data, full_size_training)
+
+
+def fingerprint_for(training: AnyTraining) -> str | None:
     """`DataSet.fingerprint` of a training's images as they are now; None where they are not here or never were opened.
 
     Nothing is decoded and nothing written.
     """
-    config = experiment.data
+    config = training.data
     try:
         source = _source(config)
     except ValueError:
         return None
     form = Form(config.image_size, config.channels, config.resize)
-    full_size = frozenset({"train"} if experiment.augmentation.crop == "resized" else ())
+    full_size = frozenset({"train"} if training.augmentation.crop == "resized" else ())
     info = image_cache.whole(_folder(config, source, form, full_size, None))
     if info is None:
         return None
@@ -320,16 +336,17 @@ def _check_classes(config: DataConfig, splits: dict[str, RawSplit]) -> None:
         )
 
 
-def _check_counts(config: DataConfig, counts: tuple[int, ...]) -> None:
+def _check_counts(config: DataConfig, counts: tuple[int, ...]) -> str:
     """Copies of a data set differ in a few images, which is told; more than one in a hundred is an error."""
     facts = DATASETS.get(config.name)
     if not facts or not facts.images or counts == facts.images:
-        return
+        return ""
     expected = f"expected {_slashed(facts.images)} for {config.name}"
     told = f"{config.root}: {_slashed(counts)} images (train/val/test), {expected}"
     if any(abs(count - whole) > whole / 100 for count, whole in zip(counts, facts.images, strict=True)):
         raise ValueError(f"{told}; complete it, or name another selection otherwise, such as {config.name}_mine")
     LOG.warning(told)
+    return told.removeprefix(f"{config.root}: ")
 
 
 def _slashed(counts: tuple[int, ...]) -> str:

@@ -11,8 +11,7 @@ from pathlib import Path
 
 import torch
 
-from dmf.config import ExperimentConfig
-from dmf.records.provenance import cpu_name, cpuinfo
+from dmf.machine.processor import cpu_name, cpuinfo
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
 """Parameters of glibc's mallopt (malloc.h)."""
@@ -39,13 +38,6 @@ def _keep_freed_memory() -> None:
         for parameter, value in ((M_MMAP_MAX, 0), (M_TRIM_THRESHOLD, 2**31 - 1)):
             if not libc.mallopt(parameter, value):
                 raise OSError(f"mallopt({parameter}, {value}) was refused")
-
-
-def resolved(config: ExperimentConfig) -> ExperimentConfig:
-    """With bf16 for precision="auto" where this machine's device computes with it, else fp32."""
-    if config.training.precision != "auto":
-        return config
-    return config.replace(training__precision="bf16" if has_bf16(device_of(config)) else "fp32")
 
 
 def has_bf16(device: torch.device) -> bool:
@@ -77,9 +69,8 @@ def peak_bytes(device: torch.device) -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
-def device_of(config: ExperimentConfig) -> torch.device:
-    """The device that the configuration asks for. Raises ValueError when it is not there."""
-    wanted = config.training.device
+def device_of(wanted: str) -> torch.device:
+    """The device that `training.device` asks for. Raises ValueError when it is not there."""
     if wanted == "cuda" and not torch.cuda.is_available():
         raise ValueError("training.device='cuda', but PyTorch sees no GPU here; take 'auto' or 'cpu'")
     return torch.device("cuda" if wanted != "cpu" and torch.cuda.is_available() else "cpu")

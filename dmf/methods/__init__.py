@@ -1,4 +1,7 @@
-"""Few-shot methods by name. A new one is a folder here, its entry in METHODS and its name in `dmf.config`."""
+"""Few-shot methods by name. Each is a folder: `config.py` with its settings and `model.py` with its class.
+
+A new method is such a folder, its line in METHODS, and its configuration in `dmf.config.methods`.
+"""
 
 from __future__ import annotations
 
@@ -6,31 +9,32 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from dmf.config import DataConfig, ModelConfig
+    from dmf.config import AnyMethod, DataConfig
     from dmf.methods.base import FewShotMethod
 
-METHODS = {"dmf": "DMF", "proto_net": "ProtoNet", "raw_pixels": "RawPixels"}
-"""The class of each method, in the module of the method's name: only the one that is asked for is imported."""
+METHODS = {
+    "dmf": "DMF",
+    "proto_net": "ProtoNet",
+    "classifier_baseline": "ClassifierBaseline",
+    "baseline": "Baseline",
+    "raw_pixels": "RawPixels",
+}
+"""The class of each method, in the module `model` of its folder: only the one that is asked for is imported."""
 
 
-def build_method(config: ModelConfig, data: DataConfig, base_classes: int) -> FewShotMethod:
-    """The method that `config` names, for images of `data` and a global classifier over `base_classes`.
+def build_method(config: AnyMethod, data: DataConfig, base_classes: int) -> FewShotMethod:
+    """The method that `config` describes, for images of `data` and `base_classes` classes to train on.
 
     Weights lie channels last, as `FewShotMethod.maps` has the images.
     """
     import torch
+    from torch import nn
 
-    from dmf.backbones.backbones import BACKBONES
+    from dmf.backbones import build_backbone
+    from dmf.backbones.config import BackboneConfig
 
+    backbone = build_backbone(config, data.channels) if isinstance(config, BackboneConfig) else nn.Identity()
     method = getattr(importlib.import_module(f"dmf.methods.{config.method}.model"), METHODS[config.method])
-    if config.method == "raw_pixels":
-        return method()
-    backbone = BACKBONES[config.backbone](
-        in_channels=data.channels,
-        last_pooling=config.last_pooling,
-        drop_rate=config.drop_rate,
-        drop_block_ramp=config.drop_block_ramp,
-    )
     return method.build(backbone, config, base_classes).to(memory_format=torch.channels_last)
 
 

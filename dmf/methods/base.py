@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -13,10 +16,22 @@ Table = dict[str, Tensor]
 """Tensors whose rows belong together."""
 
 
+@dataclass(frozen=True)
+class Losses:
+    """What a step descends, and what curves show of it."""
+
+    total: Tensor
+    """Scalar: the parts, weighted by the method."""
+    parts: dict[str, Tensor]
+    """Scalars by name, unweighted."""
+
+
 class FewShotMethod(nn.Module, ABC):
     """A backbone and a way to score queries with its maps."""
 
     backbone: nn.Module
+    adapts: ClassVar[bool] = False
+    """Whether an evaluation calls `adapt` in place of `score_rows`."""
     computes_classes = False
     """Whether `class_table` does more than to collect rows, so that its results are worth keeping."""
 
@@ -62,10 +77,15 @@ class FewShotMethod(nn.Module, ABC):
     def score(self, support: Tensor, query: Tensor) -> Tensor:
         """Maps [B, N, K, C, H, W] and [B, Q, C, H, W] -> logits [B, Q, N]."""
 
-    def losses(self, episode: Episode) -> dict[str, Tensor]:
-        """Images in, scalars out, by name and unweighted: `few_shot` and, where there is one, `global`."""
+    def adapt(self, images: Table, support: Tensor, query: Tensor, seeds: Sequence[int]) -> Tensor:
+        """Logits [B, Q, N] of a method that fits something to each episode: rows `support` [B, N, K] and `query` [B, Q]
+        of an image table, and a seed for each episode. Gradients are off, and may be turned on."""
+        raise NotImplementedError(f"{type(self).__name__} adapts to no episode")
+
+    def losses(self, episode: Episode) -> Losses:
+        """Losses of an episode's images. NotImplementedError for a method that learns nothing from episodes."""
         return self.losses_of_maps(self.features(episode))
 
-    @abstractmethod
-    def losses_of_maps(self, maps: Episode) -> dict[str, Tensor]:
+    def losses_of_maps(self, maps: Episode) -> Losses:
         """`losses` from feature maps."""
+        raise NotImplementedError(f"{type(self).__name__} learns nothing from episodes")

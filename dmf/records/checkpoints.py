@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,13 +11,15 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from safetensors import SafetensorError, safe_open
 
-from dmf.records.files import replacing
+from dmf.machine.files import replacing
 from dmf.values import Value
 
 if TYPE_CHECKING:  # who only reads states, such as a sweep's driver, does not wait for torch
     from torch import Tensor, nn
 
-STATE = "dmf"
+STATE, CHECKSUM = "dmf", "sha256"
+"""Metadata: what goes with the tensors as JSON, and their checksum."""
+DELETE = "delete it to start this training anew"
 State = TypeVar("State", bound=Value)
 
 
@@ -29,14 +32,39 @@ def write_checkpoint(path: Path, tensors: dict[str, Tensor], state: dict[str, An
     from safetensors.torch import save
 
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    metadata = {STATE: json.dumps(state), CHECKSUM: checksum(contiguous)}
     with replacing(path) as aside:
-        aside.write_bytes(save(contiguous, metadata={STATE: json.dumps(state)}))
+        aside.write_bytes(save(contiguous, metadata=metadata))
+
+
+def checksum(tensors: dict[str, Tensor]) -> str:
+    """SHA-256 over names, types, shapes and values of contiguous CPU tensors, in the order of their names."""
+    import torch
+
+    found = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        found.update(memoryview(tensor.reshape(-1).view(torch.uint8).numpy()))
+    return found.hexdigest()
 
 
 def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """What `write_checkpoint` wrote, on the CPU. Raises ValueError for anything else."""
+    """What `write_checkpoint` wrote, on the CPU. Raises ValueError for anything else, and where its checksum differs.
+
+    Files of record format 1 have no checksum.
+    """
     with _opened(path, "pt") as file:
-        return {name: file.get_tensor(name) for name in file.keys()}, _state(path, file)
+        tensors, state = {name: file.get_tensor(name) for name in file.keys()}, _state(path, file)
+        expected = file.metadata().get(CHECKSUM)
+    if expected not in (None, checksum(tensors)):
+        raise ValueError(f"{path} is damaged, its tensors are not those that were written; {DELETE}")
+    return tensors, state
+
+
+def weights_checksum(path: Path) -> str:
+    """The checksum that a checkpoint was written with; empty in files of record format 1."""
+    with _opened(path, "numpy") as file:
+        return (file.metadata() or {}).get(CHECKSUM, "")
 
 
 @contextlib.contextmanager
@@ -45,7 +73,7 @@ def _opened(path: Path, framework: str) -> Iterator[Any]:
         with safe_open(path, framework=framework) as file:
             yield file
     except SafetensorError as error:
-        raise ValueError(f"{path} is no readable checkpoint ({error}); delete it to start this training anew") from None
+        raise ValueError(f"{path} is no readable checkpoint ({error}); {DELETE}") from None
     except (json.JSONDecodeError, RecursionError) as error:
         raise ValueError(f"{path} is no checkpoint of dmf: its {STATE!r} metadata is no JSON ({error})") from None
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from dmf.config import ExperimentConfig
+    from dmf.config import AnyTraining
 
 HERE = Path(__file__).parents[1]
 """The package."""
@@ -26,15 +26,15 @@ DEVICES = ("cpu", "cuda")
 NUMBERLESS = frozenset(
     {
         *("config", "values", "records", "files", "checkpoints", "provenance", "watchdog", "library"),
-        *("layouts", "arrays", "trees", "pickles", "raw", "cache", "glyphs"),
+        *("layouts", "cache", "glyphs"),
     }
 )
-"""Modules whose work a record states in full, so that their code says nothing more: settings, which are its
-configuration; readers of images, whose pixels and classes are its data fingerprint; files and records themselves."""
+"""Modules, and folders of modules, whose work a record states in full, so that their code says nothing more: settings,
+which are its configuration; readers of images, whose pixels and classes are its data fingerprint; files and records."""
 _parsed = functools.cache(ast.parse)
 
 
-def code_hash(config: ExperimentConfig, device: str) -> str:
+def code_hash(config: AnyTraining, device: str) -> str:
     """16 hexadecimal digits of the code that makes the numbers of a training on a `device` of type "cpu" or "cuda".
 
     It covers training, evaluation, the method, the backbone, what these import, and the C++ source of the operators
@@ -44,15 +44,21 @@ def code_hash(config: ExperimentConfig, device: str) -> str:
     return _hash_of(_roots(config), device == "cuda")
 
 
-def code_hashes(config: ExperimentConfig) -> dict[str, str]:
+def code_hashes(config: AnyTraining) -> dict[str, str]:
     """`code_hash` of a training on each kind of device."""
     return {device: code_hash(config, device) for device in DEVICES}
 
 
-def _roots(config: ExperimentConfig) -> tuple[str, ...]:
-    """The modules that a training starts from; the method is the one that `build_method` imports by its name."""
-    method = f"dmf.methods.{config.model.method}.model"
-    return "dmf.training.run", "dmf.evaluation.evaluate", method, "dmf.backbones.backbones"
+def _roots(config: AnyTraining) -> tuple[str, ...]:
+    """The modules that a training starts from, those among them that are imported by name."""
+    roots = ["dmf.training.run", "dmf.evaluation.evaluate"]
+    if config.kind == "pretraining":
+        return *roots, "dmf.training.pretraining", f"dmf.backbones.{config.model.backbone}"
+    roots += ["dmf.training.episodic", f"dmf.methods.{config.model.method}.model"]
+    if config.stage is not None:
+        roots.append("dmf.training.pretraining")
+    backbone = config.model.backbone_name
+    return *roots, *([f"dmf.backbones.{backbone}"] if backbone else [])
 
 
 @functools.cache
@@ -70,7 +76,7 @@ def _modules(roots: tuple[str, ...]) -> set[Path]:
     waiting = [path for root in roots if (path := _path_of(root))]
     while waiting:
         path = waiting.pop()
-        if path in found or path.stem in NUMBERLESS or path.name == "__init__.py":
+        if path in found or path.name == "__init__.py" or NUMBERLESS & {path.stem, *path.relative_to(HERE).parts}:
             continue
         found.add(path)
         tree = _parsed(path.read_text(encoding="utf-8"))
@@ -164,18 +170,6 @@ def versions() -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             installed[name] = "not installed"
     return installed
-
-
-def cpu_name() -> str:
-    """The processor's model."""
-    models = re.findall(r"^model name\s*: (.+)$", cpuinfo(), re.MULTILINE)
-    return models[0] if models else platform.machine()
-
-
-def cpuinfo() -> str:
-    """What Linux says of the processors; empty elsewhere."""
-    path = Path("/proc/cpuinfo")
-    return path.read_text() if path.is_file() else ""
 
 
 def git_commit() -> str | None:

@@ -2,18 +2,41 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, TypeAdapter, ValidationError, model_validator
 
-from dmf.config import Count, EvaluationConfig, ExperimentConfig
-from dmf.values import Value
+from dmf.config import AnyTraining, EvaluationConfig, Task, Training
+from dmf.values import Count, Value, describe
 
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+FORMAT = 2
+"""Of records. 1: without per-class counts, checksums, stages and the validation task."""
 CONFIG, RECORD, EVALUATIONS = "config.json", "training.json", "evaluations"
 BEST, LAST, LOCK, STACKS = "best.safetensors", "last.safetensors", ".lock", "stacks.txt"
 """What a training's folder holds: configuration, record (written last), a record per evaluation; the weights that are
 tested, the checkpoint that only a resumption needs (it goes when the record is written), the lock of who works there,
 and where a process that hung stood when it was ended."""
+
+
+def read_training(path: Path) -> AnyTraining:
+    """The configuration in a training's folder. ValueError for anything else."""
+    return training_from(path.read_bytes(), f"the configuration in {path}")
+
+
+def training_from(text: str | bytes, where: str = "the configuration") -> AnyTraining:
+    """The same from JSON."""
+    try:
+        return _TRAINING.validate_json(text)
+    except ValidationError as error:
+        raise ValueError(describe(error, where)) from None
+
+
+_TRAINING: TypeAdapter[AnyTraining] = TypeAdapter(Training)
 
 
 def without_weights(key: str) -> str:
@@ -54,6 +77,16 @@ class Provenance(Value):
     threads: int
     code: str = ""
     """`code_hash`; of a training that went on under other code, all of them with `+` between. Empty: not known."""
+    data_doubts: tuple[str, ...] = ()
+    """What is doubtful about the images, such as that some are missing."""
+
+
+class Started(Value):
+    """The pre-training that a training started from."""
+
+    key: str
+    weights: str
+    """SHA-256 of its weights."""
 
 
 class Failure(Value):
@@ -97,8 +130,10 @@ class Going(Value):
 class TrainingRecord(Value):
     """One training, ended."""
 
+    format: int = 1
+    """Of files that do not say it; who writes gives FORMAT."""
     key: str
-    config: ExperimentConfig
+    config: Training
     outcome: Literal["finished", "diverged", "failed"]
     failure: Failure | None = None
     history: tuple[Epoch, ...] = ()
@@ -112,11 +147,18 @@ class TrainingRecord(Value):
     peak_bytes: int | None = None
     """The most memory: on a GPU that PyTorch had allocated, on a CPU that the process had (resident)."""
     provenance: Provenance | None = None
+    validation: Task | None = None
+    """The episodes that selected the best epoch; None where nothing was selected."""
+    start: Started | None = None
+    weights: str = ""
+    """SHA-256 of the weights of the best epoch; empty where there are none."""
 
 
 class EvaluationRecord(Value):
     """One trained model on one bank of episodes."""
 
+    format: int = 1
+    """As in `TrainingRecord`."""
     training_key: str
     evaluation_key: str
     config: EvaluationConfig
@@ -124,7 +166,13 @@ class EvaluationRecord(Value):
     """Mean over episodes, a fraction in [0, 1]."""
     ci95: float
     """Half-width 1.96 * std / sqrt(episodes): it covers the choice of episodes, given model and data."""
-    episode_accuracies: tuple[float, ...]
+    correct: tuple[tuple[int, ...], ...] = ()
+    """[E][N]: right answers in each episode, for each of its classes; `dmf.evaluation.bank.drawn_classes` says which
+    classes these are."""
+    episode_accuracies: tuple[float, ...] = ()
+    """[E]; of format 1, in place of `correct`."""
+    classes: Count | None = None
+    """Of the split that the episodes are drawn from; None in format 1."""
     bank: str
     """Hash of the episode bank's rows: with equal data fingerprints, two evaluations can be compared per episode."""
     data_fingerprint: str
@@ -133,3 +181,18 @@ class EvaluationRecord(Value):
     seconds: float
     code: str = ""
     """`code_hash` of what tested them. Empty: not known."""
+
+    @model_validator(mode="after")
+    def _has_episodes(self) -> Self:
+        if bool(self.correct) == bool(self.episode_accuracies):
+            raise ValueError("give the right answers of every episode (correct), or of format 1 episode_accuracies")
+        return self
+
+    @property
+    def accuracies(self) -> NDArray[np.float64]:
+        """Accuracy of each episode [E], fractions in [0, 1]."""
+        import numpy as np  # reading a record's summary does without
+
+        if self.episode_accuracies:
+            return np.array(self.episode_accuracies, dtype=np.float64)
+        return np.array(self.correct).sum(axis=1) / (self.config.way * self.config.queries)

@@ -16,12 +16,15 @@ from tempfile import TemporaryDirectory
 
 import torch
 
-from dmf.config import EvaluationConfig, ExperimentConfig
+from dmf.config import AnyTraining
 from dmf.data.sets import DataSet, ImageSplit, open_for
 from dmf.episodes import EpisodeIndices
-from dmf.evaluation.evaluate import episode_accuracies, episode_bank, image_table
+from dmf.evaluation.bank import validation_bank, validation_task
+from dmf.evaluation.evaluate import episode_accuracies
+from dmf.evaluation.tables import image_table
 from dmf.machine.device import device_name, peak_bytes
 from dmf.machine.precision import autocast
+from dmf.records.records import BEST, training_from
 from dmf.training.run import Run
 from orchestrator.costs.estimates import device_here
 from orchestrator.costs.rates import Calibration, Rates, calibration_path, cost_class
@@ -53,7 +56,7 @@ def calibrate(
     """
     calibration = Calibration.of(ledger.store)
     held = set() if again else {rates.place for rates in calibration.measured}
-    missing: dict[tuple[str, str, int], ExperimentConfig] = {}
+    missing: dict[tuple[str, str, int], AnyTraining] = {}
     for trial in trials:
         if (place := _place(trial.config)) not in held:
             missing.setdefault(place, trial.config)
@@ -76,7 +79,7 @@ def calibrate(
     return calibration
 
 
-def _place(config: ExperimentConfig) -> tuple[str, str, int]:
+def _place(config: AnyTraining) -> tuple[str, str, int]:
     device = device_here(config.training.device)
     if device is None:
         raise ValueError("training.device='cuda', but PyTorch sees no GPU here; calibrate where the sweep will run")
@@ -84,12 +87,13 @@ def _place(config: ExperimentConfig) -> tuple[str, str, int]:
 
 
 def _said(rates: Rates) -> str:
-    step = rates.config.training.episodes_per_step * min(rates.episode_seconds, default=0.0)
+    per_step = rates.config.training.episodes_per_step if rates.config.kind == "experiment" else 1
+    step = per_step * min(rates.episode_seconds, default=0.0)
     training = f"{step:.3g} s a step, " if step else ""
     return f"{training}{(rates.peak_bytes or 0) / 1e9:.1f} GB at most, {duration(rates.start_seconds)} to start"
 
 
-def measured_aside(config: ExperimentConfig) -> Rates:
+def measured_aside(config: AnyTraining) -> Rates:
     """`measure` in a process of its own. ValueError: the user's mistake, or the process was killed."""
     root = str(Path(__file__).resolve().parents[2])
     path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
@@ -109,14 +113,15 @@ def measured_aside(config: ExperimentConfig) -> Rates:
     return Rates.model_validate_json(done.stdout.splitlines()[-1])
 
 
-def measure(config: ExperimentConfig) -> Rates:
+def measure(config: AnyTraining) -> Rates:
     """Time a start, training steps and validation episodes of `config` on its images, in this process."""
     data = open_for(config)
     with TemporaryDirectory(prefix="calibration-") as room:
         started = time.perf_counter()
-        run = Run(config.replace(training__learning_rate=LEARNING_RATE), data, Path(room))
+        start_weights = untrained_start(config, data, Path(room))
+        run = Run(config.replace(training__learning_rate=LEARNING_RATE), data, Path(room), start_weights)
         start = time.perf_counter() - started
-        episode_seconds = _episode_seconds(run) if run.parameters else ()
+        episode_seconds = _episode_seconds(run) if run.stage.learns else ()
         image_seconds, test_episode_seconds = _evaluation_seconds(run, data.val)
         return Rates(
             cost_class=cost_class(config),
@@ -134,6 +139,15 @@ def measure(config: ExperimentConfig) -> Rates:
         )
 
 
+def untrained_start(config: AnyTraining, data: DataSet, room: Path) -> Path | None:
+    """Random weights for a training that starts from a pre-training, in the folder `room`; None where it does not."""
+    if config.stage is None:
+        return None
+    (room / "start").mkdir()
+    Run(config.stage, data, room / "start").keep_best(epoch=0)
+    return room / "start" / BEST
+
+
 def _episode_seconds(run: Run) -> tuple[float, ...]:
     """Of one episode, in each stretch of steps. `train_steps` ends by reading the losses, so a device has ended."""
     run.train_steps(range(1))
@@ -144,7 +158,7 @@ def _episode_seconds(run: Run) -> tuple[float, ...]:
     for first in range(2, 2 + STRETCHES * steps, steps):
         started = time.perf_counter()
         run.train_steps(range(first, first + steps))
-        found.append((time.perf_counter() - started) / steps / run.config.training.episodes_per_step)
+        found.append((time.perf_counter() - started) * run.stage.steps_per_epoch / steps / run.config.batches_per_epoch)
     return tuple(found)
 
 
@@ -153,7 +167,7 @@ def _evaluation_seconds(run: Run, split: ImageSplit) -> tuple[float, float]:
 
     The second bank has as many episodes and fewer images.
     """
-    bank = episode_bank(split, _few_episodes(run.config))
+    bank = validation_bank(split, validation_task(run.config, split), EPISODES)
     same = EpisodeIndices(*(rows[:1].expand_as(rows) for rows in (bank.support, bank.query, bank.targets)))
     _timed(run, split, same)
     different, repeated = _timed(run, split, bank), _timed(run, split, same)
@@ -162,14 +176,9 @@ def _evaluation_seconds(run: Run, split: ImageSplit) -> tuple[float, float]:
     return per_image, max(0.0, repeated - few * per_image) / EPISODES
 
 
-def _few_episodes(config: ExperimentConfig) -> EvaluationConfig:
-    episodes = config.episodes
-    return EvaluationConfig(split="val", episodes=EPISODES, way=episodes.way, shot=episodes.shot)
-
-
 def _timed(run: Run, split: ImageSplit, bank: EpisodeIndices) -> float:
     started = time.perf_counter()
-    episode_accuracies(run.method, split, bank, run.augment, run.config.training.precision)
+    episode_accuracies(run.stage.method, split, bank, run.stage.augment, run.config.training.precision)
     return time.perf_counter() - started
 
 
@@ -179,16 +188,16 @@ def _images_in(bank: EpisodeIndices) -> int:
 
 def _image_bytes(run: Run, data: DataSet, room: Path) -> int:
     """What an evaluation keeps of an image."""
-    run.method.eval()
+    run.stage.method.eval()
     with torch.inference_mode(), autocast(run.device, run.config.training.precision):
-        table = image_table(run.method, data.val, torch.arange(2), run.augment, run.device, room)
+        table = image_table(run.stage.method, data.val, torch.arange(2), run.stage.augment, run.device, room)
     return sum(values.nbytes for values in table.values()) // 2
 
 
 def main() -> int:
     """Measure the configuration on stdin."""
     try:
-        rates = measure(ExperimentConfig.model_validate_json(sys.stdin.read()))
+        rates = measure(training_from(sys.stdin.read()))
     except (ValueError, torch.OutOfMemoryError) as error:
         print(" ".join(str(error).split()), file=sys.stderr)
         return USERS_MISTAKE

@@ -15,9 +15,11 @@ from tempfile import TemporaryDirectory
 import torch
 
 from dmf.config import ExperimentConfig
+from dmf.data.sets import images_of
 from dmf.machine.precision import autocast
+from dmf.training.episodic import EpisodicStage
 from dmf.training.run import Diverged, Run
-from orchestrator.running.trial import images_of
+from orchestrator.costs.calibrate import untrained_start
 from orchestrator.spec.baselines import pairs
 from orchestrator.spec.plan import SweepPlan
 
@@ -50,13 +52,16 @@ def first_outputs(config: ExperimentConfig) -> str:
     """Digest of the losses of a training's first step and of the scores of its episode after it."""
     short = config.with_paths(ONE_EPISODE)
     with TemporaryDirectory(prefix="canary-") as room:
-        run = Run(short, images_of(short), Path(room))
+        images = images_of(short)
+        run = Run(short, images, Path(room), untrained_start(short, images, Path(room)))
         try:
-            losses = run.train_steps(range(1)) if run.parameters else {}
+            losses = run.train_steps(range(1)) if run.stage.learns else {}
         except Diverged:
             return f"{config.key} diverged"  # like no other
-        run.method.eval()
-        with torch.inference_mode(), autocast(run.device, short.training.precision):
-            scores = run.method(run.episode(0, run.read(0)))
+        stage = run.stage
+        assert isinstance(stage, EpisodicStage)
+        stage.method.eval()
+        with torch.no_grad(), autocast(run.device, short.training.precision):
+            scores = stage.method(stage.episode(0, stage.read(0)))
     text = json.dumps(losses, sort_keys=True).encode()
     return hashlib.sha256(text + scores.float().cpu().contiguous().numpy().tobytes()).hexdigest()

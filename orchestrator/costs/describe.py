@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
+from dmf.records.staleness import Today
 from orchestrator.costs.preview import preview
 from orchestrator.spec.model import SweepSpec
 from orchestrator.spec.plan import SweepPlan, Trial, labels, shortened
 from orchestrator.store.ledger import Ledger
 from orchestrator.store.standing import Standing, standing
-from reports.staleness import Today
 
 SEEDS_SHOWN = 10
 PLANNED = {

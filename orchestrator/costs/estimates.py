@@ -16,9 +16,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from dmf.config import TABLE_BYTES, EvaluationConfig, ExperimentConfig
-from dmf.records.provenance import cpu_name
+from dmf.backbones.config import BackboneConfig
+from dmf.config import AnyTraining, EvaluationConfig
+from dmf.config.sections import TABLE_BYTES
+from dmf.machine.processor import cpu_name
 from dmf.records.records import RECORD, TrainingRecord
+from dmf.training.schedule import validates
 from orchestrator.costs.rates import (
     Calibration,
     Images,
@@ -26,7 +29,6 @@ from orchestrator.costs.rates import (
     cost_class,
     distinct_images,
     flops_per_image,
-    images_per_episode,
     merged,
     of_record,
     validation_of,
@@ -116,7 +118,7 @@ def _rates_seen(ledger: Ledger, calibration: Calibration) -> Iterator[Rates]:
             yield rates
 
 
-def _images(config: ExperimentConfig, calibration: Calibration) -> Images:
+def _images(config: AnyTraining, calibration: Calibration) -> Images:
     """Sizes of a training's splits: those of a known data set, else as a calibration found them."""
     from dmf.data.sets import DATASETS, QUARTER_TURNS  # torch takes seconds to import
 
@@ -128,7 +130,7 @@ def _images(config: ExperimentConfig, calibration: Calibration) -> Images:
 
 
 def _rates_for(
-    config: ExperimentConfig, known: dict[tuple[str, str, int], tuple[Rates, Source]]
+    config: AnyTraining, known: dict[tuple[str, str, int], tuple[Rates, Source]]
 ) -> tuple[Rates, Source] | None:
     """Rates and their source; None: nothing is like it."""
     device, threads = device_here(config.training.device), config.training.threads
@@ -149,14 +151,18 @@ def _rates_for(
         return None
 
     def distance(rates: Rates) -> tuple[bool, float]:
-        return rates.config.model.backbone != config.model.backbone, abs(math.log(_work(config) / _work(rates.config)))
+        return _backbone(rates.config) != _backbone(config), abs(math.log(_work(config) / _work(rates.config)))
 
     nearest = min(alike, key=distance)
     return nearest.scaled(config), "FLOPs"
 
 
-def _work(config: ExperimentConfig) -> int:
-    return flops_per_image(config) * images_per_episode(config)
+def _work(config: AnyTraining) -> int:
+    return flops_per_image(config) * config.images_per_batch
+
+
+def _backbone(config: AnyTraining) -> str:
+    return config.model.backbone if isinstance(config.model, BackboneConfig) else ""
 
 
 @functools.cache
@@ -186,8 +192,8 @@ def _cost(
     """What is left of a trial with so many epochs `done` in `earlier` seconds, and these `tests` to make."""
     settings = trial.config.training
     left = range(done + 1, settings.epochs + 1) if rates.episode_seconds else range(0)
-    training = len(left) * settings.episodes_per_epoch * statistics.median(rates.episode_seconds or [0.0])
-    validations = sum(settings.validates(epoch) for epoch in left)
+    training = len(left) * trial.config.batches_per_epoch * statistics.median(rates.episode_seconds or [0.0])
+    validations = sum(validates(epoch, settings) for epoch in left)
     seconds = training + validations * _evaluation_seconds(validation_of(trial.config), rates, images)
     seconds += sum(_evaluation_seconds(test, rates, images) for test in tests)
     seconds += rates.start_seconds if done < settings.epochs else 0.0

@@ -8,18 +8,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from dmf.config import ExperimentConfig
+from dmf.config import AnyTraining
 from orchestrator.costs.estimates import GPU_DRIVER, Cost
+from orchestrator.costs.rates import parameters
 from orchestrator.spec.model import Resources
 from orchestrator.spec.plan import Trial
 
 CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 BYTES_PER_PARAMETER = 4
-BACKBONE_PARAMETERS = {"resnet12": 12_440_000, "conv64f": 114_000}
 CHECKPOINT_COPIES = 4
 """Weights and momenta, the new checkpoint being written beside the old."""
-BASE_CLASSES = 1_200
-"""More than the training classes of any known data set, for the global classifier."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +52,7 @@ def at_a_time(trials: Sequence[Trial], resources: Resources, machine: Machine) -
     return max(1, int(min(together, default=1)))
 
 
-def _needs(config: ExperimentConfig, resources: Resources, machine: Machine) -> tuple[float, float]:
+def _needs(config: AnyTraining, resources: Resources, machine: Machine) -> tuple[float, float]:
     cpu = float(resources.cpu or config.training.threads)
     uses_gpu = machine.gpu_memory and config.training.device != "cpu"
     return cpu, resources.gpu if resources.gpu is not None else float(bool(uses_gpu))
@@ -114,7 +112,7 @@ def _too_much(trials: Sequence[Trial], resources: Resources, machine: Machine) -
 
 def _disk(trials: Sequence[Trial], together: int, store: Path, keep_weights: bool) -> list[str]:
     """Of every training its best weights, while it runs or for ever, and of those that run a checkpoint."""
-    sizes = sorted((BYTES_PER_PARAMETER * parameters_at_most(trial.config) for trial in trials), reverse=True)
+    sizes = sorted((BYTES_PER_PARAMETER * parameters(trial.config) for trial in trials), reverse=True)
     running = sum(sizes[:together])
     kept = sum(sizes) if keep_weights else running
     needed = kept + CHECKPOINT_COPIES * running
@@ -128,15 +126,6 @@ def _disk(trials: Sequence[Trial], together: int, store: Path, keep_weights: boo
         f"weights and checkpoints of {what} take up to {_gigabytes(needed)}, {here} has {_gigabytes(free)} free; "
         f"take a --store with more room{instead}"
     ]
-
-
-def parameters_at_most(config: ExperimentConfig) -> int:
-    """An upper bound, near for DMF: backbone, filter generator and offset convolution, global classifier."""
-    model = config.model
-    if model.method == "raw_pixels":
-        return 0
-    filters, offsets = 9 * model.groups * model.kernel_size**2, 2 * 18 * 25
-    return BACKBONE_PARAMETERS[model.backbone] + model.channels * (filters + offsets + BASE_CLASSES) + BASE_CLASSES
 
 
 def _gigabytes(count: float) -> str:

@@ -10,27 +10,39 @@ import math
 import statistics
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from pydantic import Field
 
-from dmf.config import DataConfig, EvaluationConfig, ExperimentConfig, ModelConfig
+from dmf.backbones import build_backbone
+from dmf.backbones.config import BackboneConfig
+from dmf.config import (
+    AnyMethod,
+    AnyTraining,
+    ClassifierConfig,
+    DataConfig,
+    EvaluationConfig,
+    ExperimentConfig,
+    Task,
+    Training,
+)
+from dmf.config.sections import USUAL_QUERIES, USUAL_SHOT, USUAL_WAY
+from dmf.methods import build_method
 from dmf.records.records import EvaluationRecord, TrainingRecord
 from dmf.values import Value
 
-DEFAULTS = ExperimentConfig()
-COSTS_NOTHING = {
-    path: DEFAULTS.at(path)
-    for path in (
-        "data.normalisation data.resize augmentation.crop_padding augmentation.flip augmentation.erasing "
-        "model.drop_rate model.drop_block_ramp training.seed training.epochs training.learning_rate "
-        "training.learning_rate_floor training.warmup_epochs training.momentum training.nesterov "
-        "training.weight_decay training.few_shot_weight training.global_weight training.validation_episodes "
-        "training.validate_every training.validate_all_from"
-    ).split()
-}
-"""Parameters that change neither an episode's time nor the memory, with their defaults."""
+COSTS_NOTHING = frozenset(
+    "data.normalisation data.resize augmentation.crop_padding augmentation.flip augmentation.erasing "
+    "model.drop_rate model.drop_block_ramp model.drop_block_counts_validation model.few_shot_weight "
+    "model.global_weight training.seed training.epochs training.learning_rate training.learning_rate_floor "
+    "training.warmup_epochs training.momentum training.nesterov training.weight_decay "
+    "training.validation_episodes training.validate_every training.validate_all_from validation.way "
+    "validation.shot validation.queries start".split()
+)
+"""Parameters, and sections, that change neither an episode's time nor the memory."""
 
+BASE_CLASSES = 1_200
+"""More than the training classes of any known data set, for classifiers of them."""
 Images = dict[str, int]
 """How many a split has, by its name, where that is known."""
 
@@ -41,7 +53,7 @@ class Rates(Value):
     cost_class: str
     device: str
     threads: int
-    config: ExperimentConfig
+    config: Training
     """One of them."""
     episode_seconds: tuple[float, ...]
     """Of one training episode, once for every epoch or timed stretch; empty where nothing is learnt."""
@@ -62,10 +74,10 @@ class Rates(Value):
         """Class, device and threads: what tells rates apart."""
         return self.cost_class, self.device, self.threads
 
-    def scaled(self, config: ExperimentConfig) -> Rates:
+    def scaled(self, config: AnyTraining) -> Rates:
         """For a training of another class, by the FLOPs of the two backbones; its memory is not known."""
         image = flops_per_image(config) / flops_per_image(self.config)
-        episode = image * images_per_episode(config) / images_per_episode(self.config)
+        episode = image * config.images_per_batch / self.config.images_per_batch
         return Rates(
             cost_class=cost_class(config),
             device=self.device,
@@ -104,24 +116,30 @@ def _same_images(one: DataConfig, other: DataConfig) -> bool:
     return (one.name, one.rotations_as_classes) == (other.name, other.rotations_as_classes)
 
 
-def cost_class(config: ExperimentConfig) -> str:
+def cost_class(config: AnyTraining) -> str:
     """Digest of everything in a configuration that costs time or memory, device and threads aside."""
     return representative(config).key
 
 
-def representative(config: ExperimentConfig) -> ExperimentConfig:
+def representative(config: AnyTraining) -> AnyTraining:
     """The one training that stands for all of a cost class."""
-    jitter = DEFAULTS.augmentation.color_jitter if config.augmentation.color_jitter else 0.0
-    per_step = config.training.episodes_per_step
-    return config.with_paths(
-        COSTS_NOTHING | {"augmentation.color_jitter": jitter, "training.episodes_per_epoch": per_step}
+    plain = type(config)().flat() | _defaults_of(config.model)
+    there = config.flat()
+    values = {path: plain[path] for path in there if path in COSTS_NOTHING and path in plain}
+    values["augmentation.color_jitter"] = (
+        plain["augmentation.color_jitter"] if config.augmentation.color_jitter else 0.0
     )
+    if isinstance(config, ExperimentConfig):
+        values["training.episodes_per_epoch"] = config.training.episodes_per_step
+        if not config.model.needs_start:
+            values["start"] = None
+    else:
+        values["training.batches_per_epoch"] = 1
+    return config.with_paths(values)
 
 
-def images_per_episode(config: ExperimentConfig) -> int:
-    """Of a training episode."""
-    episodes = config.episodes
-    return episodes.way * (episodes.shot + episodes.queries)
+def _defaults_of(model: Value) -> dict[str, Any]:
+    return {f"model.{name}": value for name, value in type(model)().flat().items()}
 
 
 def distinct_images(evaluation: EvaluationConfig, images: Images) -> float:
@@ -132,12 +150,14 @@ def distinct_images(evaluation: EvaluationConfig, images: Images) -> float:
     return drawn if held is None else held * -math.expm1(-drawn / held)
 
 
-def validation_of(config: ExperimentConfig) -> EvaluationConfig:
-    """The evaluation that selects a training's epoch."""
-    episodes = config.episodes
-    return EvaluationConfig(
-        split="val", episodes=config.training.validation_episodes, way=episodes.way, shot=episodes.shot
-    )
+def validation_of(config: AnyTraining, task: Task | None = None) -> EvaluationConfig:
+    """The evaluation that selects a training's epoch: of the `task` that its record names, else as far as is known
+    without the images."""
+    asked, episodic = config.validation, isinstance(config, ExperimentConfig)
+    way, shot = (config.episodes.way, config.episodes.shot) if episodic else (USUAL_WAY, USUAL_SHOT)
+    task = task or Task(way=asked.way or way, shot=asked.shot or shot, queries=asked.queries or USUAL_QUERIES)
+    episodes = config.training.validation_episodes
+    return EvaluationConfig(split="val", episodes=episodes, way=task.way, shot=task.shot, queries=task.queries)
 
 
 def of_record(record: TrainingRecord, tests: Iterable[EvaluationRecord], images: Images) -> Rates | None:
@@ -149,8 +169,8 @@ def of_record(record: TrainingRecord, tests: Iterable[EvaluationRecord], images:
     """
     if record.outcome == "failed" or record.provenance is None or not (record.history or record.parameters == 0):
         return None
-    config, validation = record.config, validation_of(record.config)
-    episodes = config.training.episodes_per_epoch
+    config, validation = record.config, validation_of(record.config, record.validation)
+    batches = config.batches_per_epoch
     plain = [epoch.seconds for epoch in record.history if epoch.validation_accuracy is None]
     validated = [epoch.seconds for epoch in record.history if epoch.validation_accuracy is not None]
     selecting = 0.0
@@ -158,7 +178,7 @@ def of_record(record: TrainingRecord, tests: Iterable[EvaluationRecord], images:
         selecting = max(0.0, statistics.median(validated) - statistics.median(plain))
     elif validated:
         forwards = distinct_images(validation, images)
-        share = forwards / (forwards + 3 * episodes * images_per_episode(config))
+        share = forwards / (forwards + 3 * batches * config.images_per_batch)
         selecting = share * statistics.median(validated)
     seen = [(validation, selecting)] if selecting else []
     seen += [(test.config, test.seconds) for test in tests]
@@ -167,7 +187,7 @@ def of_record(record: TrainingRecord, tests: Iterable[EvaluationRecord], images:
         device=record.provenance.device,
         threads=record.provenance.threads,
         config=config,
-        episode_seconds=tuple(max(0.0, s) / episodes for s in [*plain, *(s - selecting for s in validated)]),
+        episode_seconds=tuple(max(0.0, s) / batches for s in [*plain, *(s - selecting for s in validated)]),
         image_seconds=_median(seconds / 2 / distinct_images(test, images) for test, seconds in seen),
         test_episode_seconds=_median(seconds / 2 / test.episodes for test, seconds in seen),
         start_seconds=max(0.0, record.seconds - sum(epoch.seconds for epoch in record.history)),
@@ -201,24 +221,37 @@ def _median(values: Iterable[float]) -> float:
     return statistics.median(values) if values else 0.0
 
 
-def flops_per_image(config: ExperimentConfig) -> int:
+def flops_per_image(config: AnyTraining) -> int:
     """Of the backbone's convolutions for one image, forward: two per multiply-add; 0 for raw pixels."""
     model = config.model
-    if model.method == "raw_pixels":
+    if not isinstance(model, BackboneConfig):
         return 0
-    return _backbone_flops(model.backbone, model.last_pooling, config.data.channels, config.data.image_size)
+    backbone = BackboneConfig(backbone=model.backbone, last_pooling=model.last_pooling)
+    return _backbone_flops(backbone, config.data.channels, config.data.image_size)
 
 
 @functools.cache
-def _backbone_flops(backbone: str, last_pooling: bool, channels: int, side: int) -> int:
+def _backbone_flops(config: BackboneConfig, channels: int, side: int) -> int:
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
-    from dmf.methods import build_method
-
-    model = ModelConfig.from_dict({"backbone": backbone, "last_pooling": last_pooling, "groups": 1})
     with torch.device("meta"), torch.no_grad(), FlopCounterMode(display=False) as counter:
-        build_method(model, DataConfig.from_dict({"channels": channels}), base_classes=1).maps(
-            torch.empty(1, channels, side, side)
-        )
+        build_backbone(config, channels)(torch.empty(1, channels, side, side))
     return counter.get_total_flops()
+
+
+def parameters(config: AnyTraining) -> int:
+    """Number of learnt numbers, counted on a model without memory; base classes as of the largest known data set."""
+    return _parameters(config.model, config.data.channels)
+
+
+@functools.cache
+def _parameters(model: AnyMethod | ClassifierConfig, channels: int) -> int:
+    import torch
+
+    with torch.device("meta"):
+        if isinstance(model, ClassifierConfig):
+            parts, head = build_backbone(model, channels).parameters(), (model.channels + 1) * BASE_CLASSES
+        else:
+            parts, head = build_method(model, DataConfig().replace(channels=channels), BASE_CLASSES).parameters(), 0
+        return sum(parameter.numel() for parameter in parts) + head

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from dmf.config import ExperimentConfig
+from dmf.config import AnyTraining
 from orchestrator.costs.estimates import Cost, Source
 from orchestrator.costs.rates import cost_class, representative
 from orchestrator.running.progress import duration
@@ -77,7 +77,7 @@ def said(seconds: float, low: float, high: float) -> str:
 
 def compare(estimates_before: dict[str, Cost], ledger: Ledger) -> str:
     """Estimated against actual seconds of the trainings that have ended since, per cost class and together."""
-    configs: dict[str, ExperimentConfig] = {}
+    configs: dict[str, AnyTraining] = {}
     pairs: dict[str, list[tuple[Cost, float]]] = {}
     for key, cost in estimates_before.items():
         record = ledger.training(key)
@@ -102,6 +102,6 @@ def compare(estimates_before: dict[str, Cost], ledger: Ledger) -> str:
     return "\n".join(lines)
 
 
-def class_labels(configs: dict[str, ExperimentConfig]) -> dict[str, str]:
+def class_labels(configs: dict[str, AnyTraining]) -> dict[str, str]:
     """What tells cost classes apart, from one training of each: by what costs, not by its seed or learning rate."""
     return labels(representative(config) for config in configs.values())

@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import yaml
 from pydantic import Field
 
-from dmf.config import ExperimentConfig, Fraction
+from dmf.config import ExperimentConfig
 from dmf.records.records import CONFIG, Epoch, Failure, TrainingRecord
-from dmf.values import Value, digest
+from dmf.records.staleness import Today
+from dmf.values import Fraction, Value, digest
 from orchestrator.running.interrupts import Signals
 from orchestrator.running.progress import Progress, Stage
 from orchestrator.running.watch import Watch, check_lease, note_failure, stop_after
@@ -25,7 +26,6 @@ from orchestrator.spec.model import Range, Search, SweepSpec
 from orchestrator.spec.plan import Trial
 from orchestrator.store.ledger import Ledger
 from orchestrator.store.snapshot import snapshot
-from reports.staleness import Today
 
 if TYPE_CHECKING:
     from orchestrator.tracking.tracker import Tracker

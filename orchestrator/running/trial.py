@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import functools
 import logging
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Literal
 
-from dmf.config import AugmentationConfig, DataConfig, EvaluationConfig, ExperimentConfig
-from dmf.data.sets import DataSet, open_for
-from dmf.evaluation.evaluate import episode_bank, evaluate_folder
+from dmf.config import AnyTraining, EvaluationConfig, ExperimentConfig
+from dmf.data.sets import images_of
+from dmf.evaluation.bank import episode_bank
+from dmf.evaluation.evaluate import evaluate_folder
+from dmf.evaluation.partial import partial_path
 from dmf.machine.watchdog import watched
 from dmf.records.checkpoints import read_state_of
-from dmf.records.records import BEST, LAST, STACKS, Epoch, Kept, TrainingRecord, without_weights
+from dmf.records.records import BEST, FORMAT, LAST, STACKS, Epoch, Kept, TrainingRecord, without_weights
 from dmf.training.run import close, train
 from orchestrator.running.faults import failure_of
 from orchestrator.store.bucket.mirror import RemoteStore
@@ -25,12 +25,9 @@ from orchestrator.store.ledger import Ledger, local_folder
 
 log = logging.getLogger("dmf.trial")
 
-DATA_SETS_OPEN = 4
-"""That a process keeps open for its next trials: memory maps, whose pages all processes share."""
-
 
 def run_trial(
-    config: ExperimentConfig,
+    config: AnyTraining,
     evaluations: tuple[EvaluationConfig, ...],
     store: str | Path,
     on_epoch: Callable[[Epoch], None] = lambda epoch: None,
@@ -66,10 +63,12 @@ def run_trial(
         if record.outcome == "finished":
             missing = [e for e in evaluations if not ledger.tested(config.key, e.key)]
             if missing:
+                assert isinstance(config, ExperimentConfig)
                 _check_weights(folder / BEST, record)
                 data = images_of(config)
                 for evaluation in missing:
                     ledger.write_evaluation(evaluate_folder(folder, config, evaluation, data))
+                    partial_path(folder, evaluation.key).unlink(missing_ok=True)
         if not keep_weights:
             (folder / BEST).unlink(missing_ok=True)
         return record
@@ -89,7 +88,7 @@ def _check_weights(path: Path, record: TrainingRecord) -> None:
 
 
 def _run_remote_trial(
-    config: ExperimentConfig,
+    config: AnyTraining,
     evaluations: tuple[EvaluationConfig, ...],
     store: str,
     on_epoch: Callable[[Epoch], None],
@@ -126,7 +125,7 @@ def _away_may_pass(store: str) -> Iterator[None]:
 
 
 def _trained(
-    config: ExperimentConfig,
+    config: AnyTraining,
     evaluations: tuple[EvaluationConfig, ...],
     ledger: Ledger,
     on_epoch: Callable[[Epoch], None],
@@ -135,26 +134,18 @@ def _trained(
     try:
         data = images_of(config)
         for evaluation in evaluations:  # what can not be tested is told before it is trained
+            assert isinstance(config, ExperimentConfig)
             episode_bank(data.split(evaluation.split), evaluation.resolve(config).replace(episodes=2))
-        record = train(config, data, folder, on_epoch)
+        start = ledger.folder(config.stage.key) / BEST if config.stage else None
+        record = train(config, data, folder, on_epoch, start)
     except Exception as error:
-        failed = TrainingRecord(key=config.key, config=config, outcome="failed", failure=failure_of(error))
+        failed = TrainingRecord(
+            format=FORMAT, key=config.key, config=config, outcome="failed", failure=failure_of(error)
+        )
         ledger.write_training(failed)
         raise
     close(folder, record)
     return record
-
-
-def images_of(config: ExperimentConfig) -> DataSet:
-    """The data set of a training; a process opens each once."""
-    data = _opened(config.data, config.augmentation.crop)
-    log.info("images: %s, %s, fingerprint %s", data.name, data.layout, data.fingerprint[:16])
-    return data
-
-
-@functools.lru_cache(maxsize=DATA_SETS_OPEN)
-def _opened(data: DataConfig, crop: Literal["none", "padded", "resized"]) -> DataSet:
-    return open_for(ExperimentConfig(data=data, augmentation=AugmentationConfig(crop=crop)))
 
 
 @contextlib.contextmanager

@@ -7,7 +7,7 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from dmf.config import ExperimentConfig
-from dmf.records.records import Epoch, Failure, TrainingRecord
+from dmf.records.records import FORMAT, Epoch, Failure, TrainingRecord
 from orchestrator.running.interrupts import Signals
 from orchestrator.running.progress import Progress
 from orchestrator.spec.model import SweepSpec
@@ -91,7 +91,7 @@ def note_failure(
     record = ledger.training(config.key)
     known = record is not None and record.failure is not None and record.failure.reason == failure.reason
     if failure.kind != "disk" and (record is None or (record.outcome == "failed" and record == before and not known)):
-        record = TrainingRecord(key=config.key, config=config, outcome="failed", failure=failure)
+        record = TrainingRecord(format=FORMAT, key=config.key, config=config, outcome="failed", failure=failure)
         ledger.write_training(record)
     return record
 

@@ -53,7 +53,7 @@ def is_baseline(layout: TableLayout, config: ExperimentConfig) -> bool:
 
 def place(cell: PlannedCell) -> tuple[Column, str]:
     """Where rows are compared: a column, and of that one backbone."""
-    return Column.of(cell), cell.config.model.backbone
+    return Column.of(cell), cell.config.model.backbone_name
 
 
 def _twin_key(layout: TableLayout, config: ExperimentConfig) -> str | None:

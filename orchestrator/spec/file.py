@@ -317,5 +317,6 @@ def _possible_setting(name: str) -> str:
 
 
 def _nearest(name: str, names: list[str]) -> str:
-    close = difflib.get_close_matches(name, names, 1)
+    alike = [path for path in PARAMETERS if path.rpartition(".")[2] == name.rpartition(".")[2]]
+    close = alike[:1] if "." in name and alike else difflib.get_close_matches(name, names, 1)
     return f"did you mean {close[0]}? " if close else ""

@@ -4,14 +4,13 @@ nothing reads, cells asked for twice. Each is one sentence; none keeps the sweep
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from dmf.config import AugmentationConfig, EpisodeConfig, ExperimentConfig, ModelConfig, TrainingConfig
+from dmf.config import ExperimentConfig
 from orchestrator.spec.baselines import Pair, is_baseline, pairs, place
-from orchestrator.spec.model import NEVER_VARIED, Resolved, SweepSpec
-from orchestrator.spec.plan import SweepPlan, flattened
+from orchestrator.spec.model import NEVER_VARIED, Resolved, SweepSpec, has
+from orchestrator.spec.plan import SweepPlan
 from reports.tables import TABLES
 
 TOLD = 10
@@ -61,35 +60,11 @@ def _without_baseline(planned: SweepPlan, compared: Sequence[Pair]) -> Iterator[
             )
 
 
-def unread(config: ExperimentConfig) -> dict[str, str]:
-    """Parameters that a training does not read, each with the value that is the reason."""
-    model = config.model
-    found = {f"model.{name}": _why_unread(model) for name in model.unread}
-    if model.backbone == "conv64f":
-        found |= dict.fromkeys(("model.drop_rate", "model.drop_block_ramp"), "model.backbone=conv64f")
-    if config.augmentation.crop != "padded":
-        found["augmentation.crop_padding"] = f"augmentation.crop={config.augmentation.crop}"
-    if model.method != "dmf":
-        found["training.global_weight"] = f"model.method={model.method}"
-    return found | (_unread_by_raw_pixels() if model.method == "raw_pixels" else {})
-
-
-def _why_unread(model: ModelConfig) -> str:
-    return f"model.alignment={model.alignment}" if model.method == "dmf" else f"model.method={model.method}"
-
-
-@functools.cache
-def _unread_by_raw_pixels() -> dict[str, str]:
-    """All but the images, how they are tested, and where."""
-    sections = {
-        "augmentation": AugmentationConfig,
-        "episodes": EpisodeConfig,
-        "model": ModelConfig,
-        "training": TrainingConfig,
-    }
-    read = {"model.method", "episodes.shot", "training.precision", *NEVER_VARIED}
-    paths = (f"{section}.{name}" for section, values in sections.items() for name in values.model_fields)
-    return {path: "model.method=raw_pixels" for path in paths if path not in read}
+def why_unread(config: ExperimentConfig, path: str) -> str | None:
+    """The setting for which a training does not read the parameter at a dotted path; None where it reads it."""
+    if path in config.unread or has(config.model.method, path):
+        return config.unread.get(path)
+    return f"model.method={config.model.method}"
 
 
 @dataclass
@@ -116,7 +91,7 @@ def _why_unread_by_all(given: _Given) -> list[str]:
     """The reasons why no training reads a value; none where one does."""
     reasons = {}
     for config in given.configs:
-        reason = unread(config).get(given.path)
+        reason = why_unread(config, given.path)
         if reason is None:
             return []
         reasons[reason] = None
@@ -164,14 +139,15 @@ def _repeated(spec: SweepSpec) -> Iterator[str]:
         if before is combination:
             continue
         assert isinstance(before.config, ExperimentConfig)
-        ours, theirs = flattened(combination.config), flattened(before.config)
-        paths = [path for path in ours if ours[path] != theirs[path] and path not in NEVER_VARIED]
+        ours, theirs = combination.config.flat(), before.config.flat()
+        paths = [path for path in ours if ours[path] != theirs.get(path) and path not in NEVER_VARIED]
         where = f"table {table}: parts.{before.part} and parts.{combination.part}"
         if before.part == combination.part:
             where = f"table {table}: parts.{before.part}"
         if paths:
             told = " and ".join(f"{path}={theirs[path]} and {ours[path]}" for path in paths)
-            why = " and ".join(dict.fromkeys(unread(combination.config)[path] for path in paths))
+            config = combination.config
+            why = " and ".join(dict.fromkeys(why_unread(config, path) or "the training" for path in paths))
             yield f"{where}: {told} are one training, since {why} reads no {', '.join(p.split('.')[1] for p in paths)}"
         else:
             yield f"{where}: a cell is asked for twice ({_said(combination)}); it is there once"

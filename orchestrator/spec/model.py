@@ -18,23 +18,42 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Field, JsonValue, create_model, model_validator
 
-from dmf.config import NOT_IDENTITY, RECIPES, Count, EvaluationConfig, ExperimentConfig, Seed, recipe
-from dmf.values import Value
+from dmf.backbones.config import BackboneConfig
+from dmf.config import METHODS, NOT_IDENTITY, RECIPES, EvaluationConfig, ExperimentConfig, StartConfig, recipe
+from dmf.values import Count, Seed, Value
 
-SECTIONS = {name: field.annotation for name, field in ExperimentConfig.model_fields.items()}
+SECTIONS = tuple(ExperimentConfig.model_fields)
 GIVEN_BY_SEEDS = "training.seed"
 MOST_CHOICES = 10_000
 """That one part may make."""
 SWEEP_NAME = r"^[a-z0-9][a-z0-9_-]{0,99}$"
 """It is also the name of folders."""
 
-PARAMETERS: dict[str, Any] = {
-    f"{section}.{name}": Annotated[(field.annotation, *field.metadata)] if field.metadata else field.annotation
-    for section, model in SECTIONS.items()
-    for name, field in model.model_fields.items()
-    if f"{section}.{name}" != GIVEN_BY_SEEDS
-}
-"""Dotted path -> its type with its range."""
+
+def _parameters() -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    kinds: dict[str, Sequence[type[Value]]] = {"model": tuple(METHODS.values()), "start": (StartConfig,)}
+    for section, field in ExperimentConfig.model_fields.items():
+        for kind in kinds.get(section, (field.annotation,)):
+            found |= _paths_of(kind, section)
+    found["model.method"] = Literal[tuple(METHODS)]
+    del found[GIVEN_BY_SEEDS]
+    return found
+
+
+def _paths_of(kind: type[Value], above: str) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, field in kind.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, Value):
+            found |= _paths_of(field.annotation, f"{above}.{name}")
+        else:
+            type_ = Annotated[(field.annotation, *field.metadata)] if field.metadata else field.annotation
+            found[f"{above}.{name}"] = type_
+    return found
+
+
+PARAMETERS = _parameters()
+"""Dotted path -> its type with its range. Those of `model` are of any method: a name has one type in all of them."""
 NEVER_VARIED = frozenset(f"{section}.{name}" for section, names in NOT_IDENTITY.items() for name in names)
 """Where and with what a training runs: one training, whatever they are, so no list of them makes several."""
 
@@ -264,7 +283,7 @@ class SweepSpec(Value):
 
     def config_for(self, choice: dict[str, Any], part: Part | None = None) -> ExperimentConfig:
         """The whole configuration of one choice, for the first seed."""
-        return _chosen(self._start(part), choice)
+        return self._chosen(self._start(part), choice)
 
     @functools.cached_property
     def resolved(self) -> tuple[Resolved, ...]:
@@ -274,37 +293,65 @@ class SweepSpec(Value):
             start = self._start(part)
             for choice in part.choices():
                 try:
-                    config: ExperimentConfig | ValueError = _chosen(start, choice)
+                    config: ExperimentConfig | ValueError = self._chosen(start, choice)
                 except ValueError as error:
                     config = error
                 found.append(Resolved(number, choice, config))
         return tuple(found)
 
+    def _chosen(self, start: tuple[ExperimentConfig, dict[str, Any]], choice: dict[str, Any]) -> ExperimentConfig:
+        config, settings = start
+        return config.with_paths(self._read_by_method(config, {**settings, **choice})).resolved()
+
     def _start(self, part: Part | None) -> tuple[ExperimentConfig, dict[str, Any]]:
         """What a part's choices are made over, and the settings that go with each of them.
 
-        There are none, so that many choices cost little, unless base and set alone are impossible: a choice can
-        change what is.
+        So that many choices cost little, these are only those that the base's method lacks, since a choice may name
+        another method; or all of them where base and set alone are impossible, since a choice may change that.
         """
-        base = recipe((part.base if part else None) or self.base)
+        base = self._base(part)
         settings = {**self.set.given(), **(part.set.given() if part else {}), GIVEN_BY_SEEDS: self.seeds[0]}
         if settings.get("data.root"):  # workers stand in other folders
             settings["data.root"] = str(Path(settings["data.root"]).expanduser().absolute())
         try:
-            return _precise(base.with_paths(settings)), {}
+            read = self._read_by_method(base, settings)
+            left = {path: value for path, value in settings.items() if path not in read}
+            return base.with_paths(read).resolved(), left
         except ValueError:
             return base, settings
 
+    def _base(self, part: Part | None) -> ExperimentConfig:
+        return recipe((part.base if part else None) or self.base)
 
-def _chosen(start: tuple[ExperimentConfig, dict[str, Any]], choice: dict[str, Any]) -> ExperimentConfig:
-    config, settings = start
-    return _precise(config.with_paths({**settings, **choice}))
+    @functools.cached_property
+    def methods(self) -> frozenset[str]:
+        """Every method that some combination asks for."""
+        named = {self._base(part).model.method for part in (*self.parts, None)}
+        for part in self.parts:
+            named |= {trial.given().get("model.method") for trial in part.trials} | {
+                part.set.given().get("model.method")
+            }
+            named |= {*part.zip.given().get("model.method", ()), *part.grid.given().get("model.method", ())}
+        return frozenset(named | {self.set.given().get("model.method")}) & METHODS.keys()
+
+    def _read_by_method(self, config: ExperimentConfig, settings: dict[str, Any]) -> dict[str, Any]:
+        """The settings without those that are meant for another method of the sweep, since this one lacks them."""
+        method = settings.get("model.method", config.model.method)
+        others = self.methods - {method}
+        return {
+            path: value
+            for path, value in settings.items()
+            if has(method, path) or not any(has(other, path) for other in others)
+        }
 
 
-def _precise(config: ExperimentConfig) -> ExperimentConfig:
-    """With a precision in place of "auto"."""
-    if config.training.precision != "auto":
-        return config
-    from dmf.machine.device import resolved  # torch takes seconds to import
+def has(method: str, path: str) -> bool:
+    """Whether a method has the parameter at a dotted path; pre-training is for those with a backbone."""
+    section, _, name = path.partition(".")
+    if method not in METHODS:
+        return True
+    return name in METHODS[method].model_fields if section == "model" else section != "start" or _embeds(method)
 
-    return resolved(config)
+
+def _embeds(method: str) -> bool:
+    return issubclass(METHODS[method], BackboneConfig)

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable
+import json
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any
+from pathlib import Path
+from typing import Annotated, Any, Self
 
-from pydantic import Field
+from pydantic import Field, ValidationError
 
-from dmf.config import EvaluationConfig, ExperimentConfig
-from dmf.values import Value
+from dmf.config import AnyTraining, EvaluationConfig, Pretraining
+from dmf.config.old import is_of_format_1, key_of_format_1
+from dmf.records.records import FORMAT
+from dmf.values import Value, describe
 from orchestrator.spec.model import NEVER_VARIED, SWEEP_NAME, SweepSpec
 from reports.tables import PlannedCell
 
@@ -19,7 +23,7 @@ from reports.tables import PlannedCell
 class Trial:
     """One training and everything that its model is tested on."""
 
-    config: ExperimentConfig
+    config: AnyTraining
     evaluations: tuple[EvaluationConfig, ...]
     tables: tuple[str, ...] = ()
     """Of the cells it fills, one entry per cell."""
@@ -33,11 +37,34 @@ class Trial:
 class SweepPlan(Value):
     """A sweep, resolved. A search has no cells: what it trains is found on the way."""
 
+    format: int = 1
+    """Of the records of its trainings; who writes gives FORMAT."""
     name: Annotated[str, Field(pattern=SWEEP_NAME)]
     about: str
     cells: tuple[PlannedCell, ...]
     cells_repeated: int = 0
     """How often the file asks for a cell that is among `cells` already."""
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> Self:
+        """What was written, by any format; pydantic's ValidationError for anything else.
+
+        A plan of format 1 keeps the keys that its trainings had then, where they have others today.
+        """
+        plan = cls.model_validate_json(text)
+        if plan.format == FORMAT:
+            return plan
+        written = [cell["config"] for cell in json.loads(text)["cells"]]
+        pairs = zip(plan.cells, written, strict=True)
+        return plan.model_copy(update={"cells": tuple(_with_former_keys(cell, config) for cell, config in pairs)})
+
+    @classmethod
+    def read(cls, path: str | Path) -> Self:
+        """Read what `write` wrote, by any format."""
+        try:
+            return cls.from_json(Path(path).read_bytes())
+        except ValidationError as error:
+            raise ValueError(describe(error, f"{cls.__name__} in {path}")) from None
 
     @property
     def trainings_asked(self) -> int:
@@ -50,22 +77,31 @@ class SweepPlan(Value):
         return len(self.cells[0].seeds) if self.cells else 0
 
     def trials(self) -> tuple[Trial, ...]:
-        """The distinct trainings in the order of the cells, each with its distinct evaluations."""
+        """The distinct trainings in the order of the cells, each with its distinct evaluations; a pre-training stands
+        before the first training that starts from it."""
         return self._trials
 
     @functools.cached_property
     def _trials(self) -> tuple[Trial, ...]:
-        configs: dict[str, ExperimentConfig] = {}
+        configs: dict[str, AnyTraining] = {}
         evaluations: dict[str, dict[str, EvaluationConfig]] = {}
         tables: dict[str, list[str]] = {}
         for cell in self.cells:
             for config in cell.trainings:
+                if config.stage is not None:
+                    configs.setdefault(config.stage.key, config.stage)
                 configs.setdefault(config.key, config)
                 evaluations.setdefault(config.key, {}).setdefault(cell.evaluation.key, cell.evaluation)
                 tables.setdefault(config.key, []).append(cell.table)
         return tuple(
-            Trial(config, tuple(evaluations[key].values()), tuple(tables[key])) for key, config in configs.items()
+            Trial(config, tuple(evaluations.get(key, {}).values()), tuple(tables.get(key, ())))
+            for key, config in configs.items()
         )
+
+
+def _with_former_keys(cell: PlannedCell, written: dict[str, Any]) -> PlannedCell:
+    keys = tuple(key_of_format_1(written, seed) for seed in cell.seeds) if is_of_format_1(written) else ()
+    return cell if keys in ((), cell.training_keys) else cell.model_copy(update={"former_keys": keys})
 
 
 def plan(spec: SweepSpec) -> SweepPlan:
@@ -83,25 +119,40 @@ def plan(spec: SweepSpec) -> SweepPlan:
                 tests[place] = evaluation.resolve(config)
             key = table, config.key, tests[place].key
             if key not in cells:
-                cells[key] = PlannedCell(table=table, config=config, evaluation=tests[place], seeds=spec.seeds)
+                seeds = spec.seeds if config.seeded else spec.seeds[:1]
+                cells[key] = PlannedCell(table=table, config=config, evaluation=tests[place], seeds=seeds)
     repeated = len(spec.resolved) * len(evaluations) - len(cells)
-    return SweepPlan(name=spec.name, about=spec.about, cells=tuple(cells.values()), cells_repeated=repeated)
+    return SweepPlan(
+        format=FORMAT, name=spec.name, about=spec.about, cells=tuple(cells.values()), cells_repeated=repeated
+    )
 
 
-def labels(configs: Iterable[ExperimentConfig]) -> dict[str, str]:
-    """For each training's key, what tells it from the others: `shot=1 groups=64`."""
-    flat = {config.key: flattened(config) for config in configs}
-    paths = [path for path in next(iter(flat.values()), {}) if path not in NEVER_VARIED]
-    varied = [path for path in paths if len({str(values[path]) for values in flat.values()}) > 1]
+def labels(configs: Iterable[AnyTraining]) -> dict[str, str]:
+    """For each training's key, what tells it from the others: `shot=1 groups=64`; of a pre-training `pre-training`
+    and what tells it from other pre-trainings."""
+    found = {config.key: config for config in configs}
+    stages = {key: config for key, config in found.items() if isinstance(config, Pretraining)}
+    others = {key: config for key, config in found.items() if key not in stages}
+    return _told_apart(others) | {key: f"pre-training {told}" for key, told in _told_apart(stages).items()}
+
+
+def _start_of(config: AnyTraining) -> dict[str, str]:
+    return {"start": "pre-trained" if config.stage else "random"} if config.kind == "experiment" else {}
+
+
+def _told_apart(configs: Mapping[str, AnyTraining]) -> dict[str, str]:
+    flat = {key: config.flat() | _start_of(config) for key, config in configs.items()}
+    values_of: dict[str, set[str]] = {}
+    for values in flat.values():
+        for path, value in values.items():
+            values_of.setdefault(path, set()).add(str(value))
+    varied = [path for path, found in values_of.items() if len(found) > 1 and path not in NEVER_VARIED]
     if not varied:
         return {key: values["data.name"] for key, values in flat.items()}
-    return {key: " ".join(f"{path.split('.')[1]}={values[path]}" for path in varied) for key, values in flat.items()}
-
-
-def flattened(config: ExperimentConfig) -> dict[str, Any]:
-    """Dotted path -> value."""
-    sections = config.model_dump(mode="json")
-    return {f"{section}.{name}": value for section, values in sections.items() for name, value in values.items()}
+    return {
+        key: " ".join(f"{path.rpartition('.')[2]}={values[path]}" for path in varied if path in values)
+        for key, values in flat.items()
+    }
 
 
 def shortened(lines: list[str], most: int = 40) -> list[str]:

@@ -24,9 +24,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from dmf.records.facts import Ended, MadeBy, Tested
 from dmf.records.records import EvaluationRecord, Failure
 from dmf.values import digest
-from reports.tables import Ended, MadeBy, Tested
 
 log = logging.getLogger("dmf.ledger")
 
@@ -105,7 +105,7 @@ class Index:
         if row is None:
             return None
         value = json.loads(row.value)
-        return MadeBy(data_fingerprint=value["data_fingerprint"], code=value["code"])
+        return MadeBy(format=value["format"], data_fingerprint=value["data_fingerprint"], code=value["code"])
 
     def settled(self, name: str) -> bool:
         """Whether a file may have a row: it has not just been changed. True where there is none."""

@@ -30,14 +30,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from dmf.data.sets import default_cache_dir
+from dmf.machine.files import taken, wait_for, write_text
 from dmf.records.checkpoints import read_state_of
-from dmf.records.files import taken, wait_for, write_text
+from dmf.records.facts import Ended, MadeBy, Tested
 from dmf.records.records import BEST, EVALUATIONS, LAST, LOCK, RECORD, STACKS, EvaluationRecord, Going, TrainingRecord
 from dmf.values import digest
 from orchestrator.spec.plan import SweepPlan, Trial
 from orchestrator.store.bucket.mirror import EVERYTHING, GOING, RemoteStore
 from orchestrator.store.index import Index
-from reports.tables import Ended, MadeBy, Tested
 
 if TYPE_CHECKING:
     from orchestrator.store.bucket.lease import Lease

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from dmf.records.records import without_weights
+from dmf.records.facts import Ended
+from dmf.records.records import FORMAT, without_weights
+from dmf.records.staleness import Today
 from orchestrator.spec.plan import Trial
 from orchestrator.store import ledger as ledgers
 from orchestrator.store.ledger import Ledger
-from reports.staleness import Today
-from reports.tables import Ended
 
 State = ledgers.State | Literal["stale", "no weights"]
 """`stale`: made, or begun, by other code or from other images than today's. `no weights`: trained, with evaluations
@@ -46,7 +46,7 @@ def standing(trial: Trial, ledger: Ledger, today: Today) -> Standing:
         made = _made_by(trial, ledger, state, ended)
     except ValueError as error:  # the trial itself will meet it again, and its record will say so
         return _failed(trial, ledger) if state == "failed" else Standing("failed", str(error), again=True)
-    doubts = [doubt for code, images in made for doubt in today.doubts(trial.config, code, images)]
+    doubts = [doubt for each in made for doubt in today.doubts(trial.config, *each)]
     if doubts and not today.accept_stale:
         return Standing("stale", ", ".join(dict.fromkeys(doubts)))
     if state == "failed":
@@ -65,13 +65,15 @@ def _failed(trial: Trial, ledger: Ledger) -> Standing:
     return Standing("failed", record.failure.reason, again=moved or record.failure.kind in ("machine", "disk"))
 
 
-def _made_by(trial: Trial, ledger: Ledger, state: ledgers.State, ended: Ended | None) -> list[tuple[str, str]]:
-    """Code and images of everything that is there of a trial."""
+def _made_by(trial: Trial, ledger: Ledger, state: ledgers.State, ended: Ended | None) -> list[tuple[str, str, int]]:
+    """Code, images and record format of everything that is there of a trial."""
     if state == "missing":
         return []
     if state in ("started", "failed"):
         at = ledger.checkpoint(trial.key)
-        return [(at.code, at.data)] if at else []
+        return [(at.code, at.data, FORMAT)] if at else []
     tests = [ledger.evaluation_made_by(trial.key, evaluation.key) for evaluation in trial.evaluations]
-    made = [ended and ended.provenance, *tests]
-    return [(each.code, each.data_fingerprint) for each in made if each]
+    made = [(each.code, each.data_fingerprint, each.format) for each in tests if each]
+    if ended and ended.provenance:
+        made.insert(0, (ended.provenance.code, ended.provenance.data_fingerprint, ended.format))
+    return made

@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING
 from urllib.parse import quote, urlparse
 from urllib.request import url2pathname
 
+from dmf.records.facts import Ended, Tested
 from dmf.records.records import EVALUATIONS, RECORD, EvaluationRecord, TrainingRecord
 from orchestrator.spec.plan import SweepPlan
-from reports.tables import Ended, Tested
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -84,7 +84,7 @@ class MLflowRecords:
         found = {}
         for name, text in sorted(texts.items()):
             try:
-                found |= {name: SweepPlan.model_validate_json(text)} if text else {}
+                found |= {name: SweepPlan.from_json(text)} if text else {}
             except ValueError as error:
                 reason = " ".join(str(error).split())
                 log.warning("the plan of %s can not be read, it is left out: %s", name, reason[:300])

@@ -16,7 +16,7 @@ from dmf.config import EvaluationConfig, ExperimentConfig
 from dmf.records.provenance import git_commit
 from dmf.records.records import CONFIG, EVALUATIONS, RECORD, Epoch, EvaluationRecord, TrainingRecord
 from dmf.values import digest
-from orchestrator.spec.plan import SweepPlan, flattened
+from orchestrator.spec.plan import SweepPlan
 from orchestrator.store.ledger import Ledger
 from orchestrator.tracking.reader import OUTCOME, STORE, SWEEP, TRIAL
 from orchestrator.tracking.server import Points, log_to, runs_of, upload
@@ -177,7 +177,7 @@ class SweepRuns:
         config: ExperimentConfig | None = None,
     ) -> None:
         """Write points and tags, and what is still missing of the configuration, where there is anything to write."""
-        params = flattened(config) if config and not run.configured else {}
+        params = config.flat() if config and not run.configured else {}
         if config and params:
             self._keep(run, {CONFIG: config.model_dump_json(indent=1)})
         if not (metrics or tags or params):

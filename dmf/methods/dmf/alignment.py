@@ -30,7 +30,7 @@ DOPRI5_RTOL, DOPRI5_ATOL = 1e-5, 1e-6
 
 @dataclass(frozen=True)
 class Alignment:
-    """How queries are aligned; the fields are those of `ModelConfig`."""
+    """How queries are aligned; the fields are those of `DMFConfig`."""
 
     steps: Literal[0, 1, 2, 3, "ode"] = "ode"
     solver: Literal["rk4", "dopri5", "exact"] = "rk4"

@@ -19,11 +19,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dmf.config import ModelConfig
 from dmf.episodes import Episode
 from dmf.machine.precision import full_precision, wide
-from dmf.methods.base import FewShotMethod, Table
+from dmf.methods.base import FewShotMethod, Losses, Table
 from dmf.methods.dmf.alignment import Alignment
+from dmf.methods.dmf.config import DMFConfig
 from dmf.methods.dmf.meta_filter import MetaFilter
 from dmf.ops.aligned_score import aligned_score
 
@@ -42,20 +42,23 @@ class DMF(FewShotMethod):
         class_weight: str = "normalised",
         score_border: int = 1,
         global_input: str = "query",
+        few_shot_weight: float = 0.5,
+        global_weight: float = 1.0,
     ) -> None:
         super().__init__()
         self.backbone = backbone
         self.groups = groups
         self.alignment = alignment
         self.class_weight, self.score_border, self.global_input = class_weight, score_border, global_input
+        self.few_shot_weight, self.global_weight = few_shot_weight, global_weight
         self.meta_filter = (
             MetaFilter(channels, groups, alignment.kernel_size, dynamic_sampling) if alignment.steps != 0 else None
         )
         self.global_classifier = nn.Conv2d(channels, base_classes, 1)
 
     @classmethod
-    def build(cls, backbone: nn.Module, config: ModelConfig, base_classes: int) -> Self:
-        """From the fields of `config` that are DMF's."""
+    def build(cls, backbone: nn.Module, config: DMFConfig, base_classes: int) -> Self:
+        """The model that `config` describes, on maps of `config.channels`."""
         return cls(
             backbone,
             config.channels,
@@ -66,13 +69,15 @@ class DMF(FewShotMethod):
             class_weight=config.class_weight,
             score_border=config.score_border,
             global_input=config.global_input,
+            few_shot_weight=config.few_shot_weight,
+            global_weight=config.global_weight,
         )
 
     def score(self, support: Tensor, query: Tensor) -> Tensor:
         """Mean of the score map over its positions, the border's zeros included (it changes no argmax)."""
         return self._mean_score(self.score_map(wide(support).mean(2), query))
 
-    def losses_of_maps(self, maps: Episode) -> dict[str, Tensor]:
+    def losses_of_maps(self, maps: Episode) -> Losses:
         classes = wide(maps.support).mean(2)
         filters, global_maps = None, maps.query
         if self.global_input == "aligned" and self.meta_filter is not None:
@@ -80,10 +85,10 @@ class DMF(FewShotMethod):
             global_maps = self.align_to_own_class(maps.query, filters, maps.targets)
         scores = self.score_map(classes, maps.query, filters)
         global_logits = self.global_classifier(global_maps.flatten(0, 1))
-        return {
-            "few_shot": self.few_shot_loss(scores, maps.targets),
-            "global": positions_cross_entropy(global_logits, maps.labels.flatten()),
-        }
+        few_shot = self.few_shot_loss(scores, maps.targets)
+        global_loss = positions_cross_entropy(global_logits, maps.labels.flatten())
+        total = self.few_shot_weight * few_shot + self.global_weight * global_loss
+        return Losses(total, {"few_shot": few_shot, "global": global_loss})
 
     def class_weights(self, classes: Tensor) -> Tensor:
         """Class maps [..., C, H, W] -> weights of the 1x1 meta-classifier [..., C] (paper, eq. 9)."""

@@ -11,12 +11,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dmf.config import DataConfig, ModelConfig
-from dmf.methods import build_method
+from dmf.backbones import build_backbone
+from dmf.machine.files import replacing
 from dmf.methods.dmf.alignment import Alignment
+from dmf.methods.dmf.config import DMFConfig
 from dmf.methods.dmf.model import DMF
 from dmf.records.checkpoints import load_weights
-from dmf.records.files import replacing
 
 HEAD = {
     "global_classifier.weight": "global_clasifier.weight",  # as spelt there
@@ -81,12 +81,13 @@ def _model_of(state: Mapping[str, Tensor], where: str) -> DMF:
     classifier, kernels = state["global_clasifier.weight"], state["dw_gen.kernel_conv.weight"]
     if classifier.dim() < 2 or kernels.dim() < 2:
         raise ValueError(f"{where}: the head's weights have no two sides; expected those of the released DMF")
-    groups, channels = kernels.shape[0], ModelConfig().channels
+    groups, channels = kernels.shape[0], DMFConfig().channels
     if not groups or channels % groups:
         raise ValueError(f"{where}: {groups} groups do not divide the {channels} channels of the released backbone")
     if not 0 < classifier.shape[0] <= MOST_CLASSES:
         raise ValueError(f"{where}: {classifier.shape[0]} base classes, expected 1 to {MOST_CLASSES}")
-    return build_method(ModelConfig(groups=groups), DataConfig(), classifier.shape[0])
+    config = DMFConfig(groups=groups)
+    return DMF.build(build_backbone(config, in_channels=3), config, classifier.shape[0])
 
 
 def save(model: DMF, path: str | Path) -> None:

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dmf.config import ModelConfig
 from dmf.episodes import Episode
 from dmf.machine.precision import full_precision, wide
-from dmf.methods.base import FewShotMethod
+from dmf.methods.base import FewShotMethod, Losses
+from dmf.methods.proto_net.config import ProtoNetConfig
 
 
 class ProtoNet(FewShotMethod):
@@ -27,8 +27,8 @@ class ProtoNet(FewShotMethod):
         self.log_scale = nn.Parameter(torch.tensor(initial_scale).log())
 
     @classmethod
-    def build(cls, backbone: nn.Module, config: ModelConfig, base_classes: int) -> Self:
-        """ProtoNet has no settings of its own and no global classifier."""
+    def build(cls, backbone: nn.Module, config: ProtoNetConfig, base_classes: int) -> Self:
+        """The backbone is all that `config` describes, and no base classes are classified."""
         return cls(backbone)
 
     def score(self, support: Tensor, query: Tensor) -> Tensor:
@@ -38,6 +38,7 @@ class ProtoNet(FewShotMethod):
             distances = prototypes.square().sum(-1)[:, None] - 2 * queries @ prototypes.transpose(1, 2)
         return -self.log_scale.exp() * distances / queries.shape[-1]
 
-    def losses_of_maps(self, maps: Episode) -> dict[str, Tensor]:
+    def losses_of_maps(self, maps: Episode) -> Losses:
         logits = self.score(maps.support, maps.query)
-        return {"few_shot": F.cross_entropy(logits.flatten(0, 1), maps.targets.flatten())}
+        loss = F.cross_entropy(logits.flatten(0, 1), maps.targets.flatten())
+        return Losses(loss, {"few_shot": loss})

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from dmf.records.files import replacing
+from dmf.machine.files import replacing
 from dmf.values import Value
 from orchestrator.store.bucket.objects import Objects, Seen
 

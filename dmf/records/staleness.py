@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from dmf.config import DataConfig, ExperimentConfig
+from dmf.config import AnyTraining, DataConfig
 from dmf.data.sets import fingerprint_for
 from dmf.records.provenance import code_hashes
+from dmf.records.records import FORMAT
 
 
 @dataclass(frozen=True)
@@ -16,15 +17,17 @@ class Today:
 
     accept_stale: bool = False
     """Take stale records all the same: the user's decision."""
-    code: Callable[[ExperimentConfig], dict[str, str]] = code_hashes
+    code: Callable[[AnyTraining], dict[str, str]] = code_hashes
     """By kind of device, the code that would make a training's numbers."""
     _fingerprints: dict[tuple[DataConfig, str], str | None] = field(default_factory=dict, repr=False)
 
-    def doubts(self, config: ExperimentConfig, code: str, data_fingerprint: str) -> tuple[str, ...]:
-        """Why a record of that code and those images is stale; nothing: it is not, as far as can be told here.
+    def doubts(self, config: AnyTraining, code: str, data_fingerprint: str, format_: int = FORMAT) -> tuple[str, ...]:
+        """Why a record of that code, those images and that format is stale; nothing: it is not, as far as can be told.
 
         Images that are not on this machine are not held against a record.
         """
+        if format_ != FORMAT:
+            return (f"of record format {format_}, today's is {FORMAT}",)
         found = []
         hashes = self.code(config)
         if code not in hashes.values():
@@ -34,7 +37,7 @@ class Today:
             found.append(f"made from other images ({data_fingerprint[:8]}, today's are {images[:8]})")
         return tuple(found)
 
-    def _fingerprint(self, config: ExperimentConfig) -> str | None:
+    def _fingerprint(self, config: AnyTraining) -> str | None:
         key = config.data, config.augmentation.crop
         if key not in self._fingerprints:
             self._fingerprints[key] = fingerprint_for(config)

@@ -1,0 +1,55 @@
+"""Every hyper-parameter, once: its name, its default (the released code's), its range and its meaning.
+
+Where the paper and its released code differ, both are values of one field, and `RECIPES` picks them. The settings of
+methods and backbones lie beside their code, in `dmf.methods.*.config` and `dmf.backbones.config`.
+"""
+
+from dmf.config.experiment import (
+    NOT_IDENTITY,
+    AnyTraining,
+    ClassifierConfig,
+    ExperimentConfig,
+    Pretraining,
+    StartConfig,
+    Training,
+)
+from dmf.config.methods import METHODS, AnyMethod, DMFConfig, ModelConfig
+from dmf.config.recipes import RECIPES, recipe
+from dmf.config.sections import (
+    AugmentationConfig,
+    BatchOptimisationConfig,
+    BatchTrainingConfig,
+    DataConfig,
+    EpisodeConfig,
+    EvaluationConfig,
+    OptimisationConfig,
+    Task,
+    TrainingConfig,
+    ValidationConfig,
+)
+
+__all__ = [
+    "METHODS",
+    "NOT_IDENTITY",
+    "RECIPES",
+    "AnyMethod",
+    "AnyTraining",
+    "AugmentationConfig",
+    "BatchOptimisationConfig",
+    "BatchTrainingConfig",
+    "ClassifierConfig",
+    "DMFConfig",
+    "DataConfig",
+    "EpisodeConfig",
+    "EvaluationConfig",
+    "ExperimentConfig",
+    "ModelConfig",
+    "OptimisationConfig",
+    "Pretraining",
+    "StartConfig",
+    "Task",
+    "Training",
+    "TrainingConfig",
+    "ValidationConfig",
+    "recipe",
+]

@@ -1,0 +1,292 @@
+"""One training, whole: an episodic experiment, or a pre-training that several experiments start from.
+
+Two trainings with equal `key` are the same training.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
+
+from pydantic import Discriminator, Tag, model_validator
+
+from dmf.backbones.config import BackboneConfig
+from dmf.config.methods import METHODS, DMFConfig, ModelConfig
+from dmf.config.old import is_of_format_1, of_format_1
+from dmf.config.sections import (
+    AugmentationConfig,
+    BatchOptimisationConfig,
+    BatchTrainingConfig,
+    DataConfig,
+    EpisodeConfig,
+    RuntimeConfig,
+    TrainingConfig,
+    ValidationConfig,
+)
+from dmf.values import Positive, Seed, Value, digest, tag_by
+
+NOT_IDENTITY: dict[str, frozenset[str]] = {"data": frozenset({"root"}), "training": frozenset({"threads", "device"})}
+"""Fields that say where a training runs, and not what is trained."""
+READ_WITHOUT_LEARNING = frozenset({"episodes.shot", "training.precision"})
+"""Besides the images, what a method that learns nothing from episodes reads: how it is tested unless told otherwise."""
+
+
+class ClassifierConfig(BackboneConfig):
+    """A backbone and a classifier of the base classes on the mean of its map."""
+
+    head: Literal["linear", "cosine"] = "linear"
+    head_scale: Positive = 10.0
+    """Of the cosines of the `cosine` head, which are the logits."""
+
+
+class StartConfig(Value):
+    """A pre-training that an experiment starts from: its images, augmentation, backbone and precision are the
+    experiment's own."""
+
+    head: Literal["linear", "cosine"] = "linear"
+    head_scale: Positive = 10.0
+    """Of the cosines of the `cosine` head, which are the logits."""
+    training: BatchOptimisationConfig = BatchOptimisationConfig()
+    validation: ValidationConfig = ValidationConfig()
+    seed: Seed | None = None
+    """None: that of the experiment, so that several seeds pre-train several times."""
+
+
+class _Training(Value):
+    """What experiments and pre-trainings share."""
+
+    if TYPE_CHECKING:  # in the order of each
+        data: DataConfig
+        augmentation: AugmentationConfig
+        model: Any
+        training: Any
+
+    @property
+    def unread(self) -> dict[str, str]:
+        """Dotted paths that this training does not read, each with the setting that is the reason."""
+        found = {f"model.{name}": f"model.{why}" for name, why in self.model.unread.items()}
+        if self.augmentation.crop != "padded":
+            found["augmentation.crop_padding"] = f"augmentation.crop={self.augmentation.crop}"
+        return found
+
+    @model_validator(mode="after")
+    def _leaves_a_map(self) -> Self:
+        size, model = self.data.image_size, self.model
+        if isinstance(model, BackboneConfig) and model.backbone == "conv64f" and model.last_pooling and size < 16:
+            raise ValueError(
+                f"data.image_size={size} is pooled away by conv64f's four poolings; take 16 or more, or "
+                "model.last_pooling=false"
+            )
+        padding = self.augmentation.crop_padding
+        if self.augmentation.crop == "padded" and padding > size:
+            raise ValueError(
+                f"augmentation.crop_padding={padding} is more than data.image_size={size}, crops would miss the image; "
+                "take about a tenth of it"
+            )
+        return self
+
+    @functools.cached_property
+    def key(self) -> str:
+        """The training's identity: 16 hexadecimal digits over every value that is not a default.
+
+        Defaults stay out, so a field added later leaves old keys valid (and a default, once published, never changes:
+        tests/test_config.py holds them); where and with what it runs stays out too, and so do fields that the training
+        does not read. ValueError while `training.precision` is "auto".
+        """
+        return digest(self._identity())
+
+    def _identity(self) -> dict[str, Any]:
+        if self.training.precision == "auto":
+            raise ValueError("training.precision='auto' is no precision yet; `resolved` chooses one")
+        found: dict[str, Any] = {}
+        for name in type(self).model_fields:
+            section = getattr(self, name)
+            if isinstance(section, Value) and name not in ("model", "start"):
+                found[name] = section.model_dump(mode="json", exclude_defaults=True, exclude=self._aside(name))
+        return found
+
+    def _aside(self, section: str) -> set[str]:
+        """Fields of a section that are no part of the identity."""
+        paths = (path.partition(".") for path in self.unread)
+        return set(NOT_IDENTITY.get(section, ())) | {rest for first, _, rest in paths if first == section}
+
+    def resolved(self) -> Self:
+        """With bf16 for precision="auto" where this machine's device computes with it, else fp32."""
+        if self.training.precision != "auto":
+            return self
+        from dmf.machine.device import device_of, has_bf16  # torch takes seconds to import
+
+        bf16 = has_bf16(device_of(self.training.device))
+        return self.replace(training__precision="bf16" if bf16 else "fp32")
+
+
+class Pretraining(_Training):
+    """A classifier of the base classes, trained on ordinary batches. It knows no method, way or shot."""
+
+    kind: Literal["pretraining"] = "pretraining"
+    data: DataConfig = DataConfig()
+    augmentation: AugmentationConfig = AugmentationConfig()
+    model: ClassifierConfig = ClassifierConfig()
+    training: BatchTrainingConfig = BatchTrainingConfig()
+    validation: ValidationConfig = ValidationConfig()
+
+    @property
+    def unread(self) -> dict[str, str]:
+        found = super().unread
+        return found if self.model.head == "cosine" else found | {"model.head_scale": "model.head=linear"}
+
+    def _identity(self) -> dict[str, Any]:
+        model = self.model.model_dump(mode="json", exclude_defaults=True, exclude=self._aside("model"))
+        sections = {**super()._identity(), "model": model}
+        return {"kind": self.kind, **{name: section for name, section in sections.items() if section}}
+
+    @property
+    def stage(self) -> None:
+        """It starts from nothing."""
+        return None
+
+    @property
+    def batches_per_epoch(self) -> int:
+        """Units of work of an epoch: batches of images."""
+        return self.training.batches_per_epoch
+
+    @property
+    def images_per_batch(self) -> int:
+        """Of one such unit."""
+        return self.training.batch_size
+
+
+class ExperimentConfig(_Training):
+    """A method, trained on episodes, perhaps from a pre-training."""
+
+    kind: ClassVar[Literal["experiment"]] = "experiment"
+    data: DataConfig = DataConfig()
+    augmentation: AugmentationConfig = AugmentationConfig()
+    episodes: EpisodeConfig = EpisodeConfig()
+    model: ModelConfig = DMFConfig()
+    training: TrainingConfig = TrainingConfig()
+    validation: ValidationConfig = ValidationConfig()
+    start: StartConfig | None = None
+    """None: from random weights."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_any_format(cls, data: Any) -> Any:
+        return of_format_1(data) if is_of_format_1(data) else data
+
+    @model_validator(mode="after")
+    def _starts_from_what_it_needs(self) -> Self:
+        method = self.model.method
+        if self.model.needs_start and self.start is None:
+            raise ValueError(f"model.method={method} works on pre-trained features; give start.head: linear or cosine")
+        if self.start is not None and not isinstance(self.model, BackboneConfig):
+            raise ValueError(f"model.method={method} has no backbone to pre-train; leave start.* out")
+        return self
+
+    @functools.cached_property
+    def stage(self) -> Pretraining | None:
+        """The pre-training that this training starts from."""
+        if self.start is None:
+            return None
+        assert isinstance(self.model, BackboneConfig)
+        backbone = {name: getattr(self.model, name) for name in BackboneConfig.model_fields}
+        runtime = {name: getattr(self.training, name) for name in RuntimeConfig.model_fields}
+        if self.start.seed is not None:
+            runtime["seed"] = self.start.seed
+        return Pretraining(
+            data=self.data,
+            augmentation=self.augmentation,
+            model=ClassifierConfig(**backbone, head=self.start.head, head_scale=self.start.head_scale),
+            training=BatchTrainingConfig(**dict(self.start.training) | runtime),
+            validation=self.start.validation,
+        )
+
+    @property
+    def unread(self) -> dict[str, str]:
+        found = super().unread
+        if self.start is not None and self.start.head == "linear":
+            found["start.head_scale"] = "start.head=linear"
+        if not self.model.learns:
+            sections = ("episodes", "training", "validation", *(("augmentation",) if self.start is None else ()))
+            paths = (f"{name}.{field}" for name in sections for field in type(getattr(self, name)).model_fields)
+            found |= {path: f"model.method={self.model.method}" for path in paths if path not in READ_WITHOUT_LEARNING}
+            for path in ("training.threads", "training.device", *(("training.seed",) if self.seeded else ())):
+                found.pop(path, None)
+        return found
+
+    @property
+    def seeded(self) -> bool:
+        """Whether another seed makes another training."""
+        return self.model.learns or (self.start is not None and self.start.seed is None)
+
+    def _identity(self) -> dict[str, Any]:
+        sections = super()._identity()
+        if not self.model.learns:
+            sections["episodes"].pop("shot", None)  # says only how it is tested
+            sections["training"].pop("seed", None)
+        if self.stage is not None:  # whose identity has all that is not the method's
+            sections["augmentation"] = sections["augmentation"] if self.model.learns else {}
+            sections["start"] = self.stage.key
+        for name, fields in self.model.identity().items():
+            sections[name] = {**sections.get(name, {}), **fields}
+        return {name: section for name, section in sections.items() if section}
+
+    def keys(self, seeds: Iterable[int]) -> tuple[str, ...]:
+        """`key` of this training with each of `seeds` in place of its own."""
+        if self.start is not None or not self.seeded:
+            return tuple(self.replace(training__seed=seed).key for seed in seeds)
+        identity = self._identity()
+        others = {name: value for name, value in identity.pop("training", {}).items() if name != "seed"}
+        trainings = (others | ({"seed": seed} if seed else {}) for seed in seeds)
+        return tuple(digest(identity | ({"training": training} if training else {})) for training in trainings)
+
+    def with_seeds(self, seeds: Sequence[int]) -> tuple[ExperimentConfig, ...]:
+        """This training with each of `seeds` (whole numbers from 0) in place of its own, their keys known.
+
+        `with_paths` would validate each again, which for thousands takes longer than all else that is done with them.
+        """
+        found = []
+        for seed, key in zip(seeds, self.keys(seeds), strict=True):
+            config = self.model_copy(update={"training": self.training.model_copy(update={"seed": seed})})
+            config.__dict__.pop("stage", None)  # `functools.cached_property` keeps it there; a copy has its original's
+            config.__dict__["key"] = key
+            found.append(config)
+        return tuple(found)
+
+    def with_paths(self, values: dict[str, Any]) -> Self:
+        """A copy with `values` (dotted path -> value) in place, validated again.
+
+        With another `model.method`, the copy keeps the settings that both methods have. A path below `start` makes a
+        pre-training where there is none.
+        """
+        config = self._started(values)
+        method = values.get("model.method", self.model.method)
+        if method == self.model.method or method not in METHODS:
+            return super(ExperimentConfig, config).with_paths(values)
+        data = config.model_dump(mode="json")
+        model = METHODS[method]().model_dump(mode="json")
+        shared = {name: value for name, value in data["model"].items() if name in model}
+        return config._with_plain(values, data | {"model": model | shared})
+
+    def _started(self, values: dict[str, Any]) -> Self:
+        below = any(path.startswith("start.") for path in values)
+        return self if self.start is not None or not below else self.model_copy(update={"start": StartConfig()})
+
+    @property
+    def batches_per_epoch(self) -> int:
+        """Units of work of an epoch: episodes."""
+        return self.training.episodes_per_epoch
+
+    @property
+    def images_per_batch(self) -> int:
+        """Of one such unit: of an episode."""
+        return self.episodes.way * (self.episodes.shot + self.episodes.queries)
+
+
+AnyTraining = ExperimentConfig | Pretraining
+Training = Annotated[
+    Annotated[ExperimentConfig, Tag("<experiment>")] | Annotated[Pretraining, Tag("<pretraining>")],
+    Discriminator(tag_by("kind", "experiment")),
+]
+"""An experiment or a pre-training; in files the latter has a `kind`."""

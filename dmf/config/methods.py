@@ -1,0 +1,26 @@
+"""The configuration of a method is one of a union, told apart by `method`. A new method has its lines here."""
+
+from __future__ import annotations
+
+from typing import Annotated, get_args
+
+from pydantic import Discriminator, Tag
+
+from dmf.methods.baseline.config import BaselineConfig
+from dmf.methods.classifier_baseline.config import ClassifierBaselineConfig
+from dmf.methods.dmf.config import DMFConfig
+from dmf.methods.proto_net.config import ProtoNetConfig
+from dmf.methods.raw_pixels.config import RawPixelsConfig
+from dmf.values import tag_by
+
+AnyMethod = DMFConfig | ProtoNetConfig | ClassifierBaselineConfig | BaselineConfig | RawPixelsConfig
+ModelConfig = Annotated[
+    Annotated[DMFConfig, Tag("<dmf>")]
+    | Annotated[ProtoNetConfig, Tag("<proto_net>")]
+    | Annotated[ClassifierBaselineConfig, Tag("<classifier_baseline>")]
+    | Annotated[BaselineConfig, Tag("<baseline>")]
+    | Annotated[RawPixelsConfig, Tag("<raw_pixels>")],
+    Discriminator(tag_by("method", "dmf")),
+]
+METHODS: dict[str, type[AnyMethod]] = {kind.model_fields["method"].default: kind for kind in get_args(AnyMethod)}
+"""By name."""

@@ -1,0 +1,152 @@
+"""What an evaluation keeps of images and of classes, and where: on the device, in memory, or in temporary files."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import shutil
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from dmf.config.sections import TABLE_BYTES
+from dmf.data.augment import Augmentation
+from dmf.data.sets import ImageSplit
+from dmf.episodes import EpisodeIndices
+from dmf.machine.watchdog import alive
+from dmf.methods.base import FewShotMethod, Table
+
+IMAGES_PER_BATCH = 128
+
+
+@dataclass(frozen=True)
+class Tables:
+    """The images of a bank as a method keeps them, and its episodes as rows of that table."""
+
+    method: FewShotMethod
+    device: torch.device
+    images: Table
+    support: Tensor
+    """[E, N, K]: rows of `images`."""
+    query: Tensor
+    """[E, Q], likewise."""
+    examples: tuple[Table, Tensor] | None
+    """With one shot a class is its example: the class table of all of them, and each image's row in it. None where it
+    is not worth its memory."""
+
+    @classmethod
+    @contextlib.contextmanager
+    def of(
+        cls, method: FewShotMethod, split: ImageSplit, bank: EpisodeIndices, augment: Augmentation
+    ) -> Iterator[Tables]:
+        """Forward every image of `bank` once. Temporary files go when the block ends."""
+        device = device_of_method(method)
+        with tempfile.TemporaryDirectory() as room:
+            rows, row_of = torch.unique(torch.cat([bank.support.flatten(), bank.query.flatten()]), return_inverse=True)
+            images = image_table(method, split, rows, augment, device, Path(room))
+            support = row_of[: bank.support.numel()].view_as(bank.support)
+            query = row_of[bank.support.numel() :].view_as(bank.query)
+            examples = None if method.adapts else _examples_as_classes(method, images, support, device)
+            yield cls(method, device, images, support, query, examples)
+
+    def scores(self, part: slice) -> Tensor:
+        """Logits [B, Q, N] of some of the episodes."""
+        support, query = self.support[part], self.query[part]
+        if self.examples is not None:
+            classes, row_of_example = self.examples
+            rows = row_of_example[support[..., 0]].to(self.device)
+            return self.method.score_rows(classes, rows, self.images, query.to(self.device))
+        images, support, query = self._brought(support, query)
+        classes = self.method.class_table(images, support.flatten(0, 1))
+        class_rows = torch.arange(support[..., 0].numel(), device=self.device).view(support.shape[:2])
+        return self.method.score_rows(classes, class_rows, images, query)
+
+    def adapted_scores(self, part: slice, seeds: list[int]) -> Tensor:
+        """The same of a method that adapts to each episode, with a seed for each."""
+        return self.method.adapt(*self._brought(self.support[part], self.query[part]), seeds)
+
+    def _brought(self, support: Tensor, query: Tensor) -> tuple[Table, Tensor, Tensor]:
+        """On the device: a table with the images of these rows, and the rows in it."""
+        images = self.images
+        if _device_of(images) != self.device:
+            needed, row_of = torch.unique(torch.cat([support.flatten(), query.flatten()]), return_inverse=True)
+            images = {name: table[needed].to(self.device) for name, table in images.items()}
+            support, query = row_of[: support.numel()].view_as(support), row_of[support.numel() :].view_as(query)
+        return images, support.to(self.device), query.to(self.device)
+
+
+def device_of_method(method: FewShotMethod) -> torch.device:
+    """Where its weights are."""
+    return next((parameter.device for parameter in method.parameters()), torch.device("cpu"))
+
+
+def image_table(
+    method: FewShotMethod, split: ImageSplit, rows: Tensor, augment: Augmentation, device: torch.device, room: Path
+) -> Table:
+    """`FewShotMethod.image_table` of the split's `rows`; on the device if half its free memory holds it, else on the
+    CPU, beyond TABLE_BYTES in files in the folder `room`."""
+    table: Table = {}
+    for start in range(0, len(rows), IMAGES_PER_BATCH):
+        images = augment.evaluate(split.pixels(rows[start : start + IMAGES_PER_BATCH]).to(device))
+        part = method.image_table(method.maps(images))
+        alive()
+        table = table or _room_for(len(rows), part, room)
+        for name, values in part.items():
+            table[name][start : start + len(images)] = values
+    return table
+
+
+def _room_for(count: int, like: Table, room: Path) -> Table:
+    """Tensors for a table of `count` rows, each as in `like`."""
+    shapes = {name: (count, *values.shape[1:]) for name, values in like.items()}
+    sizes = {name: math.prod(shape) * like[name].element_size() for name, shape in shapes.items()}
+    device, total = _device_of(like), sum(sizes.values())
+    if device.type == "cuda" and total < torch.cuda.mem_get_info(device)[0] / 2:
+        return {name: like[name].new_empty(shape) for name, shape in shapes.items()}
+    if total <= TABLE_BYTES:
+        return {name: torch.empty(shape, dtype=like[name].dtype) for name, shape in shapes.items()}
+    free = shutil.disk_usage(room).free
+    if total > free:
+        raise ValueError(
+            f"the features of the episodes' images take {total / 1e9:.1f} GB, {room.parent} has {free / 1e9:.1f} GB "
+            "free; name a larger folder in TMPDIR, or take fewer episodes"
+        )
+    return {
+        name: torch.from_file(str(room / name), shared=True, size=math.prod(shape), dtype=like[name].dtype).view(shape)
+        for name, shape in shapes.items()
+    }
+
+
+def _examples_as_classes(
+    method: FewShotMethod, images: Table, support: Tensor, device: torch.device
+) -> tuple[Table, Tensor] | None:
+    """`Tables.examples`: examples are drawn again in other episodes, so there are fewer of them than classes."""
+    examples = support.unique()
+    if not method.computes_classes or support.shape[-1] != 1 or len(examples) >= support.numel():
+        return None
+    if _device_of(images) != device:
+        return None
+    sample = method.class_table(images, examples[:1, None].to(device))
+    room = torch.cuda.mem_get_info(device)[0] / 2 if device.type == "cuda" else TABLE_BYTES - _bytes(images)
+    if _bytes(sample) * len(examples) > room:
+        return None
+    table = {name: values.new_empty(len(examples), *values.shape[1:]) for name, values in sample.items()}
+    for start in range(0, len(examples), IMAGES_PER_BATCH):
+        part = method.class_table(images, examples[start : start + IMAGES_PER_BATCH, None].to(device))
+        for name, values in part.items():
+            table[name][start : start + len(values)] = values
+    row_of_example = torch.full((int(examples.max()) + 1,), -1)
+    row_of_example[examples] = torch.arange(len(examples))
+    return table, row_of_example
+
+
+def _device_of(table: Table) -> torch.device:
+    return next(iter(table.values())).device
+
+
+def _bytes(table: Table) -> int:
+    return sum(values.nbytes for values in table.values())

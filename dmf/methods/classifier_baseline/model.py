@@ -1,0 +1,54 @@
+"""Classifier-Baseline (Chen et al., "Meta-Baseline", ICCV 2021)."""
+
+from __future__ import annotations
+
+from typing import Self
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from dmf.machine.precision import full_precision, wide
+from dmf.methods.base import FewShotMethod, Table
+from dmf.methods.classifier_baseline.config import ClassifierBaselineConfig
+
+
+class ClassifierBaseline(FewShotMethod):
+    """Logits are the cosines between a query's embedding and the mean embedding of a class, with the backbone of a
+    classifier that was pre-trained on the base classes.
+
+    An embedding is the mean of the feature map over its positions.
+    """
+
+    def __init__(self, backbone: nn.Module) -> None:
+        super().__init__()
+        self.backbone = backbone
+
+    @classmethod
+    def build(cls, backbone: nn.Module, config: ClassifierBaselineConfig, base_classes: int) -> Self:
+        """The backbone is all that there is."""
+        return cls(backbone)
+
+    def score(self, support: Tensor, query: Tensor) -> Tensor:
+        return nearest_mean(embeddings(support), embeddings(query))
+
+    def image_table(self, maps: Tensor) -> Table:
+        return {"embeddings": embeddings(maps)}
+
+    def class_table(self, images: Table, rows: Tensor) -> Table:
+        return {"embeddings": images["embeddings"][rows]}
+
+    def score_rows(self, classes: Table, class_rows: Tensor, images: Table, query_rows: Tensor) -> Tensor:
+        return nearest_mean(classes["embeddings"][class_rows], images["embeddings"][query_rows])
+
+
+def embeddings(maps: Tensor) -> Tensor:
+    """Feature maps [..., C, H, W] -> their means over positions [..., C], in float32 at least."""
+    return wide(maps).mean((-2, -1))
+
+
+def nearest_mean(support: Tensor, query: Tensor) -> Tensor:
+    """Embeddings [B, N, K, C] and [B, Q, C] -> cosines between queries and class means [B, Q, N]."""
+    means, queries = F.normalize(support.mean(2), dim=-1), F.normalize(query, dim=-1)
+    with full_precision(query.device):
+        return torch.einsum("bqc,bnc->bqn", queries, means)

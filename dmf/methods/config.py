@@ -1,0 +1,42 @@
+"""What the configuration of every few-shot method has. Each method's own fields are in its folder's `config.py`."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from dmf.backbones.config import BackboneConfig
+from dmf.values import Value
+
+
+class MethodConfig(Value):
+    """A few-shot method by name."""
+
+    method: str
+    """Each method's own is a Literal of its name, by which configurations are told apart."""
+    learns: ClassVar[bool] = True
+    """Whether episodes train it; what does not learn has neither seeds nor epochs."""
+    needs_start: ClassVar[bool] = False
+    """Whether it works on pre-trained features only."""
+
+    @property
+    def unread(self) -> dict[str, str]:
+        """Fields that this configuration does not read, each with the setting that is the reason."""
+        return {}
+
+    @property
+    def backbone_name(self) -> str:
+        """The backbone's name; empty where nothing embeds the images."""
+        return ""
+
+    def identity(self) -> dict[str, dict[str, Any]]:
+        """By section, what tells this method's trainings apart; defaults and unread fields stay out."""
+        fields = self.model_dump(mode="json", exclude_defaults=True, exclude=set(self.unread) | {"method"})
+        return {"model": {"method": self.method, **fields}}
+
+
+class EmbeddingMethodConfig(BackboneConfig, MethodConfig):
+    """A method on the feature maps of a backbone."""
+
+    @property
+    def backbone_name(self) -> str:
+        return self.backbone

@@ -1,0 +1,13 @@
+"""Settings of prototypical networks."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from dmf.methods.config import EmbeddingMethodConfig
+
+
+class ProtoNetConfig(EmbeddingMethodConfig):
+    """Prototypical networks (Snell et al., NeurIPS 2017)."""
+
+    method: Literal["proto_net"] = "proto_net"

@@ -1,0 +1,72 @@
+"""What tables and standings need of records."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import AliasPath, ConfigDict, Field
+
+from dmf.records.records import EvaluationRecord, Failure
+from dmf.values import Value
+
+
+class MadeBy(Value):
+    """Of a record's provenance, what decides whether it is stale."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    format: int = 1
+    """Of the record; a training's provenance does not say it."""
+    data_fingerprint: str
+    code: str = ""
+
+
+class Ended(Value):
+    """What tables and standings need of a training's record, without its curves, which are most of it."""
+
+    model_config = ConfigDict(extra="ignore", populate_by_name=True)
+
+    format: int = 1
+    outcome: Literal["finished", "diverged", "failed"]
+    failure: Failure | None = None
+    parameters: int | None = None
+    seconds: float = 0.0
+    best_validation_accuracy: float | None = None
+    provenance: MadeBy | None = None
+    data_root: Annotated[str | None, Field(validation_alias=AliasPath("config", "data", "root"))] = None
+
+
+@dataclass(frozen=True, eq=False)
+class Tested:
+    """What tables need of an evaluation's record."""
+
+    name: str
+    """`training key/evaluation key`, as the record itself says."""
+    config_key: str
+    """Of the settings that it was tested with."""
+    accuracy: float
+    ci95: float
+    bank: str
+    data_fingerprint: str
+    code: str
+    format: int
+    accuracies: NDArray[np.float64]
+    """[E]: accuracy of every episode."""
+
+    @classmethod
+    def of(cls, record: EvaluationRecord) -> Tested:
+        """That of a whole record."""
+        return cls(
+            name=f"{record.training_key}/{record.evaluation_key}",
+            config_key=record.config.key,
+            accuracy=record.accuracy,
+            ci95=record.ci95,
+            bank=record.bank,
+            data_fingerprint=record.data_fingerprint,
+            code=record.code,
+            format=record.format,
+            accuracies=record.accuracies,
+        )

@@ -1,0 +1,102 @@
+"""Training on episodes."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from dmf.backbones.drop_block import count_forwards, reset_forwards
+from dmf.config import ExperimentConfig
+from dmf.data.augment import Augmentation, Stored
+from dmf.data.sets import DataSet
+from dmf.episodes import Episode, EpisodeIndices, EpisodeSampler, derived_seed
+from dmf.evaluation.bank import validation_bank, validation_task
+from dmf.evaluation.evaluate import episode_accuracies
+from dmf.machine.precision import autocast
+from dmf.methods import build_method
+from dmf.methods.base import Losses
+from dmf.records.checkpoints import load_weights, read_checkpoint_of, under, weights_checksum
+from dmf.records.records import Kept, Started
+from dmf.training.streams import AUGMENTATION, BATCHES
+
+
+class EpisodicStage:
+    """A method and its training episodes. Implements `dmf.training.stage.Stage`."""
+
+    def __init__(self, config: ExperimentConfig, data: DataSet, device: torch.device, start: Path | None) -> None:
+        self.config, self.data, self.device = config, data, device
+        settings, episodes = config.training, config.episodes
+        self.method = build_method(config.model, config.data, len(data.train.classes))
+        self.module: nn.Module = self.method
+        self.learns = config.model.learns
+        self.steps_per_epoch = settings.episodes_per_epoch // settings.episodes_per_step
+        self.started = self._start_from(start) if config.stage is not None else None
+        self.method.to(device)
+        self.augment = Augmentation(config.augmentation, config.data)
+        self.sampler = EpisodeSampler(
+            data.train.labels, episodes.way, episodes.shot, episodes.queries, derived_seed(settings.seed, BATCHES)
+        )
+        self.labels = torch.from_numpy(data.train.labels)
+        self.validation = validation_task(config, data.val) if self.learns else None
+        self.bank = (
+            validation_bank(data.val, self.validation, settings.validation_episodes) if self.validation else None
+        )
+
+    def _start_from(self, start: Path | None) -> Started:
+        """Take the backbone's weights from a pre-training; its count of forwards begins anew."""
+        stage = self.config.stage
+        assert stage is not None
+        if start is None or not start.is_file():
+            raise ValueError(
+                f"training {self.config.key} starts from pre-training {stage.key}, whose weights are not at {start}; "
+                "train that first"
+            )
+        tensors, kept = read_checkpoint_of(Kept, start)
+        if kept.key != stage.key or kept.data != self.data.fingerprint:
+            raise ValueError(f"{start} is of training {kept.key} or of other images, not of pre-training {stage.key}")
+        load_weights(self.method.backbone, under("model.backbone.", tensors), str(start))
+        reset_forwards(self.method.backbone)
+        return Started(key=stage.key, weights=weights_checksum(start))
+
+    def read(self, step: int) -> tuple[EpisodeIndices, Stored]:
+        """The episodes of a step and their images as stored; pinned for a GPU, which then copies them by itself."""
+        size = self.config.training.episodes_per_step
+        indices = self.sampler(range(step * size, (step + 1) * size))
+        stored = self.augment.read(self.data.train, torch.cat([indices.support.flatten(), indices.query.flatten()]))
+        if self.device.type == "cuda" and isinstance(stored, Tensor):
+            stored = stored.pin_memory()
+        return indices, stored
+
+    def episode(self, step: int, batch: tuple[EpisodeIndices, Stored]) -> Episode:
+        """The episodes of a step as they were read, augmented, on the device."""
+        indices, stored = batch
+        generator = torch.Generator(self.device)
+        generator.manual_seed(derived_seed(self.config.training.seed, AUGMENTATION, step))
+        images = self.augment.transform(stored, generator)
+        supports = indices.support.numel()
+        return Episode(
+            images[:supports].unflatten(0, indices.support.shape),
+            images[supports:].unflatten(0, indices.query.shape),
+            indices.targets.to(self.device, non_blocking=True),
+            self.labels[indices.query].to(self.device, non_blocking=True),
+        )
+
+    def losses(self, step: int, batch: tuple[EpisodeIndices, Stored]) -> Losses:
+        """Of the method, in the training's precision."""
+        with autocast(self.device, self.config.training.precision):
+            return self.method.losses(self.episode(step, batch))
+
+    def validate(self) -> float:
+        """Accuracy over the validation episodes; with `drop_block_counts_validation` their batches are counted."""
+        settings, model = self.config.training, self.config.model
+        assert self.bank is not None
+        accuracies = episode_accuracies(self.method, self.data.val, self.bank, self.augment, settings.precision)
+        if getattr(model, "drop_block_counts_validation", False):
+            count_forwards(self.method, math.ceil(settings.validation_episodes / settings.episodes_per_step))
+        return float(accuracies.mean())
+
+
+build = EpisodicStage

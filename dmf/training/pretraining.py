@@ -1,0 +1,111 @@
+"""Pre-training: a classifier of the base classes on ordinary batches of augmented images."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from dmf.backbones import build_backbone
+from dmf.config import ClassifierConfig, Pretraining
+from dmf.data.augment import Augmentation, Stored
+from dmf.data.sets import DataSet
+from dmf.episodes import derived_seed
+from dmf.evaluation.bank import validation_bank, validation_task
+from dmf.evaluation.evaluate import episode_accuracies
+from dmf.machine.precision import autocast, full_precision, wide
+from dmf.methods.base import FewShotMethod, Losses
+from dmf.methods.classifier_baseline.model import ClassifierBaseline, embeddings
+from dmf.training.streams import AUGMENTATION, BATCHES
+
+
+class BaseClassifier(nn.Module):
+    """Images [P, 1 or 3, h, w] -> logits [P, base classes], from the mean of the feature map over its positions.
+
+    The linear head is an affine map; the cosine head's logits are `scale` times the cosines to a vector per class.
+    """
+
+    def __init__(self, backbone: nn.Module, config: ClassifierConfig, base_classes: int) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.scale = config.head_scale if config.head == "cosine" else None
+        self.head = nn.Linear(config.channels, base_classes, bias=config.head == "linear")
+
+    def forward(self, images: Tensor) -> Tensor:
+        features = embeddings(self.backbone(images.contiguous(memory_format=torch.channels_last)))
+        if self.scale is None:
+            return wide(self.head(features))
+        with full_precision(features.device):
+            cosines = F.normalize(features, dim=-1) @ F.normalize(self.head.weight, dim=-1).T
+        return self.scale * cosines
+
+
+class PretrainingStage:
+    """A classifier and its batches. Implements `dmf.training.stage.Stage`.
+
+    Batches follow each other through one random order of all training images after the other. Validation is the
+    accuracy of the nearest class mean by cosine over validation episodes (`ClassifierBaseline`).
+    """
+
+    started = None
+    learns = True
+
+    def __init__(self, config: Pretraining, data: DataSet, device: torch.device) -> None:
+        self.config, self.data, self.device = config, data, device
+        backbone = build_backbone(config.model, config.data.channels)
+        classifier = BaseClassifier(backbone, config.model, len(data.train.classes))
+        self.module: nn.Module = classifier.to(memory_format=torch.channels_last).to(device)
+        self.method: FewShotMethod = ClassifierBaseline(backbone)
+        self.steps_per_epoch = config.training.batches_per_epoch
+        self.augment = Augmentation(config.augmentation, config.data)
+        self.labels = torch.from_numpy(data.train.labels)
+        self.validation = validation_task(config, data.val)
+        self.bank = validation_bank(data.val, self.validation, config.training.validation_episodes)
+        self._order = functools.lru_cache(maxsize=2)(self._shuffled)
+
+    def _shuffled(self, number: int) -> np.ndarray:
+        """The order of all training images in pass `number`."""
+        seed = derived_seed(self.config.training.seed, BATCHES, number)
+        random = np.random.RandomState(np.random.SeedSequence(seed).generate_state(4))
+        return random.permutation(len(self.labels))
+
+    def indices(self, step: int) -> Tensor:
+        """The training images of a step [batch_size]."""
+        size, images = self.config.training.batch_size, len(self.labels)
+        places = np.arange(step * size, (step + 1) * size)
+        return torch.from_numpy(np.array([self._order(place // images)[place % images] for place in places]))
+
+    def read(self, step: int) -> tuple[Tensor, Stored]:
+        """The images of a step and their numbers; pinned for a GPU, which then copies them by itself."""
+        indices = self.indices(step)
+        stored = self.augment.read(self.data.train, indices)
+        if self.device.type == "cuda" and isinstance(stored, Tensor):
+            stored = stored.pin_memory()
+        return indices, stored
+
+    def losses(self, step: int, batch: tuple[Tensor, Stored]) -> Losses:
+        """Cross-entropy of the base classes."""
+        indices, stored = batch
+        generator = torch.Generator(self.device)
+        generator.manual_seed(derived_seed(self.config.training.seed, AUGMENTATION, step))
+        images = self.augment.transform(stored, generator)
+        with autocast(self.device, self.config.training.precision):
+            logits = self.module(images)
+        loss = F.cross_entropy(logits, self.labels[indices].to(self.device, non_blocking=True))
+        return Losses(loss, {"classification": loss})
+
+    def validate(self) -> float:
+        """Accuracy of the nearest class mean over the validation episodes."""
+        self.method.train(self.module.training)
+        precision = self.config.training.precision
+        return float(episode_accuracies(self.method, self.data.val, self.bank, self.augment, precision).mean())
+
+
+def build(config: Pretraining, data: DataSet, device: torch.device, start: Path | None) -> PretrainingStage:
+    """A pre-training starts from nothing."""
+    assert start is None
+    return PretrainingStage(config, data, device)

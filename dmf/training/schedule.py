@@ -1,0 +1,31 @@
+"""When a training validates, which epoch it keeps, and its learning rate at every step."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from dmf.config import OptimisationConfig
+    from dmf.records.records import Epoch
+
+
+def learning_rate(iteration: int, steps_per_epoch: int, settings: OptimisationConfig) -> float:
+    """The rate of an iteration (1 is the first): linear warm-up, then half a cosine down to the floor."""
+    warmup, total = settings.warmup_epochs * steps_per_epoch, settings.epochs * steps_per_epoch
+    if iteration <= warmup:
+        return settings.learning_rate * iteration / warmup
+    cosine = 0.5 * (1 + math.cos(math.pi * (iteration - warmup) / (total - warmup)))
+    return settings.learning_rate * max(cosine, settings.learning_rate_floor)
+
+
+def validates(epoch: int, settings: OptimisationConfig) -> bool:
+    """Whether the model is validated after `epoch` (1 is the first)."""
+    return epoch in (1, settings.epochs) or epoch % settings.validate_every == 0 or epoch >= settings.validate_all_from
+
+
+def best_of(history: Sequence[Epoch]) -> Epoch | None:
+    """The epoch of highest validation accuracy, the first of equals; None before the first validation."""
+    validated = [epoch for epoch in history if epoch.validation_accuracy is not None]
+    return max(validated, key=lambda epoch: epoch.validation_accuracy or 0.0, default=None)
