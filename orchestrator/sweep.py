@@ -31,13 +31,13 @@ from orchestrator.costs.rates import Calibration
 from orchestrator.costs.totals import compare
 from orchestrator.report import report
 from orchestrator.running.interrupts import Interrupted, Signals, Stopped
-from orchestrator.running.progress import duration
-from orchestrator.running.watch import Watch
+from orchestrator.running.options import Options
+from orchestrator.running.progress import Progress, duration
+from orchestrator.running.watch import SweepWatch
 from orchestrator.spec.file import read_spec
 from orchestrator.spec.model import SweepSpec
 from orchestrator.spec.plan import SweepPlan, Trial, labels, plan
 from orchestrator.store.ledger import Ledger, local_folder
-from orchestrator.store.snapshot import snapshot
 from orchestrator.store.standing import Standing, standing
 from orchestrator.tracking.uris import without_password
 
@@ -50,12 +50,16 @@ ANEW = ("retry_diverged", "retry_failed", "retrain_stale")
 """Options that have something trained again."""
 OF_PARTS = ("calibrate", "only", "budget", *ANEW)
 """Options that speak of trials which the file names; a search finds its own."""
+TRIAL_TIMEOUT = "30m"
+"""Of `--executor ray`."""
 
 
 def main(arguments: list[str] | None = None) -> int:
     """The command line; returns the exit status."""
-    options = _parser().parse_intermixed_args(arguments)
-    logging.basicConfig(level=logging.WARNING, format="%(name)s: %(message)s")
+    options = _options(arguments)
+    said = logging.StreamHandler()
+    said.setLevel(logging.WARNING)  # a trial in this process logs more, to its folder
+    logging.basicConfig(handlers=[said], level=logging.WARNING, format="%(name)s: %(message)s")
     try:
         spec = read_spec(options.spec, options.settings)
         planned = plan(spec)
@@ -74,8 +78,15 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
 
 
-def _check_options(spec: SweepSpec, options: argparse.Namespace) -> None:
-    """ValueError for options that nothing would read."""
+def _options(arguments: list[str] | None) -> Options:
+    given = vars(_parser().parse_intermixed_args(arguments))
+    if given["executor"] == "ray" and given["trial_timeout"] is None:
+        given["trial_timeout"] = parse_duration(TRIAL_TIMEOUT)
+    return Options(**given)
+
+
+def _check_options(spec: SweepSpec, options: Options) -> None:
+    """ValueError for options that nothing would read, or that exclude each other."""
     if spec.search is not None and (given := _given(OF_PARTS, options)):
         raise ValueError(f"{given}: for sweeps with parts, and {spec.name} is a search; leave it out")
     if (options.plan or options.calibrate) and (given := _given(ANEW, options)):
@@ -84,9 +95,26 @@ def _check_options(spec: SweepSpec, options: argparse.Namespace) -> None:
         raise ValueError("--budget: --calibrate alone chooses no trainings; give --plan too, or leave it out")
     if options.again and not options.calibrate:
         raise ValueError("--again says that --calibrate measures anew; give both, or leave it out")
+    if options.executor == "local":
+        _check_local(spec, options)
 
 
-def _given(names: tuple[str, ...], options: argparse.Namespace) -> str:
+def _check_local(spec: SweepSpec, options: Options) -> None:
+    """ValueError for what trials in this process do not have."""
+    if spec.search is not None:
+        raise ValueError(f"--executor local: {spec.name} is a search, which needs Ray Tune; leave it out")
+    if options.plan or options.calibrate:
+        raise ValueError("--executor: --plan and --calibrate run no trials; leave it out, or them")
+    if options.address:
+        raise ValueError("--address: of a running Ray, and --executor local starts none; leave one of them out")
+    if options.trial_timeout:
+        raise ValueError(
+            "--trial-timeout: ends the process of a trial that hangs, with --executor local that of the sweep itself; "
+            "leave it out, and end a hang with Ctrl-C"
+        )
+
+
+def _given(names: tuple[str, ...], options: Options) -> str:
     return ", ".join(f"--{name.replace('_', '-')}" for name in names if getattr(options, name))
 
 
@@ -96,13 +124,13 @@ def _again() -> str:
     return f"go on with the same command: {shlex.join(command)}"
 
 
-def _asked(planned: SweepPlan, options: argparse.Namespace) -> tuple[Trial, ...]:
+def _asked(planned: SweepPlan, options: Options) -> tuple[Trial, ...]:
     """The trials that the command line speaks of."""
     trials = planned.trials()
     return select(trials, labels(trial.config for trial in trials), options.only) if options.only else trials
 
 
-def _calibrate(planned: SweepPlan, options: argparse.Namespace) -> None:
+def _calibrate(planned: SweepPlan, options: Options) -> None:
     """Measure what is not known of the sweep's trainings, and name switches that change nothing."""
     from orchestrator.costs.calibrate import calibrate
     from orchestrator.costs.canary import canary
@@ -115,13 +143,13 @@ def _calibrate(planned: SweepPlan, options: argparse.Namespace) -> None:
             print(f"warning: {sentence}")
 
 
-def _print_plan(spec: SweepSpec, planned: SweepPlan, options: argparse.Namespace) -> None:
+def _print_plan(spec: SweepSpec, planned: SweepPlan, options: Options) -> None:
     try:
         ledger, today, asked = Ledger.at(options.store), Today(options.accept_stale), _asked(planned, options)
         if options.budget:
             todo = tuple(trial for trial in asked if standing(trial, ledger, today).runs)
             costs = estimate(todo, ledger, Calibration.of(ledger.store))
-            asked = _affordable(todo, costs, spec, options.budget) if todo else asked
+            asked = _affordable(todo, costs, spec, options) if todo else asked
         text = describe(spec, planned, ledger, today, asked if options.only or options.budget else None)
     except OSError as error:
         raise ValueError(f"--store {options.store} can not be read: {error.strerror or error}") from None
@@ -155,6 +183,14 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--store", default="runs", help="what is kept: a folder, or s3://bucket/prefix or gs:// (runs)")
     parser.add_argument("--results", type=Path, default=Path("results"), help="folder for the tables (results)")
     parser.add_argument(
+        "--executor",
+        choices=("ray", "local"),
+        default="ray",
+        help="who runs the trials (ray): Ray's workers, several at a time, started again when they die; or, for "
+        "debugging, this process, one after the other: breakpoints work, `resources` is not read, and searches, "
+        "--address and --trial-timeout are refused",
+    )
+    parser.add_argument(
         "--address",
         help="a running Ray, auto or host:port on its head node (RAY_AUTH_MODE=token where it asks for one)",
     )
@@ -175,9 +211,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--trial-timeout",
         type=_duration,
-        default="30m",
         metavar="TIME",
-        help="end and start again a trial that gives no sign of life for so long, such as 90s, 2h (%(default)s)",
+        help="end and start again a trial that gives no sign of life for so long, such as 90s, 2h "
+        f"({TRIAL_TIMEOUT}; none with --executor local, where a trial may hang for ever)",
     )
     return parser
 
@@ -199,7 +235,7 @@ def _check_writable(folder: Path, option: str) -> None:
         raise ValueError(f"{option}: {folder} can not be written to: {error.strerror or error}") from None
 
 
-def _run(spec: SweepSpec, planned: SweepPlan, options: argparse.Namespace) -> int:
+def _run(spec: SweepSpec, planned: SweepPlan, options: Options) -> int:
     if (options.address or "").startswith("ray://"):
         raise ValueError(
             f"--address {options.address}: what trials report does not reach this process through Ray Client; "
@@ -220,12 +256,12 @@ def _run(spec: SweepSpec, planned: SweepPlan, options: argparse.Namespace) -> in
         return 1
 
 
-def _drive(spec: SweepSpec, planned: SweepPlan, ledger: Ledger, signals: Signals, options: argparse.Namespace) -> bool:
+def _drive(spec: SweepSpec, planned: SweepPlan, ledger: Ledger, signals: Signals, options: Options) -> bool:
     """Run a sweep with its mirror in MLflow; whether every trial has its record and the mirror is complete."""
     from orchestrator.tracking.server import tracking_uri
     from orchestrator.tracking.tracker import Tracker
 
-    if options.address is None:
+    if options.executor == "ray" and options.address is None:
         # Read when ray is imported: our own Ray then listens on 127.0.0.1 only, as _node_ip_address would not.
         os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
     if spec.search is not None:
@@ -276,7 +312,7 @@ def _where(uri: str) -> str:
     return f"MLflow: {without_password(uri)}\n  {shown}"
 
 
-def _sync(options: argparse.Namespace) -> str:
+def _sync(options: Options) -> str:
     given = ["--tracking-uri", without_password(options.tracking_uri)] if options.tracking_uri else []
     return shlex.join(["python", "-m", "orchestrator.sync", "--store", options.store, *given])
 
@@ -287,7 +323,7 @@ def run_sweep(
     ledger: Ledger,
     tracker: Tracker,
     signals: Signals,
-    options: argparse.Namespace,
+    options: Options,
 ) -> bool:
     """Run what is missing of a sweep and print its tables; whether every trial has its record."""
     trials, today = planned.trials(), Today(options.accept_stale)
@@ -298,7 +334,7 @@ def run_sweep(
     anew = {trial.key for trial in todo if before[trial.key].state in ("diverged", "stale")}
     costs = estimate(todo, ledger, Calibration.of(ledger.store), anew)
     if options.budget and todo:
-        todo = _affordable(todo, costs, spec, options.budget)
+        todo = _affordable(todo, costs, spec, options)
         signals.deadline = time.monotonic() + options.budget
     for trial in todo:
         if trial.key in anew:
@@ -310,30 +346,12 @@ def run_sweep(
     failures: dict[str, Failure] = {}
     stopped: Stopped | None = None
     if todo:
-        from orchestrator.running.cluster import cluster, node_watch, request
-        from orchestrator.running.tune import run_trials
+        from orchestrator.running.executor import executor
 
-        code = snapshot(ledger.store)
-        with (
-            Watch(spec, ledger, tracker, signals, todo, names) as watch,
-            cluster(options.address, signals, code, shared=ledger.remote is None) as nodes,
-        ):
-            requests = {trial.key: request(trial.config, spec.resources, nodes) for trial in todo}
-            timeout_s = options.trial_timeout
-            around = node_watch(signals, requests.values(), options.address, timeout_s)
+        with Progress(spec.name) as progress, executor(spec, ledger, signals, options) as chosen:
+            watch = SweepWatch(spec, ledger, tracker, signals, progress, todo, names)
             try:
-                run_trials(
-                    planned.name,
-                    todo,
-                    ledger,
-                    requests,
-                    spec.max_failures,
-                    timeout_s,
-                    watch,
-                    around,
-                    signals,
-                    spec.keep_weights,
-                )
+                chosen.run(todo, watch)
             except Interrupted:
                 raise
             except Stopped as reason:
@@ -361,17 +379,23 @@ def _look(ledger: Ledger) -> None:
         log.warning("tables are made of what is known here: %s", error)
 
 
-def _affordable(todo: tuple[Trial, ...], costs: dict[str, Cost], spec: SweepSpec, seconds: float) -> tuple[Trial, ...]:
-    """What of the trials is wanted most and ends in time. ValueError when not even the first does."""
-    chosen = within(todo, costs, seconds, at_a_time(todo, spec.resources, machine_for(todo, costs, spec)), spec.seeds)
+def _affordable(
+    todo: tuple[Trial, ...], costs: dict[str, Cost], spec: SweepSpec, options: Options
+) -> tuple[Trial, ...]:
+    """The trials that are wanted most and end within --budget. ValueError when not even the shortest does."""
+    assert options.budget is not None
+    local = options.executor == "local"
+    together = 1 if local else at_a_time(todo, spec.resources, machine_for(todo, costs, spec))
+    chosen = within(todo, costs, options.budget, together, spec.seeds)
+    told = duration(options.budget)
     if not chosen:
         least = min(costs[trial.key].seconds or 0.0 for trial in todo)
-        raise ValueError(f"--budget: no training ends within {duration(seconds)}, the shortest takes {duration(least)}")
-    print(f"of {len(todo)} trainings {len(chosen)} end within {duration(seconds)}, as far as is known")
+        raise ValueError(f"--budget: no training ends within {told}, the shortest takes {duration(least)}")
+    print(f"of {len(todo)} trainings {len(chosen)} end within {told}, as far as is known")
     return chosen
 
 
-def _wanted(options: argparse.Namespace) -> set[str]:
+def _wanted(options: Options) -> set[str]:
     """States whose trials the user wants to run, besides those that run anyway."""
     asked = {"failed": options.retry_failed, "diverged": options.retry_diverged, "stale": options.retrain_stale}
     return {state for state, given in asked.items() if given}

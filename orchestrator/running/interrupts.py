@@ -1,5 +1,4 @@
-"""The early end of a sweep, by a signal or for a reason of its own, as an exception raised where the driver can take
-it."""
+"""The early end of a sweep, by a signal or for another reason, as an exception raised where the driver can take it."""
 
 from __future__ import annotations
 
@@ -23,8 +22,8 @@ class Interrupted(Stopped):
 
 
 class Signals:
-    """Turns signals into `Interrupted`: at once, or, while Tune's loop runs, between two of its steps; and reasons to
-    stop into `Stopped`, at the next of these steps."""
+    """Raises signals as `Interrupted`, at once or, where they are deferred, at the next check; and reasons to stop as
+    `Stopped`, at the next check."""
 
     NUMBERS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -54,6 +53,16 @@ class Signals:
             self.stop("the budget of time is used up")
         if self.reason is not None:
             raise Stopped(self.reason)
+
+    @contextlib.contextmanager
+    def deferring(self) -> Iterator[None]:
+        """Inside, signals wait for the next check; the end is one."""
+        self.deferred = True
+        try:
+            yield
+        finally:
+            self.deferred = False
+        self.check()
 
     @contextlib.contextmanager
     def caught(self) -> Iterator[None]:

@@ -7,7 +7,7 @@ first.
 
 from __future__ import annotations
 
-import argparse
+import logging
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -19,15 +19,18 @@ from dmf.config import ExperimentConfig
 from dmf.records.records import CONFIG, Epoch, Failure, TrainingRecord
 from dmf.records.staleness import Today
 from dmf.values import Fraction, Value, digest
+from orchestrator.running.faults import one_line
 from orchestrator.running.interrupts import Signals
+from orchestrator.running.job import Job
+from orchestrator.running.options import Options
 from orchestrator.running.progress import Progress, Stage
-from orchestrator.running.watch import Watch, check_lease, note_failure, stop_after
+from orchestrator.running.watch import SweepWatch, Watch, note_failure
 from orchestrator.spec.model import Range, Search, SweepSpec
 from orchestrator.spec.plan import Trial
 from orchestrator.store.ledger import Ledger
-from orchestrator.store.snapshot import snapshot
 
 if TYPE_CHECKING:
+    from orchestrator.running.tune import RayTune
     from orchestrator.tracking.tracker import Tracker
 
 TAKE_STALE = "take it all the same with --accept-stale, or give the search a --store of its own"
@@ -138,8 +141,8 @@ def first_point(base: ExperimentConfig, search: Search) -> dict[str, Any] | None
     return point
 
 
-class SearchWatch:
-    """Keeps what is tried, and tells progress and MLflow of it, as `Watch` does for a sweep."""
+class SearchWatch(Watch):
+    """Watches what a search proposes, and keeps what it has tried."""
 
     def __init__(
         self,
@@ -151,8 +154,8 @@ class SearchWatch:
         progress: Progress,
         today: Today,
     ) -> None:
-        self.spec, self.results, self.ledger, self.today = spec, results, ledger, today
-        self.tracker, self.signals, self.progress = tracker, signals, progress
+        super().__init__(spec, ledger, tracker, signals, progress)
+        self.results, self.today = results, today
         self.values: dict[str, dict[str, Any]] = {}
         self.configs: dict[str, ExperimentConfig | None] = {}
         self.before: dict[str, TrainingRecord | None] = {}
@@ -170,34 +173,22 @@ class SearchWatch:
             self.progress.planned(key, label(values), self.results.base.training.epochs)
         return key
 
-    def check(self) -> None:
-        check_lease(self.ledger, self.signals)
+    def trial(self, key: str) -> Trial | None:
+        config = self.configs[key]
+        return Trial(config, ()) if config else None
+
+    def name(self, key: str) -> str:
+        return label(self.values[key])
 
     def started(self, key: str) -> None:
-        if config := self.configs[key]:
-            self.tracker.started(config, label(self.values[key]))
-        self.progress.started(key)
+        super().started(key)
         self._keep(Tried(values=self.values[key], key=key, accuracy=0.0, epochs=0, outcome="running"))
-
-    def _keep(self, tried: Tried) -> None:
-        """Write what there is of a proposal in place of what was known of it while it was open."""
-        known = self.results
-        others = (each for each in known.tried if each.key != tried.key or each not in known.open)
-        self.results = known.with_tried([*others, tried])
-        self.results.write(results_path(self.ledger, self.spec.name))
-        self.ledger.keep(results_path(self.ledger, self.spec.name))
 
     def epoch(self, key: str, epoch: Epoch) -> None:
         self.seen.setdefault(key, []).append(epoch)
-        self.tracker.epoch(key, epoch)
-        self.progress.epoch(key, epoch)
+        super().epoch(key, epoch)
 
-    def recovering(self, key: str) -> None:
-        self.progress.note(key, f"{self.ledger.how_lost(key)}, goes on from its checkpoint")
-
-    def ended(self, key: str, failure: Failure | None) -> None:
-        stop_after(failure, self.spec.fail_fast, self.signals)  # first: what follows may fail
-        self.ledger.ended(key, failure is not None)
+    def settle(self, key: str, failure: Failure | None) -> tuple[Stage, str]:
         config, record = self.configs[key], self.ledger.training(key)
         if config and failure:
             record = note_failure(self.ledger, config, failure, self.before[key])
@@ -214,10 +205,16 @@ class SearchWatch:
             outcome=outcome,
         )
         self._keep(tried)
-        if config:
-            self.tracker.ended(Trial(config, ()), label(self.values[key]))
         stage: dict[str, Stage] = {"finished": "done", "impossible": "failed"}
-        self.progress.ended(key, stage.get(outcome, outcome), failure.reason if failure else "")
+        return stage.get(outcome, outcome), failure.reason if failure else ""
+
+    def _keep(self, tried: Tried) -> None:
+        """Write how a proposal stands, in place of what was known of it while it was open."""
+        known = self.results
+        others = (each for each in known.tried if each.key != tried.key or each not in known.open)
+        self.results = known.with_tried([*others, tried])
+        self.results.write(results_path(self.ledger, self.spec.name))
+        self.ledger.keep(results_path(self.ledger, self.spec.name))
 
 
 def label(values: dict[str, Any]) -> str:
@@ -237,9 +234,7 @@ def listing(results: SearchResults) -> str:
     return "\n".join(lines)
 
 
-def run_search(
-    spec: SweepSpec, ledger: Ledger, tracker: Tracker, signals: Signals, options: argparse.Namespace
-) -> bool:
+def run_search(spec: SweepSpec, ledger: Ledger, tracker: Tracker, signals: Signals, options: Options) -> bool:
     """Try what is left of a search's trials, test the best, print all.
 
     Returns whether as many were tried as are asked for, none failed, and the best is tested.
@@ -277,18 +272,13 @@ def _run_left(
     ledger: Ledger,
     tracker: Tracker,
     signals: Signals,
-    options: argparse.Namespace,
+    options: Options,
 ) -> SearchResults:
     """Run `left` proposals, those of `again` before others, then the tests of the best."""
-    from orchestrator.running.cluster import cluster, node_watch, request
-    from orchestrator.running.tune import run_proposals, run_trials
+    from orchestrator.running.tune import ray_tune
 
     assert spec.search is not None
-    timeout_s = options.trial_timeout
-    code = snapshot(ledger.store)
-    with cluster(options.address, signals, code, shared=ledger.remote is None) as nodes:
-        needs = request(results.base, spec.resources, nodes)
-        around = node_watch(signals, [needs], options.address, timeout_s)
+    with ray_tune(spec, ledger, signals, options) as executor:
         if left:
             with Progress(spec.name) as progress:
                 today = Today(options.accept_stale)
@@ -296,17 +286,83 @@ def _run_left(
                 point = first_point(results.base, spec.search)
                 known = [*(tried.values for tried in results.tried), *again]
                 first = [point, *again] if point is not None and point not in known else again
-                run_proposals(spec, results, first, left, watch, needs, timeout_s, around, signals)
+                run_proposals(executor, results, first, left, watch)
                 results = watch.results
         best = _best_trial(spec, results)
         if best is not None and results.best is not None and ledger.state(best) != "done":
             tracker.expect(best)
             names = {best.key: label(results.best.values)}
-            with Watch(spec, ledger, tracker, signals, (best,), names) as final:
-                run_trials(
-                    spec.name, (best,), ledger, {best.key: needs}, spec.max_failures, timeout_s, final, around, signals
-                )
+            with Progress(spec.name) as progress:
+                executor.run((best,), SweepWatch(spec, ledger, tracker, signals, progress, (best,), names))
     return results
+
+
+def run_proposals(
+    executor: RayTune, results: SearchResults, first: list[dict[str, Any]], count: int, watch: SearchWatch
+) -> None:
+    """Try `count` proposals, `first` and then Optuna's, stopped early by ASHA. Raises Stopped."""
+    from optuna.samplers import TPESampler  # these are not for workers, nor for commands that only read a search
+    from ray import tune
+    from ray.tune.execution.placement_groups import PlacementGroupFactory
+    from ray.tune.schedulers import ASHAScheduler
+    from ray.tune.search.optuna import OptunaSearch
+
+    from orchestrator.running.worker import VALIDATION, report_end, run_job
+
+    search = watch.spec.search
+    assert search is not None
+    space = {path: _distribution(Range.from_dict(given)) for path, given in search.parameters.given().items()}
+    logging.getLogger("optuna").setLevel(logging.ERROR)
+    searcher = OptunaSearch(
+        space,
+        metric=VALIDATION,
+        mode="max",
+        points_to_evaluate=first[:count],
+        study_name=watch.spec.name,
+        sampler=TPESampler(seed=search.seed + len(results.tried)),
+    )
+    for tried in results.tried:
+        searcher.add_evaluated_point(tried.values, tried.accuracy)
+    needs = executor.needs(results.base)
+    # Of these the function below has copies in every worker: no results, and no executor.
+    base, store, gpu = results.base.model_dump_json(), watch.ledger.name, needs.get("GPU", 0.0)
+    epochs, timeout_s = results.base.training.epochs, executor.timeout_s
+
+    def trainable(config: dict[str, Any]) -> None:
+        try:
+            proposed = ExperimentConfig.model_validate_json(base).with_paths(config)
+        except ValueError as error:
+            report_end(epochs, 0.0, Failure(reason=one_line(error)))
+        else:
+            run_job(Job(proposed, (), store, gpu, timeout_s))
+
+    asha = ASHAScheduler(
+        time_attr="epoch",
+        metric=VALIDATION,
+        mode="max",
+        max_t=epochs + 1,
+        grace_period=min(search.grace_epochs, epochs),
+        reduction_factor=search.reduction,
+    )
+    tune_config = tune.TuneConfig(
+        search_alg=searcher,
+        scheduler=asha,
+        num_samples=count,
+        reuse_actors=True,
+        trial_dirname_creator=lambda trial: trial.trial_id,
+    )
+    resources = tune.with_resources(trainable, PlacementGroupFactory([needs]))
+    executor.fit(resources, tune_config, [needs], watch, watch.key_of)
+
+
+def _distribution(range_: Range) -> Any:
+    from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+
+    if range_.choice:
+        return CategoricalDistribution(range_.choice)
+    if range_.integer:
+        return IntDistribution(*range_.integer)
+    return FloatDistribution(*range_.ends, log=range_.loguniform is not None)
 
 
 def _told_test(ledger: Ledger, best: Trial) -> bool:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
+import abc
+import functools
+import logging
 from collections import deque
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Protocol
 
 from dmf.config import ExperimentConfig
 from dmf.records.records import FORMAT, Epoch, Failure, TrainingRecord
 from orchestrator.running.interrupts import Signals
-from orchestrator.running.progress import Progress
+from orchestrator.running.progress import Progress, Stage
 from orchestrator.spec.model import SweepSpec
 from orchestrator.spec.plan import Trial
 from orchestrator.store.ledger import Ledger
@@ -17,9 +20,89 @@ from orchestrator.store.ledger import Ledger
 if TYPE_CHECKING:
     from orchestrator.tracking.tracker import Tracker
 
+log = logging.getLogger("dmf.watch")
 
-class Watch(contextlib.ExitStack):
-    """Tells the progress display and MLflow what trials do, and the ledger of those whose process died."""
+
+class Watcher(Protocol):
+    """Hears from an executor what trials do, in the driver's main thread."""
+
+    def check(self) -> None:
+        """Called again and again: the moment to end the sweep."""
+
+    def started(self, key: str) -> None:
+        """A trial runs from now on."""
+
+    def epoch(self, key: str, epoch: Epoch) -> None:
+        """An epoch has ended."""
+
+    def recovering(self, key: str, reason: str | None = None) -> None:
+        """A trial ended too early and starts again; without a reason its process died."""
+
+    def ended(self, key: str, failure: Failure | None) -> None:
+        """A trial has ended; `failure` is what it, or its executor, says went wrong."""
+
+
+def logged(hook: Callable[..., None]) -> Callable[..., None]:
+    """A hook whose exceptions are logged: they would end Tune's experiment, or fail a training that has no fault."""
+
+    @functools.wraps(hook)
+    def safe(*arguments: Any, **named: Any) -> None:
+        try:
+            hook(*arguments, **named)
+        except Exception:
+            log.exception("%s", hook.__name__)
+
+    return safe
+
+
+class Watch(abc.ABC):
+    """A watcher that tells the progress display and MLflow, and the ledger of trials whose process died."""
+
+    def __init__(self, spec: SweepSpec, ledger: Ledger, tracker: Tracker, signals: Signals, progress: Progress) -> None:
+        self.spec, self.ledger, self.tracker, self.signals, self.progress = spec, ledger, tracker, signals, progress
+
+    @abc.abstractmethod
+    def trial(self, key: str) -> Trial | None:
+        """The trial; None: its configuration is impossible, and it trains nothing."""
+
+    @abc.abstractmethod
+    def name(self, key: str) -> str:
+        """What people call it."""
+
+    @abc.abstractmethod
+    def settle(self, key: str, failure: Failure | None) -> tuple[Stage, str]:
+        """Write down how a trial ended; returns what the progress display says of it."""
+
+    def check(self) -> None:
+        """End the sweep when another driver may have its store."""
+        try:
+            self.ledger.check()
+        except OSError as error:
+            self.signals.stop(str(error))
+
+    def started(self, key: str) -> None:
+        if trial := self.trial(key):
+            self.tracker.started(trial.config, self.name(key))
+        self.progress.started(key)
+
+    def epoch(self, key: str, epoch: Epoch) -> None:
+        self.tracker.epoch(key, epoch)
+        self.progress.epoch(key, epoch)
+
+    def recovering(self, key: str, reason: str | None = None) -> None:
+        self.progress.note(key, f"{reason or self.ledger.how_lost(key)}, goes on from its checkpoint")
+
+    def ended(self, key: str, failure: Failure | None) -> None:
+        stop_after(failure, self.spec.fail_fast, self.signals)  # first: what follows may fail
+        self.ledger.ended(key, failure is not None)
+        stage, note = self.settle(key, failure)
+        if trial := self.trial(key):
+            self.tracker.ended(trial, self.name(key))
+        self.progress.ended(key, stage, note)
+
+
+class SweepWatch(Watch):
+    """Watches trials that are known before they start."""
 
     def __init__(
         self,
@@ -27,65 +110,46 @@ class Watch(contextlib.ExitStack):
         ledger: Ledger,
         tracker: Tracker,
         signals: Signals,
+        progress: Progress,
         trials: tuple[Trial, ...],
         names: dict[str, str],
     ) -> None:
-        super().__init__()
-        self.ledger, self.tracker, self.signals, self.names = ledger, tracker, signals, names
-        self.fail_fast = spec.fail_fast
+        super().__init__(spec, ledger, tracker, signals, progress)
+        self.names = names
         self.trials = {trial.key: trial for trial in trials}
         self.before = {trial.key: ledger.training(trial.key) for trial in trials}
         self.failures: dict[str, Failure] = {}
         self.not_indexed: deque[Trial] = deque()
-        self.progress = self.enter_context(Progress(spec.name))
         for key, trial in self.trials.items():
-            self.progress.planned(key, names[key], trial.config.training.epochs)
+            progress.planned(key, names[key], trial.config.training.epochs)
 
-    def check(self) -> None:
-        check_lease(self.ledger, self.signals)
+    def trial(self, key: str) -> Trial:
+        return self.trials[key]
 
-    def started(self, key: str) -> None:
-        self.tracker.started(self.trials[key].config, self.names[key])
-        self.progress.started(key)
+    def name(self, key: str) -> str:
+        return self.names[key]
 
-    def epoch(self, key: str, epoch: Epoch) -> None:
-        self.tracker.epoch(key, epoch)
-        self.progress.epoch(key, epoch)
-
-    def recovering(self, key: str) -> None:
-        self.progress.note(key, f"{self.ledger.how_lost(key)}, goes on from its checkpoint")
-
-    def ended(self, key: str, failure: Failure | None) -> None:
-        stop_after(failure, self.fail_fast, self.signals)  # first: what follows may fail
-        trial = self.trials[key]
-        self.ledger.ended(key, failure is not None)
+    def settle(self, key: str, failure: Failure | None) -> tuple[Stage, str]:
         if failure:
             self.failures[key] = failure
-            note_failure(self.ledger, trial.config, failure, self.before[key])
-        self.tracker.ended(trial, self.names[key])
-        state = self.ledger.state(trial)
-        stage = state if state in ("done", "diverged") else "failed"
-        self.progress.ended(key, stage, failure.reason if failure else "")
-        self.not_indexed.append(trial)
+            note_failure(self.ledger, self.trials[key].config, failure, self.before[key])
+        state = self.ledger.state(self.trials[key])
+        return state if state in ("done", "diverged") else "failed", failure.reason if failure else ""
+
+    def ended(self, key: str, failure: Failure | None) -> None:
+        super().ended(key, failure)
+        self.not_indexed.append(self.trials[key])
         while self.not_indexed and self.ledger.indexed(self.not_indexed[0]):
             self.not_indexed.popleft()
-
-
-def check_lease(ledger: Ledger, signals: Signals) -> None:
-    """End the sweep when another driver may have its store."""
-    try:
-        ledger.check()
-    except OSError as error:
-        signals.stop(str(error))
 
 
 def note_failure(
     ledger: Ledger, config: ExperimentConfig, failure: Failure, before: TrainingRecord | None
 ) -> TrainingRecord | None:
-    """Write the record of a training whose process could not, and return the record that there is.
+    """Write the record of a training whose process could not; returns the training's record, if it has one now.
 
     `before` is the record that it had when the sweep began. A disk without room has none for a record either, and a
-    training that found none has not failed: it goes on when there is room. A failure like the one before is in the
+    training without a record has not failed: it goes on when there is room. A failure like the one before is in the
     record already, with its traceback.
     """
     record = ledger.training(config.key)
@@ -97,7 +161,7 @@ def note_failure(
 
 
 def stop_after(failure: Failure | None, fail_fast: bool, signals: Signals) -> None:
-    """End the sweep where a failure is all trials' that follow: no room on the disk; or the first, with `fail_fast`."""
+    """End the sweep if all trials that follow would fail alike, on a full disk; or at any failure, with `fail_fast`."""
     if failure and failure.kind == "disk":
         signals.stop(f"no room on a disk ({failure.reason}); make room")
     elif failure and fail_fast:

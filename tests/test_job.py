@@ -1,4 +1,4 @@
-"""What a worker's process does with its trial: the job that it gets, and a second try where memory did not suffice."""
+"""A job: how it crosses to a worker, and its second try when memory runs out."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import pytest
 
 from dmf.config import EvaluationConfig, ExperimentConfig
 from dmf.records.records import Epoch
+from orchestrator.running.job import Job, _with_memory_for_two
 from orchestrator.running.trial import run_trial
-from orchestrator.running.worker import Job, _with_memory_for_two
 from orchestrator.store.ledger import Ledger
 from tests.test_nodes import learnt
 from tests.test_trial import CONFIG, TEST

@@ -1,0 +1,64 @@
+"""Trials one after the other in this process: breakpoints work, and no Ray starts.
+
+Nothing shares out the machine: `resources` counts for nothing. Nothing ends a trial that hangs but the user.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from dmf.machine.device import device_of
+from dmf.records.records import Epoch, Failure
+from orchestrator.running.faults import one_line
+from orchestrator.running.interrupts import Signals
+from orchestrator.running.job import Job, work
+from orchestrator.running.watch import Watcher, logged
+from orchestrator.spec.plan import Trial
+from orchestrator.store.ledger import Ledger
+
+
+@dataclass(frozen=True)
+class InProcess:
+    """The executor of `--executor local`."""
+
+    ledger: Ledger
+    signals: Signals
+    max_failures: int
+    keep_weights: bool
+
+    def run(self, trials: tuple[Trial, ...], watcher: Watcher) -> None:
+        """See `Executor`."""
+        for trial in trials:
+            device_of(trial.config)  # refuses one that is not there
+        for trial in trials:
+            job = Job(trial.config, trial.evaluations, self.ledger.name, keep_weights=self.keep_weights)
+            self._run(job, watcher)
+
+    def _run(self, job: Job, watcher: Watcher) -> None:
+        """Run a job, and again after a fault of the machine."""
+        key = job.config.key
+
+        def tell(hook: Callable[..., None], *arguments: Any) -> None:
+            """Call a hook, which no signal cuts short; then end the sweep if there is a reason to."""
+            with self.signals.deferring():
+                logged(hook)(key, *arguments)
+                watcher.check()
+
+        def on_epoch(epoch: Epoch) -> None:
+            tell(watcher.epoch, epoch)
+
+        for tries in itertools.count(1):
+            tell(watcher.started)
+            try:
+                ended = work(job, on_epoch)
+            except Exception as error:  # of the machine
+                reason = one_line(error)[:300]
+                if tries <= self.max_failures:
+                    tell(watcher.recovering, reason)
+                    continue
+                ended = Failure(reason=f"{reason} ({tries} times)", kind="machine")
+            tell(watcher.ended, ended if isinstance(ended, Failure) else None)
+            return
