@@ -7,10 +7,11 @@ python -m orchestrator.status 1f0a9c52be41d0aa
 Without a name, all sweeps that were started in the store. Given a sweep file, its cells as the file is today; given a
 training's key, all that is known of it, the traceback of its failure too.
 
-States: running; failed (with the reason; a search tries it again, a sweep with --retry-failed); no weights (a test is
-missing, and what it needs was not kept); stale (made by other code or from other images than today's); started (it goes
-on from its checkpoint); untested; missing; diverged; done; of a search also stopped (it fell behind) and impossible
-(values that no model can have). Exit status: 0 when everything asked about has ended, 1 when not, 2 for a mistake.
+States: running; failed (with the reason; a search tries it again, a sweep with --retry-failed); blocked (its
+pre-training failed, diverged or is stale); no weights (a test is missing, and the weights that it needs were not kept);
+stale (made by other code or from other images than today's); started (it goes on from its checkpoint); untested;
+missing; diverged; done; of a search also stopped (it fell behind) and impossible (values that no model can have). Exit
+status: 0 when everything asked about has ended, 1 when not, 2 for a mistake.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ from orchestrator.store.standing import standing
 
 ENDED = ("diverged", "impossible", "stopped", "done")
 """States that stay; `stopped` (by ASHA) and `impossible` (values that no model can have) are a search's."""
-ORDER = ("running", "failed", "no weights", "stale", "started", "untested", "missing", *ENDED)
+ORDER = ("running", "failed", "blocked", "no weights", "stale", "started", "untested", "missing", *ENDED)
 """What wants attention first."""
 OF_A_SEARCH = {"finished": "done"}
 """How a proposal's outcome is called here, where it is called otherwise."""

@@ -32,6 +32,7 @@ from orchestrator.costs.totals import compare
 from orchestrator.report import report
 from orchestrator.running.interrupts import Interrupted, Signals, Stopped
 from orchestrator.running.options import Options
+from orchestrator.running.order import stages_first, with_stages
 from orchestrator.running.progress import Progress, duration
 from orchestrator.running.watch import SweepWatch
 from orchestrator.spec.file import read_spec
@@ -127,7 +128,9 @@ def _again() -> str:
 def _asked(planned: SweepPlan, options: Options) -> tuple[Trial, ...]:
     """The trials that the command line speaks of."""
     trials = planned.trials()
-    return select(trials, labels(trial.config for trial in trials), options.only) if options.only else trials
+    if not options.only:
+        return trials
+    return with_stages(select(trials, labels(trial.config for trial in trials), options.only), trials)
 
 
 def _calibrate(planned: SweepPlan, options: Options) -> None:
@@ -330,7 +333,7 @@ def run_sweep(
     names, asked = labels(trial.config for trial in trials), _asked(planned, options)
     before = {trial.key: standing(trial, ledger, today) for trial in asked}
     wanted = _wanted(options)
-    todo = tuple(trial for trial in asked if before[trial.key].runs or before[trial.key].state in wanted)
+    todo = stages_first(t for t in asked if before[t.key].runs or before[t.key].state in wanted)
     anew = {trial.key for trial in todo if before[trial.key].state in ("diverged", "stale")}
     costs = estimate(todo, ledger, Calibration.of(ledger.store), anew)
     if options.budget and todo:
@@ -398,6 +401,7 @@ def _affordable(
 def _wanted(options: Options) -> set[str]:
     """States whose trials the user wants to run, besides those that run anyway."""
     asked = {"failed": options.retry_failed, "diverged": options.retry_diverged, "stale": options.retrain_stale}
+    asked["blocked"] = any(asked.values())
     return {state for state, given in asked.items() if given}
 
 

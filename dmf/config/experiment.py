@@ -111,6 +111,13 @@ class _Training(Value):
         paths = (path.partition(".") for path in self.unread)
         return set(NOT_IDENTITY.get(section, ())) | {rest for first, _, rest in paths if first == section}
 
+    def compact(self) -> dict[str, Any]:
+        """Plain data without defaults, of which `Training` is made again."""
+        data = self.model_dump(mode="json", exclude_defaults=True)
+        if isinstance(self, Pretraining):
+            return data | {"kind": self.kind}
+        return data | {"model": {**data.get("model", {}), "method": self.model.method}}
+
     def resolved(self) -> Self:
         """With bf16 for precision="auto" where this machine's device computes with it, else fp32."""
         if self.training.precision != "auto":

@@ -94,9 +94,9 @@ class Failure(Value):
 
     reason: str
     """One sentence."""
-    kind: Literal["error", "machine", "memory", "disk"] = "error"
+    kind: Literal["error", "machine", "memory", "disk", "stage"] = "error"
     """Whose fault: of configuration, data or code, as far as is known; of the machine that a trial ran on; too little
-    memory, on a GPU or of the machine; no room on a disk."""
+    memory, on a GPU or of the machine; no room on a disk; of the pre-training that it starts from."""
     traceback: str = ""
     step: int | None = None
     """For `diverged`: the first step (from 1) whose loss was not finite."""

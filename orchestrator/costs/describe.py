@@ -18,6 +18,7 @@ PLANNED = {
     "started": "to go on with from its checkpoint",
     "failed": "failed",
     "stale": "stale",
+    "blocked": "blocked",
     "no weights": "trained, its weights were not kept",
     "untested": "trained, to test",
     "done": "done",

@@ -16,7 +16,7 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
 import ray  # noqa: E402
 
-from dmf.config import ExperimentConfig  # noqa: E402
+from dmf.config import AnyTraining  # noqa: E402
 from orchestrator.running.interrupts import Signals  # noqa: E402
 from orchestrator.spec.model import Resources  # noqa: E402
 
@@ -99,7 +99,7 @@ def environment(name: str, value: str) -> Iterator[None]:
             os.environ[name] = before
 
 
-def request(config: ExperimentConfig, resources: Resources, nodes: list[dict[str, float]]) -> dict[str, float]:
+def request(config: AnyTraining, resources: Resources, nodes: list[dict[str, float]]) -> dict[str, float]:
     """What one trial takes: {"CPU": ..., "GPU": ...}. ValueError when no single one of the `nodes` has it."""
     gpus = max((node.get("GPU", 0.0) for node in nodes), default=0.0)
     cpu = float(resources.cpu or config.training.threads)

@@ -9,7 +9,7 @@ from typing import Literal
 
 from dmf.records.records import Failure
 
-Kind = Literal["error", "machine", "memory", "disk"]
+Kind = Literal["error", "machine", "memory", "disk", "stage"]
 NO_ROOM = {errno.ENOSPC, errno.EDQUOT}
 PASSING = {
     errno.EIO,

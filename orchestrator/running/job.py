@@ -7,8 +7,8 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from dmf.config import EvaluationConfig, ExperimentConfig
-from dmf.records.records import Epoch, Failure, TrainingRecord
+from dmf.config import AnyTraining, EvaluationConfig
+from dmf.records.records import Epoch, Failure, TrainingRecord, training_from
 from orchestrator.running.faults import failure_of, kind_of
 
 
@@ -16,7 +16,7 @@ from orchestrator.running.faults import failure_of, kind_of
 class Job:
     """One trial, and how it is run. It goes to a worker as JSON."""
 
-    config: ExperimentConfig
+    config: AnyTraining
     evaluations: tuple[EvaluationConfig, ...]
     store: str
     """A folder that all nodes see, or an object store."""
@@ -31,7 +31,7 @@ class Job:
         """As text. Defaults stay out: Tune keeps several copies of it for every trial, and workers have our code."""
         return json.dumps(
             {
-                "config": self.config.model_dump(mode="json", exclude_defaults=True),
+                "config": self.config.compact(),
                 "evaluations": [test.model_dump(mode="json", exclude_defaults=True) for test in self.evaluations],
                 "store": self.store,
                 "gpu": self.gpu,
@@ -46,7 +46,7 @@ class Job:
         data = json.loads(text)
         evaluations = tuple(EvaluationConfig.from_dict(evaluation) for evaluation in data["evaluations"])
         rest = (data[name] for name in ("store", "gpu", "timeout_s", "keep_weights"))
-        return cls(ExperimentConfig.from_dict(data["config"]), evaluations, *rest)
+        return cls(training_from(json.dumps(data["config"])), evaluations, *rest)
 
 
 def work(job: Job, on_epoch: Callable[[Epoch], None]) -> TrainingRecord | Failure:

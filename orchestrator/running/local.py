@@ -15,6 +15,7 @@ from dmf.records.records import Epoch, Failure
 from orchestrator.running.faults import one_line
 from orchestrator.running.interrupts import Signals
 from orchestrator.running.job import Job, work
+from orchestrator.running.order import Order
 from orchestrator.running.watch import Watcher, logged
 from orchestrator.spec.plan import Trial
 from orchestrator.store.ledger import Ledger
@@ -32,10 +33,12 @@ class InProcess:
     def run(self, trials: tuple[Trial, ...], watcher: Watcher) -> None:
         """See `Executor`."""
         for trial in trials:
-            device_of(trial.config)  # refuses one that is not there
-        for trial in trials:
+            device_of(trial.config.training.device)  # refuses one that is not there
+        order = Order(trials, self.ledger, logged(watcher.ended))
+        while trial := order.next():
             job = Job(trial.config, trial.evaluations, self.ledger.name, keep_weights=self.keep_weights)
             self._run(job, watcher)
+            order.ended(trial.key)
 
     def _run(self, job: Job, watcher: Watcher) -> None:
         """Run a job, and again after a fault of the machine."""

@@ -69,7 +69,7 @@ def run_trial(
                 for evaluation in missing:
                     ledger.write_evaluation(evaluate_folder(folder, config, evaluation, data))
                     partial_path(folder, evaluation.key).unlink(missing_ok=True)
-        if not keep_weights:
+        if not keep_weights and config.kind == "experiment":  # others start from a pre-training's
             (folder / BEST).unlink(missing_ok=True)
         return record
 

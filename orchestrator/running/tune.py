@@ -26,12 +26,13 @@ from ray.tune import Callback, FailureConfig, RunConfig, TuneConfig, Tuner  # no
 from ray.tune.execution.placement_groups import PlacementGroupFactory  # noqa: E402
 from ray.tune.search import Searcher  # noqa: E402
 
-from dmf.config import ExperimentConfig  # noqa: E402
+from dmf.config import AnyTraining  # noqa: E402
 from dmf.records.records import Epoch, Failure  # noqa: E402
 from orchestrator.running.cluster import NodeWatch, cluster, environment, node_watch, request  # noqa: E402
 from orchestrator.running.interrupts import Signals  # noqa: E402
 from orchestrator.running.job import Job  # noqa: E402
 from orchestrator.running.options import Options  # noqa: E402
+from orchestrator.running.order import Order  # noqa: E402
 from orchestrator.running.watch import Watcher, logged  # noqa: E402
 from orchestrator.running.worker import train_job  # noqa: E402
 from orchestrator.spec.model import SweepSpec  # noqa: E402
@@ -104,39 +105,28 @@ class RayTune:
     nodes: list[dict[str, float]]
     """What each has: CPU, GPU."""
 
-    def needs(self, config: ExperimentConfig) -> dict[str, float]:
+    def needs(self, config: AnyTraining) -> dict[str, float]:
         """What a trial takes of one node. ValueError when none has it."""
         return request(config, self.spec.resources, self.nodes)
 
     def run(self, trials: tuple[Trial, ...], watcher: Watcher) -> None:
         """See `Executor`."""
-        launches = []
-        for trial in trials:
-            needs = self.needs(trial.config)
-            job = Job(
-                trial.config,
-                trial.evaluations,
-                self.ledger.name,
-                needs.get("GPU", 0.0),
-                self.timeout_s,
-                self.spec.keep_weights,
-            )
-            launches.append({"key": trial.key, "job": job.dumps(), "needs": needs})
-        # Tune copies and pickles for every trial what it is given here: no closure over all trials may be in it.
+        needs = {trial.key: self.needs(trial.config) for trial in trials}
+        order = Order(trials, self.ledger, logged(watcher.ended))
         tune_config = TuneConfig(
-            search_alg=InOrder(launches),
-            num_samples=len(launches),
+            search_alg=InOrder(order, lambda trial: self._launch(trial, needs[trial.key])),
+            num_samples=len(trials),
             reuse_actors=True,
             trial_dirname_creator=_folder_of,
         )
         with environment("TUNE_MAX_PENDING_TRIALS_PG", str(PENDING)):
-            self.fit(
-                tune.with_resources(train_job, _needs_of),
-                tune_config,
-                [launch["needs"] for launch in launches],
-                watcher,
-                _key_of,
-            )
+            self.fit(tune.with_resources(train_job, _needs_of), tune_config, needs.values(), watcher, _key_of)
+
+    def _launch(self, trial: Trial, needs: dict[str, float]) -> dict[str, Any]:
+        """A trial's parameters. Tune copies and pickles them: no closure over all trials may be in them."""
+        gpu, keep = needs.get("GPU", 0.0), self.spec.keep_weights
+        job = Job(trial.config, trial.evaluations, self.ledger.name, gpu, self.timeout_s, keep)
+        return {"key": trial.key, "job": job.dumps(), "needs": needs}
 
     def fit(
         self,
@@ -178,16 +168,26 @@ class InOrder(Searcher):
     number, to hours for 100,000.
     """
 
-    def __init__(self, launches: list[dict[str, Any]]) -> None:
+    def __init__(self, order: Order, launch: Callable[[Trial], dict[str, Any]]) -> None:
         super().__init__()
-        self._launches = iter(launches)
+        self.order, self.launch = order, launch
+        self.keys: dict[str, str] = {}
+        """Of the trainings at work, by Tune's names of their trials."""
 
-    def suggest(self, trial_id: str) -> dict[str, Any]:
-        """The next one's parameters."""
-        return next(self._launches, Searcher.FINISHED)
+    def __reduce__(self) -> tuple[type[Searcher], tuple[()]]:
+        return Searcher, ()  # Tune pickles it for Tuner.restore, which is not used
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+        """The next one's parameters; None: each that is left waits for another to end."""
+        trial = self.order.next()
+        if trial is None:
+            return None if self.order.waiting else Searcher.FINISHED
+        self.keys[trial_id] = trial.key
+        return self.launch(trial)
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """Nothing that follows depends on it."""
+        """Trials that wait for it may start."""
+        self.order.ended(self.keys.pop(trial_id))
 
     def save(self, checkpoint_path: str) -> None:
         """Is for Tuner.restore, which is not used."""

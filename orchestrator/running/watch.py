@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol
 
-from dmf.config import ExperimentConfig
+from dmf.config import AnyTraining
 from dmf.records.records import FORMAT, Epoch, Failure, TrainingRecord
 from orchestrator.running.interrupts import Signals
 from orchestrator.running.progress import Progress, Stage
@@ -132,6 +132,7 @@ class SweepWatch(Watch):
     def settle(self, key: str, failure: Failure | None) -> tuple[Stage, str]:
         if failure:
             self.failures[key] = failure
+        if failure and failure.kind != "stage":  # which has failed nothing but its own training
             note_failure(self.ledger, self.trials[key].config, failure, self.before[key])
         state = self.ledger.state(self.trials[key])
         return state if state in ("done", "diverged") else "failed", failure.reason if failure else ""
@@ -144,7 +145,7 @@ class SweepWatch(Watch):
 
 
 def note_failure(
-    ledger: Ledger, config: ExperimentConfig, failure: Failure, before: TrainingRecord | None
+    ledger: Ledger, config: AnyTraining, failure: Failure, before: TrainingRecord | None
 ) -> TrainingRecord | None:
     """Write the record of a training whose process could not; returns the training's record, if it has one now.
 

@@ -229,6 +229,9 @@ def _impossible(spec: SweepSpec) -> list[str]:
 
 def _impossible_proposals(spec: SweepSpec, search: Search) -> list[str]:
     """What a search might propose and no model can have, one line with an example for every set of parameters."""
+    given = (*spec.set.given(), *search.parameters.given())
+    if path := next((path for path in given if path.startswith("start.")), None):
+        return [f"{path}: a search trains no pre-training first; leave it out, or write a sweep with parts"]
     ranges = {path: Range.from_dict(given) for path, given in search.parameters.given().items()}
     if math.prod(len(range_.values) for range_ in ranges.values()) <= CHECKED_COMBINATIONS:
         combined = itertools.product(*(range_.values for range_ in ranges.values()))

@@ -12,9 +12,9 @@ from orchestrator.spec.plan import Trial
 from orchestrator.store import ledger as ledgers
 from orchestrator.store.ledger import Ledger
 
-State = ledgers.State | Literal["stale", "no weights"]
+State = ledgers.State | Literal["stale", "no weights", "blocked"]
 """`stale`: made, or begun, by other code or from other images than today's. `no weights`: trained, with evaluations
-missing, and the weights that they need were not kept."""
+missing, and the weights that they need were not kept. `blocked`: its pre-training failed, diverged or is stale."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,11 @@ class Standing:
 
 def standing(trial: Trial, ledger: Ledger, today: Today) -> Standing:
     """Where a trial stands."""
+    if trial.config.stage is not None and ledger.how_ended(trial.key) is None:
+        before = standing(Trial(trial.config.stage, ()), ledger, today)
+        if before.state in ("failed", "diverged", "stale"):
+            why = f"its pre-training {trial.config.stage.key} {'is stale' if before.state == 'stale' else before.state}"
+            return Standing("blocked", f"{why}: {before.why}" if before.why else why, before.again)
     ended = ledger.how_ended(trial.key)
     state = ledger.state_after(trial, ended)
     try:

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from dmf.config import EvaluationConfig, ExperimentConfig
+from dmf.config import AnyTraining, EvaluationConfig
 from dmf.records.provenance import git_commit
 from dmf.records.records import CONFIG, EVALUATIONS, RECORD, Epoch, EvaluationRecord, TrainingRecord
 from dmf.values import digest
@@ -133,7 +133,7 @@ class SweepRuns:
         """Write what the sweep plans into its run's folder."""
         self.client.log_text(self.parent.info.run_id, self.plan.model_dump_json(indent=1), "plan.json")
 
-    def begin(self, config: ExperimentConfig, label: str) -> None:
+    def begin(self, config: AnyTraining, label: str) -> None:
         """Say that a training runs. One that failed before has no outcome again."""
         self.complete.discard(config.key)
         run = self._child(config, label)
@@ -145,7 +145,7 @@ class SweepRuns:
                 self.client.update_run(run.id, status="RUNNING")
             run.status = "RUNNING"
 
-    def _child(self, config: ExperimentConfig, label: str) -> TrainingRun:
+    def _child(self, config: AnyTraining, label: str) -> TrainingRun:
         """The run of a training, made when there is none."""
         run = self.children.get(config.key)
         if run is None:
@@ -174,7 +174,7 @@ class SweepRuns:
         run: TrainingRun,
         metrics: Points,
         tags: dict[str, str],
-        config: ExperimentConfig | None = None,
+        config: AnyTraining | None = None,
     ) -> None:
         """Write points and tags, and what is still missing of the configuration, where there is anything to write."""
         params = config.flat() if config and not run.configured else {}
@@ -233,7 +233,7 @@ class SweepRuns:
         return parts
 
     def mirror(
-        self, config: ExperimentConfig, wanted: Iterable[EvaluationConfig], label: str, interrupted: bool = False
+        self, config: AnyTraining, wanted: Iterable[EvaluationConfig], label: str, interrupted: bool = False
     ) -> None:
         """Bring one training's run to what the ledger says of it, status included. For a training that is not running.
 

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from dmf.config import ExperimentConfig
+from dmf.config import AnyTraining
 from dmf.records.records import Epoch
 from orchestrator.spec.plan import SweepPlan, Trial, labels
 from orchestrator.store.ledger import Ledger
@@ -49,7 +49,7 @@ def pause_after(failures: int) -> float:
 class _News:
     """What MLflow has not yet been told of one training. What came before its last start or end is no news any more."""
 
-    begun: tuple[ExperimentConfig, str] | None = None
+    begun: tuple[AnyTraining, str] | None = None
     epochs: list[Epoch] = field(default_factory=list)
     ended: tuple[Trial, str] | None = None
     forgotten: bool = False
@@ -112,7 +112,7 @@ class Tracker:
         with self._tell(key) as news:
             news.begun, news.epochs, news.ended, news.forgotten = None, [], None, True
 
-    def started(self, config: ExperimentConfig, label: str) -> None:
+    def started(self, config: AnyTraining, label: str) -> None:
         """A training that begins or goes on."""
         with self._tell(config.key) as news:
             news.begun, news.ended = (config, label), None

@@ -1,0 +1,71 @@
+"""Which trial starts next: those that start from a pre-training wait for it, and go without a start when it failed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from dmf.config import AnyTraining
+from dmf.records.records import Failure
+from orchestrator.spec.plan import Trial
+from orchestrator.store.ledger import Ledger
+
+
+def stages_first(trials: Iterable[Trial]) -> tuple[Trial, ...]:
+    """The same trials, each pre-training before the first that starts from it."""
+    by_key = {trial.key: trial for trial in trials}
+    found: dict[str, Trial] = {}
+    for trial in by_key.values():
+        if trial.config.stage is not None and (stage := by_key.get(trial.config.stage.key)):
+            found.setdefault(stage.key, stage)
+        found.setdefault(trial.key, trial)
+    return tuple(found.values())
+
+
+def with_stages(chosen: Iterable[Trial], trials: Iterable[Trial]) -> tuple[Trial, ...]:
+    """Those of `trials` that are chosen, and the pre-trainings that they start from."""
+    wanted = {key for trial in chosen for key in (trial.key, trial.config.stage and trial.config.stage.key)}
+    return tuple(trial for trial in trials if trial.key in wanted)
+
+
+def without_start(config: AnyTraining, ledger: Ledger) -> Failure | None:
+    """Why a training can not start: its pre-training has ended without weights, or not at all. None: it can."""
+    if config.stage is None:
+        return None
+    ended = ledger.how_ended(config.stage.key)
+    if ended is not None and ended.outcome == "finished":
+        return None
+    told = f"its pre-training {config.stage.key}"
+    if ended is None:
+        return Failure(kind="stage", reason=f"{told} has not ended")
+    reason = f": {ended.failure.reason}" if ended.failure else ""
+    return Failure(kind="stage", reason=f"{told} {ended.outcome}{reason}")
+
+
+class Order:
+    """Gives trials in their order, each once its pre-training has ended.
+
+    One whose pre-training ended without weights is never given: `skip` hears of it.
+    """
+
+    def __init__(self, trials: Iterable[Trial], ledger: Ledger, skip: Callable[[str, Failure], None]) -> None:
+        self.waiting = {trial.key: trial for trial in stages_first(trials)}
+        self.ledger, self.skip = ledger, skip
+        self.at_work: set[str] = set()
+
+    def next(self) -> Trial | None:
+        """The next one that can start; None: there is none, now (`waiting` has some) or at all."""
+        for key, trial in list(self.waiting.items()):
+            stage = trial.config.stage
+            if stage is not None and (stage.key in self.waiting or stage.key in self.at_work):
+                continue
+            del self.waiting[key]
+            if failure := without_start(trial.config, self.ledger):
+                self.skip(key, failure)
+                continue
+            self.at_work.add(key)
+            return trial
+        return None
+
+    def ended(self, key: str) -> None:
+        """A trial has ended, however."""
+        self.at_work.discard(key)

@@ -1,0 +1,266 @@
+"""Pre-training as a training of its own: trained once, shared, resumed, and told as the reason of what waits for it."""
+
+from __future__ import annotations
+
+import errno
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from dmf.config import EvaluationConfig, ExperimentConfig, Pretraining, Task
+from dmf.data.sets import DataSet, images_of
+from dmf.episodes import derived_seed
+from dmf.evaluation.bank import drawn_classes, episode_bank, validation_task
+from dmf.evaluation.partial import partial_path
+from dmf.methods.baseline.model import Baseline
+from dmf.records.checkpoints import read_checkpoint, weights_checksum
+from dmf.records.records import BEST, LAST, TrainingRecord
+from dmf.training.pretraining import PretrainingStage
+from dmf.training.run import train
+from orchestrator.running.order import Order, stages_first
+from orchestrator.running.trial import run_trial
+from orchestrator.spec.file import spec_from
+from orchestrator.spec.plan import Trial, labels, plan
+from orchestrator.store.ledger import Ledger
+from orchestrator.sweep import main as sweep
+from tests.tiny import SETTINGS
+
+STAGE = """
+  start.head: cosine
+  start.training.epochs: 2
+  start.training.batches_per_epoch: 4
+  start.training.batch_size: 16
+  start.training.validation_episodes: 4
+"""
+SWEEP = f"""
+name: transfer
+set:{SETTINGS.format(epochs=2)}{STAGE}
+resources: {{cpu: 1}}
+evaluation: {{episodes: 6, queries: 4}}
+parts:
+  - table: 1
+    grid: {{model.method: [proto_net, classifier_baseline, baseline]}}
+""".replace("table: 1", 'table: "1"')
+
+
+def configs(**more: Any) -> dict[str, ExperimentConfig]:
+    """Of SWEEP, by method."""
+    (spec,) = [spec_from(yaml.safe_load(SWEEP) | more)]
+    return {c.config.model.method: c.config for c in spec.resolved if isinstance(c.config, ExperimentConfig)}
+
+
+@pytest.fixture(scope="module")
+def images() -> DataSet:
+    return images_of(configs()["proto_net"])
+
+
+def test_a_stage_is_planned_once_and_before_its_dependants(place: Path) -> None:
+    planned = plan(spec_from(yaml.safe_load(SWEEP)))
+    first, *others = planned.trials()
+    assert isinstance(first.config, Pretraining) and len(others) == 3 and not first.evaluations
+    assert {trial.config.stage.key for trial in others if trial.config.stage} == {first.key}
+    assert labels(trial.config for trial in planned.trials())[first.key] == "pre-training glyphs"
+    assert stages_first([*others, first])[0] == first
+
+
+def test_a_sweep_trains_a_stage_once_for_all_who_start_from_it(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("transfer.yaml").write_text(SWEEP)
+    assert sweep(["transfer.yaml", "--executor", "local"]) == 0
+    ledger = Ledger(Path("runs").resolve())
+    found = {key: ledger.training(key) for key in ledger.kept_keys()}
+    stage = configs()["proto_net"].stage
+    assert stage is not None and len(found) == 4 and stage.key in found
+    weights = weights_checksum(ledger.folder(stage.key) / BEST)
+    for method, config in configs().items():
+        record = found[config.key]
+        assert record is not None and record.outcome == "finished"
+        assert record.start is not None and (record.start.key, record.start.weights) == (stage.key, weights)
+        assert len(record.history) == (2 if method == "proto_net" else 0)
+        (test,) = ledger.evaluations(config.key)
+        assert len(test.correct) == 6 and test.accuracy == pytest.approx(test.accuracies.mean())
+        assert not partial_path(ledger.folder(config.key), test.evaluation_key).exists()
+    said = capsys.readouterr().out
+    assert "4 trainings: 4 done" in said and "Classifier-Baseline" in said
+    assert sweep(["transfer.yaml", "--executor", "local"]) == 0
+    assert "4 done, 0 to run" in capsys.readouterr().out
+
+
+def test_only_a_dependant_brings_its_stage(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("transfer.yaml").write_text(SWEEP)
+    assert sweep(["transfer.yaml", "--executor", "local", "--only", "*classifier_baseline*"]) == 0
+    assert "2 trainings: 2 done" in capsys.readouterr().out
+
+
+def test_a_failed_stage_is_the_reason_of_its_dependants(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("transfer.yaml").write_text(SWEEP)
+    stage = configs()["proto_net"].stage
+    assert stage is not None
+    with monkeypatch.context() as patch:
+        patch.setattr(PretrainingStage, "losses", lambda *_: 1 / 0)
+        assert sweep(["transfer.yaml", "--executor", "local"]) == 1
+    why = f"its pre-training {stage.key} failed: ZeroDivisionError: division by zero"
+    said = capsys.readouterr().out
+    assert "4 trainings: 1 failed, 3 blocked" in said and said.count(f"blocked: {Path('runs').resolve()}") == 3
+    assert said.count(why) >= 3
+    assert why in Path("results/transfer/table_1.md").read_text(), "the table says why its cells are empty"
+    ledger = Ledger(Path("runs").resolve())
+    assert all(ledger.training(config.key) is None for config in configs().values()), "they have not failed themselves"
+    assert sweep(["transfer.yaml", "--executor", "local"]) == 1
+    assert "0 to run, 4 left as they are" in capsys.readouterr().out
+    assert sweep(["transfer.yaml", "--executor", "local", "--retry-failed"]) == 0
+
+
+def test_what_waits_for_a_stage_is_given_once_it_has_ended(tmp_path: Path) -> None:
+    ledger, skipped = Ledger(tmp_path), []
+    config = configs()["proto_net"]
+    assert config.stage is not None
+    stage, dependant = Trial(config.stage, ()), Trial(config, ())
+    order = Order([dependant, stage], ledger, lambda key, failure: skipped.append((key, failure.reason)))
+    assert order.next() == stage and order.next() is None and order.waiting
+    ledger.write_training(TrainingRecord(key=stage.key, config=config.stage, outcome="diverged"))
+    order.ended(stage.key)
+    assert order.next() is None and not order.waiting
+    assert skipped == [(dependant.key, f"its pre-training {stage.key} diverged")]
+    alone = Order([dependant], Ledger(tmp_path / "empty"), lambda key, failure: skipped.append((key, failure.reason)))
+    assert alone.next() is None and skipped[1:] == [(dependant.key, f"its pre-training {stage.key} has not ended")]
+
+
+def test_a_stage_resumes_with_the_same_bits(tmp_path: Path, images: DataSet) -> None:
+    stage = configs()["proto_net"].stage
+    assert stage is not None
+
+    def stop(_: object) -> None:
+        raise KeyboardInterrupt
+
+    train(stage, images, tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        train(stage, images, tmp_path / "killed", stop)
+    record = train(stage, images, tmp_path / "killed")
+    assert len(record.history) == 2 and record.history[0].losses.keys() == {"classification"}
+    assert record.validation == Task(way=5, shot=1, queries=15)
+    for name in (BEST, LAST):
+        ours, theirs = (read_checkpoint(tmp_path / folder / name)[0] for folder in ("killed", "whole"))
+        assert ours.keys() == theirs.keys() and all(torch.equal(ours[key], theirs[key]) for key in ours)
+
+
+def test_batches_go_through_all_images_pass_by_pass(images: DataSet) -> None:
+    config = configs()["proto_net"].replace(start__training__batch_size=64).stage
+    assert config is not None
+    stage = PretrainingStage(config, images, torch.device("cpu"))
+    count = len(images.train)
+    drawn = torch.cat([stage.indices(step) for step in range(2 * count // 64 + 1)])
+    assert sorted(drawn[:count].tolist()) == sorted(drawn[count : 2 * count].tolist()) == list(range(count))
+    assert drawn[:count].tolist() != drawn[count : 2 * count].tolist()
+
+
+def test_a_training_starts_from_the_weights_of_its_stage(tmp_path: Path, images: DataSet) -> None:
+    config = configs()["classifier_baseline"]
+    assert config.stage is not None
+    with pytest.raises(ValueError, match=f"starts from pre-training {config.stage.key}, whose weights are not at"):
+        train(config, images, tmp_path / "early", start=tmp_path / "stage" / BEST)
+    train(config.stage, images, tmp_path / "stage")
+    train(config, images, tmp_path / "own", start=tmp_path / "stage" / BEST)
+    stage, own = (read_checkpoint(tmp_path / name / BEST)[0] for name in ("stage", "own"))
+    assert own and all(torch.equal(stage[name], value) for name, value in own.items())
+    with pytest.raises(ValueError, match="is of training"):
+        train(configs()["proto_net"], images, tmp_path / "other", start=tmp_path / "own" / BEST)
+
+
+def test_an_adapted_evaluation_goes_on_after_a_kill(
+    tmp_path: Path, images: DataSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = configs()["baseline"]
+    assert config.stage is not None
+    test = EvaluationConfig(episodes=20, queries=4, shot=1)
+    for store in ("whole", "killed"):
+        run_trial(config.stage, (), tmp_path / store)
+    run_trial(config, (test,), tmp_path / "whole")
+    seen: list[int] = []
+    adapt = Baseline.adapt
+
+    def counted(self: Baseline, images: Any, support: Any, query: Any, seeds: Any) -> Any:
+        if len(seen) == 8:
+            raise OSError(errno.EIO, "killed")
+        seen.extend(seeds)
+        return adapt(self, images, support, query, seeds)
+
+    with monkeypatch.context() as patch, pytest.raises(OSError):
+        patch.setattr(Baseline, "adapt", counted)
+        run_trial(config, (test,), tmp_path / "killed")
+    ledger = Ledger(tmp_path / "killed")
+    partial = partial_path(ledger.folder(config.key), test.key)
+    partial.write_bytes(partial.read_bytes()[:-3])  # the last line was cut off by a kill
+    run_trial(config, (test,), tmp_path / "killed")
+    ours, theirs = ledger.evaluation(config.key, test.key), Ledger(tmp_path / "whole").evaluation(config.key, test.key)
+    assert ours is not None and theirs is not None and ours.correct == theirs.correct
+    assert seen == [derived_seed(test.seed, index) for index in range(8)] and not partial.exists()
+
+
+def test_baseline_fits_what_sgd_of_pytorch_fits() -> None:
+    """One episode at a time with `nn.Linear` and `torch.optim.SGD`."""
+    torch.manual_seed(0)
+    model = Baseline(torch.nn.Identity(), passes=7, batch=4).double()
+    support, query = torch.randn(3, 5, 2, 6, dtype=torch.float64), torch.randn(3, 8, 6, dtype=torch.float64)
+    seeds = (3, 14, 15)
+    logits = model.fit_and_score(support, query, seeds)
+    for number, seed in enumerate(seeds):
+        start, orders = model._drawn(seed, 5, 6, 10)
+        head = torch.nn.Linear(6, 5).double()
+        head.load_state_dict({"weight": start[:-1].T, "bias": start[-1]})
+        optimizer = torch.optim.SGD(head.parameters(), lr=0.01, momentum=0.9, dampening=0.9, weight_decay=1e-3)
+        images, targets = support[number].flatten(0, 1), torch.arange(5).repeat_interleave(2)
+        for order in orders:
+            for rows in order.split(4):
+                optimizer.zero_grad()
+                torch.nn.functional.cross_entropy(head(images[rows]), targets[rows]).backward()
+                optimizer.step()
+        torch.testing.assert_close(logits[number], head(query[number]), rtol=0, atol=1e-9)
+    one_by_one = [model.fit_and_score(support[i : i + 1], query[i : i + 1], seeds[i : i + 1]) for i in range(3)]
+    torch.testing.assert_close(torch.cat(one_by_one), logits, rtol=0, atol=1e-12)
+    assert not torch.equal(model.fit_and_score(support, query, (1, 1, 1)), logits)
+
+
+@pytest.mark.parametrize(
+    ("way", "asked", "expected"),
+    [
+        (20, {}, Task(way=20, shot=1, queries=15)),
+        (20, {"validation.way": 5}, Task(way=5, shot=1, queries=15)),
+        (5, {"validation.shot": 3, "validation.queries": 2}, Task(way=5, shot=3, queries=2)),
+        (5, {"episodes.shot": 20}, Task(way=5, shot=20, queries=10)),
+        (5, {"episodes.shot": 30}, Task(way=5, shot=29, queries=1)),
+        (5000, {}, Task(way=81, shot=1, queries=15)),
+    ],
+)
+def test_the_validation_task_is_what_the_split_allows(
+    way: int, asked: dict[str, Any], expected: Task, images: DataSet
+) -> None:
+    """Glyphs have 81 validation classes of 30 images."""
+    config = configs()["proto_net"].with_paths({"episodes.way": way} | asked)
+    classes = min(expected.way, len(images.val.classes))
+    assert validation_task(config, images.val) == expected.replace(way=classes)
+
+
+def test_a_validation_task_that_the_split_does_not_allow_is_refused(images: DataSet) -> None:
+    config = configs()["proto_net"].with_paths({"validation.queries": 30})
+    with pytest.raises(
+        ValueError, match="5-way 1-shot episodes with 30 queries per class needs 5 classes of 31 images"
+    ):
+        validation_task(config, images.val)
+
+
+def test_twenty_way_training_is_validated_five_way(tmp_path: Path) -> None:
+    config = configs()["proto_net"].with_paths({"episodes.way": 20, "validation.way": 5, "start": None})
+    record = run_trial(config, (EvaluationConfig(episodes=4, queries=4, shot=1),), tmp_path)
+    assert record.validation == Task(way=5, shot=1, queries=15) and record.best_validation_accuracy is not None
+
+
+def test_the_classes_of_a_bank_are_known_without_its_images(images: DataSet) -> None:
+    config = EvaluationConfig(episodes=9, way=4, shot=2, queries=3)
+    bank = episode_bank(images.test, config)
+    expected = images.test.labels[bank.support[:, :, 0].numpy()]
+    assert (drawn_classes(config, len(images.test.classes)) == expected).all()
