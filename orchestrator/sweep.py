@@ -316,7 +316,7 @@ def run_sweep(
         code = snapshot(ledger.store)
         with (
             Watch(spec, ledger, tracker, signals, todo, names) as watch,
-            cluster(options.address, signals, code, shared=ledger.remote is None) as nodes,
+            cluster(options.address, signals, code, shared=ledger.shared) as nodes,
         ):
             requests = {trial.key: request(trial.config, spec.resources, nodes) for trial in todo}
             timeout_s = options.trial_timeout

@@ -26,7 +26,7 @@ from orchestrator.store.bucket import training as remote_training
 from orchestrator.store.bucket.lease import Lease, LeaseLost
 from orchestrator.store.bucket.mirror import EVERYTHING, GOING, RemoteStore
 from orchestrator.store.bucket.training import RemoteTraining, TakenOver
-from orchestrator.store.ledger import Ledger
+from orchestrator.store.ledger import BucketLedger, Ledger
 from orchestrator.store.standing import standing
 from reports.staleness import Today
 from reports.tables import PlannedCell
@@ -425,7 +425,7 @@ def test_of_a_training_at_work_everybody_sees_how_far_it_is_and_by_what_code(
     training.epoch()
     trial = Trial(CONFIGURATION, ())
     with remote.lease("the driver"):
-        asked = Ledger(tmp_path / "asked", remote)
+        asked = BucketLedger(tmp_path / "asked", remote)
         asked.refresh()
         (row,) = rows(of_trial(trial), asked, Today(accept_stale=True))
         assert (row.state, row.epoch, row.seconds_left) == ("running", 2, CONFIGURATION.training.epochs - 2)
@@ -446,7 +446,7 @@ def test_who_died_at_work_is_not_running_and_who_did_not_writes_nothing_more(
     training.fetch()
     checkpoint(training.folder, 1)
     training.epoch()
-    driver = Ledger(tmp_path / "driver", remote)
+    driver = BucketLedger(tmp_path / "driver", remote)
     with driver.driving():
         assert not driver.running(KEY) and driver.state(Trial(CONFIGURATION, ())) == "started"
         with pytest.raises(TakenOver):

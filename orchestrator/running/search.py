@@ -286,7 +286,7 @@ def _run_left(
     assert spec.search is not None
     timeout_s = options.trial_timeout
     code = snapshot(ledger.store)
-    with cluster(options.address, signals, code, shared=ledger.remote is None) as nodes:
+    with cluster(options.address, signals, code, shared=ledger.shared) as nodes:
         needs = request(results.base, spec.resources, nodes)
         around = node_watch(signals, [needs], options.address, timeout_s)
         if left:
