@@ -274,6 +274,12 @@ def test_stores_and_mirrors_of_earlier_versions_are_refused(remote: RemoteStore,
         remote.pull(tmp_path / "there")
 
 
+def test_a_mirror_whose_rows_are_damaged_says_what_to_remove(remote: RemoteStore, tmp_path: Path) -> None:
+    write(tmp_path, ".copies.db", b"no database" * 1000)
+    with pytest.raises(OSError, match=".copies.db cannot be used: file is not a database; if it is damaged, remove it"):
+        remote.pull(tmp_path)
+
+
 @pytest.mark.parametrize("now", [b"[1, 2]", b"[]", None])
 def test_what_changes_while_it_is_asked_for_is_read_as_it_is_then(
     remote: RemoteStore, gate: Callable[..., Gate], tmp_path: Path, now: bytes | None
