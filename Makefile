@@ -12,7 +12,7 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 
 BENCHMARKS := head step evaluation loader sweep report
-SCALE := plan scale
+SCALE := plan scale mirror
 
 .PHONY: demo test bench bench-full setup
 

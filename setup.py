@@ -97,6 +97,7 @@ setup(
             "pyyaml>=6",
             "rich>=13",
             "psutil>=6",
+            "obstore>=0.12",
             "jinja2>=3.1",
             "matplotlib>=3.8",
         ],

@@ -22,6 +22,21 @@ ENVIRONMENT = {
     "AWS_EC2_METADATA_DISABLED": "true",
 }
 BUCKET = "sweeps"
+SERVER = """
+import threading
+from moto.s3.responses import S3Response
+from moto.server import main
+
+put, one_at_a_time = S3Response.put_object, threading.Lock()
+
+def put_object(self):
+    with one_at_a_time:
+        return put(self)
+
+S3Response.put_object = put_object
+main()
+"""
+"""moto, which looks at a condition (If-Match, If-None-Match) and then writes, with nothing in between."""
 
 
 def free_port() -> int:
@@ -41,7 +56,7 @@ def s3_server(folder: Path, **environment: str) -> Iterator[int]:
     """The port of a server with an empty bucket; it ends with the block."""
     port = free_port()
     with open(folder / "s3.txt", "wb") as output:
-        command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
+        command = [sys.executable, "-c", SERVER, "-H", "127.0.0.1", "-p", str(port)]
         server = subprocess.Popen(command, stdout=output, stderr=output, env={**os.environ, **environment})
     try:
         deadline = time.monotonic() + START_SECONDS

@@ -27,6 +27,7 @@ from orchestrator.store.ledger import Ledger
 from orchestrator.tracking.reader import EXPERIMENT
 from orchestrator.tracking.server import tracking_uri
 from tests.s3_server import ENVIRONMENT, free_port, s3_server, uri
+from tests.test_remote import contents
 from tests.test_sweep import ROOT, START_SECONDS, Site, descendants
 from tests.tiny import tiny_sweep
 
@@ -277,7 +278,7 @@ def shared_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[st
 
 
 def record_in(remote: RemoteStore, key: str) -> TrainingRecord:
-    return TrainingRecord.model_validate_json(remote.read(f"trainings/{key}/{RECORD}"))
+    return TrainingRecord.model_validate_json(contents(remote, f"trainings/{key}/{RECORD}"))
 
 
 def test_nodes_without_a_folder_in_common_get_the_driver_s_code_and_bring_records_to_an_object_store(

@@ -24,10 +24,11 @@ from dmf.training.run import close, train
 from orchestrator.spec.plan import SweepPlan, Trial
 from orchestrator.status import rows
 from orchestrator.store.bucket import training as remote_training
-from orchestrator.store.bucket.lease import Lease, LeaseLost
+from orchestrator.store.bucket.lease import DRIVER, Claim, Lease, LeaseLost
 from orchestrator.store.bucket.mirror import EVERYTHING, GOING, RemoteStore
+from orchestrator.store.bucket.objects import sha256
 from orchestrator.store.bucket.training import RemoteTraining, TakenOver
-from orchestrator.store.ledger import Ledger
+from orchestrator.store.ledger import BucketLedger, Ledger
 from orchestrator.store.standing import standing
 from reports.tables import PlannedCell
 from tests.s3_server import ENVIRONMENT, Gate, free_port, s3_server, uri
@@ -58,7 +59,9 @@ from orchestrator.store.bucket.mirror import RemoteStore
 
 with RemoteStore.at(sys.argv[1]).lease(sys.argv[2], float(sys.argv[3])) as lease:
     print("has it", flush=True)
-    time.sleep(600)
+    while True:
+        lease.check()
+        time.sleep(0.1)
 """
 
 
@@ -119,6 +122,13 @@ def files(folder: Path) -> dict[str, bytes]:
     """Of a store's folder, without those that begin with a dot."""
     paths = (path for path in folder.rglob("[!.]*") if path.is_file())
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
+
+
+def contents(remote: RemoteStore, name: str) -> bytes:
+    """Of an object that is there."""
+    found = remote.find(name)
+    assert found is not None
+    return found.data
 
 
 def start(script: str, *arguments: object, output: Path | None = None) -> subprocess.Popen[bytes]:
@@ -184,15 +194,16 @@ def test_what_goes_there_goes_here_unless_it_is_ones_own(remote: RemoteStore, tm
     assert files(there).keys() == {names[0], "sweeps/mine/plan.json"}
 
 
+@pytest.mark.parametrize(("size", "pattern"), [(4_000_000, rb"PUT .*/last"), (25_000_000, rb"partNumber=2")])
 def test_an_upload_killed_midway_leaves_the_former_file(
-    remote: RemoteStore, gate: Callable[..., Gate], tmp_path: Path
+    remote: RemoteStore, gate: Callable[..., Gate], tmp_path: Path, size: int, pattern: bytes
 ) -> None:
     name = f"{UNDER}/{LAST}"
-    former, newer = os.urandom(1000), os.urandom(25_000_000)
+    former, newer = os.urandom(1000), os.urandom(size)
     write(tmp_path / "here", name, former)
     remote.push(tmp_path / "here", [name])
     write(tmp_path / "here", name, newer)
-    held = gate(rb"partNumber=2", 100_000)
+    held = gate(pattern, 100_000)
     script = "import sys; from pathlib import Path; from orchestrator.store.bucket.mirror import RemoteStore\n"
     script += "RemoteStore(sys.argv[1]).push(Path(sys.argv[2]), [sys.argv[3]])"
     process = start(script, uri(held.port, tmp_path.name), tmp_path / "here", name, output=tmp_path / "said")
@@ -200,58 +211,90 @@ def test_an_upload_killed_midway_leaves_the_former_file(
     process.kill()
     process.wait()
     held.close()
+    time.sleep(1)  # for the server to see the end of the connection
     remote.pull(tmp_path / "there", suffixes=EVERYTHING)
     assert files(tmp_path / "there") == {name: former}
     remote.push(tmp_path / "here", [name])
     remote.pull(tmp_path / "there", suffixes=EVERYTHING)
     assert files(tmp_path / "there") == {name: newer}
-    assert len(remote.listed(UNDER)) == 2, "a checkpoint's former contents are still there"
+    assert remote.listed().keys() == {name}, "a killed upload left something"
 
 
-@pytest.mark.parametrize("pattern", [rb"partNumber=2", rb"POST .*uploadId=", rb"PUT .*safetensors\.at"])
+@pytest.mark.parametrize(
+    ("size", "pattern"),
+    [(4_000_000, rb"PUT .*/last"), (25_000_000, rb"partNumber=2"), (25_000_000, rb"POST .*uploadId=")],
+)
 def test_an_upload_that_loses_the_network_raises_and_leaves_the_former_file(
-    remote: RemoteStore, gate: Callable[..., Gate], tmp_path: Path, pattern: bytes
+    remote: RemoteStore, gate: Callable[..., Gate], tmp_path: Path, size: int, pattern: bytes
 ) -> None:
     name = f"{UNDER}/{LAST}"
     former = os.urandom(1000)
     write(tmp_path / "here", name, former)
     remote.push(tmp_path / "here", [name])
-    write(tmp_path / "here", name, os.urandom(25_000_000))
+    write(tmp_path / "here", name, os.urandom(size))
     cut = gate(pattern, 50, cut=True)
     with pytest.raises(OSError) as raised:
         RemoteStore(uri(cut.port, tmp_path.name)).push(tmp_path / "here", [name])
-    assert cut.reached.is_set() and ENVIRONMENT["AWS_SECRET_ACCESS_KEY"] not in str(raised.value)
+    said = str(raised.value)
+    assert cut.reached.is_set() and ENVIRONMENT["AWS_SECRET_ACCESS_KEY"] not in said and "\n" not in said
     remote.pull(tmp_path / "there", suffixes=EVERYTHING)
     assert files(tmp_path / "there") == {name: former}
 
 
-def test_a_checkpoint_that_is_not_what_was_written_is_refused(remote: RemoteStore, tmp_path: Path) -> None:
+def test_a_checkpoint_that_has_not_changed_is_not_sent_again(
+    remote: RemoteStore, gate: Callable[..., Gate], tmp_path: Path
+) -> None:
+    name, cut = f"{UNDER}/{LAST}", gate(rb"PUT ", 0, cut=True)
+    write(tmp_path, name, b"123456")
+    remote.push(tmp_path, [name])
+    RemoteStore(uri(cut.port, tmp_path.name)).push(tmp_path, [name])
+    write(tmp_path, name, b"123457")
+    with pytest.raises(OSError):
+        RemoteStore(uri(cut.port, tmp_path.name)).push(tmp_path, [name])
+
+
+def test_a_file_that_is_not_what_was_written_is_refused(remote: RemoteStore, tmp_path: Path) -> None:
     name = f"{UNDER}/{LAST}"
-    write(tmp_path / "here", name, b"123456")
-    remote.push(tmp_path / "here", [name])
-    (contents,) = (each for each in remote.listed() if not each.endswith(".at"))
-    remote.write(contents, b"123")
-    with pytest.raises(OSError, match="has 3 bytes and is not the 6 that were written; delete it and"):
+    remote._store.put(name, b"123", attributes={"sha256": sha256(b"123456")})
+    with pytest.raises(OSError, match=f"{name} at s3://.* is damaged: its SHA-256 has changed; delete it"):
         remote.pull(tmp_path / "there", suffixes=EVERYTHING)
     assert files(tmp_path / "there") == {}
+    remote._store.put(name, b"123")  # by somebody's hands
+    remote.pull(tmp_path / "there", suffixes=EVERYTHING)
+    assert files(tmp_path / "there") == {name: b"123"}
+
+
+def test_stores_and_mirrors_of_earlier_versions_are_refused(remote: RemoteStore, tmp_path: Path) -> None:
+    write(tmp_path / "mirror", ".remote.json", b"{}")
+    with pytest.raises(ValueError, match="mirror was written by an earlier version; remove trainings, sweeps and"):
+        remote.pull(tmp_path / "mirror")
+    remote.write(f"{UNDER}/{BEST}.9f86d081884c7d65", b"weights")
+    remote.write(f"{UNDER}/{BEST}.at", b"{}")
+    with pytest.raises(ValueError, match=f"was written by an earlier version.*: {UNDER}/{BEST}.at names the other one"):
+        remote.pull(tmp_path / "there")
+
+
+def test_a_mirror_whose_rows_are_damaged_says_what_to_remove(remote: RemoteStore, tmp_path: Path) -> None:
+    write(tmp_path, ".copies.db", b"no database" * 1000)
+    with pytest.raises(OSError, match=".copies.db cannot be used: file is not a database; if it is damaged, remove it"):
+        remote.pull(tmp_path)
 
 
 @pytest.mark.parametrize("now", [b"[1, 2]", b"[]", None])
-def test_an_object_that_changes_between_the_look_at_its_size_and_the_read_is_read_anew(
+def test_what_changes_while_it_is_asked_for_is_read_as_it_is_then(
     remote: RemoteStore, gate: Callable[..., Gate], tmp_path: Path, now: bytes | None
 ) -> None:
     held = gate(rb"GET .*/a\.json", 0)
     remote.write("a.json", b"[1]")
+    there = RemoteStore(uri(held.port, tmp_path.name))
     with ThreadPoolExecutor() as pool:
-        reading = pool.submit(RemoteStore(uri(held.port, tmp_path.name)).read, "a.json")
+        pulling = pool.submit(there.pull, tmp_path)
         assert held.reached.wait(PATIENCE_SECONDS)
-        remote.remove("a.json") if now is None else remote.write("a.json", now)
+        remote.delete(["a.json"]) if now is None else remote.write("a.json", now)
         held.mend()
-        if now is None:
-            with pytest.raises(FileNotFoundError, match="there is no a.json at s3://"):
-                reading.result(PATIENCE_SECONDS)
-        else:
-            assert reading.result(PATIENCE_SECONDS) == now
+        assert pulling.result(PATIENCE_SECONDS) == (now is not None)
+    assert files(tmp_path) == ({} if now is None else {"a.json": now})
+    assert there.pull(tmp_path) == 0
 
 
 @pytest.mark.parametrize(("name", "size"), [(f"{UNDER}/{BEST}", 1_000_000), (f"{UNDER}/{RECORD}", 1_000)])
@@ -289,7 +332,7 @@ def test_a_training_killed_in_an_upload_goes_on_elsewhere_with_the_same_bits(
     remote: RemoteStore, gate: Callable[..., Gate], tmp_path: Path
 ) -> None:
     CONFIGURATION.write(tmp_path / "config.json")
-    held = gate(rb"PUT .*/" + LAST.encode() + rb"\.", 100_000)
+    held = gate(rb"PUT .*/" + LAST.encode(), 100_000)
     # The first epoch's checkpoint is brought without the gate, the second's is held in it.
     first = RemoteTraining(remote, tmp_path / "first", KEY)
     first.fetch()
@@ -350,6 +393,16 @@ def test_a_process_that_was_thought_dead_writes_nothing_any_more(remote: RemoteS
             write_()
     later.fetch()
     assert files(later.folder)[f"{UNDER}/{LAST}"] == second
+
+
+def test_who_lets_go_of_a_training_late_leaves_it_to_who_took_it_over(remote: RemoteStore, tmp_path: Path) -> None:
+    former, later = (RemoteTraining(remote, tmp_path / name, KEY) for name in ("former", "later"))
+    former.fetch()
+    later.fetch()
+    former._let_go()
+    assert remote.owned() == {KEY}
+    later.finish()
+    assert remote.owned() == set()
 
 
 OTHERS = {CONFIG, "evaluations/a.json", GOING}
@@ -425,7 +478,7 @@ def test_of_a_training_at_work_everybody_sees_how_far_it_is_and_by_what_code(
     training.epoch()
     trial = Trial(CONFIGURATION, ())
     with remote.lease("the driver"):
-        asked = Ledger(tmp_path / "asked", remote)
+        asked = BucketLedger(tmp_path / "asked", remote)
         asked.refresh()
         (row,) = rows(of_trial(trial), asked, Today(accept_stale=True))
         assert (row.state, row.epoch, row.seconds_left) == ("running", 2, CONFIGURATION.training.epochs - 2)
@@ -446,7 +499,7 @@ def test_who_died_at_work_is_not_running_and_who_did_not_writes_nothing_more(
     training.fetch()
     checkpoint(training.folder, 1)
     training.epoch()
-    driver = Ledger(tmp_path / "driver", remote)
+    driver = BucketLedger(tmp_path / "driver", remote)
     with driver.driving():
         assert not driver.running(KEY) and driver.state(Trial(CONFIGURATION, ())) == "started"
         with pytest.raises(TakenOver):
@@ -485,11 +538,10 @@ def test_a_second_driver_is_refused_by_name_and_a_killed_one_lapses(remote: Remo
         try:
             with remote.lease("process 2", 6) as lease:
                 lease.check()
-                assert len(remote.listed("leases")) == 1
                 break
         except BlockingIOError:
             assert time.monotonic() < deadline
-    assert remote.listed("leases") == {}
+    assert contents(remote, DRIVER) == b""
 
 
 def test_of_drivers_that_start_together_never_two_have_the_store(remote: RemoteStore) -> None:
@@ -525,18 +577,50 @@ def test_a_lease_outlives_its_seconds(remote: RemoteStore) -> None:
             pass
 
 
-def test_a_driver_that_was_stopped_finds_the_later_one(remote: RemoteStore) -> None:
+def test_a_driver_that_was_stopped_learns_of_the_later_one_before_it_does_anything(remote: RemoteStore) -> None:
+    process = start(DRIVING, remote.uri, "process 1 on there", 3)
+    assert process.stdout is not None and process.stdout.readline() == b"has it\n"
+    process.send_signal(signal.SIGSTOP)
+    time.sleep(6)
+    with remote.lease("process 2", 3) as lease:
+        process.send_signal(signal.SIGCONT)
+        said, _ = process.communicate(timeout=PATIENCE_SECONDS)
+        assert process.returncode == 1 and b"LeaseLost: " in said
+        lease.renew()
+
+
+def test_a_driver_whose_rewrite_is_refused_has_lost_the_store(remote: RemoteStore) -> None:
     first, second = (Lease(remote, f"driver {number}", 60) for number in (1, 2))
     first.acquire()
-    remote.remove(first.name)  # as of one that has lapsed
-    time.sleep(2)
+    remote.write(DRIVER, b"")  # as of one that has lapsed
     second.acquire()
     with pytest.raises(LeaseLost, match="taken over by driver 2"):
         first.renew()
     with pytest.raises(LeaseLost):
         first.check()
+    first.release()
     second.renew()
-    assert remote.listed("leases").keys() == {second.name}
+
+
+def test_a_driver_whose_answers_are_lost_keeps_the_store(remote: RemoteStore) -> None:
+    lease = Lease(remote, "driver 1", 60)
+    written = Claim(owner="driver 1", token=lease.token, nonce="whose answer was lost").model_dump_json().encode()
+    remote.write(DRIVER, written)
+    lease.acquire()
+    remote.write(DRIVER, written)
+    lease.renew()
+    lease.release()
+    assert contents(remote, DRIVER) == b""
+
+
+@pytest.mark.parametrize("former", [None, b"1"])
+def test_of_two_conditional_writes_one_succeeds(remote: RemoteStore, former: bytes | None) -> None:
+    version = former and remote.write("a", former)
+    assert (now := remote.swap("a", b"2", version))
+    assert remote.swap("a", b"3", version) is None and contents(remote, "a") == b"2"
+    assert remote.swap("a", b"4", now) and contents(remote, "a") == b"4"
+    remote.delete(["a"])
+    assert remote.swap("a", b"5", now) is None and remote.find("a") is None
 
 
 def test_a_driver_that_can_not_reach_the_store_knows_when_its_lease_ends(
@@ -557,9 +641,9 @@ def test_a_driver_that_can_not_reach_the_store_knows_when_its_lease_ends(
     ("address", "told"),
     [
         ("ftp://host/x", "got ftp://..., and a store is s3://bucket/prefix"),
-        ("s3://", "no reading s3://"),
-        ("s3://me:se/cret@sweeps/x", "has credentials in it; give them as AWS_ACCESS_KEY_ID"),
-        ("s3://sweeps/x?colour=red", "colour"),
+        ("s3://", "cannot read s3://: it names no bucket"),
+        ("s3://me:se/cret@sweeps/x", "has credentials in it; give them in the environment"),
+        ("s3://sweeps/x?colour=red", "its query has colour, and may have endpoint_override, scheme, region"),
     ],
 )
 def test_an_address_that_can_not_be_a_store_is_told(address: str, told: str) -> None:
@@ -570,13 +654,20 @@ def test_an_address_that_can_not_be_a_store_is_told(address: str, told: str) -> 
 
 
 def test_a_bucket_that_is_not_there_and_a_server_that_is_not_there_are_told(port: int) -> None:
-    with pytest.raises(ValueError, match="no bucket 'nobodys'"):
+    with pytest.raises(ValueError, match="cannot read s3://nobodys/x.*NoSuchBucket"):
         RemoteStore.at(uri(port, "x", bucket="nobodys"))
-    with pytest.raises(ValueError, match="no reading s3://sweeps/x"):
+    with pytest.raises(ValueError, match="cannot read s3://sweeps/x.*error sending request; check its"):
         RemoteStore.at(uri(free_port(), "x"))
+
+
+def test_the_environment_may_name_the_server(port: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{port}")
+    store = RemoteStore.at(f"s3://sweeps/{tmp_path.name}/")
+    store.write("a.json", b"[1]")
+    assert RemoteStore.at(uri(port, tmp_path.name)).listed().keys() == {"a.json"}
 
 
 def test_who_is_not_let_in_is_told(tmp_path: Path) -> None:
     with s3_server(tmp_path, INITIAL_NO_AUTH_ACTION_COUNT="1") as asks:  # for credentials, but once, to make the bucket
-        with pytest.raises(ValueError, match="no reading s3://sweeps/x.*ACCESS_DENIED.*see to its address and credent"):
+        with pytest.raises(ValueError, match="cannot read s3://sweeps/x.*InvalidAccessKeyId.*; check its address and"):
             RemoteStore.at(uri(asks, "x"))

@@ -19,6 +19,7 @@ from orchestrator.spec.file import read_spec
 from orchestrator.spec.plan import plan
 from orchestrator.store.bucket.mirror import RemoteStore
 from tests.s3_server import ENVIRONMENT, s3_server, uri
+from tests.test_remote import contents
 from tests.test_sweep import ROOT, START_SECONDS
 from tests.tiny import tiny_sweep
 
@@ -88,5 +89,5 @@ def test_a_sweep_goes_on_on_another_machine_and_is_read_on_a_third(store: str, t
     assert third.run("status", store)[0] == 0
     for trial in plan(read_spec(third.folder / "tiny.yaml")).trials():
         undisturbed = run_trial(trial.config, trial.evaluations, tmp_path / "undisturbed")
-        found = json.loads(remote.read(f"trainings/{trial.key}/{RECORD}"))
+        found = json.loads(contents(remote, f"trainings/{trial.key}/{RECORD}"))
         assert [epoch["losses"] for epoch in found["history"]] == [epoch.losses for epoch in undisturbed.history]

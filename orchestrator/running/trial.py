@@ -100,6 +100,8 @@ def _run_remote_trial(
     with Ledger(folder).driving(wait=True):
         with _away_may_pass(store):
             training.fetch()
+            if config.stage is not None:
+                training.remote.pull(folder, f"trainings/{config.stage.key}", (BEST,))
 
         def brought(epoch: Epoch) -> None:
             training.epoch()

@@ -89,7 +89,7 @@ class _Listener(Callback):
 def ray_tune(spec: SweepSpec, ledger: Ledger, signals: Signals, options: Options) -> Iterator[RayTune]:
     """Ray Tune on a Ray of our own, or on the cluster at `options.address`."""
     assert options.trial_timeout is not None
-    with cluster(options.address, signals, snapshot(ledger.store), shared=ledger.remote is None) as nodes:
+    with cluster(options.address, signals, snapshot(ledger.store), shared=ledger.shared) as nodes:
         yield RayTune(spec, ledger, signals, options.address, options.trial_timeout, nodes)
 
 

@@ -10,8 +10,8 @@
 Records are written whole or not at all, so what is there is true whenever a process dies. A training is done when its
 record is there and says finished or diverged, whatever a scheduler believes.
 
-A store in an object store (`s3://bucket/prefix`) has a folder of each machine as its mirror: what is written there goes
-to the store at once, and what others wrote comes here when it is asked for.
+A store in an object store (`s3://bucket/prefix`) has a mirror, a folder on each machine: files that are written there
+go to the store at once, and files that others wrote come here on `refresh`.
 """
 
 from __future__ import annotations
@@ -24,10 +24,9 @@ import secrets
 import shutil
 import socket
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import ClassVar, Literal
 
 from dmf.data.sets import default_cache_dir
 from dmf.machine.files import taken, wait_for, write_text
@@ -36,14 +35,12 @@ from dmf.records.facts import Ended, MadeBy, Tested
 from dmf.records.records import BEST, EVALUATIONS, LAST, LOCK, RECORD, STACKS, EvaluationRecord, Going, TrainingRecord
 from dmf.values import digest
 from orchestrator.spec.plan import SweepPlan, Trial
+from orchestrator.store.bucket.lease import Lease
 from orchestrator.store.bucket.mirror import EVERYTHING, GOING, RemoteStore
 from orchestrator.store.index import Index
 
-if TYPE_CHECKING:
-    from orchestrator.store.bucket.lease import Lease
-
 State = Literal["missing", "started", "failed", "untested", "done", "diverged"]
-"""Of a trial: nothing there; a checkpoint there; ended by an error; trained, evaluations missing; ended with all."""
+"""Of a trial: not begun; with a checkpoint; ended by an error; trained, with tests missing; tested; not finite."""
 
 log = logging.getLogger("dmf.ledger")
 
@@ -67,92 +64,65 @@ def _this_process() -> str:
     return f"process {os.getpid()} on {socket.gethostname()} since {time.strftime('%Y-%m-%d %H:%M:%S')}"
 
 
-@dataclass(frozen=True)
 class Ledger:
-    """Reads and writes one store."""
+    """Reads and writes the store in one folder, which all machines of a sweep see."""
 
-    store: Path
-    """Its folder on this machine."""
-    remote: RemoteStore | None = None
-    """Where it is, when that is not this folder."""
-    _leases: list[Lease] = field(default_factory=list, repr=False, compare=False)
-    """Of the driver that has it, one."""
-    _begun: set[str] = field(default_factory=set, repr=False, compare=False)
-    """Keys of trainings with a checkpoint there, as of the last look at all of the store."""
-    _at_work: set[str] = field(default_factory=set, repr=False, compare=False)
-    """Keys of those that a process works on, likewise."""
+    shared: ClassVar[bool] = True
+    """Whether they do."""
 
-    @classmethod
-    def at(cls, store: str) -> Ledger:
-        """The store of that name, with the records that it has now. ValueError when it can not be reached."""
+    def __init__(self, store: Path) -> None:
+        self.store = store
+
+    @staticmethod
+    def at(store: str) -> Ledger:
+        """The store of that name, with the records that it has now. ValueError when it cannot be reached."""
         if not RemoteStore.is_remote(store):
-            return cls(Path(store).resolve())
-        ledger = cls(local_folder(store), RemoteStore.at(store))
+            return Ledger(Path(store).resolve())
+        ledger = BucketLedger(local_folder(store), RemoteStore.at(store))
         ledger.refresh()
         return ledger
 
-    @classmethod
-    def existing(cls, store: str) -> Ledger:
+    @staticmethod
+    def existing(store: str) -> Ledger:
         """`at`, where no folder of that name is a mistake."""
         if not RemoteStore.is_remote(store) and not Path(store).is_dir():
             raise ValueError(f"there is no store {store}; name the folder that a sweep was given as --store")
-        return cls.at(store)
+        return Ledger.at(store)
 
     @property
     def name(self) -> str:
         """What users call it, and MLflow's tags."""
-        return self.remote.uri if self.remote else str(self.store.resolve())
+        return str(self.store.resolve())
 
     @functools.cached_property
     def id(self) -> str:
-        """The store's identity, in MLflow's tags.
+        """The store's identity, in MLflow's tags: its path and a number of its own.
 
-        Of a folder its path and a number of its own: another machine may have one of that path, and a copy has the
-        number.
+        Another machine may have a folder of that path, and a copy has the number.
         """
         path = self.store / IDENTITY
-        if self.remote is None and not path.is_file():
+        if not path.is_file():
             write_text(path, secrets.token_hex(8))
-        return digest([self.name, path.read_text(encoding="utf-8") if self.remote is None else ""])
+        return digest([self.name, path.read_text(encoding="utf-8")])
 
     def refresh(self, key: str | None = None) -> None:
         """Learn what others have written, of one training or of all the store."""
-        if self.remote is None:
-            return
-        self.remote.pull(self.store, f"trainings/{key}" if key else "")
-        if key is None:
-            self._begun.clear()
-            self._begun.update(name.split("/")[1] for name in self.remote.names("trainings") if name.endswith(LAST))
-            self._at_work.clear()
-            self._at_work.update(self.remote.at_work())
 
     def ended(self, key: str, failed: bool) -> None:
-        """For the driver when a trial has ended: one that failed may have died owning its training."""
-        if self.remote and failed:
-            self.remote.free([key])
-        self.refresh(key)
+        """For the driver when a trial has ended: one that failed may have died at work on its training."""
 
     def all_ended(self) -> None:
-        """For the driver when no trial runs: who died while at work owns nothing; learn what all have written."""
-        if self.remote:
-            self.remote.free(self.remote.owned())
-            self.refresh()
+        """For the driver when no trial runs: nobody is at work; learn what all have written."""
 
     def check(self) -> None:
-        """Raise LeaseLost when another driver may have the object store that this one drives."""
-        for lease in self._leases:
-            lease.check()
+        """Raise LeaseLost when another driver may have the store that this one drives."""
 
     def keep(self, *paths: Path) -> None:
         """Bring files of the folder to where the store is. To be called after each is written."""
-        if self.remote:
-            self.remote.push(self.store, [path.relative_to(self.store).as_posix() for path in paths])
 
     def _drop(self, *paths: Path) -> None:
         for path in paths:
             path.unlink(missing_ok=True)
-        if self.remote:
-            self.remote.delete([path.relative_to(self.store).as_posix() for path in paths])
 
     @functools.cached_property
     def index(self) -> Index:
@@ -201,9 +171,7 @@ class Ledger:
         return tuple(EvaluationRecord.read(path) for path in paths if not path.name.startswith("."))
 
     def running(self, key: str) -> bool:
-        """Whether a process is at work on a training; in an object store, as of the last look at all of it."""
-        if self.remote:
-            return key in self._at_work
+        """Whether a process is at work on a training."""
         path = self.folder(key) / LOCK
         if not path.is_file():
             return False
@@ -220,12 +188,15 @@ class Ledger:
     def state_after(self, trial: Trial, ended: Ended | None) -> State:
         """The same, for who knows already how its training ended."""
         if ended is None:
-            begun = (self.folder(trial.key) / LAST).is_file() or trial.key in self._begun
-            return "started" if begun else "missing"
+            return "started" if self._begun(trial.key) else "missing"
         if ended.outcome != "finished":
             return ended.outcome
         tested = (self.tested(trial.key, evaluation.key) for evaluation in trial.evaluations)
         return "done" if all(tested) else "untested"
+
+    def _begun(self, key: str) -> bool:
+        """Whether a training has a checkpoint to go on from."""
+        return (self.folder(key) / LAST).is_file()
 
     def checkpoint(self, key: str) -> Going | None:
         """How far a training that has not ended is, from its last checkpoint, weights aside; None where it has none."""
@@ -241,8 +212,6 @@ class Ledger:
 
     def has_weights(self, key: str) -> bool:
         """Whether a training's best weights are there to be tested."""
-        if self.remote:  # of checkpoints this folder has no copies
-            return f"trainings/{key}/{BEST}" in self.remote.names(f"trainings/{key}")
         return (self.folder(key) / BEST).is_file()
 
     def how_lost(self, key: str) -> str:
@@ -257,7 +226,7 @@ class Ledger:
         return self.index.made_by(_name_of_evaluation(training_key, evaluation_key))
 
     def indexed(self, trial: Trial) -> bool:
-        """Have the index know what there is of a trial; false while that has changed too recently."""
+        """Have the index know a trial's records; false while one of them has changed too recently."""
         names = [_name_of_evaluation(trial.key, evaluation.key) for evaluation in trial.evaluations]
         if not all(map(self.index.settled, [f"trainings/{trial.key}/{RECORD}", *names])):
             return False
@@ -273,22 +242,20 @@ class Ledger:
     def forget(self, key: str) -> None:
         """Drop a training's record and checkpoints, so that it starts from nothing.
 
-        ValueError while a process of this machine is at work on it; in an object store a process that is finds it
-        taken over.
+        ValueError while a process is at work on it; in an object store that process finds it taken over.
         """
         self._check_idle(key)
         self._drop(*(self.folder(key) / name for name in (RECORD, LAST, BEST, GOING)))
 
     def supersede(self, key: str) -> Path:
-        """Put a training aside, all of it, so that it is made anew; returns where it lies from now on.
+        """Put all files of a training aside, so that it is made anew; returns the folder where they lie from now on.
 
         ValueError while a process is at work on it, as for `forget`.
         """
         self._check_idle(key)
+        self._fetch(key)
         there = self.store / "superseded" / f"{key}-{time.strftime('%Y%m%dT%H%M%S')}-{secrets.token_hex(2)}"
         there.parent.mkdir(parents=True, exist_ok=True)
-        if self.remote:
-            self.remote.pull(self.store, f"trainings/{key}", EVERYTHING)
         before = [path for path in self.folder(key).rglob("[!.]*") if path.is_file()]
         self.folder(key).rename(there)
         self.keep(*(path for path in there.rglob("[!.]*") if path.is_file()))
@@ -296,13 +263,14 @@ class Ledger:
         return there
 
     def _check_idle(self, key: str) -> None:
-        if self.remote:
-            self.remote.free([key])
-        elif self.running(key):
+        if self.running(key):
             raise ValueError(f"another process works in {self.folder(key)}; wait for it or end it, then start again")
 
+    def _fetch(self, key: str) -> None:
+        """Have all files of a training in its folder, checkpoints too."""
+
     def kept_keys(self) -> list[str]:
-        """Keys of all trainings of which there is anything."""
+        """Keys of all trainings that have a folder."""
         folder = self.store / "trainings"
         if not folder.is_dir():
             return []
@@ -364,13 +332,22 @@ class Ledger:
 
     @contextlib.contextmanager
     def driving(self, wait: bool = False) -> Iterator[Ledger]:
-        """Be the only driver of this store. The lease ends with the process, however it ends.
+        """Be the only driver of this store, until the process ends, however it ends.
 
-        What a driver that was killed left of Ray's is removed.
+        Files of Ray's that a killed driver left are removed.
 
         Raises:
             BlockingIOError: another driver has the store and `wait` is false.
         """
+        with self._alone(wait):
+            for left in self.store.glob("ray/*"):
+                shutil.rmtree(left, ignore_errors=True)
+            self.all_ended()
+            yield self
+
+    @contextlib.contextmanager
+    def _alone(self, wait: bool) -> Iterator[None]:
+        """Hold the driver's lock."""
         self.store.mkdir(parents=True, exist_ok=True)
         with open(self.store / "driver.lock", "a+") as lock:
             while not taken(lock):
@@ -384,26 +361,92 @@ class Ledger:
             lock.truncate(0)
             lock.write(_this_process())
             lock.flush()
-            for left in self.store.glob("ray/*"):
-                shutil.rmtree(left, ignore_errors=True)
-            with self._leased(wait):
-                self.all_ended()
-                yield self
+            yield
+
+
+class BucketLedger(Ledger):
+    """Reads and writes a store in an object store, through the folder that mirrors it on this machine.
+
+    The folder has the store's records, and no checkpoints. Raises OSError when the object store does not answer.
+    """
+
+    shared: ClassVar[bool] = False
+
+    def __init__(self, store: Path, remote: RemoteStore) -> None:
+        super().__init__(store)
+        self.remote = remote
+        self._lease: Lease | None = None
+        """Of this driver, while it has the store."""
+        self._with_checkpoint: set[str] = set()
+        """Keys of trainings, as of the last look at all of the store."""
+        self._at_work: set[str] = set()
+        """Keys of those that a process works on, likewise."""
+
+    @property
+    def name(self) -> str:
+        return self.remote.uri
+
+    @functools.cached_property
+    def id(self) -> str:
+        return digest([self.name, ""])
+
+    def refresh(self, key: str | None = None) -> None:
+        self.remote.pull(self.store, f"trainings/{key}" if key else "")
+        if key is None:
+            names = self.remote.names("trainings")
+            self._with_checkpoint = {name.split("/")[1] for name in names if name.endswith(LAST)}
+            self._at_work = self.remote.at_work()
+
+    def ended(self, key: str, failed: bool) -> None:
+        if failed:
+            self.remote.free([key])
+        self.refresh(key)
+
+    def all_ended(self) -> None:
+        self.remote.free(self.remote.owned())
+        self.refresh()
+
+    def check(self) -> None:
+        if self._lease:
+            self._lease.check()
+
+    def keep(self, *paths: Path) -> None:
+        self.remote.push(self.store, self._names(paths))
+
+    def _drop(self, *paths: Path) -> None:
+        super()._drop(*paths)
+        self.remote.delete(self._names(paths))
+
+    def _names(self, paths: Iterable[Path]) -> list[str]:
+        return [path.relative_to(self.store).as_posix() for path in paths]
+
+    def running(self, key: str) -> bool:
+        return key in self._at_work
+
+    def _begun(self, key: str) -> bool:
+        return key in self._with_checkpoint
+
+    def has_weights(self, key: str) -> bool:
+        return f"trainings/{key}/{BEST}" in self.remote.names(f"trainings/{key}")
+
+    def _check_idle(self, key: str) -> None:
+        self.remote.free([key])
+
+    def _fetch(self, key: str) -> None:
+        self.remote.pull(self.store, f"trainings/{key}", EVERYTHING)
 
     @contextlib.contextmanager
-    def _leased(self, wait: bool) -> Iterator[None]:
-        """Be the only driver of an object store on all machines, too."""
-        if self.remote is None:
-            yield
-            return
-        with contextlib.ExitStack() as stack:
-            stack.callback(self._leases.clear)
-            while True:
+    def _alone(self, wait: bool) -> Iterator[None]:
+        """Hold the driver's lock on this machine, and the lease that counts for all machines."""
+        with super()._alone(wait), contextlib.ExitStack() as stack:
+            while self._lease is None:
                 try:
-                    self._leases[:] = [stack.enter_context(self.remote.lease(_this_process()))]
-                    break
+                    self._lease = stack.enter_context(self.remote.lease(_this_process()))
                 except BlockingIOError:
                     if not wait:
                         raise
                     time.sleep(SECONDS_BETWEEN_TRIES)
-            yield
+            try:
+                yield
+            finally:
+                self._lease = None

@@ -1,44 +1,50 @@
-"""One driver per remote store, without locks, which object stores do not have.
+"""One driver per object store: a lease in one object, which conditional writes keep.
 
-A driver writes an object of its own, `leases/<id>`, and then lists all. It has the store when it sees no other; when it
-sees one it takes its own back. Of two that write at the same time the one that lists last sees both, so never do both
-have the store: perhaps neither, and they try again after pauses of different lengths. While it has the store, a thread
-rewrites the object three times in `seconds`. One that was not rewritten for `seconds` has lapsed and counts no more.
+The object `leases/driver` names its holder; empty, it is nobody's. A driver takes it by a write that succeeds only if
+the object is as the driver has just read it: of several that start together one gets it. While it has the store, a
+thread rewrites the object three times in `seconds`, each time only if nobody else has written it. One that was not
+rewritten for `seconds` has lapsed, and another driver may take it.
 
-Guaranteed, where a list shows every write that ended before it (S3, GCS): no two drivers hold a store at the same
-moment, unless one of them was stopped (SIGSTOP, a suspended machine) or could not reach the store for longer than
-`seconds`. Such a one learns it from `check` before it does anything more: by its own stopwatch, whose zero lies before
-the rewrite reached the store, or because it finds the lease of a later holder. Ages are differences between times that
-the object store gave, its own fresh object being "now"; no clock of ours is compared with another.
+Guaranteed, where writes are conditional (S3, Google Cloud Storage): no two drivers hold a store at the same moment,
+unless one of them was stopped (SIGSTOP, a suspended machine) or could not reach the store for longer than `seconds`.
+Such a one learns it from `check` before it does anything more: by its own stopwatch, whose zero lies before the rewrite
+reached the store, or because its rewrite is refused. Ages are differences between times that the object store gave,
+where "now" is that of a write just made; no clock of ours is compared with another.
 """
 
 from __future__ import annotations
 
 import contextlib
 import logging
-import random
 import secrets
 import threading
 import time
 from collections.abc import Iterator
 
 from dmf.values import Value
-from orchestrator.store.bucket.mirror import LEASES, RemoteStore
+from orchestrator.store.bucket.objects import Found, Objects
 
 log = logging.getLogger("dmf.lease")
 
+LEASES = "leases"
+"""The folder of these objects."""
+DRIVER, NOW = f"{LEASES}/driver", f"{LEASES}/now"
+LEASE_SECONDS = 60.0
+"""Without being renewed, until a driver's lease has lapsed."""
 CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 """One that goes on while the machine is suspended, where there is one."""
-TRIES = 8
-"""To get the store among others that begin at the same time."""
+TICK_S = 1.0
+"""Object stores give times in whole seconds."""
 
 
 class Claim(Value):
-    """What a lease's object says."""
+    """What the object says."""
 
     owner: str
-    since_ns: int | None
-    """When its holder got the store, by the object store's clock; None: it is about to."""
+    token: str
+    """Of one lease."""
+    nonce: str
+    """Of one write: no two are alike, so that none succeeds over one that it has not seen."""
 
 
 class LeaseLost(OSError):
@@ -46,83 +52,80 @@ class LeaseLost(OSError):
 
 
 class Lease:
-    """The claim of one driver."""
+    """The claim of one driver, which calls itself `owner`."""
 
-    def __init__(self, remote: RemoteStore, owner: str, seconds: float) -> None:
-        self.remote, self.owner, self.seconds = remote, owner, seconds
-        self.name = f"{LEASES}/{secrets.token_hex(8)}"
-        self.since_ns: int | None = None
-        self.renewed = time.clock_gettime(CLOCK)
+    def __init__(self, objects: Objects, owner: str, seconds: float = LEASE_SECONDS) -> None:
+        self.objects, self.owner, self.seconds = objects, owner, seconds
+        self.token = secrets.token_hex(8)
         self.taken_by: str | None = None
 
     def acquire(self) -> None:
         """Have the store from now on. BlockingIOError when another driver has it."""
-        for attempt in range(TRIES):
-            if attempt:
-                time.sleep(random.uniform(0.1, 1.0) * attempt)
-            self.renewed = time.clock_gettime(CLOCK)
-            now, others = self._claims()
-            if not others:
-                self.since_ns = now
-                self.renew()
-                self._clear_lapsed()
-                return
-            self.release()
-            holders = [claim.owner for claim in others if claim.since_ns is not None]
-            if holders:
-                break
-        raise BlockingIOError(
-            f"{self.remote.uri} is in use by {(holders or [others[0].owner])[0]} (one that was killed lets go after "
-            f"{self.seconds:g} s); wait for it with --wait or take another --store"
-        )
+        if holder := self._rewrite(take=True):
+            raise BlockingIOError(
+                f"{self.objects.uri} is in use by {holder} (one that was killed lets go after {self.seconds:g} s); "
+                "wait for it with --wait or take another --store"
+            )
 
     def renew(self) -> None:
-        """Rewrite the claim, and look whether it still holds."""
+        """Rewrite the claim. LeaseLost when another driver has written it."""
         self.check()
-        started = time.clock_gettime(CLOCK)
-        _, others = self._claims()
-        later = [claim for claim in others if (claim.since_ns or 0) > (self.since_ns or 0)]
-        if later:
-            self.taken_by = later[0].owner
-            self.release()
-            self.check()
-        self.renewed = started
+        self.taken_by = self._rewrite(take=False)
+        self.check()
 
     def check(self) -> None:
         """Raise LeaseLost unless nobody else can have the store."""
         if self.taken_by:
-            raise LeaseLost(f"{self.remote.uri} was taken over by {self.taken_by} while this driver was stopped")
-        if self.since_ns and time.clock_gettime(CLOCK) - self.renewed > self.seconds:
-            raise LeaseLost(f"{self.remote.uri} was not reached for {self.seconds:g} s, another driver may have it")
+            raise LeaseLost(f"{self.objects.uri} was taken over by {self.taken_by} while this driver was stopped")
+        if time.clock_gettime(CLOCK) - self.renewed > self.seconds:
+            raise LeaseLost(f"{self.objects.uri} was not reached for {self.seconds:g} s, another driver may have it")
 
     def release(self) -> None:
-        """Take the claim back."""
-        self.remote.remove(self.name)
+        """Let go of the store, unless another driver has it."""
+        found, holder = self._look()
+        if found and holder and holder.token == self.token:
+            self.objects.swap(DRIVER, b"", found.version)
 
-    def _claims(self) -> tuple[int, list[Claim]]:
-        """Write the claim -> the object store's time now, and the claims of others that have not lapsed."""
-        self.remote.write(self.name, Claim(owner=self.owner, since_ns=self.since_ns).model_dump_json().encode())
-        there = self.remote.listed(LEASES)
-        now = there.pop(self.name).modified_ns
-        claims = []
-        for name, seen in there.items():
-            if now - seen.modified_ns <= self.seconds * 1e9:
-                with contextlib.suppress(FileNotFoundError):  # taken back since it was listed
-                    claims.append(Claim.model_validate_json(self.remote.read(name)))
-        return now, claims
+    def _rewrite(self, take: bool) -> str | None:
+        """Write the claim, over another's only to `take` the store; the owner of the one that stays, if one does."""
+        started, version = time.clock_gettime(CLOCK), None
+        while version is None:  # where the answer to a write was lost, the claim is found written
+            found, holder = self._look()
+            if holder is None or holder.token != self.token:
+                if not take:
+                    return holder.owner if holder else "another driver, which has ended"
+                if found and holder and not self._lapsed(found):
+                    return holder.owner
+            claim = Claim(owner=self.owner, token=self.token, nonce=secrets.token_hex(8))
+            version = self.objects.swap(DRIVER, claim.model_dump_json().encode(), found.version if found else None)
+        self.renewed = started
+        return None
 
-    def _clear_lapsed(self) -> None:
-        there = self.remote.listed(LEASES)
-        now = there[self.name].modified_ns
-        for name, seen in there.items():
-            if now - seen.modified_ns > self.seconds * 1e9:
-                self.remote.remove(name)
+    def _look(self) -> tuple[Found | None, Claim | None]:
+        """The object, and its holder."""
+        found = self.objects.find(DRIVER)
+        return found, Claim.model_validate_json(found.data) if found and found.data else None
+
+    def _lapsed(self, found: Found) -> bool:
+        self.objects.write(NOW, b"")
+        now = self.objects.find(NOW)
+        assert now is not None
+        return now.modified_s - found.modified_s >= self.seconds + TICK_S
+
+
+def driven(objects: Objects) -> bool:
+    """Whether a driver has the store, for who only reads: by this machine's clock."""
+    found = objects.find(DRIVER)
+    return found is not None and found.data != b"" and time.time() - found.modified_s <= LEASE_SECONDS
 
 
 @contextlib.contextmanager
-def held(remote: RemoteStore, owner: str, seconds: float) -> Iterator[Lease]:
-    """Have a store to oneself; call the lease's `check` before what only its holder may do."""
-    lease, stop = Lease(remote, owner, seconds), threading.Event()
+def held(objects: Objects, owner: str, seconds: float = LEASE_SECONDS) -> Iterator[Lease]:
+    """Have a store to oneself; call the lease's `check` before what only its holder may do.
+
+    BlockingIOError when another driver has it.
+    """
+    lease, stop = Lease(objects, owner, seconds), threading.Event()
 
     def keep() -> None:
         while not stop.wait(seconds / 3):
@@ -131,18 +134,17 @@ def held(remote: RemoteStore, owner: str, seconds: float) -> Iterator[Lease]:
             except LeaseLost:
                 return  # `check` says so from now on
             except OSError as error:
-                log.warning("the lease of %s could not be renewed, to be tried again: %s", remote.uri, error)
+                log.warning("the lease of %s could not be renewed, will try again: %s", objects.uri, error)
 
+    lease.acquire()
     thread = threading.Thread(target=keep, name="lease", daemon=True)
+    thread.start()
     try:
-        lease.acquire()
-        thread.start()
         yield lease
     finally:
         stop.set()
-        if thread.is_alive():
-            thread.join()
+        thread.join()
         try:
             lease.release()
         except OSError as error:
-            log.warning("the lease of %s could not be taken back, it lapses by itself: %s", remote.uri, error)
+            log.warning("could not let go of %s, the lease lapses by itself: %s", objects.uri, error)

@@ -1,34 +1,69 @@
-"""Objects under one URI of an object store: list, read, write, remove. Only this module imports pyarrow."""
+"""Objects under one URI of an object store: list, read, write, delete. Only this module imports obstore.
+
+    s3://bucket/prefix    gs://bucket/prefix    s3://anonymous@bucket/prefix
+
+A query may name another server than Amazon's or Google's, and a region of S3 other than us-east-1:
+`?endpoint_override=host:port&scheme=http&region=eu-west-1`; the scheme is https unless it says otherwise. For S3 the
+environment does the same with AWS_ENDPOINT_URL and AWS_REGION. Credentials come from the environment.
+"""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+import hashlib
+import re
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from datetime import timedelta
 from functools import cached_property
 from typing import TYPE_CHECKING, Self
+from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
-from dmf.values import Value
+from obstore.exceptions import AlreadyExistsError, BaseError, PreconditionError
+from obstore.store import GCSStore, S3Store
 
 if TYPE_CHECKING:
-    from pyarrow.fs import FileSystem
+    from obstore import PutResult, UpdateVersion
 
-OPTIONS = {"s3": "allow_delayed_open=true", "gs": "retry_limit_seconds=10"}
-"""By scheme, what is added to a URI that does not have it: a small object is one request, not the three of an upload in
-parts; who does not answer is given up before a quarter of an hour."""
-CHUNK_BYTES = 8 * 2**20
+STORES = {"s3": S3Store, "gs": GCSStore}
+QUERY = {"s3": ("endpoint_override", "scheme", "region"), "gs": ("endpoint_override", "scheme")}
+"""What the query of a URI may set, by scheme."""
+RETRIES = {"max_retries": 5, "retry_timeout": timedelta(seconds=10)}
+"""obstore's own patience with a server that does not answer, a second or two: who can wait longer tries again."""
+PARTS_AT_ONCE = 4
+"""Of an object of more than 5 MiB. Each is to arrive within obstore's 30 s, so a slow line must not carry many."""
+CHECKSUM = "sha256"
+"""The metadata of every object that is written here."""
+ANSWER = re.compile(r"<.*<Code>(.*?)</Code>.*<Message>(.*?)</Message>.*")
+"""An error as S3 and Google Cloud Storage send it."""
 
 
-class Seen(Value):
-    """An object as it was listed; the time is the object store's."""
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """An object in a list. The time, in seconds since 1970, is the object store's, as a rule in whole seconds."""
 
     size: int
-    modified_ns: int
+    e_tag: str | None
+    modified_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """An object that was read."""
+
+    data: bytes
+    e_tag: str | None
+    modified_s: float
+    version: UpdateVersion
+    """For `swap`."""
 
 
 @dataclass(frozen=True)
 class Objects:
-    """All that starts with a URI. Names are relative to it, with "/"."""
+    """All that starts with a URI. Names are relative to it, with "/".
+
+    Every method raises OSError when the object store does not answer or refuses.
+    """
 
     uri: str
 
@@ -36,92 +71,129 @@ class Objects:
     def at(cls, uri: str) -> Self:
         """Those at `uri`. ValueError when there is no such bucket or it does not let us in."""
         scheme, _, rest = uri.partition("://")
-        if scheme not in OPTIONS:
+        if scheme not in STORES:
             raise ValueError(
                 f"got {scheme}://..., and a store is s3://bucket/prefix, gs://bucket/prefix or the path "
                 "of a folder; give one of them"
             )
         if "@" in rest.removeprefix("anonymous@").partition("?")[0]:  # they would be in logs and in MLflow's tags
             raise ValueError(
-                f"the address of the store, {scheme}://..., has credentials in it; give them as "
-                "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or GOOGLE_APPLICATION_CREDENTIALS, or in the files of "
-                "these services instead"
+                f"the address of the store, {scheme}://..., has credentials in it; give them in the environment "
+                "instead, as AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY or GOOGLE_APPLICATION_CREDENTIALS"
             )
         objects = cls(uri)
         try:
-            objects._check_bucket()
+            objects.listed("none")
         except (OSError, ValueError) as error:
-            reason = " ".join(str(error).split())
-            raise ValueError(f"there is no reading {uri}: {reason[:300]}; see to its address and credentials") from None
+            raise ValueError(f"cannot read {uri}: {error}; check its address and credentials") from None
         return objects
 
-    def _check_bucket(self) -> None:
-        from pyarrow.fs import FileType
-
-        files, path = self._place
-        bucket = path.partition("/")[0]
-        if files.get_file_info(bucket).type == FileType.NotFound:
-            raise FileNotFoundError(f"no bucket {bucket!r}")
-        self.listed("none")  # which may be forbidden where looking at the bucket is not
-
     @cached_property
-    def _place(self) -> tuple[FileSystem, str]:
-        """Where requests go, and what all paths begin with."""
-        from pyarrow.fs import FileSystem
-
-        option = OPTIONS[self.uri.partition(":")[0]]
-        more = "" if option.partition("=")[0] in self.uri else ("&" if "?" in self.uri else "?") + option
-        files, path = FileSystem.from_uri(self.uri + more)
-        return files, path.strip("/")
-
-    def _path(self, name: str) -> str:
-        return f"{self._place[1]}/{name}".rstrip("/")
+    def _store(self) -> S3Store | GCSStore:
+        place = urlsplit(self.uri)
+        bucket = place.netloc.removeprefix("anonymous@")
+        if not bucket:
+            raise ValueError("it names no bucket")
+        options = _options(place)
+        if place.netloc != bucket:
+            options["skip_signature"] = True
+        return STORES[place.scheme](
+            bucket,
+            prefix=unquote(place.path).strip("/") or None,
+            config=options,
+            client_options={"allow_http": True},  # for who asks for it: without an endpoint it is https
+            retry_config=RETRIES,
+        )
 
     def listed(self, under: str = "") -> dict[str, Seen]:
         """Every object in a folder and its folders, by name."""
-        from pyarrow.fs import FileSelector, FileType
+        with _asking():
+            pages = self._store.list(under or None, chunk_size=1000)
+            return {
+                each["path"]: Seen(each["size"], each["e_tag"], each["last_modified"].timestamp())
+                for page in pages
+                for each in page
+            }
 
-        files, root = self._place
-        infos = files.get_file_info(FileSelector(self._path(under), recursive=True, allow_not_found=True))
-        return {
-            info.path.removeprefix(f"{root}/"): Seen(size=info.size, modified_ns=info.mtime_ns)
-            for info in infos
-            if info.type == FileType.File
-        }
+    def write(self, name: str, data: bytes) -> UpdateVersion:
+        """Write an object, whole or not at all."""
+        with _asking():
+            put = self._store.put(name, data, attributes=_checksum(data), max_concurrency=PARTS_AT_ONCE)
+        return _version(put)
 
-    def _size(self, name: str) -> int | None:
-        return self._place[0].get_file_info(self._path(name)).size
+    def swap(self, name: str, data: bytes, former: UpdateVersion | None) -> UpdateVersion | None:
+        """Write an object if it is still as `former` (None: if there is none); its version now, None if it is not.
 
-    def write(self, name: str, data: bytes) -> None:
-        """Write an object. OSError when it is not there whole afterwards."""
-        # In one piece: an error between two pieces would be followed by a close, which makes an object of the first.
-        with self._place[0].open_output_stream(self._path(name), compression=None) as stream:
-            stream.write(data)
-        if (size := self._size(name)) != len(data):
-            raise OSError(f"{name} has {size} bytes at {self.uri} after {len(data)} were written")
+        None also where the first answer was lost and the second try found the object changed by the first.
+        """
+        try:
+            with _asking():
+                return _version(self._store.put(name, data, attributes=_checksum(data), mode=former or "create"))
+        except (AlreadyExistsError, PreconditionError, FileNotFoundError):
+            return None
 
-    def read(self, name: str) -> bytes:
-        """An object, whole. FileNotFoundError when there is none."""
-        while (size := self._size(name)) is not None:
-            # A stream asks for as many bytes as it found when it was opened: of what was replaced since by more or
-            # fewer it reads a part, or fails.
-            try:
-                data = b"".join(self.chunks(name))
-            except OSError:
-                if self._size(name) == size:
-                    raise
-                continue
-            if self._size(name) == len(data):
-                return data
-        raise FileNotFoundError(f"there is no {name} at {self.uri}")
+    def find(self, name: str) -> Found | None:
+        """An object, whole; None when there is none. OSError when it is not as it was written."""
+        try:
+            with _asking():
+                answer = self._store.get(name)
+                data, meta = bytes(answer.bytes()), answer.meta
+        except FileNotFoundError:
+            return None
+        if (written := answer.attributes.get(CHECKSUM)) and written != sha256(data):
+            raise OSError(f"{name} at {self.uri} is damaged: its SHA-256 has changed; delete it to go on without it")
+        return Found(data, meta["e_tag"], meta["last_modified"].timestamp(), _version(meta))
 
-    def chunks(self, name: str) -> Iterator[bytes]:
-        """An object that nobody replaces, in pieces."""
-        with self._place[0].open_input_stream(self._path(name), compression=None) as stream:
-            while chunk := stream.read(CHUNK_BYTES):
-                yield chunk
+    def checksum(self, name: str) -> str | None:
+        """SHA-256 of an object as it was written; None where there is no object or none of ours."""
+        try:
+            with _asking():
+                return self._store.get(name, options={"head": True}).attributes.get(CHECKSUM)
+        except FileNotFoundError:
+            return None
 
-    def remove(self, name: str) -> None:
-        """Remove an object, if it is there."""
-        with contextlib.suppress(FileNotFoundError):
-            self._place[0].delete_file(self._path(name))
+    def delete(self, names: Iterable[str]) -> None:
+        """Remove objects; one that is not there needs nothing."""
+        for name in names:
+            with contextlib.suppress(FileNotFoundError), _asking():
+                self._store.delete(name)
+
+
+@contextlib.contextmanager
+def _asking() -> Iterator[None]:
+    """Around a request: raises OSError, in a sentence, for what obstore tells in many lines and its own exceptions."""
+    try:
+        yield
+    except (AlreadyExistsError, PreconditionError, FileNotFoundError):
+        raise
+    except BaseError as error:
+        raise OSError(_sentence(error)) from None
+
+
+def sha256(data: bytes) -> str:
+    """In hexadecimal digits."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def _checksum(data: bytes) -> dict[str, str]:
+    return {CHECKSUM: sha256(data)}
+
+
+def _version(answer: PutResult) -> UpdateVersion:
+    return {key: answer[key] for key in ("e_tag", "version") if answer[key] is not None}
+
+
+def _options(place: SplitResult) -> dict[str, str | bool]:
+    """What the query of a URI says, as obstore calls it."""
+    asked = dict(parse_qsl(place.query, keep_blank_values=True))
+    if unknown := asked.keys() - set(QUERY[place.scheme]):
+        raise ValueError(f"its query has {', '.join(sorted(unknown))}, and may have {', '.join(QUERY[place.scheme])}")
+    scheme, host = asked.pop("scheme", "https"), asked.pop("endpoint_override", None)
+    if host:
+        asked["endpoint" if place.scheme == "s3" else "base_url"] = f"{scheme}://{host}"
+    return asked
+
+
+def _sentence(error: BaseError) -> str:
+    said = " ".join(str(error).partition("\n\nDebug source")[0].split())
+    return ANSWER.sub(r"\1, \2", said)[:400]

@@ -15,7 +15,7 @@ from orchestrator.store.bucket.mirror import EVERYTHING, GOING, OWNERS, RemoteSt
 log = logging.getLogger("dmf.remote")
 
 PAUSES_S = (2.0, 4.0, 8.0, 16.0, 32.0)
-"""Between tries; each of them lasts seconds itself, in which pyarrow tries again."""
+"""Between tries; each of them lasts a second or two itself, in which obstore tries again."""
 
 
 class TakenOver(Exception):
@@ -32,6 +32,7 @@ class RemoteTraining:
     def __init__(self, remote: RemoteStore, folder: Path, key: str) -> None:
         self.remote, self.folder, self.key = remote, folder, key
         self.under = f"trainings/{key}"
+        self.owner = f"{OWNERS}/{key}"
         self.token = secrets.token_hex(8).encode()
 
     def fetch(self) -> None:
@@ -51,7 +52,7 @@ class RemoteTraining:
         _patiently(self._let_go)
 
     def _take_over(self) -> None:
-        self.remote.write(f"{OWNERS}/{self.key}", self.token)
+        self.owned = self.remote.write(self.owner, self.token)
         self.remote.pull(self.folder, self.under, EVERYTHING)
         for name in self._here() - self.remote.names(self.under).keys():
             (self.folder / name).unlink()
@@ -65,11 +66,11 @@ class RemoteTraining:
         self.remote.delete(self.remote.names(self.under).keys() - here)
 
     def _let_go(self) -> None:
-        if self.remote.read(f"{OWNERS}/{self.key}") == self.token:
-            self.remote.free([self.key])
+        self.remote.swap(self.owner, b"", self.owned)  # refused where another process has taken the training over
 
     def _check_ours(self) -> None:
-        if self.remote.read(f"{OWNERS}/{self.key}") != self.token:
+        found = self.remote.find(self.owner)
+        if found is None or found.data != self.token:
             raise TakenOver(f"training {self.key} in {self.remote.uri} was taken over by another process")
 
     def _checkpoints(self) -> tuple[str, str]:

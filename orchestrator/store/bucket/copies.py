@@ -1,0 +1,69 @@
+"""Which objects the files of a mirror are copies of: one SQLite file beside them, with a row for each."""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+FILE, FORMER_FILE = ".copies.db", ".remote.json"
+BUSY_S = 30.0
+"""To wait for another process that writes rows."""
+TABLE = "create table if not exists copies (name text primary key, e_tag text, modified_ns integer) without rowid"
+
+
+class Copy(NamedTuple):
+    """A file as it was brought, and the object that it was brought from."""
+
+    e_tag: str | None
+    modified_ns: int
+    """The file's time of change; 0 where there is no file any more."""
+
+
+class Copies:
+    """The rows of one mirror."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._connection = connection
+
+    @classmethod
+    @contextlib.contextmanager
+    def of(cls, folder: Path) -> Iterator[Copies]:
+        """Those of the mirror in `folder`, which is made if it is not there.
+
+        Raises:
+            ValueError: an earlier version wrote the mirror.
+            OSError: the file cannot be read or written, or is damaged.
+        """
+        if (folder / FORMER_FILE).exists():
+            raise ValueError(
+                f"{folder} was written by an earlier version; remove trainings, sweeps and {FORMER_FILE} in it, and "
+                "the store's files are fetched again"
+            )
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            with contextlib.closing(sqlite3.connect(folder / FILE, BUSY_S)) as connection:
+                connection.execute(TABLE)
+                yield cls(connection)
+        except sqlite3.Error as error:
+            raise OSError(
+                f"{folder / FILE} cannot be used: {error}; if it is damaged, remove it with trainings and sweeps "
+                "beside it: the store's files are fetched again"
+            ) from error
+
+    def under(self, prefix: str) -> dict[str, Copy]:
+        """Those whose names begin with `prefix`, by name."""
+        # "\U0010ffff" comes after every other character: a range of the primary key.
+        rows = self._connection.execute(
+            "select name, e_tag, modified_ns from copies where name >= ? and name < ?", (prefix, f"{prefix}\U0010ffff")
+        )
+        return {name: Copy(e_tag, modified_ns) for name, e_tag, modified_ns in rows}
+
+    def change(self, brought: Mapping[str, Copy], gone: Iterable[str]) -> None:
+        """Write rows and remove rows, in one transaction."""
+        with self._connection:
+            self._connection.executemany("delete from copies where name = ?", [(name,) for name in gone])
+            rows = [(name, *copy) for name, copy in brought.items()]
+            self._connection.executemany("insert or replace into copies values (?, ?, ?)", rows)
