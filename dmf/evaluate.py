@@ -7,11 +7,11 @@ import logging
 import sys
 from pathlib import Path
 
+from dmf import released
 from dmf.config import EvaluationConfig, ExperimentConfig, recipe
 from dmf.data.sets import open_for
 from dmf.evaluation.evaluate import evaluate, evaluate_folder
 from dmf.machine.device import device_of, set_up
-from dmf.methods.dmf import released
 from dmf.records.records import BEST, CONFIG, EVALUATIONS, RECORD, EvaluationRecord, TrainingRecord, without_weights
 from dmf.train import assignment
 

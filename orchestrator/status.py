@@ -30,13 +30,13 @@ from rich.table import Table
 
 from dmf.config import ExperimentConfig, Pretraining
 from dmf.records.staleness import Today
-from orchestrator.running.progress import duration
-from orchestrator.running.search import SearchResults, Tried, label, results_of
 from orchestrator.spec.file import read_spec
 from orchestrator.spec.plan import SweepPlan, Trial, labels, plan
 from orchestrator.store.bucket.mirror import RemoteStore
 from orchestrator.store.ledger import Ledger
+from orchestrator.store.searches import SearchResults, Tried, label, results_of
 from orchestrator.store.standing import standing
+from orchestrator.text import duration
 
 ENDED = ("diverged", "impossible", "stopped", "done")
 """States that stay; `stopped` (by ASHA) and `impossible` (values that no model can have) are a search's."""

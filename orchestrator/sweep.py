@@ -33,13 +33,14 @@ from orchestrator.report import report
 from orchestrator.running.interrupts import Interrupted, Signals, Stopped
 from orchestrator.running.options import Options
 from orchestrator.running.order import stages_first, with_stages
-from orchestrator.running.progress import Progress, duration
+from orchestrator.running.progress import Progress
 from orchestrator.running.watch import SweepWatch
 from orchestrator.spec.file import read_spec
 from orchestrator.spec.model import SweepSpec
 from orchestrator.spec.plan import SweepPlan, Trial, labels, plan
 from orchestrator.store.ledger import Ledger, local_folder
 from orchestrator.store.standing import Standing, standing
+from orchestrator.text import duration
 from orchestrator.tracking.uris import without_password
 
 if TYPE_CHECKING:

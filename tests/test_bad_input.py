@@ -25,16 +25,15 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from dmf import evaluate, train
+from dmf import evaluate, released, train
 from dmf.config import DataConfig, DMFConfig, ExperimentConfig
 from dmf.methods import build_method
-from dmf.methods.dmf import released
 from dmf.records.checkpoints import STATE, read_checkpoint, write_checkpoint
 from dmf.records.records import BEST, CONFIG, LAST, RECORD
 from orchestrator import report, sweep
-from orchestrator.running.search import results_path
 from orchestrator.spec.file import parse_yaml, read_spec
 from orchestrator.store.ledger import Ledger
+from orchestrator.store.searches import results_path
 from tests import test_data as layouts
 from tests.test_report import demo, records_of
 

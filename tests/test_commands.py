@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from dmf import released
 from dmf.config import DataConfig, DMFConfig
 from dmf.methods import build_method
-from dmf.methods.dmf import released
 from dmf.records.records import TrainingRecord
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -65,7 +65,7 @@ def test_the_model_needs_neither_ray_nor_mlflow_nor_yaml() -> None:
 import sys
 for name in ("ray", "mlflow", "yaml", "pandas", "optuna", "matplotlib"):
     sys.modules[name] = None  # importing it fails
-import dmf.train, dmf.evaluate, dmf.methods.dmf.released
+import dmf.train, dmf.evaluate, dmf.released
 """
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
 

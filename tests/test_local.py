@@ -15,11 +15,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from dmf.data.sets import DataSet, open_for
+from dmf.data.sets import DataSet, _opened, open_for
 from dmf.records.records import LAST, Epoch, Failure
 from orchestrator.running.interrupts import Interrupted, Signals, Stopped
 from orchestrator.running.local import InProcess
-from orchestrator.running.trial import _opened, run_trial
+from orchestrator.running.trial import run_trial
 from orchestrator.spec.plan import Trial
 from orchestrator.store.ledger import Ledger
 from orchestrator.sweep import main

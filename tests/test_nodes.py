@@ -24,7 +24,7 @@ from dmf.records.records import EVALUATIONS, LAST, LOCK, RECORD, TrainingRecord
 from orchestrator.running.trial import run_trial
 from orchestrator.store.bucket.mirror import RemoteStore
 from orchestrator.store.ledger import Ledger
-from orchestrator.tracking.reader import EXPERIMENT
+from orchestrator.tracking.names import EXPERIMENT
 from orchestrator.tracking.server import tracking_uri
 from tests.s3_server import ENVIRONMENT, free_port, s3_server, uri
 from tests.test_remote import contents

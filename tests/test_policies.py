@@ -14,7 +14,7 @@ from mlflow import MlflowClient
 from PIL import Image
 
 from orchestrator.sweep import main
-from orchestrator.tracking.reader import EXPERIMENT
+from orchestrator.tracking.names import EXPERIMENT
 from orchestrator.tracking.server import tracking_uri
 from tests.test_sweep import START_SECONDS, Site, workers
 from tests.tiny import tiny_sweep

@@ -9,7 +9,8 @@ from io import StringIO
 from rich.console import Console
 
 from dmf.records.records import Epoch
-from orchestrator.running.progress import Progress, duration
+from orchestrator.running.progress import Progress
+from orchestrator.text import duration
 
 
 def epoch(number: int, seconds: float) -> Epoch:

@@ -14,10 +14,10 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from dmf import released
 from dmf.config import DataConfig, DMFConfig
 from dmf.episodes import Episode
 from dmf.methods import build_method
-from dmf.methods.dmf import released
 from dmf.methods.dmf.alignment import Alignment
 from dmf.methods.dmf.model import DMF
 from tests.conftest import SHARED

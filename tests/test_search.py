@@ -16,21 +16,12 @@ from dmf.records.records import FORMAT, Failure, Provenance, TrainingRecord
 from dmf.records.staleness import Today
 from orchestrator.running.interrupts import Signals
 from orchestrator.running.progress import Progress
-from orchestrator.running.search import (
-    SearchResults,
-    SearchWatch,
-    Tried,
-    check_fresh,
-    first_point,
-    kept,
-    listing,
-    results_path,
-    resume,
-)
+from orchestrator.running.search import SearchWatch, check_fresh
 from orchestrator.spec.file import spec_from
 from orchestrator.spec.model import SweepSpec
 from orchestrator.spec.plan import plan
 from orchestrator.store.ledger import Ledger
+from orchestrator.store.searches import SearchResults, Tried, first_point, kept, listing, results_path, resume
 from orchestrator.sweep import main
 from orchestrator.tracking.reader import MLflowRecords
 from orchestrator.tracking.server import tracking_uri

@@ -32,10 +32,10 @@ from dmf.records.records import BEST, LAST, RECORD, Failure
 from orchestrator import report, sweep
 from orchestrator.report import FORMATS
 from orchestrator.running.progress import Progress
-from orchestrator.running.search import results_path
 from orchestrator.spec.file import parse_yaml
 from orchestrator.spec.plan import SweepPlan
 from orchestrator.store.ledger import Ledger
+from orchestrator.store.searches import results_path
 from tests import test_data as layouts
 from tests.records_in_memory import InMemory
 from tests.test_bad_input import SEARCH, START, answer, pictures

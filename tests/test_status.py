@@ -10,12 +10,12 @@ import pytest
 
 from dmf.config import EvaluationConfig, ExperimentConfig
 from dmf.records.records import FORMAT, Failure, TrainingRecord
-from orchestrator.running.search import SearchResults, Tried, results_path
 from orchestrator.running.trial import run_trial
 from orchestrator.spec.file import read_spec
 from orchestrator.spec.plan import SweepPlan, plan
 from orchestrator.status import main
 from orchestrator.store.ledger import Ledger
+from orchestrator.store.searches import SearchResults, Tried, results_path
 from tests.records_in_memory import evaluation_of
 from tests.test_sweep import SPEC
 

@@ -29,7 +29,8 @@ from orchestrator.spec.plan import Trial, plan
 from orchestrator.store.ledger import Ledger
 from orchestrator.store.standing import Standing
 from orchestrator.sweep import main, summary
-from orchestrator.tracking.reader import EXPERIMENT, MLflowRecords
+from orchestrator.tracking.names import EXPERIMENT
+from orchestrator.tracking.reader import MLflowRecords
 from orchestrator.tracking.server import tracking_uri
 from tests.tiny import tiny_sweep
 

@@ -22,7 +22,8 @@ from orchestrator.sync import main as main_of_sync
 from orchestrator.tracking import reader as mirror
 from orchestrator.tracking import server as mlflow_server
 from orchestrator.tracking import tracker as tracking
-from orchestrator.tracking.reader import EXPERIMENT, SWEEP, TRIAL, MLflowRecords
+from orchestrator.tracking.names import EXPERIMENT, SWEEP, TRIAL
+from orchestrator.tracking.reader import MLflowRecords
 from orchestrator.tracking.runs import PARENT, SweepRuns
 from orchestrator.tracking.server import connect, runs_of_store, tracking_uri
 from orchestrator.tracking.tracker import Tracker, _News, reconcile

@@ -19,7 +19,8 @@ from dmf.evaluation.bank import validation_bank, validation_task
 from dmf.evaluation.evaluate import episode_accuracies
 from dmf.machine.precision import autocast, full_precision, wide
 from dmf.methods.base import FewShotMethod, Losses
-from dmf.methods.classifier_baseline.model import ClassifierBaseline, embeddings
+from dmf.methods.classifier_baseline.model import ClassifierBaseline
+from dmf.methods.heads import embeddings
 from dmf.training.streams import AUGMENTATION, BATCHES
 
 

@@ -28,9 +28,9 @@ from dmf.records.records import BEST, training_from
 from dmf.training.run import Run
 from orchestrator.costs.estimates import device_here
 from orchestrator.costs.rates import Calibration, Rates, calibration_path, cost_class
-from orchestrator.running.progress import duration
 from orchestrator.spec.plan import Trial, labels
 from orchestrator.store.ledger import Ledger
+from orchestrator.text import duration
 
 STRETCHES = 3
 """Timed stretches of training steps, after one step of warm-up."""

@@ -86,7 +86,7 @@ def other_root(trial: Trial, ledger: Ledger) -> str | None:
 
 def describe_search(spec: SweepSpec, ledger: Ledger) -> str:
     """What a search would do and what it has tried. ValueError when the store holds another one of its name."""
-    from orchestrator.running.search import listing, resume
+    from orchestrator.store.searches import listing, resume
 
     assert spec.search is not None
     results = resume(spec, ledger)

@@ -9,11 +9,11 @@ from orchestrator.costs.estimates import Cost, estimate
 from orchestrator.costs.machine import Machine, at_a_time, shortages, this_machine
 from orchestrator.costs.rates import Calibration
 from orchestrator.costs.totals import told
-from orchestrator.running.progress import duration
 from orchestrator.spec.lint import lint
 from orchestrator.spec.model import SweepSpec
 from orchestrator.spec.plan import SweepPlan, Trial
 from orchestrator.store.ledger import Ledger
+from orchestrator.text import duration
 
 
 @dataclass(frozen=True)

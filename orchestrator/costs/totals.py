@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from dmf.config import AnyTraining
 from orchestrator.costs.estimates import Cost, Source
 from orchestrator.costs.rates import cost_class, representative
-from orchestrator.running.progress import duration
 from orchestrator.spec.plan import labels
 from orchestrator.store.ledger import Ledger
+from orchestrator.text import duration
 
 KNOWN_FROM: dict[Source, str] = {
     "records": "from records of their kind",

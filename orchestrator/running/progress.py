@@ -16,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from dmf.records.records import Epoch
+from orchestrator.text import duration
 
 SECONDS_BETWEEN_LINES = 30
 """Of one trial, when stdout is no terminal."""
@@ -151,15 +152,3 @@ class Progress:
 
 def _validation(row: Row) -> str:
     return "" if row.validation_accuracy is None else f", validation accuracy {100 * row.validation_accuracy:.2f} %"
-
-
-def duration(seconds: float) -> str:
-    """Seconds as people say them: 45 s, 12 min, 3 h 20 min, 2 d 4 h."""
-    minutes, hours, days = round(seconds / 60), seconds / 3600, seconds / 86400
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    if minutes < 60:
-        return f"{minutes} min"
-    if hours < 48:
-        return f"{minutes // 60} h {minutes % 60} min"
-    return f"{int(days)} d {round(hours) - 24 * int(days)} h"

@@ -11,7 +11,6 @@ import contextlib
 import logging
 import sqlite3
 from collections.abc import Iterable
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,19 +20,13 @@ from urllib.request import url2pathname
 from dmf.records.facts import Ended, Tested
 from dmf.records.records import EVALUATIONS, RECORD, EvaluationRecord, TrainingRecord
 from orchestrator.spec.plan import SweepPlan
+from orchestrator.tracking.names import EXPERIMENT, OUTCOME, SWEEP, TRIAL, MirroredRun, database_of
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 log = logging.getLogger("dmf.tracking")
 
-EXPERIMENT = "dmf"
-SWEEP, TRIAL = "sweep", "trial"
-"""Values of the tag `dmf.kind`."""
-STORE = "dmf.store_id"
-"""Tag of every run: the identity of its store, `Ledger.id`."""
-OUTCOME = "dmf.outcome"
-"""Tag of a training's run: its record's outcome."""
 READ_TAGS = ("dmf.kind", "dmf.sweep", "dmf.key", OUTCOME)
 COLUMNS = {
     "experiments": {"experiment_id", "name"},
@@ -41,24 +34,6 @@ COLUMNS = {
     "tags": {"run_uuid", "key", "value"},
 }
 """Of MLflow's tables, as far as they are read here."""
-
-
-@dataclass(frozen=True)
-class MirroredRun:
-    """What is read of a run besides its files."""
-
-    id: str
-    status: str
-    started: int
-    artifacts: str
-    """Its folder's URI."""
-    tags: dict[str, str]
-
-
-def database_of(uri: str) -> Path | None:
-    """The file of an SQLite URI; None for others."""
-    scheme, _, path = uri.partition(":///")
-    return Path(path.partition("?")[0]) if scheme == "sqlite" else None
 
 
 class MLflowRecords:

@@ -18,7 +18,7 @@ from dmf.records.records import CONFIG, EVALUATIONS, RECORD, Epoch, EvaluationRe
 from dmf.values import digest
 from orchestrator.spec.plan import SweepPlan
 from orchestrator.store.ledger import Ledger
-from orchestrator.tracking.reader import OUTCOME, STORE, SWEEP, TRIAL
+from orchestrator.tracking.names import OUTCOME, STORE, SWEEP, TRIAL
 from orchestrator.tracking.server import Points, log_to, runs_of, upload
 
 if TYPE_CHECKING:

@@ -21,7 +21,7 @@ from mlflow.exceptions import MlflowException  # noqa: E402
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository  # noqa: E402
 
 from orchestrator.store.ledger import Ledger  # noqa: E402
-from orchestrator.tracking.reader import EXPERIMENT, STORE, MirroredRun, database_of  # noqa: E402
+from orchestrator.tracking.names import EXPERIMENT, STORE, MirroredRun, database_of  # noqa: E402
 from orchestrator.tracking.uris import told, without_password  # noqa: E402
 
 RUNS_AT_ONCE = 10_000

@@ -19,7 +19,7 @@ from dmf.config import AnyTraining
 from dmf.records.records import Epoch
 from orchestrator.spec.plan import SweepPlan, Trial, labels
 from orchestrator.store.ledger import Ledger
-from orchestrator.tracking.reader import STORE
+from orchestrator.tracking.names import STORE
 from orchestrator.tracking.runs import SweepRuns
 from orchestrator.tracking.server import Unreachable, answering, connect, runs_of
 from orchestrator.tracking.uris import told

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from dmf.machine.precision import full_precision
 from dmf.methods.base import FewShotMethod, Table
 from dmf.methods.baseline.config import BaselineConfig
-from dmf.methods.classifier_baseline.model import embeddings
+from dmf.methods.heads import embeddings
 
 
 class Baseline(FewShotMethod):

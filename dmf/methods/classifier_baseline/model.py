@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from typing import Self
 
-import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from dmf.machine.precision import full_precision, wide
 from dmf.methods.base import FewShotMethod, Table
 from dmf.methods.classifier_baseline.config import ClassifierBaselineConfig
+from dmf.methods.heads import embeddings, nearest_mean
 
 
 class ClassifierBaseline(FewShotMethod):
@@ -40,15 +38,3 @@ class ClassifierBaseline(FewShotMethod):
 
     def score_rows(self, classes: Table, class_rows: Tensor, images: Table, query_rows: Tensor) -> Tensor:
         return nearest_mean(classes["embeddings"][class_rows], images["embeddings"][query_rows])
-
-
-def embeddings(maps: Tensor) -> Tensor:
-    """Feature maps [..., C, H, W] -> their means over positions [..., C], in float32 at least."""
-    return wide(maps).mean((-2, -1))
-
-
-def nearest_mean(support: Tensor, query: Tensor) -> Tensor:
-    """Embeddings [B, N, K, C] and [B, Q, C] -> cosines between queries and class means [B, Q, N]."""
-    means, queries = F.normalize(support.mean(2), dim=-1), F.normalize(query, dim=-1)
-    with full_precision(query.device):
-        return torch.einsum("bqc,bnc->bqn", queries, means)

@@ -1,0 +1,117 @@
+"""Imports point one way: between packages, between their rooms, and inside each room."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+FLOORS = """
+dmf.machine
+dmf.values
+dmf.ops dmf.episodes
+dmf.backbones
+dmf.methods
+dmf.methods.dmf dmf.methods.proto_net dmf.methods.classifier_baseline dmf.methods.baseline dmf.methods.raw_pixels
+dmf.config
+dmf.data.layouts
+dmf.data
+dmf.records
+dmf.evaluation
+dmf.training
+dmf.released
+dmf.train
+dmf.evaluate
+reports
+orchestrator.text
+orchestrator.spec
+orchestrator.store.bucket
+orchestrator.store
+orchestrator.tracking
+orchestrator.running
+orchestrator.costs
+orchestrator.report orchestrator.sync orchestrator.status orchestrator.selftest
+orchestrator.sweep
+"""
+"""Rooms, from the bottom: each may import from the floors below it only, none from others of its floor."""
+FLOOR = {room: number for number, line in enumerate(FLOORS.split("\n")) for room in line.split()}
+
+
+def modules() -> dict[str, Path]:
+    paths = [path for package in ("dmf", "reports", "orchestrator") for path in (ROOT / package).rglob("*.py")]
+    return {".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path for path in paths}
+
+
+MODULES = modules()
+
+
+def room_of(module: str) -> str:
+    """The folder of a module, or the module itself where that is a whole package's."""
+    room = module if MODULES[module].name == "__init__.py" else module.rpartition(".")[0]
+    return module if room in ("dmf", "orchestrator") else room
+
+
+def imports(module: str) -> Iterator[str]:
+    """Modules of ours that a module imports, wherever in it, but for type checkers only."""
+    tree = ast.parse(MODULES[module].read_text(encoding="utf-8"))
+    for_types = {
+        id(inner)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
+        for inner in ast.walk(node)
+    }
+    for node in ast.walk(tree):
+        if id(node) in for_types:
+            continue
+        if isinstance(node, ast.ImportFrom) and node.module:
+            for alias in node.names:
+                whole = f"{node.module}.{alias.name}"
+                yield from (name for name in (whole if whole in MODULES else node.module,) if name in MODULES)
+        elif isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names if alias.name in MODULES)
+
+
+ARROWS = {module: sorted(set(imports(module)) - {module}) for module in MODULES}
+
+
+@pytest.mark.parametrize("module", sorted(MODULES))
+def test_a_module_imports_from_its_room_and_the_floors_below(module: str) -> None:
+    room = room_of(module)
+    upwards = [
+        other
+        for other in ARROWS[module]
+        if room_of(other) not in (room, "dmf", "orchestrator") and FLOOR[room_of(other)] >= FLOOR.get(room, 0)
+    ]
+    assert not upwards, f"{module} ({room}) imports {upwards}, which are not on a floor below"
+
+
+def test_every_room_has_its_floor() -> None:
+    rooms = {room_of(module) for module in MODULES} - {"dmf", "orchestrator"}
+    assert rooms == FLOOR.keys()
+
+
+def test_no_imports_go_round_in_a_circle() -> None:
+    done: set[str] = set()
+
+    def follow(module: str, above: tuple[str, ...]) -> None:
+        assert module not in above, " -> ".join([*above[above.index(module) :], module])
+        if module not in done:
+            for other in ARROWS[module]:
+                follow(other, (*above, module))
+            done.add(module)
+
+    for module in MODULES:
+        follow(module, ())
+
+
+def test_the_model_needs_nothing_of_a_sweep() -> None:
+    outside = ("ray", "mlflow", "optuna", "pandas", "yaml", "rich", "obstore", "jinja2", "matplotlib")
+    for module, path in MODULES.items():
+        if module.startswith("dmf") and module != "dmf.data.glyphs":
+            tree = ast.parse(path.read_text(encoding="utf-8"))
+            names = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
+            names |= {node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+            assert not {name.partition(".")[0] for name in names} & set(outside), module
