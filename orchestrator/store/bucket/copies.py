@@ -15,7 +15,7 @@ TABLE = "create table if not exists copies (name text primary key, e_tag text, m
 
 
 class Copy(NamedTuple):
-    """A file as it was brought, and the object that it was brought from."""
+    """A file as it was copied, and the object that it is a copy of."""
 
     e_tag: str | None
     modified_ns: int

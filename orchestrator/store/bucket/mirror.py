@@ -1,8 +1,8 @@
 """A store in an object store (`--store s3://bucket/prefix`), mirrored by ordinary folders.
 
-Every process works in a folder of its own machine, laid out as the ledger says; files are brought there and back. An
-object is written whole or not at all, so a name always has the former file or the new one. Each carries its SHA-256,
-which is checked when it is read.
+Every process works in a folder of its own machine, laid out as the ledger says, and files are copied there and back. An
+object is written whole or not at all, so its name always has the former file or the new one. Its SHA-256 is stored with
+it and checked when it is read.
 
 Beside the store's files there are `leases/` (its driver) and `owners/` (who works on each training).
 """
@@ -27,7 +27,7 @@ POINTER = f"{CHECKPOINT}.at"
 """What earlier versions wrote beside the contents of a checkpoint."""
 OWNERS = "owners"
 GOING = "going.json"
-"""How far a training is, beside its checkpoint, which is not brought to those who only ask."""
+"""How far a training is, in a small file beside its checkpoint, which only those who train copy."""
 DOWNLOADS_AT_ONCE = 16
 
 
@@ -52,17 +52,17 @@ class RemoteStore(Objects):
         return {name: seen for name, seen in there.items() if not name.startswith((f"{LEASES}/", f"{OWNERS}/"))}
 
     def push(self, folder: Path, names: Sequence[str]) -> None:
-        """Bring files of `folder` to the store, in this order. One that cannot be brought stays there as it was."""
+        """Copy files of `folder` to the store, in this order. Where one fails, the store keeps the former file."""
         for name in names:
             data = (folder / name).read_bytes()
             if not name.endswith(CHECKPOINT) or self.checksum(name) != sha256(data):
                 self.write(name, data)
 
     def pull(self, folder: Path, under: str = "", suffixes: tuple[str, ...] = (".json",)) -> int:
-        """Bring to `folder` what it does not have as the store has it; how many files that were.
+        """Copy to `folder` the files that differ from the store's; returns how many changed here.
 
-        A file that was brought here, is as it was brought, and is gone from the store, goes here too. What never came
-        from the store stays.
+        A file that came from the store, has not changed since and is gone there is removed here too. A file that never
+        came from the store stays.
         """
         there = {name: seen for name, seen in self.names(under).items() if name.endswith(suffixes)}
         with Copies.of(folder) as copies:
@@ -82,10 +82,7 @@ class RemoteStore(Objects):
         return sum(changed for _, changed in answers)
 
     def _bring(self, name: str, path: Path) -> tuple[Copy | None, bool]:
-        """Bring one file: what it is a copy of, and whether there was another one here, or none.
-
-        None where the object was removed since it was listed.
-        """
+        """Copy one file here: what it is a copy of (None: the object is gone by now), and whether it changed here."""
         if (found := self.find(name)) is None:
             return None, False
         changed = not path.is_file() or path.read_bytes() != found.data
@@ -95,15 +92,15 @@ class RemoteStore(Objects):
         return Copy(found.e_tag, _modified_ns(path)), changed
 
     def at_work(self) -> set[str]:
-        """Keys of trainings that a process works on, while the store has a driver; by this machine's clock."""
+        """Keys of trainings that a process works on; none when the store has no driver (by this machine's clock)."""
         return self.owned() if driven(self) else set()
 
     def owned(self) -> set[str]:
-        """Keys of trainings that a process has taken and not let go of; it may have died since."""
+        """Keys of trainings that a process has taken and not released; it may have died since."""
         return {name.partition("/")[2] for name, seen in self.listed(OWNERS).items() if seen.size}
 
     def free(self, keys: Iterable[str]) -> None:
-        """Have nobody own these trainings: who still works on one finds it taken over, and writes nothing more."""
+        """Release these trainings: a process that still works on one finds it taken over and writes nothing more."""
         for key in keys:
             self.write(f"{OWNERS}/{key}", b"")
 

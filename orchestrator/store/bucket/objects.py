@@ -29,9 +29,9 @@ STORES = {"s3": S3Store, "gs": GCSStore}
 QUERY = {"s3": ("endpoint_override", "scheme", "region"), "gs": ("endpoint_override", "scheme")}
 """What the query of a URI may set, by scheme."""
 RETRIES = {"max_retries": 5, "retry_timeout": timedelta(seconds=10)}
-"""obstore's own patience with a server that does not answer, a second or two: who can wait longer tries again."""
+"""For how long obstore tries a request again, in practice a second or two; callers that can wait longer try again."""
 PARTS_AT_ONCE = 4
-"""Of an object of more than 5 MiB. Each is to arrive within obstore's 30 s, so a slow line must not carry many."""
+"""Of an object of more than 5 MiB. obstore gives each part 30 s, so a slow line must not carry many at once."""
 CHECKSUM = "sha256"
 """The metadata of every object that is written here."""
 ANSWER = re.compile(r"<.*<Code>(.*?)</Code>.*<Message>(.*?)</Message>.*")
@@ -60,16 +60,16 @@ class Found:
 
 @dataclass(frozen=True)
 class Objects:
-    """All that starts with a URI. Names are relative to it, with "/".
+    """The objects whose address starts with a URI. Names are relative to it, with "/".
 
-    Every method raises OSError when the object store does not answer or refuses.
+    Every method raises OSError when the object store refuses or does not answer.
     """
 
     uri: str
 
     @classmethod
     def at(cls, uri: str) -> Self:
-        """Those at `uri`. ValueError when there is no such bucket or it does not let us in."""
+        """The objects at `uri`. ValueError when the bucket is not there or refuses us."""
         scheme, _, rest = uri.partition("://")
         if scheme not in STORES:
             raise ValueError(
@@ -101,7 +101,7 @@ class Objects:
             bucket,
             prefix=unquote(place.path).strip("/") or None,
             config=options,
-            client_options={"allow_http": True},  # for who asks for it: without an endpoint it is https
+            client_options={"allow_http": True},  # used only where an endpoint begins with http://
             retry_config=RETRIES,
         )
 
@@ -122,18 +122,19 @@ class Objects:
         return _version(put)
 
     def swap(self, name: str, data: bytes, former: UpdateVersion | None) -> UpdateVersion | None:
-        """Write an object if it is still as `former` (None: if there is none); its version now, None if it is not.
+        """Write an object if its version is still `former` (None: if there is no object); returns the new version.
 
-        None also where the first answer was lost and the second try found the object changed by the first.
+        Returns None if the object has changed. Where the answer to a write is lost, obstore tries again, finds the
+        object changed by its own first try, and the result is None too.
         """
-        try:
-            with _asking():
+        with _asking():
+            try:
                 return _version(self._store.put(name, data, attributes=_checksum(data), mode=former or "create"))
-        except (AlreadyExistsError, PreconditionError, FileNotFoundError):
-            return None
+            except (AlreadyExistsError, PreconditionError, FileNotFoundError):
+                return None
 
     def find(self, name: str) -> Found | None:
-        """An object, whole; None when there is none. OSError when it is not as it was written."""
+        """An object, whole; None when there is none. OSError when it is damaged."""
         try:
             with _asking():
                 answer = self._store.get(name)
@@ -145,7 +146,7 @@ class Objects:
         return Found(data, meta["e_tag"], meta["last_modified"].timestamp(), _version(meta))
 
     def checksum(self, name: str) -> str | None:
-        """SHA-256 of an object as it was written; None where there is no object or none of ours."""
+        """SHA-256 that an object was written with; None without an object, or when somebody else wrote it."""
         try:
             with _asking():
                 return self._store.get(name, options={"head": True}).attributes.get(CHECKSUM)
@@ -161,11 +162,11 @@ class Objects:
 
 @contextlib.contextmanager
 def _asking() -> Iterator[None]:
-    """Around a request: raises OSError, in a sentence, for what obstore tells in many lines and its own exceptions."""
+    """Around a request: an OSError of one sentence in place of obstore's own exceptions, which have many lines."""
     try:
         yield
-    except (AlreadyExistsError, PreconditionError, FileNotFoundError):
-        raise
+    except FileNotFoundError as error:
+        raise FileNotFoundError(_sentence(error)) from None
     except BaseError as error:
         raise OSError(_sentence(error)) from None
 
@@ -194,6 +195,6 @@ def _options(place: SplitResult) -> dict[str, str | bool]:
     return asked
 
 
-def _sentence(error: BaseError) -> str:
+def _sentence(error: Exception) -> str:
     said = " ".join(str(error).partition("\n\nDebug source")[0].split())
     return ANSWER.sub(r"\1, \2", said)[:400]
