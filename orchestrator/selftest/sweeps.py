@@ -25,7 +25,7 @@ from orchestrator.store.snapshot import ROOT
 
 SPEC = """
 name: selftest
-about: six trainings of a few seconds, and one that diverges
+about: trainings of a few seconds, two that diverge, and three kinds that start from one pre-training
 set:
   data.name: glyphs
   data.image_size: 28
@@ -48,6 +48,16 @@ parts:
     grid: {model.groups: [1, 64]}
   - table: 2d
     trials: [{model.alignment: 0}, {training.learning_rate: 1.0e+30}]
+  - table: "1"
+    set:
+      start.head: cosine
+      start.seed: 0
+      start.training.epochs: 15
+      start.training.batches_per_epoch: 8
+      start.training.batch_size: 16
+      start.training.validation_episodes: 4
+      start.training.validate_every: 5
+    grid: {model.method: [proto_net, classifier_baseline, baseline]}
 """
 PATIENCE = 300.0
 """Seconds for a start, or for a sweep to end by itself, on a slow machine that does other things too."""
