@@ -40,6 +40,8 @@ def describe(
     any_stale = any(each.state == "stale" for each in stands.values())
     seen = preview(spec, planned, ledger, trials)
     wanted, cells = planned.trainings_asked, len(planned.cells)
+    stages = sum(trial.config.kind == "pretraining" for trial in everything)
+    distinct = len(everything) - stages
     part = f"{len(trials)} of them" if asked is not None else "trainings"
     tables = Counter(cell.table for cell in planned.cells)
     counts = Counter(_told(each) for each in stands.values())
@@ -48,7 +50,8 @@ def describe(
     head = [
         f"Sweep {planned.name}: {planned.about}",
         f"{cells} cells in {', '.join(f'table {name}: {n}' for name, n in tables.items())}; {_seeds(spec)}",
-        f"{wanted} trainings asked for, {len(everything)} distinct ({wanted - len(everything)} duplicates removed)",
+        f"{wanted} trainings asked for, {distinct} distinct ({wanted - distinct} duplicates removed)"
+        + (f", from {stages} {'pre-training' if stages == 1 else 'pre-trainings'}" if stages else ""),
         f"{part}: " + ", ".join(f"{number} {state}" for state, number in counts.items()),
         f"{len(evaluations)} evaluations, {tested} done",
         *(["stale ones are left: --accept-stale takes them, --retrain-stale makes them anew"] if any_stale else []),
@@ -59,8 +62,8 @@ def describe(
     lines = []
     width = max(len(told[trial.key]) for trial in trials)
     for trial in trials:
-        fills = ", ".join(dict.fromkeys(trial.tables))
-        line = f"{trial.key}  {told[trial.key]:<{width}}  table {fills}  {_told(stands[trial.key])}"
+        fills = f"table {', '.join(dict.fromkeys(trial.tables))}" if trial.tables else "-"
+        line = f"{trial.key}  {told[trial.key]:<{width}}  {fills}  {_told(stands[trial.key])}"
         line += f": {stands[trial.key].why}" if stands[trial.key].why else ""
         where = other_root(trial, ledger) if stands[trial.key].state != "missing" else None
         lines.append(", ".join(filter(None, (line, seen.of(trial.key), where))))

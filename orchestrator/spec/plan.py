@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -136,12 +137,16 @@ def labels(configs: Iterable[AnyTraining]) -> dict[str, str]:
     return _told_apart(others) | {key: f"pre-training {told}" for key, told in _told_apart(stages).items()}
 
 
-def _start_of(config: AnyTraining) -> dict[str, str]:
-    return {"start": "pre-trained" if config.stage else "random"} if config.kind == "experiment" else {}
+def _read_by(config: AnyTraining) -> dict[str, Any]:
+    """What a training reads, by dotted path; of those with a backbone also what its weights start from."""
+    found = {path: value for path, value in config.flat().items() if path not in (*config.unread, "start")}
+    if config.kind == "experiment" and config.model.backbone_name:
+        found["start"] = "pre-trained" if config.stage else "random"
+    return found
 
 
 def _told_apart(configs: Mapping[str, AnyTraining]) -> dict[str, str]:
-    flat = {key: config.flat() | _start_of(config) for key, config in configs.items()}
+    flat = {key: _read_by(config) for key, config in configs.items()}
     values_of: dict[str, set[str]] = {}
     for values in flat.values():
         for path, value in values.items():
@@ -149,8 +154,10 @@ def _told_apart(configs: Mapping[str, AnyTraining]) -> dict[str, str]:
     varied = [path for path, found in values_of.items() if len(found) > 1 and path not in NEVER_VARIED]
     if not varied:
         return {key: values["data.name"] for key, values in flat.items()}
+    leaves = Counter(path.rpartition(".")[2] for path in varied)
+    names = {path: leaf if leaves[leaf := path.rpartition(".")[2]] == 1 else path for path in varied}
     return {
-        key: " ".join(f"{path.rpartition('.')[2]}={values[path]}" for path in varied if path in values)
+        key: " ".join(f"{names[path]}={values[path]}" for path in varied if values.get(path) is not None)
         for key, values in flat.items()
     }
 
