@@ -77,7 +77,7 @@ def test_a_training_begun_by_other_code_is_stale_and_goes_on_where_accepted(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr("dmf.training.code_hash", lambda *_: "0" * 16)
+        patch.setattr("dmf.training.run.code_hash", lambda *_: "0" * 16)
         run_trial(CONFIG, (), tmp_path, stop)
     ledger = Ledger(tmp_path)
     assert (ledger.folder(CONFIG.key) / LAST).is_file()
@@ -95,7 +95,7 @@ def test_a_failed_training_does_not_go_on_under_other_code_unasked(
         raise OSError(errno.EIO, "the disk answers no more")
 
     with monkeypatch.context() as patch, pytest.raises(OSError):
-        patch.setattr("dmf.training.code_hash", lambda *_: "0" * 16)
+        patch.setattr("dmf.training.run.code_hash", lambda *_: "0" * 16)
         run_trial(CONFIG, (), tmp_path, fail)
     ledger = Ledger(tmp_path)
     assert ledger.state(TRIAL) == "failed"
