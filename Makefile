@@ -1,5 +1,7 @@
 # make demo: a small ablation on embedded images, from nothing to the printed tables.
-# make test: everything that CI runs.
+# make test: the tests, in two processes.
+# make test-full: those that make test leaves out: they take minutes or need other programs (Ray on several nodes,
+# PostgreSQL, Slurm), and each has the machine to itself. CI runs both.
 # make bench: every claim of speed but those of scale, measured in short (fewer repeats, smaller batches).
 # make bench-full: with all repeats and at full size, and how it scales, more than an hour on two cores.
 # Both print tables and leave results/benchmarks/SUBJECT.json; nothing else should run meanwhile.
@@ -14,13 +16,24 @@ RUN := $(VENV)/bin/python
 BENCHMARKS := head step evaluation loader sweep report
 SCALE := plan scale mirror
 
-.PHONY: demo test bench bench-full setup
+# Of pip's lines those on large downloads, and the one on installing.
+SHOW_PIP := sed -unE 's/^ *(Downloading|Using cached) ([^-]+-[^-]+).* \(([0-9]{2,}[0-9.]* MB|[0-9.]+ GB)\)$$/  \2, \3/p; \
+  s/^Installing collected packages.*/  unpacking them/p'
+LOG := build/extension.log
+
+SHELL := bash
+.SHELLFLAGS := -o pipefail -c
+
+.PHONY: demo test test-full bench bench-full setup
 
 demo: setup
 	$(RUN) -m orchestrator.sweep sweeps/demo.yaml
 
 test: setup
-	$(RUN) -m pytest
+	$(RUN) -m pytest -n 2 -m "not full"
+
+test-full: setup
+	$(RUN) -m pytest -m full
 
 bench: setup
 	@mkdir -p results/benchmarks
@@ -37,9 +50,11 @@ bench-full: setup
 setup:
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v <= (3, 13) else f"Python {v[0]}.{v[1]} is not 3.11 to 3.13; name another with: make PYTHON=python3.12")'
 	@cmp -s requirements.txt $(VENV)/requirements.installed || { \
-	  echo "installing requirements.txt into $(VENV) (torch and its CUDA libraries: about 6 GB)"; \
+	  echo "installing requirements.txt into $(VENV): about 6 GB, of which most is torch and its CUDA libraries"; \
 	  rm -rf $(VENV) && $(PYTHON) -m venv $(VENV) && \
-	  $(RUN) -m pip install --quiet --requirement requirements.txt && \
+	  $(RUN) -m pip install --progress-bar off --requirement requirements.txt | $(SHOW_PIP) && \
 	  cp requirements.txt $(VENV)/requirements.installed && \
-	  { $(RUN) -m compileall -qq $(VENV)/lib || true; }; }
-	@$(RUN) setup.py --quiet build_ext --inplace
+	  echo "  compiling their Python" && { $(RUN) -m compileall -qq $(VENV)/lib || true; }; }
+	@mkdir -p build
+	@compgen -G 'dmf/ops/_C.*' >/dev/null || echo "compiling the operator; what the compiler says is in $(LOG)"
+	@$(RUN) setup.py --quiet build_ext --inplace >$(LOG) 2>&1 || { cat $(LOG) >&2; exit 1; }

@@ -101,7 +101,7 @@ setup(
             "jinja2>=3.1",
             "matplotlib>=3.8",
         ],
-        "test": ["pytest>=8", "moto[s3]>=5", "psycopg2-binary>=2.9"],
+        "test": ["pytest>=8", "pytest-xdist>=3.6", "moto[s3]>=5", "psycopg2-binary>=2.9"],
     },
     zip_safe=False,
     **extensions(),

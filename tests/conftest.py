@@ -2,12 +2,48 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from xdist.scheduler import LoadScopeScheduling
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+ALONE = ("test_ray", "test_interrupts", "test_remote_sweep", "test_search", "test_watchdog")
+"""Files that start Ray, which uses the whole machine, or depend on time: no two of them run side by side."""
+
+os.environ.pop("MLFLOW_TRACKING_URI", None)  # a user's server hears nothing of tests
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line(
+        "markers", "full: takes minutes or needs other programs; `make test` leaves it out, `make test-full` runs it"
+    )
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Run the files of ALONE first: they take longest, and the other worker has enough else to do."""
+    items.sort(key=lambda item: item.path.stem not in ALONE)
+
+
+class ByFile(LoadScopeScheduling):
+    """Has one worker of pytest-xdist run a file, whose tests share fixtures and build on each other, and one all ALONE.
+
+    Marks for --dist=loadgroup would do, but pytest-xdist 3.8 loses them with pytest 9.2.
+    """
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.split("::")[0]
+        return "alone" if Path(file).stem in ALONE else file
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByFile:
+    config.option.loadscopereorder = False  # the order above stays
+    return ByFile(config, log)
 
 
 @pytest.fixture(scope="session")
@@ -25,8 +61,9 @@ def _one_thread() -> None:
 
 @pytest.fixture(scope="session")
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Of decoded images, for all tests that use `place`."""
-    return tmp_path_factory.mktemp("cache")
+    """Of decoded images, for all tests that use `place`, in all workers of pytest-xdist: it has a lock."""
+    base = tmp_path_factory.getbasetemp()
+    return (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "cache"
 
 
 @pytest.fixture

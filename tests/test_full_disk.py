@@ -13,8 +13,7 @@ from dmf.records.checkpoints import read_checkpoint
 from dmf.records.records import BEST, LAST
 from orchestrator.running.trial import run_trial
 from orchestrator.store.ledger import Ledger
-from tests.test_nodes import learnt
-from tests.test_sweep import ROOT, START_SECONDS, Site
+from tests.sites import ROOT, START_SECONDS, Site, learnt
 from tests.tiny import tiny_sweep
 
 SPEC = tiny_sweep("tiny", "one training", "  - table: 2c\n", epochs=3)
@@ -24,11 +23,11 @@ python=$1 size=$2
 mkdir -p runs/trainings stopped
 mount -t tmpfs -o size="$size" tmpfs runs/trainings
 status=0
-"$python" -m orchestrator.sweep tiny.yaml > stopped.txt 2>&1 || status=$?
+"$python" -m orchestrator.sweep tiny.yaml --executor local > stopped.txt 2>&1 || status=$?
 echo $status > stopped/status
 cp -a runs/trainings runs/mlflow.db stopped
 mount -t tmpfs -o remount,size=64m tmpfs runs/trainings
-"$python" -m orchestrator.sweep tiny.yaml > output.txt 2>&1
+"$python" -m orchestrator.sweep tiny.yaml --executor local > output.txt 2>&1
 mkdir ended
 cp -a runs/trainings runs/mlflow.db ended
 """
@@ -54,8 +53,7 @@ def sizes_of(folder: Path) -> dict[str, int]:
 
 
 def test_a_sweep_stops_at_a_full_disk_and_goes_on_when_there_is_room(tmp_path: Path) -> None:
-    isolated, site = in_a_namespace(tmp_path), Site(tmp_path)
-    site.spec.write_text(SPEC)
+    isolated, site = in_a_namespace(tmp_path), Site(tmp_path, SPEC)
     (trial,) = site.trials()
     sizes: list[dict[str, int]] = []
     undisturbed = Ledger(tmp_path / "undisturbed")
@@ -65,7 +63,6 @@ def test_a_sweep_stops_at_a_full_disk_and_goes_on_when_there_is_room(tmp_path: P
     # is left then is many times a record.
     room = sizes[0][LAST] + sizes[0][BEST] + sizes[0][LAST] // 2
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    environment.pop("MLFLOW_TRACKING_URI", None)
     command = [*isolated, "sh", "-c", ON_A_SMALL_DISK, "sh", sys.executable, str(room)]
     done = subprocess.run(
         command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False, timeout=3 * START_SECONDS

@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 
 from orchestrator.running.interrupts import Interrupted, Signals, Stopped
-from tests.test_sweep import START_SECONDS, Site, workers
+from tests.sites import START_SECONDS, Site, workers
 from tests.tiny import tiny_sweep
 
-LONG = tiny_sweep("tiny", "one training that takes a while", "  - table: 2c\n", epochs=400)
+LONG = tiny_sweep("tiny", "one training that takes a while", "  - table: 2c\n", epochs=150)
 NUMBERS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 each_signal = pytest.mark.parametrize("number", NUMBERS, ids=lambda number: number.name)
 
@@ -142,10 +142,17 @@ def until_mlflow_shows(site: Site, process: subprocess.Popen[bytes], key: str) -
         time.sleep(0.05)
 
 
-@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGINT], ids=lambda number: number.name)
-def test_a_sweep_that_gets_a_signal_says_how_to_go_on_and_leaves_true_statuses(number: int, tmp_path: Path) -> None:
-    site = Site(tmp_path)
-    site.spec.write_text(LONG)
+@pytest.mark.parametrize(
+    "number",
+    [
+        signal.SIGTERM,
+        pytest.param(signal.SIGHUP, marks=pytest.mark.full),
+        pytest.param(signal.SIGINT, marks=pytest.mark.full),
+    ],
+    ids=lambda number: number.name,
+)
+def test_a_sweep_under_ray_that_gets_a_signal_says_how_to_go_on_and_goes_on(number: int, tmp_path: Path) -> None:
+    site = Site(tmp_path, LONG)
     (trial,) = site.trials()
     process = site.start()
     try:
@@ -161,3 +168,9 @@ def test_a_sweep_that_gets_a_signal_says_how_to_go_on_and_leaves_true_statuses(n
     assert f"stopped by {name}; go on with the same command: python -m orchestrator.sweep tiny.yaml" in site.said
     assert site.states() == ["started"]
     assert site.statuses() == {"tiny": "KILLED", trial.key: "KILLED"}
+    before = site.history(trial.key)
+    assert site.run() == 0, site.said
+    site.assert_went_on(trial.key, before)
+    assert site.states() == ["done"]
+    assert site.statuses() == {"tiny": "FINISHED", trial.key: "FINISHED"}
+    site.assert_mlflow_has(trial)

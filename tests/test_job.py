@@ -11,7 +11,7 @@ from dmf.records.records import Epoch
 from orchestrator.running.job import Job, _with_memory_for_two
 from orchestrator.running.trial import run_trial
 from orchestrator.store.ledger import Ledger
-from tests.test_nodes import learnt
+from tests.sites import learnt
 from tests.test_trial import CONFIG, TEST
 
 EVALUATIONS = (EvaluationConfig(), EvaluationConfig(split="val", episodes=7, way=3, shot=5, queries=4, seed=9))

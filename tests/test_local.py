@@ -23,11 +23,10 @@ from orchestrator.running.trial import run_trial
 from orchestrator.spec.plan import Trial
 from orchestrator.store.ledger import Ledger
 from orchestrator.sweep import main
-from tests.test_nodes import learnt
+from tests.sites import ROOT, learnt
 from tests.test_trial import CONFIG, TEST
 from tests.tiny import tiny_sweep
 
-ROOT = Path(__file__).resolve().parents[1]
 TRIAL = Trial(CONFIG, (TEST,))
 
 

@@ -16,22 +16,21 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from mlflow import MlflowClient
 
-from dmf.records.checkpoints import read_checkpoint
 from dmf.records.provenance import code_hash
-from dmf.records.records import EVALUATIONS, LAST, LOCK, RECORD, TrainingRecord
-from orchestrator.running.trial import run_trial
+from dmf.records.records import EVALUATIONS, RECORD, TrainingRecord
 from orchestrator.store.bucket.mirror import RemoteStore
-from orchestrator.store.ledger import Ledger
-from orchestrator.tracking.names import EXPERIMENT
-from orchestrator.tracking.server import tracking_uri
 from tests.s3_server import ENVIRONMENT, free_port, s3_server, uri
+from tests.sites import ROOT, START_SECONDS, Site, descendants, trainings_of
 from tests.test_remote import contents
-from tests.test_sweep import ROOT, START_SECONDS, Site, descendants
+from tests.test_sweep import PARTS
 from tests.tiny import tiny_sweep
 
-pytestmark = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="finds workers in /proc")
+pytestmark = [
+    pytest.mark.full,
+    pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="finds workers in /proc"),
+]
+SPEC = tiny_sweep("tiny", "two trainings that take a while, and one that diverges", PARTS, epochs=25)
 CLUSTER = {
     "RAY_AUTH_MODE": "token",
     "RAY_AUTH_TOKEN": secrets.token_hex(32),
@@ -77,12 +76,7 @@ class Node:
 
     def trains(self) -> set[str]:
         """Keys of the trainings that its workers have open."""
-        found = set()
-        for pid in descendants(self.process):
-            with contextlib.suppress(OSError):  # it has ended meanwhile
-                files = [Path(os.readlink(file)) for file in Path(f"/proc/{pid}/fd").iterdir()]
-                found |= {file.parent.name for file in files if file.name == LOCK}
-        return found
+        return {key for pid in descendants(self.process) for key in trainings_of(pid)}
 
     def kill(self) -> None:
         """Everything at once, as a machine that loses its power."""
@@ -116,13 +110,12 @@ class Nodes:
 class SiteOnNodes(Site):
     """Whose sweeps run on a cluster; `within` is what commands of the driver's host begin with."""
 
-    def __init__(self, folder: Path, address: str, within: tuple[str, ...] = ()) -> None:
-        super().__init__(folder)
+    def __init__(self, folder: Path, address: str, within: tuple[str, ...] = (), spec: str = SPEC) -> None:
+        super().__init__(folder, spec)
         self.address, self.within = address, within
 
     def start(self, *more: str) -> subprocess.Popen[bytes]:
         environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-        environment.pop("MLFLOW_TRACKING_URI", None)
         command = [*self.within, sys.executable, "-m", "orchestrator.sweep", "tiny.yaml", "--address", self.address]
         with open(self.output, "wb") as output:
             return subprocess.Popen([*command, *more], cwd=self.folder, env=environment, stdout=output, stderr=output)
@@ -146,21 +139,13 @@ def nodes(tmp_path: Path) -> Iterator[Nodes]:
         nodes.close()
 
 
-def history_so_far(site: Site, key: str) -> list[dict[str, object]]:
-    """By the checkpoint of a training; empty where there is none."""
-    try:
-        return read_checkpoint(site.ledger.folder(key) / LAST)[1]["history"]
-    except FileNotFoundError:
-        return []
-
-
 def sweep_that_loses(site: Site, workers: list[Node], lose: Callable[[Node], None]) -> tuple[str, list[dict]]:
     """Run a sweep to its end, of `workers` losing one that is in the middle of a training: its key and epochs then."""
     process = site.start()
     try:
         deadline = time.monotonic() + START_SECONDS
         while True:
-            busy = [(node, key, history_so_far(site, key)) for node in workers for key in node.trains()]
+            busy = [(node, key, site.history(key)) for node in workers for key in node.trains()]
             if far := [each for each in busy if len(each[2]) >= EPOCHS_BEFORE]:
                 break
             assert process.poll() is None and time.monotonic() < deadline, site.said
@@ -178,35 +163,14 @@ def assert_nothing_was_lost(site: Site, key: str, before: list[dict], folder: Pa
     """Every record is there and as of a sweep that lost nothing; the training `key` went on after its `before`."""
     assert "lost its process, goes on from its checkpoint" in site.said
     assert sorted(site.states()) == ["diverged", "done", "done"]
-    record = site.ledger.training(key)
-    assert record is not None
-    assert [epoch.model_dump(mode="json") for epoch in record.history[: len(before)]] == before
-    undisturbed = Ledger(folder)
-    for trial in site.trials():
-        run_trial(trial.config, trial.evaluations, folder)
-        assert learnt(site.ledger.training(trial.key)) == learnt(undisturbed.training(trial.key))
-        for evaluation in trial.evaluations:
-            found, expected = (ledger.evaluation(trial.key, evaluation.key) for ledger in (site.ledger, undisturbed))
-            assert (found and found.episode_accuracies) == (expected and expected.episode_accuracies)
-
-
-def learnt(record: TrainingRecord | None) -> dict[str, object]:
-    """Of a record, all that does not depend on the machine's pace."""
-    assert record is not None
-    told = record.model_dump(exclude={"seconds", "peak_bytes", "provenance"})
-    return {**told, "history": [epoch.model_dump(exclude={"seconds"}) for epoch in record.history]}
+    site.assert_went_on(key, before)
+    site.assert_learnt_as_in(folder, *site.trials())
 
 
 def assert_mlflow_has_every_epoch_once(site: Site) -> None:
     keys = [trial.key for trial in site.trials()]
     assert site.statuses() == {"tiny": "FINISHED", **dict.fromkeys(keys, "FINISHED")}
-    client = MlflowClient(tracking_uri(site.ledger.store, None))
-    experiment = client.get_experiment_by_name(EXPERIMENT)
-    for key in keys:
-        (run,) = client.search_runs([experiment.experiment_id], f"tags.`dmf.key` = '{key}'")
-        steps = [point.step for point in client.get_metric_history(run.info.run_id, "loss")]
-        record = site.ledger.training(key)
-        assert record is not None and sorted(steps) == [epoch.epoch for epoch in record.history]
+    site.assert_mlflow_has(*site.trials())
 
 
 def test_a_training_whose_node_dies_goes_on_at_another(nodes: Nodes, tmp_path: Path) -> None:
@@ -289,9 +253,9 @@ def test_nodes_without_a_folder_in_common_get_the_driver_s_code_and_bring_record
     nodes = Nodes(tmp_path, "127.0.0.10")
     try:
         nodes.join("127.0.0.11")
-        site = SiteOnNodes(tmp_path, nodes.address)
-        site.spec.write_text(tiny_sweep("tiny", "two trainings, and one that fails", TWO_AND_ONE_WITHOUT_IMAGES, 2))
-        assert site.run("--store", shared_store) == 1, site.said
+        spec = tiny_sweep("tiny", "two trainings, and one that fails", TWO_AND_ONE_WITHOUT_IMAGES, 2)
+        site = SiteOnNodes(tmp_path, nodes.address, spec=spec)
+        assert site.start("--store", shared_store).wait(timeout=START_SECONDS) == 1, site.said
     finally:
         nodes.close()
     assert "3 trainings: 2 done, 1 failed" in site.said
@@ -304,5 +268,5 @@ def test_nodes_without_a_folder_in_common_get_the_driver_s_code_and_bring_record
         assert tests <= remote.names(f"trainings/{trial.key}").keys()
     failure = record_in(remote, broken.key).failure
     assert failure is not None and "/nowhere" in failure.reason
-    files = re.findall(r'File "(/\S+/orchestrator/trial\.py)"', failure.traceback)
+    files = re.findall(r'File "(/\S+/orchestrator/running/trial\.py)"', failure.traceback)
     assert files and all(file.startswith(f"{nodes.temporary}/") for file in files), failure.traceback

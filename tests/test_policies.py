@@ -1,44 +1,34 @@
-"""What a sweep does about failures, hangs and stale records: real sweeps on the embedded glyphs."""
+"""What a sweep does about failures, divergence, stale records and options: real sweeps on the embedded glyphs."""
 
 from __future__ import annotations
 
 import json
-import re
-import signal
 from pathlib import Path
 
-import numpy as np
-import psutil
 import pytest
 from mlflow import MlflowClient
-from PIL import Image
 
 from orchestrator.sweep import main
 from orchestrator.tracking.names import EXPERIMENT
 from orchestrator.tracking.server import tracking_uri
-from tests.test_sweep import START_SECONDS, Site, workers
+from tests.sites import Site
 from tests.tiny import tiny_sweep
 
 BROKEN = "  - {table: '1', set: {data.name: mini_imagenet, data.root: /nowhere}}\n"
 ONE = tiny_sweep("tiny", "one training", "  - table: 2c\n", epochs=2)
 
 
-def site_with(folder: Path, spec: str) -> Site:
-    site = Site(folder)
-    site.spec.write_text(spec)
-    return site
-
-
 def test_fail_fast_stops_at_the_first_failure_and_nothing_else_is_lost(tmp_path: Path) -> None:
-    site = site_with(tmp_path, ONE + "    set: {training.epochs: 400}\n" + BROKEN)
-    assert site.run("fail_fast=true", "resources.cpu=0.5") == 1, site.said
+    site = Site(tmp_path, ONE.replace("parts:\n", f"parts:\n{BROKEN}"))
+    assert site.run("fail_fast=true") == 1, site.said
     assert "stopped: fail_fast, and a trial failed: " in site.said and "go on with the same command: " in site.said
-    assert site.states()[1] == "failed" and site.states()[0] in ("missing", "started")
-    assert set(site.statuses().values()) <= {"KILLED", "FAILED"}
+    assert site.states() == ["failed", "missing"]
+    failed, _ = site.trials()
+    assert site.statuses() == {"tiny": "KILLED", failed.key: "FAILED"}
 
 
 def test_what_failed_by_its_own_fault_is_left_until_it_is_asked_for(tmp_path: Path) -> None:
-    site = site_with(tmp_path, ONE + BROKEN)
+    site = Site(tmp_path, ONE + BROKEN)
     for arguments, to_run in (
         ((), "2 to run"),
         ((), "0 to run, 1 left as they are"),
@@ -49,87 +39,11 @@ def test_what_failed_by_its_own_fault_is_left_until_it_is_asked_for(tmp_path: Pa
     assert site.states() == ["done", "failed"]
 
 
-STUCK = """
-import os, time
-if os.path.exists({marker!r}):
-    import PIL.Image
-    opened = PIL.Image.open
-    def stuck(*arguments, **named):
-        while os.path.exists({marker!r}):
-            time.sleep(0.1)
-        return opened(*arguments, **named)
-    PIL.Image.open = stuck
-"""
-"""In every process of the sweep: a file system that does not answer while the marker is there."""
-
-
-def test_a_trial_that_hangs_is_ended_and_goes_on_when_the_cause_is_gone(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    root, noise = tmp_path / "images", np.random.default_rng(0)
-    for split, classes in (("train", 5), ("val", 5), ("test", 5)):
-        for number in range(classes):
-            folder = root / split / f"{split}{number}"
-            folder.mkdir(parents=True)
-            for image in range(20):
-                Image.fromarray(noise.integers(0, 256, (28, 28), np.uint8)).save(folder / f"{image}.png")
-    spec = ONE.replace("data.name: glyphs", f"data.name: mine\n  data.root: {root}").replace(
-        "resources:", "max_failures: 1\nresources:"
-    )
-    site, marker = site_with(tmp_path, spec), tmp_path / "does not answer"
-    monkeypatch.setenv("DMF_CACHE", str(tmp_path / "cache"))
-    (tmp_path / "sitecustomize.py").write_text(STUCK.format(marker=str(marker)))
-    site.paths = (*site.paths, str(tmp_path))
-    marker.touch()
-    assert site.run("--trial-timeout", "5s") == 1, site.said
-    assert "gave no sign of life and was ended (its stacks are in its log)" in site.said
-    (trial,) = site.trials()
-    assert "stuck" in (site.ledger.folder(trial.key) / "stacks.txt").read_text()
-    record = site.ledger.training(trial.key)
-    assert record is not None and record.failure is not None and record.failure.kind == "machine"
-    marker.unlink()
-    assert site.run("--trial-timeout", "60s") == 0, site.said
-    assert site.states() == ["done"]
-
-
 @pytest.fixture(scope="module")
 def done(tmp_path_factory: pytest.TempPathFactory) -> Site:
-    site = site_with(tmp_path_factory.mktemp("done"), ONE)
+    site = Site(tmp_path_factory.mktemp("done"), ONE)
     assert site.run() == 0, site.said
     return site
-
-
-def test_a_sweep_whose_only_node_died_stops_and_goes_on_when_it_is_started_again(tmp_path: Path) -> None:
-    """Tune alone would wait for another node for ever, unless it sees the trial's process die often enough before."""
-    site = site_with(tmp_path, ONE.replace("training.epochs: 2\n", "training.epochs: 400\n"))
-    process = site.start()
-    try:
-        site.until_epoch(process, 1)
-        (raylet,) = (p for p in psutil.Process(process.pid).children(recursive=True) if p.name() == "raylet")
-        raylet.kill()
-        assert process.wait(timeout=START_SECONDS) == 1, site.said
-    finally:
-        process.kill()
-    stopped = "stopped: Ray has lost every node that a trial would fit on; go on" in site.said
-    assert stopped or "lost its process" in site.said, site.said
-    assert set(site.statuses().values()) == ({"KILLED"} if stopped else {"FAILED"})
-    assert site.run() == 0, site.said
-    assert site.states() == ["done"]
-
-
-def test_workers_run_the_code_of_the_start(tmp_path: Path) -> None:
-    site = site_with(tmp_path, ONE.replace("training.epochs: 2\n", "training.epochs: 400\n"))
-    process = site.start()
-    try:
-        site.until_epoch(process, 1)
-        (code,) = (site.ledger.store / "code").iterdir()
-        for worker in workers(process):
-            mapped = set(re.findall(r"\S+/dmf/ops/_C\S*\.so", Path(f"/proc/{worker}/maps").read_text()))
-            assert mapped in ({f"{code.resolve()}/dmf/ops/_C.abi3.so"}, set())
-        assert (code / "dmf" / "training.py").is_file()
-    finally:
-        process.send_signal(signal.SIGTERM)
-        process.wait()
 
 
 def test_stale_records_are_neither_used_nor_made_anew_unless_the_user_says_so(done: Site) -> None:
@@ -165,7 +79,7 @@ def run_of(site: Site, key: str) -> str:
 
 
 def test_what_diverged_is_trained_anew_only_when_it_is_asked_for(tmp_path: Path) -> None:
-    site = site_with(tmp_path, ONE + "    set: {training.learning_rate: 1.0e+30}\n")
+    site = Site(tmp_path, ONE + "    set: {training.learning_rate: 1.0e+30}\n")
     (trial,) = site.trials()
     ended = {"tiny": "FINISHED", trial.key: "FINISHED"}
     path = site.ledger.folder(trial.key) / "training.json"
@@ -184,7 +98,7 @@ def test_what_diverged_is_trained_anew_only_when_it_is_asked_for(tmp_path: Path)
 
 
 def test_a_part_of_a_sweep_and_what_fits_a_budget(tmp_path: Path) -> None:
-    site = site_with(tmp_path, ONE + "    grid: {model.groups: [1, 64]}\n")
+    site = Site(tmp_path, ONE + "    grid: {model.groups: [1, 64]}\n")
     assert site.run("--only", "groups=2") == 2
     assert "no training is called 'groups=2'; there are " in site.said
     assert site.run("--budget", "1h") == 2
@@ -235,8 +149,8 @@ def test_an_option_that_nothing_would_read_is_refused(
 
 
 def test_steps_are_measured_before_anything_is_paid_for(tmp_path: Path) -> None:
-    site = site_with(tmp_path, ONE + "    grid: {model.groups: [1, 64]}\n")
-    assert site.run("--calibrate") == 0, site.said
+    site = Site(tmp_path, ONE + "    grid: {model.groups: [1, 64]}\n")
+    assert site.command("--calibrate") == 0, site.said
     assert not list((site.ledger.store / "trainings").glob("*")) and "s a step" in site.said
-    assert site.run("--plan") == 0
+    assert site.command("--plan") == 0
     assert "estimated: " in site.said and "2 trainings from a calibration" in site.said

@@ -24,10 +24,10 @@ from orchestrator.spec.plan import Trial, plan
 from orchestrator.store.ledger import Ledger
 from orchestrator.tracking.reader import MLflowRecords
 from tests.servers import MLflowServer, Postgres, mlflow_server, postgres, postgres_programs
-from tests.test_sweep import workers
+from tests.sites import ROOT, workers
 from tests.tiny import tiny_sweep
 
-ROOT = Path(__file__).resolve().parents[1]
+pytestmark = pytest.mark.full
 WAIT_SECONDS = 300
 OUTAGE_SECONDS = 5.0
 PARTS = """

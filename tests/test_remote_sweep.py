@@ -19,8 +19,8 @@ from orchestrator.spec.file import read_spec
 from orchestrator.spec.plan import plan
 from orchestrator.store.bucket.mirror import RemoteStore
 from tests.s3_server import ENVIRONMENT, s3_server, uri
+from tests.sites import ROOT, START_SECONDS
 from tests.test_remote import contents
-from tests.test_sweep import ROOT, START_SECONDS
 from tests.tiny import tiny_sweep
 
 SPEC = tiny_sweep("tiny", "two trainings", "  - table: 2c\n    grid: {model.groups: [1, 64]}\n", epochs=25)
@@ -78,7 +78,7 @@ def test_a_sweep_goes_on_on_another_machine_and_is_read_on_a_third(store: str, t
     said, _ = process.communicate(timeout=START_SECONDS)
     assert process.returncode == 128 + signal.SIGTERM, said
 
-    status, said = other.run("sweep", "tiny.yaml", "--store", store)
+    status, said = other.run("sweep", "tiny.yaml", "--store", store, "--executor", "local")
     assert status == 0 and "2 trainings: 2 done" in said, said
     assert not any(name.endswith(LAST) for name in remote.names("trainings"))
     (work,) = (other.folder / "cache" / "stores").glob("*/work")

@@ -26,6 +26,7 @@ from orchestrator.sweep import main
 from orchestrator.tracking.reader import MLflowRecords
 from orchestrator.tracking.server import tracking_uri
 from orchestrator.tracking.tracker import Tracker
+from tests.sites import empty_database
 
 YAML = """
 name: look
@@ -146,6 +147,7 @@ def test_what_was_open_stays_open_until_it_is_tried_again(watch: SearchWatch) ->
 def watch(tmp_path: Path) -> Iterator[SearchWatch]:
     """Of a search in an empty store, with its mirror."""
     ledger, sweep = Ledger(tmp_path), spec({"model.groups": {"int": [1, 2]}, "episodes.queries": {"int": [1, 5000]}})
+    (tmp_path / "mlflow.db").write_bytes(empty_database())
     tracker = Tracker(tracking_uri(tmp_path, None), ledger, plan(sweep), {})
     with Progress("look", Console(file=StringIO())) as progress:
         yield SearchWatch(sweep, kept(sweep, ledger), ledger, tracker, Signals(), progress, Today())

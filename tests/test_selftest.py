@@ -15,6 +15,7 @@ from orchestrator.selftest.sweeps import Site, Tracking
 KILLS = 4
 
 
+@pytest.mark.full
 def test_a_disturbed_sweep_leaves_what_an_undisturbed_one_leaves(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

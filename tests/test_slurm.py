@@ -17,6 +17,7 @@ from orchestrator.spec.plan import plan
 from orchestrator.store.ledger import Ledger
 from tests.tiny import tiny_sweep
 
+pytestmark = pytest.mark.full
 ROOT = Path(__file__).resolve().parents[1]
 PROGRAMS = ("slurmctld", "slurmd", "sbatch", "munged")
 WAIT_SECONDS = 300

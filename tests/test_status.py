@@ -24,7 +24,7 @@ from tests.test_sweep import SPEC
 def site(tmp_path: Path) -> Path:
     """A sweep of three trainings: one failed, one begun, one missing; and one that no plan has any more."""
     path = tmp_path / "tiny.yaml"
-    path.write_text(SPEC.replace("training.epochs: 25", "training.epochs: 3"))
+    path.write_text(SPEC.replace("training.epochs: 6", "training.epochs: 3"))
     planned = plan(read_spec(path))
     ledger = Ledger(tmp_path / "runs")
     ledger.write_plan(plan(read_spec(path, ["training.epochs=2"])))

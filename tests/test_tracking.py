@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -29,6 +28,7 @@ from orchestrator.tracking.server import connect, runs_of_store, tracking_uri
 from orchestrator.tracking.tracker import Tracker, _News, reconcile
 from reports.tables import PlannedCell
 from tests.records_in_memory import evaluation_of
+from tests.sites import empty_database
 
 GOOD, BAD, NAN, CUT = (ExperimentConfig().replace(model__groups=groups) for groups in (1, 64, 160, 320))
 TEST = EvaluationConfig(episodes=2, shot=1)
@@ -70,18 +70,10 @@ def evaluated(config: ExperimentConfig, test: EvaluationConfig = TEST) -> Evalua
     return evaluation_of(config.key, test, epoch=3)
 
 
-@pytest.fixture(scope="module")
-def empty(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A database with its schema, which takes seconds to make."""
-    store = tmp_path_factory.mktemp("empty")
-    MlflowClient(tracking_uri(store, None)).search_experiments()
-    return store
-
-
 @pytest.fixture
-def ledger(empty: Path, tmp_path: Path) -> Ledger:
+def ledger(tmp_path: Path) -> Ledger:
     """A store with a database of its own."""
-    shutil.copy(empty / "mlflow.db", tmp_path)
+    (tmp_path / "mlflow.db").write_bytes(empty_database())
     return Ledger(tmp_path)
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from orchestrator.tracking.uris import password_of, told, without_password
 from tests.s3_server import free_port
-from tests.test_sweep import ROOT, START_SECONDS, Site
+from tests.sites import ROOT, START_SECONDS, Site
 from tests.tiny import tiny_sweep
 
 PASSWORD, DECODED = "hunter%402-of-nobody", "hunter@2-of-nobody"
@@ -49,10 +49,11 @@ def assert_no_password(text: str, where: str) -> None:
 
 def test_a_sweep_and_its_sync_tell_and_keep_no_password(tmp_path: Path) -> None:
     """With a tracking server that is away, which is told at the start, on the way and at the end."""
-    site, uri = Site(tmp_path), f"http://dmf:{PASSWORD}@127.0.0.1:{free_port()}"
-    site.spec.write_text(tiny_sweep("tiny", "one training", "  - table: 2c\n", epochs=2))
+    site = Site(tmp_path, tiny_sweep("tiny", "one training", "  - table: 2c\n", epochs=2))
+    uri = f"http://dmf:{PASSWORD}@127.0.0.1:{free_port()}"
     shown = uri.replace(PASSWORD, "***")
-    assert site.run("--tracking-uri", uri) == 1, site.said
+    # As a process: what is logged is among what it says.
+    assert site.start("--executor", "local", "--tracking-uri", uri).wait(timeout=START_SECONDS) == 1, site.said
     assert site.states() == ["done"]
     assert f"MLflow does not answer at {shown}: " in site.said and f"MLflow: {shown}\n" in site.said
     assert "error: MLflow is incomplete: " in site.said

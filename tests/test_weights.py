@@ -17,7 +17,8 @@ from orchestrator.spec.file import spec_from
 from orchestrator.spec.plan import Trial
 from orchestrator.store.ledger import Ledger
 from orchestrator.store.standing import standing
-from tests.test_sweep import SPEC, Site
+from tests.sites import Site
+from tests.test_sweep import SPEC
 from tests.test_trial import CONFIG, TEST
 
 MORE = TEST.replace(episodes=3)
@@ -81,8 +82,7 @@ def test_of_a_training_that_diverged_no_weights_stay(tmp_path: Path) -> None:
 def test_a_sweep_keeps_records_only_and_tells_why_it_can_not_test_more(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    site = Site(tmp_path)
-    site.spec.write_text(SPEC.replace("training.epochs: 25", "training.epochs: 2") + "keep_weights: false\n")
+    site = Site(tmp_path, SPEC + "keep_weights: false\n")
     assert site.run() == 0, site.said
     trials = site.ledger.plan("tiny").trials()
     assert len(trials) == 3 and list(site.ledger.store.rglob("*.safetensors")) == []
