@@ -32,8 +32,11 @@ class FewShotMethod(nn.Module, ABC):
     backbone: nn.Module
     adapts: ClassVar[bool] = False
     """Whether an evaluation calls `adapt` in place of `score_rows`."""
-    computes_classes = False
-    """Whether `class_table` does more than to collect rows, so that its results are worth keeping."""
+
+    @property
+    def computes_classes(self) -> bool:
+        """Whether `class_table` does more than to collect rows, so that its results are worth keeping."""
+        return False
 
     def forward(self, episode: Episode) -> Tensor:
         """Images in, logits [B, Q, N] out."""
@@ -59,7 +62,8 @@ class FewShotMethod(nn.Module, ABC):
         Channels last, the faster layout for convolution, normalisation and pooling: a training step of Conv64F at 64 px
         takes two thirds of the time on one core.
         """
-        return self.backbone(images.contiguous(memory_format=torch.channels_last))
+        maps: Tensor = self.backbone(images.contiguous(memory_format=torch.channels_last))
+        return maps
 
     def image_table(self, maps: Tensor) -> Table:
         """What an evaluation keeps of images, from their maps [P, C, H, W]: tensors of P rows, by name."""

@@ -89,7 +89,7 @@ def _unread_settings(spec: SweepSpec) -> Iterator[str]:
 
 def _why_unread_by_all(given: _Given) -> list[str]:
     """The reasons why no training reads a value; none where one does."""
-    reasons = {}
+    reasons: dict[str, None] = {}
     for config in given.configs:
         reason = why_unread(config, given.path)
         if reason is None:

@@ -79,12 +79,17 @@ def _made(client: MlflowClient, location: str | None) -> Experiment:
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
-        return client.get_experiment_by_name(EXPERIMENT)
+        experiment = client.get_experiment_by_name(EXPERIMENT)
+        if experiment is None:
+            raise
+        return experiment
 
 
 def reached(uri: str) -> tuple[MlflowClient, Experiment | None]:
-    """A client, and the experiment if it is there. ValueError when MLflow can not be reached at `uri`, `Unreachable`
-    where that may pass."""
+    """A client, and the experiment if it is there.
+
+    ValueError when MLflow can not be reached at `uri`, `Unreachable` where that may pass.
+    """
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.WARNING)
     try:
