@@ -42,8 +42,10 @@ class ClassifierConfig(BackboneConfig):
 
 
 class StartConfig(Value):
-    """A pre-training that an experiment starts from: its images, augmentation, backbone and precision are the
-    experiment's own."""
+    """A pre-training that an experiment starts from.
+
+    Its images, augmentation, backbone and precision are the experiment's own.
+    """
 
     head: Literal["linear", "cosine"] = "linear"
     head_scale: Positive = 10.0

@@ -82,8 +82,11 @@ class FewShotMethod(nn.Module, ABC):
         """Maps [B, N, K, C, H, W] and [B, Q, C, H, W] -> logits [B, Q, N]."""
 
     def adapt(self, images: Table, support: Tensor, query: Tensor, seeds: Sequence[int]) -> Tensor:
-        """Logits [B, Q, N] of a method that fits something to each episode: rows `support` [B, N, K] and `query` [B, Q]
-        of an image table, and a seed for each episode. Gradients are off, and may be turned on."""
+        """Logits [B, Q, N] of a method that fits something to each episode.
+
+        An episode is its rows `support` [B, N, K] and `query` [B, Q] of an image table, and has a seed of its own.
+        Gradients are off, and may be turned on.
+        """
         raise NotImplementedError(f"{type(self).__name__} adapts to no episode")
 
     def losses(self, episode: Episode) -> Losses:

@@ -54,7 +54,8 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     Files of record format 1 have no checksum.
     """
     with _opened(path, "pt") as file:
-        tensors, state = {name: file.get_tensor(name) for name in file.keys()}, _state(path, file)
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - the file is no dict
+        state = _state(path, file)
         expected = file.metadata().get(CHECKSUM)
     if expected not in (None, checksum(tensors)):
         raise ValueError(f"{path} is damaged, its tensors are not those that were written; {DELETE}")

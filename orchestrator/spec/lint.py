@@ -1,5 +1,7 @@
-"""What a sweep file asks for that can not be meant: rows that differ in more than their table says, settings that
-nothing reads, cells asked for twice. Each is one sentence; none keeps the sweep from running.
+"""What a sweep file asks for that can not be meant.
+
+Rows that differ in more than their table says, settings that nothing reads, cells asked for twice. Each is one
+sentence; none keeps the sweep from running.
 """
 
 from __future__ import annotations
