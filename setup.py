@@ -101,7 +101,7 @@ setup(
             "jinja2>=3.1",
             "matplotlib>=3.8",
         ],
-        "test": ["pytest>=8", "moto[s3]>=5", "psycopg2-binary>=2.9"],
+        "test": ["pytest>=8", "moto[s3]>=5", "psycopg2-binary>=2.9", "ruff>=0.17.6", "mypy>=2.4", "types-PyYAML>=6"],
     },
     zip_safe=False,
     **extensions(),
