@@ -5,6 +5,7 @@
 # make bench: every claim of speed but those of scale, measured in short (fewer repeats, smaller batches).
 # make bench-full: with all repeats and at full size, and how it scales, more than an hour on two cores.
 # Both print tables and leave results/benchmarks/SUBJECT.json; nothing else should run meanwhile.
+# make lint: rules, format and types of the Python code, by ruff and mypy, about a minute when nothing is cached.
 # All make .venv when it is missing or requirements.txt has changed since, and build the extension when its sources have.
 # Everything installed is byte-compiled once, or every start would pay where PYTHONDONTWRITEBYTECODE is set; packages ship
 # some files for newer Pythons, which do not compile and are not imported.
@@ -40,6 +41,12 @@ bench: setup
 	@for subject in $(BENCHMARKS); do \
 	  $(RUN) -m benchmarks.$$subject --short --output results/benchmarks/$$subject-short.json || exit; done
 	@$(RUN) -m benchmarks.summary $(BENCHMARKS:%=results/benchmarks/%-short.json)
+
+.PHONY: lint
+lint: setup
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+	$(RUN) -m mypy
 
 bench-full: setup
 	@mkdir -p results/benchmarks

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +30,8 @@ MOST_CLASSES = 100_000
 
 # The released scripts save an accuracy beside the weights, a NumPy number: `scalar` makes it, and runs no code. Its
 # module has two names, NumPy 1's and NumPy 2's.
-_SCALAR = np.float64(0).__reduce__()[0]
-_NUMBERS = [
+_SCALAR: Any = np.float64(0).__reduce__()[0]
+_NUMBERS: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [
     np.dtype,
     np.dtypes.Float64DType,
     np.dtypes.Float32DType,
@@ -119,7 +119,7 @@ def _departures(model: DMF) -> list[str]:
     same = {
         "alignment": model.alignment == Alignment(),
         "class_weight": model.class_weight == "normalised",
-        "last_pooling": isinstance(model.backbone.blocks[-1].pool, nn.Identity),
+        "last_pooling": isinstance(model.backbone.get_submodule("blocks.3.pool"), nn.Identity),
     }
     return [name for name, equal in same.items() if not equal]
 

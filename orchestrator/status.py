@@ -121,7 +121,7 @@ def _row(trial: Trial, what: str, ledger: Ledger, today: Today) -> Row:
             left = (epochs - epoch) * sum(each.seconds for each in history) / len(history)
     elif state in ("done", "untested", "no weights", "diverged"):
         record = ledger.how_ended(trial.key)
-        accuracy = record and record.best_validation_accuracy
+        accuracy = record.best_validation_accuracy if record else None
         epoch = epochs if state != "diverged" else 0
     tables = tuple(dict.fromkeys(trial.tables))
     return Row(trial.key, what, tables, state, epoch, epochs, accuracy, left, stands.why)

@@ -269,7 +269,8 @@ def _drive(spec: SweepSpec, planned: SweepPlan, ledger: Ledger, signals: Signals
         # Read when ray is imported: our own Ray then listens on 127.0.0.1 only, as _node_ip_address would not.
         os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
     if spec.search is not None:
-        from orchestrator.running.search import check_fresh, kept, run_search
+        from orchestrator.running.search import check_fresh, run_search
+        from orchestrator.store.searches import kept
 
         # Refuses another search of its name, and another code's, before anything is written.
         check_fresh(kept(spec, ledger), ledger, Today(options.accept_stale))

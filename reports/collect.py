@@ -125,9 +125,11 @@ def _absence(training: ExperimentConfig, key: str, records: Records) -> tuple[St
     """Why a training has no evaluation."""
     record = records.how_ended(key)
     stage = training.stage
-    if record is None and stage is not None and (before := records.how_ended(stage.key)) and before.failure:
-        reason = printable(before.failure.reason)
-        return before.outcome, f"its pre-training {stage.key} {before.outcome}: {reason}"
+    if record is None and stage is not None:
+        before = records.how_ended(stage.key)
+        if before is not None and before.failure and before.outcome != "finished":
+            reason = printable(before.failure.reason)
+            return before.outcome, f"its pre-training {stage.key} {before.outcome}: {reason}"
     if record is None:
         return ("running", "running") if records.running(key) else ("missing", "missing")
     if record.outcome == "finished":

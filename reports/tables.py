@@ -136,7 +136,7 @@ TABLES = {
                 2: "DMF align=2",
                 3: "DMF align=3",
                 "ode": "DMF align=ODE",
-            },  # fmt: skip
+            },
             baseline=0,
             row_name="alignments {}",
         ),

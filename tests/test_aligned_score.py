@@ -53,7 +53,8 @@ def gradients(function, given: list[Tensor], *settings: object) -> tuple[Tensor,
 
 # Widths below, at and above a vector and a block, those that repeat groups to fill one, and those that can not.
 @pytest.mark.parametrize(
-    "rest, groups", [(1, 1), (16, 1), (4, 4), (3, 5), (16, 5), (1, 16), (2, 20), (4, 20), (2, 64), (1, 100), (2, 130)]
+    ("rest", "groups"),
+    [(1, 1), (16, 1), (4, 4), (3, 5), (16, 5), (1, 16), (2, 20), (4, 20), (2, 64), (1, 100), (2, 130)],
 )
 @pytest.mark.parametrize("growth", GROWTHS)
 def test_values_and_gradients_are_the_definition(device: str, rest: int, groups: int, growth) -> None:

@@ -452,7 +452,7 @@ def test_mistakes_in_a_csv_are_told(images: Images, tmp_path: Path) -> None:
 
 def test_numbers_of_images_and_labels_must_agree(images: Images, tmp_path: Path) -> None:
     write_category_pickles(tmp_path / "root", images)
-    arrays, names = arrays_and_names(images["val"])
+    arrays, _ = arrays_and_names(images["val"])
     dump({"data": arrays, "labels": [3]}, tmp_path / "root" / "miniImageNet_category_split_val.pickle")
     refused(tmp_path / "root", tmp_path, "8 images, but 1 labels")
     dump({"data": arrays / 255, "labels": [3] * 8}, tmp_path / "root" / "miniImageNet_category_split_val.pickle")

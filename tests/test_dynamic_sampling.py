@@ -140,7 +140,7 @@ def test_layout_in_memory_does_not_matter(sampler: Sampler, device: str) -> None
         torch.testing.assert_close(one, other, atol=1e-12, rtol=0)
 
 
-@pytest.mark.parametrize("maps, queries, groups", [(0, 3, 4), (2, 0, 4), (2, 3, 0), (0, 0, 0)])
+@pytest.mark.parametrize(("maps", "queries", "groups"), [(0, 3, 4), (2, 0, 4), (2, 3, 0), (0, 0, 0)])
 def test_nothing_in_nothing_out(sampler: Sampler, device: str, maps: int, queries: int, groups: int) -> None:
     taps, offsets = random_inputs((3, 3), groups, device, maps=maps, queries=queries)
     out = sampler(taps, offsets, (3, 3))
@@ -221,7 +221,7 @@ def test_says_once_which_implementation_runs(monkeypatch: pytest.MonkeyPatch, ca
 
 
 @pytest.mark.parametrize(
-    "taps, offsets, message",
+    ("taps", "offsets", "message"),
     [
         (torch.zeros(2, 9, 5, 4), torch.zeros(2, 3, 18, 5, 4), "taps are"),
         (torch.zeros(2, 6, 5, 4, 1), torch.zeros(2, 3, 18, 5, 4), "taps are"),

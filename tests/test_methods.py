@@ -169,7 +169,7 @@ def test_raw_pixels_is_a_cosine() -> None:
 
 
 @pytest.mark.parametrize(
-    "model, tolerance",
+    ("model", "tolerance"),
     [
         (ProtoNet(nn.Identity()), 1e-6),
         (RawPixels(nn.Identity()), 1e-6),

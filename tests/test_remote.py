@@ -525,9 +525,9 @@ def test_a_second_driver_is_refused_by_name_and_a_killed_one_lapses(remote: Remo
     process = start(DRIVING, remote.uri, "process 1 on there", 6)
     try:
         assert process.stdout is not None and process.stdout.readline() == b"has it\n"
-        with pytest.raises(BlockingIOError, match="in use by process 1 on there .* after 60 s.; wait for it"):
-            with remote.lease("process 2"):
-                pass
+        refused = pytest.raises(BlockingIOError, match="in use by process 1 on there .* after 60 s.; wait for it")
+        with refused, remote.lease("process 2"):
+            pass
     finally:
         process.send_signal(signal.SIGKILL)
         process.wait()
@@ -668,6 +668,7 @@ def test_the_environment_may_name_the_server(port: int, tmp_path: Path, monkeypa
 
 
 def test_who_is_not_let_in_is_told(tmp_path: Path) -> None:
-    with s3_server(tmp_path, INITIAL_NO_AUTH_ACTION_COUNT="1") as asks:  # for credentials, but once, to make the bucket
-        with pytest.raises(ValueError, match="cannot read s3://sweeps/x.*InvalidAccessKeyId.*; check its address and"):
-            RemoteStore.at(uri(asks, "x"))
+    refused = pytest.raises(ValueError, match="cannot read s3://sweeps/x.*InvalidAccessKeyId.*; check its address and")
+    # The server asks for credentials, but for the request that makes the bucket.
+    with s3_server(tmp_path, INITIAL_NO_AUTH_ACTION_COUNT="1") as asks, refused:
+        RemoteStore.at(uri(asks, "x"))

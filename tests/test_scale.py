@@ -51,4 +51,4 @@ def test_a_plan_is_timed_in_its_stages(tmp_path: Path) -> None:
     file = tmp_path / "demo.yaml"
     shutil.copyfile(ROOT / "sweeps" / "demo.yaml", file)
     found = stages(file)
-    assert list(found)[0] == "imports" and len(found) == 5 and all(seconds >= 0 for seconds in found.values())
+    assert next(iter(found)) == "imports" and len(found) == 5 and all(seconds >= 0 for seconds in found.values())

@@ -60,8 +60,10 @@ parts:
         "parts.0.grid.episodes.shot.1: Input should be a valid integer, got 'x'",
         "parts.1.grids: no such name; did you mean grid?",
         "parts.1: lists under zip go together and need one length; episodes.shot has 2, model.alignment has 1",
-        "parts.2.trials.0.model.method: Input should be 'dmf', 'proto_net', 'classifier_baseline', 'baseline' or "
-        "'raw_pixels', got 'protonet'",
+        (
+            "parts.2.trials.0.model.method: Input should be 'dmf', 'proto_net', 'classifier_baseline', 'baseline' or "
+            "'raw_pixels', got 'protonet'"
+        ),
         "parts.2.trials.1.modle.groups: no such name; did you mean model.groups?",
     ):
         assert f"\n  {line}" in told, f"{line!r} is not in\n{told}"

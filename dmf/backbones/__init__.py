@@ -17,7 +17,8 @@ BACKBONES = {"resnet12": "ResNet12", "conv64f": "Conv64F"}
 def build_backbone(config: BackboneConfig, in_channels: int) -> nn.Module:
     """The backbone that `config` describes, for images of `in_channels` channels."""
     kind = getattr(importlib.import_module(f"dmf.backbones.{config.backbone}"), BACKBONES[config.backbone])
-    return kind.build(config, in_channels)
+    backbone: nn.Module = kind.build(config, in_channels)
+    return backbone
 
 
 __all__ = ["BACKBONES", "build_backbone"]

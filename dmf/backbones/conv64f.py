@@ -29,4 +29,5 @@ class Conv64F(nn.Module):
         return cls(in_channels, config.last_pooling)
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.layers(images)
+        maps: Tensor = self.layers(images)
+        return maps

@@ -35,7 +35,8 @@ class ResidualBlock(nn.Module):
         out = F.leaky_relu(self.bn1(self.conv1(maps)), 0.1)
         out = F.leaky_relu(self.bn2(self.conv2(out)), 0.1)
         out = self.bn3(self.conv3(out)) + self.shortcut(maps)
-        return self.drop(F.leaky_relu(self.pool(out), 0.1))
+        dropped: Tensor = self.drop(F.leaky_relu(self.pool(out), 0.1))
+        return dropped
 
 
 class ResNet12(nn.Module):
@@ -68,4 +69,5 @@ class ResNet12(nn.Module):
         return cls(in_channels, config.last_pooling, config.drop_rate, config.drop_block_ramp)
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.blocks(images)
+        maps: Tensor = self.blocks(images)
+        return maps

@@ -13,7 +13,7 @@ from dmf.config.experiment import (
     StartConfig,
     Training,
 )
-from dmf.config.methods import METHODS, AnyMethod, DMFConfig, ModelConfig
+from dmf.config.methods import METHODS, AnyMethod, ModelConfig
 from dmf.config.recipes import RECIPES, recipe
 from dmf.config.sections import (
     AugmentationConfig,
@@ -27,6 +27,7 @@ from dmf.config.sections import (
     TrainingConfig,
     ValidationConfig,
 )
+from dmf.methods.dmf.config import DMFConfig
 
 __all__ = [
     "METHODS",

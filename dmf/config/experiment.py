@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 from pydantic import Discriminator, Tag, model_validator
 
 from dmf.backbones.config import BackboneConfig
-from dmf.config.methods import METHODS, DMFConfig, ModelConfig
+from dmf.config.methods import METHODS, ModelConfig
 from dmf.config.old import is_of_format_1, of_format_1
 from dmf.config.sections import (
     AugmentationConfig,
@@ -24,6 +24,7 @@ from dmf.config.sections import (
     TrainingConfig,
     ValidationConfig,
 )
+from dmf.methods.dmf.config import DMFConfig
 from dmf.values import Positive, Seed, Value, digest, tag_by
 
 NOT_IDENTITY: dict[str, frozenset[str]] = {"data": frozenset({"root"}), "training": frozenset({"threads", "device"})}
@@ -41,8 +42,10 @@ class ClassifierConfig(BackboneConfig):
 
 
 class StartConfig(Value):
-    """A pre-training that an experiment starts from: its images, augmentation, backbone and precision are the
-    experiment's own."""
+    """A pre-training that an experiment starts from.
+
+    Its images, augmentation, backbone and precision are the experiment's own.
+    """
 
     head: Literal["linear", "cosine"] = "linear"
     head_scale: Positive = 10.0

@@ -78,8 +78,11 @@ class Task(Value):
 
 
 class ValidationConfig(Value):
-    """The episodes that select a training's best epoch. None: as in training, with 15 queries per class, or as many as
-    the validation split allows; the record holds the task that was used."""
+    """The episodes that select a training's best epoch.
+
+    None: as in training, with 15 queries per class, or as many as the validation split allows; the record holds the
+    task that was used.
+    """
 
     way: Way | None = None
     shot: Count | None = None

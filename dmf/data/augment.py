@@ -217,7 +217,8 @@ def luminance(images: Tensor) -> Tensor:
     if images.shape[1] == 1:
         return images
     red, green, blue = images.split(1, dim=1)
-    return (red * GREY[0]).add_(green, alpha=GREY[1]).add_(blue, alpha=GREY[2])
+    grey: Tensor = (red * GREY[0]).add_(green, alpha=GREY[1]).add_(blue, alpha=GREY[2])
+    return grey
 
 
 def erased_boxes(images: Tensor, probability: float, generator: Generator) -> Tensor:

@@ -180,8 +180,8 @@ def clean_shape(bitmap: Image.Image) -> np.ndarray:
         bitmap.resize((width, height), Image.Resampling.BOX), ((SHAPE_SIDE - width) // 2, (SHAPE_SIDE - height) // 2)
     )
     shape = np.asarray(canvas.filter(ImageFilter.GaussianBlur(1.2)), dtype=np.float64).ravel()
-    shape = shape - shape.mean()
-    return shape / np.linalg.norm(shape)
+    centred: np.ndarray = shape - shape.mean()
+    return centred / float(np.linalg.norm(centred))
 
 
 def draw_class(character: Character, others: list[Character], image_size: int, channels: int, seed: int) -> np.ndarray:
@@ -205,7 +205,8 @@ def draw_class(character: Character, others: list[Character], image_size: int, c
     images += random.normal(0, 0.04, images.shape).astype(np.float32)
     if channels == 1:
         images = luminance(images)[..., None]
-    return np.rint(255 * images.clip(0, 1)).astype(np.uint8)
+    levels: np.ndarray = np.rint(255 * images.clip(0, 1))
+    return levels.astype(np.uint8)
 
 
 def luminance(colours: np.ndarray) -> np.ndarray:
@@ -216,7 +217,8 @@ def luminance(colours: np.ndarray) -> np.ndarray:
 def paint(images: np.ndarray, masks: list[np.ndarray], colours: np.ndarray) -> np.ndarray:
     """Lay `colours` [n, 3] over `images` [n, S, S, 3] where `masks` (n times [S, S], 0..255) are set."""
     cover = np.multiply(np.stack(masks), 1 / 255, dtype=np.float32)[..., None]
-    return images + cover * (colours[:, None, None] - images)
+    covered: np.ndarray = images + cover * (colours[:, None, None] - images)
+    return covered
 
 
 def texture(random: np.random.RandomState, count: int, size: int) -> np.ndarray:
@@ -226,7 +228,8 @@ def texture(random: np.random.RandomState, count: int, size: int) -> np.ndarray:
     before = np.minimum(places.astype(int), TEXTURE_CELLS - 2)
     share = (places - before.astype(np.float32))[:, None]
     rows = cells[:, before] + share[:, None] * (cells[:, before + 1] - cells[:, before])
-    return rows[:, :, before] + share * (rows[:, :, before + 1] - rows[:, :, before])
+    smooth: np.ndarray = rows[:, :, before] + share * (rows[:, :, before + 1] - rows[:, :, before])
+    return smooth
 
 
 def draw_glyph(random: np.random.RandomState, character: Character, size: int) -> np.ndarray:

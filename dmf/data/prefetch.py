@@ -14,8 +14,12 @@ def prefetched(read: Callable[[int], T], steps: range) -> Iterator[T]:
 
     What `read` raises is raised here, at its step.
     """
+    if not steps:
+        return
     with ThreadPoolExecutor(1, "dmf-prefetch") as thread:
-        following = thread.submit(read, steps[0]) if steps else None
-        for step in steps:
-            present, following = following, thread.submit(read, step + steps.step) if step != steps[-1] else None
+        present = thread.submit(read, steps[0])
+        for step in steps[1:]:
+            following = thread.submit(read, step)
             yield present.result()
+            present = following
+        yield present.result()

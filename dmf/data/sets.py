@@ -147,7 +147,8 @@ class DataSet:
         """train, val or test."""
         if name not in SPLITS:
             raise ValueError(f"split={name!r}, expected one of {', '.join(SPLITS)}")
-        return getattr(self, name)
+        split: ImageSplit = getattr(self, name)
+        return split
 
     @property
     def fingerprint(self) -> str:

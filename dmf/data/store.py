@@ -53,7 +53,8 @@ class Squares:
 
     def squares(self, indices: np.ndarray) -> np.ndarray:
         """A copy of those images, [n, S, S, C]."""
-        return self.array[indices]
+        squares: np.ndarray = self.array[indices]
+        return squares
 
 
 @dataclass(frozen=True, eq=False)

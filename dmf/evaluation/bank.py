@@ -40,10 +40,10 @@ def validation_task(config: AnyTraining, split: ImageSplit) -> Task:
     validation split allows. ValueError for what it asks for and the split does not allow.
     """
     asked, sizes = config.validation, np.bincount(split.labels)
-    episodic = isinstance(config, ExperimentConfig)
     fewest = int(sizes.min())
-    way = asked.way or min(config.episodes.way if episodic else USUAL_WAY, len(sizes))
-    shot = asked.shot or max(1, min(config.episodes.shot if episodic else USUAL_SHOT, fewest - (asked.queries or 1)))
+    trained = config.episodes if isinstance(config, ExperimentConfig) else None
+    way = asked.way or min(trained.way if trained else USUAL_WAY, len(sizes))
+    shot = asked.shot or max(1, min(trained.shot if trained else USUAL_SHOT, fewest - (asked.queries or 1)))
     queries = asked.queries or max(1, min(USUAL_QUERIES, fewest - shot))
     if way > len(sizes) or shot + queries > fewest:
         raise ValueError(

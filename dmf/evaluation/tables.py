@@ -87,8 +87,11 @@ def device_of_method(method: FewShotMethod) -> torch.device:
 def image_table(
     method: FewShotMethod, split: ImageSplit, rows: Tensor, augment: Augmentation, device: torch.device, room: Path
 ) -> Table:
-    """`FewShotMethod.image_table` of the split's `rows`; on the device if half its free memory holds it, else on the
-    CPU, beyond TABLE_BYTES in files in the folder `room`."""
+    """`FewShotMethod.image_table` of the split's `rows`.
+
+    It is on the device if half its free memory holds it, else on the CPU, beyond TABLE_BYTES in files in the folder
+    `room`.
+    """
     table: Table = {}
     for start in range(0, len(rows), IMAGES_PER_BATCH):
         images = augment.evaluate(split.pixels(rows[start : start + IMAGES_PER_BATCH]).to(device))

@@ -43,7 +43,7 @@ def _keep_freed_memory() -> None:
 def has_bf16(device: torch.device) -> bool:
     """Whether the device multiplies bfloat16 matrices itself."""
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     return bool({"avx512_bf16", "amx_bf16"} & set(re.findall(r"\w+", cpuinfo())))
 
 

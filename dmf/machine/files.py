@@ -9,7 +9,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from dmf.machine.watchdog import alive
 
@@ -59,7 +59,7 @@ def locked(path: str | Path) -> Iterator[None]:
         yield
 
 
-def taken(lock: IO) -> bool:
+def taken(lock: IO[Any]) -> bool:
     """Whether an open lock file is ours now; false: another process has it."""
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -68,7 +68,7 @@ def taken(lock: IO) -> bool:
     return True
 
 
-def wait_for(lock: IO) -> None:
+def wait_for(lock: IO[Any]) -> None:
     """Take an open lock file once no other process has it. To wait is no sign of a hang."""
     while not taken(lock):
         alive()

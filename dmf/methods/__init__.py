@@ -34,8 +34,9 @@ def build_method(config: AnyMethod, data: DataConfig, base_classes: int) -> FewS
     from dmf.backbones.config import BackboneConfig
 
     backbone = build_backbone(config, data.channels) if isinstance(config, BackboneConfig) else nn.Identity()
-    method = getattr(importlib.import_module(f"dmf.methods.{config.method}.model"), METHODS[config.method])
-    return method.build(backbone, config, base_classes).to(memory_format=torch.channels_last)
+    kind = getattr(importlib.import_module(f"dmf.methods.{config.method}.model"), METHODS[config.method])
+    method: FewShotMethod = kind.build(backbone, config, base_classes)
+    return method.to(memory_format=torch.channels_last)
 
 
 __all__ = ["METHODS", "build_method"]

@@ -32,8 +32,11 @@ class FewShotMethod(nn.Module, ABC):
     backbone: nn.Module
     adapts: ClassVar[bool] = False
     """Whether an evaluation calls `adapt` in place of `score_rows`."""
-    computes_classes = False
-    """Whether `class_table` does more than to collect rows, so that its results are worth keeping."""
+
+    @property
+    def computes_classes(self) -> bool:
+        """Whether `class_table` does more than to collect rows, so that its results are worth keeping."""
+        return False
 
     def forward(self, episode: Episode) -> Tensor:
         """Images in, logits [B, Q, N] out."""
@@ -59,7 +62,8 @@ class FewShotMethod(nn.Module, ABC):
         Channels last, the faster layout for convolution, normalisation and pooling: a training step of Conv64F at 64 px
         takes two thirds of the time on one core.
         """
-        return self.backbone(images.contiguous(memory_format=torch.channels_last))
+        maps: Tensor = self.backbone(images.contiguous(memory_format=torch.channels_last))
+        return maps
 
     def image_table(self, maps: Tensor) -> Table:
         """What an evaluation keeps of images, from their maps [P, C, H, W]: tensors of P rows, by name."""
@@ -78,8 +82,11 @@ class FewShotMethod(nn.Module, ABC):
         """Maps [B, N, K, C, H, W] and [B, Q, C, H, W] -> logits [B, Q, N]."""
 
     def adapt(self, images: Table, support: Tensor, query: Tensor, seeds: Sequence[int]) -> Tensor:
-        """Logits [B, Q, N] of a method that fits something to each episode: rows `support` [B, N, K] and `query` [B, Q]
-        of an image table, and a seed for each episode. Gradients are off, and may be turned on."""
+        """Logits [B, Q, N] of a method that fits something to each episode.
+
+        An episode is its rows `support` [B, N, K] and `query` [B, Q] of an image table, and has a seed of its own.
+        Gradients are off, and may be turned on.
+        """
         raise NotImplementedError(f"{type(self).__name__} adapts to no episode")
 
     def losses(self, episode: Episode) -> Losses:

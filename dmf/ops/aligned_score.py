@@ -13,6 +13,7 @@ products per position, and a number to write.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -57,6 +58,7 @@ def aligned_score(
     tables = (taps.to(narrow), class_offsets.to(wide), query.to(narrow), query_offsets.to(wide), weights.to(wide))
     if not torch.compiler.is_compiling():
         operators.say_which("aligned score", taps.device.type)
+    function: Callable[..., Tensor]
     if rows is not None:
         function = (
             torch.ops.dmf.aligned_score_of_rows if taps.device.type in operators.COMPILED else _definition_of_rows
@@ -89,7 +91,8 @@ def aligned_score_definition(
     gain = sum(factor * filters**power for power, factor in powers) if coefficients else filters.exp() - 1
     moving = torch.where(query > 0, query, 0) if rectified else query
     products = torch.einsum("bqhwrg,bnrg->bnqhwg", moving, weights)
-    return torch.einsum("bqhwrg,bnrg->bqnhw", query, weights) + (gain * products).sum(-1).transpose(1, 2)
+    grown: Tensor = (gain * products).sum(-1)
+    return torch.einsum("bqhwrg,bnrg->bqnhw", query, weights) + grown.transpose(1, 2)
 
 
 def _definition_of_rows(
@@ -110,16 +113,43 @@ def _definition_of_rows(
 def _register() -> None:
     """What the compiled operators' C++ leaves to Python: shapes of results, and derivatives."""
 
-    def shape(taps, class_offsets, query, query_offsets, weights, episodes, kernel_size, growth, rectified) -> Tensor:
+    def shape(
+        taps: Tensor,
+        class_offsets: Tensor,
+        query: Tensor,
+        query_offsets: Tensor,
+        weights: Tensor,
+        episodes: int,
+        kernel_size: list[int],
+        growth: list[float],
+        rectified: bool,
+    ) -> Tensor:
         queries, ways = query.shape[0] // episodes, taps.shape[0] // episodes
         return weights.new_empty(episodes, queries, ways, *taps.shape[2:4])
 
     def shape_of_rows(
-        taps, class_offsets, query, query_offsets, weights, class_rows, query_rows, kernel_size, growth, rectified
+        taps: Tensor,
+        class_offsets: Tensor,
+        query: Tensor,
+        query_offsets: Tensor,
+        weights: Tensor,
+        class_rows: Tensor,
+        query_rows: Tensor,
+        kernel_size: list[int],
+        growth: list[float],
+        rectified: bool,
     ) -> Tensor:
         return weights.new_empty(*query_rows.shape, class_rows.shape[1], *taps.shape[2:4])
 
-    def gradients(grad, taps, class_offsets, query, query_offsets, weights, *settings) -> tuple[Tensor, ...]:
+    def gradients(
+        grad: Tensor,
+        taps: Tensor,
+        class_offsets: Tensor,
+        query: Tensor,
+        query_offsets: Tensor,
+        weights: Tensor,
+        *settings: Any,
+    ) -> tuple[Tensor, ...]:
         tables = taps, class_offsets, query, query_offsets, weights
         return tuple(weights.new_empty(table.shape) for table in tables)
 

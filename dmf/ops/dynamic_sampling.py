@@ -146,7 +146,8 @@ class DynamicConv2d(nn.Module):
 
     def __init__(self, in_channels: int, out_channels: int, kernel_size: int | tuple[int, int] = 3) -> None:
         super().__init__()
-        self.kernel_size = (kernel_size, kernel_size) if isinstance(kernel_size, int) else tuple(kernel_size)
+        height, width = (kernel_size, kernel_size) if isinstance(kernel_size, int) else kernel_size
+        self.kernel_size = (height, width)
         self.weight = nn.Parameter(torch.empty(out_channels, in_channels, *self.kernel_size))
         bound = 1 / math.sqrt(math.prod(self.kernel_size) * in_channels)
         nn.init.uniform_(self.weight, -bound, bound)
@@ -172,4 +173,5 @@ class DynamicConv2d(nn.Module):
         out_channels, in_channels = self.weight.shape[:2]
         by_tap = self.weight.permute(2, 3, 0, 1).reshape(-1, in_channels)
         products = F.linear(maps.permute(0, 2, 3, 1), by_tap)
-        return products.unflatten(-1, (math.prod(self.kernel_size), out_channels)).permute(0, 3, 1, 2, 4).contiguous()
+        taps: Tensor = products.unflatten(-1, (math.prod(self.kernel_size), out_channels))
+        return taps.permute(0, 3, 1, 2, 4).contiguous()

@@ -44,7 +44,7 @@ def checksum(tensors: dict[str, Tensor]) -> str:
     found = hashlib.sha256()
     for name, tensor in sorted(tensors.items()):
         found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        found.update(memoryview(tensor.reshape(-1).view(torch.uint8).numpy()))
+        found.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return found.hexdigest()
 
 
@@ -54,7 +54,8 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     Files of record format 1 have no checksum.
     """
     with _opened(path, "pt") as file:
-        tensors, state = {name: file.get_tensor(name) for name in file.keys()}, _state(path, file)
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - the file is no dict
+        state = _state(path, file)
         expected = file.metadata().get(CHECKSUM)
     if expected not in (None, checksum(tensors)):
         raise ValueError(f"{path} is damaged, its tensors are not those that were written; {DELETE}")
@@ -64,7 +65,7 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 def weights_checksum(path: Path) -> str:
     """The checksum that a checkpoint was written with; empty in files of record format 1."""
     with _opened(path, "numpy") as file:
-        return (file.metadata() or {}).get(CHECKSUM, "")
+        return str((file.metadata() or {}).get(CHECKSUM, ""))
 
 
 @contextlib.contextmanager
@@ -119,7 +120,8 @@ def _state(path: Path, file: Any) -> dict[str, Any]:
     state = (file.metadata() or {}).get(STATE)
     if state is None:
         raise ValueError(f"{path} is a safetensors file but no checkpoint of dmf: it has no {STATE!r} metadata")
-    return json.loads(state)
+    read: dict[str, Any] = json.loads(state)
+    return read
 
 
 def prefixed(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -195,4 +195,5 @@ class EvaluationRecord(Value):
 
         if self.episode_accuracies:
             return np.array(self.episode_accuracies, dtype=np.float64)
-        return np.array(self.correct).sum(axis=1) / (self.config.way * self.config.queries)
+        fractions: NDArray[np.float64] = np.array(self.correct).sum(axis=1) / (self.config.way * self.config.queries)
+        return fractions

@@ -80,8 +80,8 @@ def estimate(
         if states[trial.key] in ("done", "diverged") and trial.key not in anew:
             costs[trial.key] = DONE
         elif found := _rates_for(trial.config, known) if known else None:
-            progress = (0, 0.0, list(trial.evaluations)) if trial.key in anew else _progress(trial, ledger)
-            costs[trial.key] = _cost(trial, *found, *progress, _images(trial.config, calibration))
+            done, spent, left = (0, 0.0, list(trial.evaluations)) if trial.key in anew else _progress(trial, ledger)
+            costs[trial.key] = _cost(trial, *found, done, spent, left, _images(trial.config, calibration))
         else:
             costs[trial.key] = UNKNOWN
     return costs

@@ -123,8 +123,10 @@ def _disk(trials: Sequence[Trial], together: int, store: Path, keep_weights: boo
     what = f"{len(trials)} trainings" if keep_weights else f"{together} trainings at a time"
     instead = ", or keep no weights with keep_weights: false" if keep_weights else ""
     return [
-        f"weights and checkpoints of {what} take up to {_gigabytes(needed)}, {here} has {_gigabytes(free)} free; "
-        f"take a --store with more room{instead}"
+        (
+            f"weights and checkpoints of {what} take up to {_gigabytes(needed)}, {here} has {_gigabytes(free)} free; "
+            f"take a --store with more room{instead}"
+        )
     ]
 
 

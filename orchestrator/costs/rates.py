@@ -151,10 +151,13 @@ def distinct_images(evaluation: EvaluationConfig, images: Images) -> float:
 
 
 def validation_of(config: AnyTraining, task: Task | None = None) -> EvaluationConfig:
-    """The evaluation that selects a training's epoch: of the `task` that its record names, else as far as is known
-    without the images."""
-    asked, episodic = config.validation, isinstance(config, ExperimentConfig)
-    way, shot = (config.episodes.way, config.episodes.shot) if episodic else (USUAL_WAY, USUAL_SHOT)
+    """The evaluation that selects a training's epoch.
+
+    It is of the `task` that its record names, else as far as is known without the images.
+    """
+    asked, way, shot = config.validation, USUAL_WAY, USUAL_SHOT
+    if isinstance(config, ExperimentConfig):
+        way, shot = config.episodes.way, config.episodes.shot
     task = task or Task(way=asked.way or way, shot=asked.shot or shot, queries=asked.queries or USUAL_QUERIES)
     episodes = config.training.validation_episodes
     return EvaluationConfig(split="val", episodes=episodes, way=task.way, shot=task.shot, queries=task.queries)
@@ -237,7 +240,7 @@ def _backbone_flops(config: BackboneConfig, channels: int, side: int) -> int:
 
     with torch.device("meta"), torch.no_grad(), FlopCounterMode(display=False) as counter:
         build_backbone(config, channels)(torch.empty(1, channels, side, side))
-    return counter.get_total_flops()
+    return int(counter.get_total_flops())
 
 
 def parameters(config: AnyTraining) -> int:

@@ -32,8 +32,8 @@ class InProcess:
 
     def run(self, trials: tuple[Trial, ...], watcher: Watcher) -> None:
         """See `Executor`."""
-        for trial in trials:
-            device_of(trial.config.training.device)  # refuses one that is not there
+        for asked in trials:
+            device_of(asked.config.training.device)  # refuses one that is not there
         order = Order(trials, self.ledger, logged(watcher.ended))
         while trial := order.next():
             job = Job(trial.config, trial.evaluations, self.ledger.name, keep_weights=self.keep_weights)

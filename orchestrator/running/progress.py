@@ -21,7 +21,7 @@ from orchestrator.text import duration
 SECONDS_BETWEEN_LINES = 30
 """Of one trial, when stdout is no terminal."""
 Stage = Literal["waiting", "running", "done", "diverged", "failed", "stopped"]
-ORDER = ("running", "waiting", "failed", "diverged", "stopped", "done")
+ORDER: tuple[Stage, ...] = ("running", "waiting", "failed", "diverged", "stopped", "done")
 """What a small terminal shows first."""
 
 

@@ -8,6 +8,7 @@ first.
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from dmf.config import ExperimentConfig
@@ -255,10 +256,12 @@ def _distribution(range_: Range) -> Any:
     from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
     if range_.choice:
-        return CategoricalDistribution(range_.choice)
+        choices: Sequence[Any] = range_.choice  # values of one parameter, so none is a list
+        return CategoricalDistribution(choices)
     if range_.integer:
         return IntDistribution(*range_.integer)
-    return FloatDistribution(*range_.ends, log=range_.loguniform is not None)
+    low, high = range_.ends
+    return FloatDistribution(low, high, log=range_.loguniform is not None)
 
 
 def _told_test(ledger: Ledger, best: Trial) -> bool:

@@ -177,7 +177,7 @@ class InOrder(Searcher):
     def __reduce__(self) -> tuple[type[Searcher], tuple[()]]:
         return Searcher, ()  # Tune pickles it for Tuner.restore, which is not used
 
-    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:  # type: ignore[override]  # FINISHED is text
         """The next one's parameters; None: each that is left waits for another to end."""
         trial = self.order.next()
         if trial is None:
@@ -197,7 +197,7 @@ class InOrder(Searcher):
 
 
 def _key_of(parameters: dict[str, Any]) -> str:
-    return parameters["key"]
+    return str(parameters["key"])
 
 
 def _needs_of(parameters: dict[str, Any]) -> PlacementGroupFactory:

@@ -100,7 +100,7 @@ class Tracking:
     def _answers(self) -> bool:
         try:
             with urllib.request.urlopen(f"{self.uri}/health", timeout=5) as answer:
-                return answer.status == 200
+                return bool(answer.status == 200)
         except (urllib.error.URLError, OSError):
             return False
 
@@ -220,7 +220,7 @@ class Sweep:
         """Wait for its end; returns the exit status."""
         if self.until(self.started + PATIENCE):
             raise RuntimeError(f"{self.site.folder}: the command does not end: {self.site.said[-2000:]}")
-        return self.process.wait()
+        return int(self.process.wait())
 
     def alive(self, name: str) -> list[psutil.Process]:
         """Its processes of a name that still run."""

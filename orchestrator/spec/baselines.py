@@ -40,10 +40,11 @@ def pairs(planned: SweepPlan) -> Iterator[Pair]:
         for cell in cells:
             if is_baseline(layout, cell.config):
                 continue
-            base = exact.get((_twin_key(layout, cell.config), cell.evaluation.key))
-            nearest = base or _nearest(layout, cell, columns.get(place(cell), []))
+            twin_key = _twin_key(layout, cell.config)
+            twin = exact.get((twin_key, cell.evaluation.key)) if twin_key is not None else None
+            nearest = twin or _nearest(layout, cell, columns.get(place(cell), []))
             if nearest:
-                yield Pair(layout, cell, nearest, exact=base is not None)
+                yield Pair(layout, cell, nearest, exact=twin is not None)
 
 
 def is_baseline(layout: TableLayout, config: ExperimentConfig) -> bool:

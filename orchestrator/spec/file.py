@@ -8,6 +8,7 @@ import itertools
 import json
 import math
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -92,7 +93,7 @@ def _characters(node: yaml.Node, known: dict[int, int]) -> int:
     return known[id(node)]
 
 
-def read_spec(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -> SweepSpec:
+def read_spec(path: str | Path, overrides: Sequence[str] = ()) -> SweepSpec:
     """Read a sweep file with `key=value` settings over it.
 
     Keys are the file's own (`seeds`, `evaluation.episodes`, `resources.gpu`), dotted parameters for every part
@@ -142,7 +143,8 @@ def _override(data: dict[str, Any], override: str) -> None:
         raise ValueError(f"{shown(override)} is no setting; write key=value, such as data.root=/images or seeds=[0,1]")
     value = parse_yaml(text, override)
     head, _, rest = key.partition(".")
-    listed = data.get("parts") if isinstance(data.get("parts"), list) else []
+    given = data.get("parts")
+    listed = given if isinstance(given, list) else []
     parts = [part for part in listed if isinstance(part, dict)]
     if head == "parts" and rest:
         number, _, path = rest.partition(".")

@@ -1,5 +1,7 @@
-"""What a sweep file asks for that can not be meant: rows that differ in more than their table says, settings that
-nothing reads, cells asked for twice. Each is one sentence; none keeps the sweep from running.
+"""What a sweep file asks for that can not be meant.
+
+Rows that differ in more than their table says, settings that nothing reads, cells asked for twice. Each is one
+sentence; none keeps the sweep from running.
 """
 
 from __future__ import annotations
@@ -89,7 +91,7 @@ def _unread_settings(spec: SweepSpec) -> Iterator[str]:
 
 def _why_unread_by_all(given: _Given) -> list[str]:
     """The reasons why no training reads a value; none where one does."""
-    reasons = {}
+    reasons: dict[str, None] = {}
     for config in given.configs:
         reason = why_unread(config, given.path)
         if reason is None:

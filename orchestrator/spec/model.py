@@ -32,9 +32,12 @@ SWEEP_NAME = r"^[a-z0-9][a-z0-9_-]{0,99}$"
 
 def _parameters() -> dict[str, Any]:
     found: dict[str, Any] = {}
-    kinds: dict[str, Sequence[type[Value]]] = {"model": tuple(METHODS.values()), "start": (StartConfig,)}
-    for section, field in ExperimentConfig.model_fields.items():
-        for kind in kinds.get(section, (field.annotation,)):
+    kinds: dict[str, Sequence[Any]] = {
+        name: (field.annotation,) for name, field in ExperimentConfig.model_fields.items()
+    }
+    kinds |= {"model": tuple(METHODS.values()), "start": (StartConfig,)}
+    for section, those in kinds.items():
+        for kind in those:
             found |= _paths_of(kind, section)
     found["model.method"] = Literal[tuple(METHODS)]
     del found[GIVEN_BY_SEEDS]
@@ -78,7 +81,10 @@ def _by_path(name: str, kind: Any, without: frozenset[str] = NEVER_VARIED) -> An
 
 Settings: Any = _by_path("Settings", lambda type_: type_, without=frozenset())
 Varied: Any = _by_path("Varied", lambda type_: type_)
-Choices: Any = _by_path("Choices", lambda type_: Annotated[tuple[type_, ...], Field(min_length=1)])
+Choices: Any = _by_path(
+    "Choices",
+    lambda type_: Annotated[tuple[type_, ...], Field(min_length=1)],  # type: ignore[valid-type]  # made at run time
+)
 
 
 def _known(name: str) -> str:

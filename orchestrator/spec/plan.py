@@ -78,8 +78,10 @@ class SweepPlan(Value):
         return len(self.cells[0].seeds) if self.cells else 0
 
     def trials(self) -> tuple[Trial, ...]:
-        """The distinct trainings in the order of the cells, each with its distinct evaluations; a pre-training stands
-        before the first training that starts from it."""
+        """The distinct trainings in the order of the cells, each with its distinct evaluations.
+
+        A pre-training stands before the first training that starts from it.
+        """
         return self._trials
 
     @functools.cached_property
@@ -129,8 +131,10 @@ def plan(spec: SweepSpec) -> SweepPlan:
 
 
 def labels(configs: Iterable[AnyTraining]) -> dict[str, str]:
-    """For each training's key, what tells it from the others: `shot=1 groups=64`; of a pre-training `pre-training`
-    and what tells it from other pre-trainings."""
+    """For each training's key, what tells it from the others: `shot=1 groups=64`.
+
+    Of a pre-training it is `pre-training` and what tells it from other pre-trainings.
+    """
     found = {config.key: config for config in configs}
     stages = {key: config for key, config in found.items() if isinstance(config, Pretraining)}
     others = {key: config for key, config in found.items() if key not in stages}

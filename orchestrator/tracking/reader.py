@@ -56,7 +56,7 @@ class MLflowRecords:
     def plans(self) -> dict[str, SweepPlan]:
         """The plan of every sweep, by name; of two stores with a sweep of one name, the one started last."""
         texts = {run.tags["dmf.sweep"]: self._text(run, "plan.json") for run in reversed(self._sweeps)}
-        found = {}
+        found: dict[str, SweepPlan] = {}
         for name, text in sorted(texts.items()):
             try:
                 found |= {name: SweepPlan.from_json(text)} if text else {}

@@ -15,14 +15,14 @@ os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
 
-from mlflow import MlflowClient  # noqa: E402
-from mlflow.entities import Experiment, Metric, Param, Run, RunTag  # noqa: E402
-from mlflow.exceptions import MlflowException  # noqa: E402
-from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository  # noqa: E402
+from mlflow import MlflowClient
+from mlflow.entities import Experiment, Metric, Param, Run, RunTag
+from mlflow.exceptions import MlflowException
+from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
-from orchestrator.store.ledger import Ledger  # noqa: E402
-from orchestrator.tracking.names import EXPERIMENT, STORE, MirroredRun, database_of  # noqa: E402
-from orchestrator.tracking.uris import told, without_password  # noqa: E402
+from orchestrator.store.ledger import Ledger
+from orchestrator.tracking.names import EXPERIMENT, STORE, MirroredRun, database_of
+from orchestrator.tracking.uris import told, without_password
 
 RUNS_AT_ONCE = 10_000
 """In one answer to a search."""
@@ -79,12 +79,17 @@ def _made(client: MlflowClient, location: str | None) -> Experiment:
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
-        return client.get_experiment_by_name(EXPERIMENT)
+        experiment = client.get_experiment_by_name(EXPERIMENT)
+        if experiment is None:
+            raise
+        return experiment
 
 
 def reached(uri: str) -> tuple[MlflowClient, Experiment | None]:
-    """A client, and the experiment if it is there. ValueError when MLflow can not be reached at `uri`, `Unreachable`
-    where that may pass."""
+    """A client, and the experiment if it is there.
+
+    ValueError when MLflow can not be reached at `uri`, `Unreachable` where that may pass.
+    """
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.WARNING)
     try:

@@ -42,7 +42,7 @@ FAILURES_AT_ONCE = 2
 def pause_after(failures: int) -> float:
     """Seconds until the next request, after so many that failed in a row."""
     doublings = min(max(0, failures - 1), 16)  # a float ends after a thousand
-    return min(SECONDS_BETWEEN_WRITES * 2**doublings, LONGEST_PAUSE)
+    return float(min(SECONDS_BETWEEN_WRITES * 2**doublings, LONGEST_PAUSE))
 
 
 @dataclass

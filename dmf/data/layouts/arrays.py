@@ -43,7 +43,7 @@ def read_cache_pickle(tree: Tree, split: str, parts: list[str]) -> RawSplit:
             class_ids[index] = class_id_of(class_id, where)
     if None in class_ids:
         raise ValueError(f"{where}: image {class_ids.index(None)} is in no class of class_dict")
-    return _array_split(where, images, class_ids)
+    return _array_split(where, images, [class_id for class_id in class_ids if class_id is not None])
 
 
 def read_npz(tree: Tree, split: str, parts: list[str]) -> RawSplit:
@@ -134,7 +134,7 @@ def _array_split(where: str, images: Any, class_ids: Sequence[str]) -> RawSplit:
 
 def _array_image(where: str, index: int, pixels: np.ndarray) -> RawImage:
     """An image of an array [H, W], [H, W, 1] or [H, W, 3]."""
-    if pixels.dtype != np.uint8 or not (pixels.ndim == 2 or pixels.ndim == 3 and pixels.shape[2] in (1, 3)):
+    if pixels.dtype != np.uint8 or not (pixels.ndim == 2 or (pixels.ndim == 3 and pixels.shape[2] in (1, 3))):
         raise ValueError(f"{where}, image {index}: {pixels.dtype} {pixels.shape}, expected uint8 [height, width, 3]")
     plain = pixels[..., 0] if pixels.shape[2:] == (1,) else pixels
     return RawImage(f"{where}, image {index}", partial(Image.fromarray, plain))

@@ -117,15 +117,15 @@ def read_omniglot(tree: Tree, split: str, parts: list[str]) -> RawSplit:
     """Both archives or folders of Omniglot, `<alphabet>/<character>/<image>`, split as Vinyals et al. did."""
     splits = []
     for part in parts:
-        images = tree.mount(part)
-        pairs = [("/".join(name.split("/")[:2]), name) for name in _images_in(images, "", levels=2)]
-        splits.append(_file_split(images, [pair for pair in pairs if omniglot_split(pair[0]) == split]))
+        below = tree.mount(part)
+        pairs = [("/".join(name.split("/")[:2]), name) for name in _images_in(below, "", levels=2)]
+        splits.append(_file_split(below, [pair for pair in pairs if omniglot_split(pair[0]) == split]))
 
     def images() -> Iterator[RawImage]:
-        for part in splits:
-            yield from part.images()
+        for each in splits:
+            yield from each.images()
 
-    return RawSplit([class_id for part in splits for class_id in part.class_ids], images)
+    return RawSplit([class_id for each in splits for class_id in each.class_ids], images)
 
 
 def omniglot_split(character: str) -> str:

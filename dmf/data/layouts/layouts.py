@@ -87,7 +87,8 @@ def find_layout(tree: Tree) -> FoundLayout:
             if part is None
         ]
         if not missing:
-            whole.append(FoundLayout(layout, tree, parts))
+            there = {split: [part for part in parts[split] if part is not None] for split in SPLITS}
+            whole.append(FoundLayout(layout, tree, there))
         elif any(parts[split][0] for split in SPLITS):
             torn.append(f"{layout.name} without {', '.join(dict.fromkeys(missing))}")
     if not whole:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import pickle
 import re
 from collections.abc import Callable
-from typing import Any, BinaryIO
+from typing import IO, Any
 
 import numpy as np
 from PIL import Image
@@ -19,7 +19,7 @@ ADMITTED = "arrays, lists, dicts, strings, numbers and PIL images"
 PICTURE_MODES = ("1", "L", "P", "RGB", "RGBA")
 
 
-def read_pickle(file: BinaryIO, where: str) -> Any:
+def read_pickle(file: IO[bytes], where: str) -> Any:
     """The data in `file`; `where` names it in errors.
 
     Pickles of Python 2 give their strings as bytes: `text` and `with_text_keys` undo that. Anything but plain data
@@ -49,7 +49,7 @@ class _Unpickler(pickle.Unpickler):
     They are made anew for every file, because a pickle may set attributes on what it is given.
     """
 
-    def __init__(self, file: BinaryIO, encoding: str) -> None:
+    def __init__(self, file: IO[bytes], encoding: str) -> None:
         super().__init__(file, encoding=encoding)
         self._known = _stand_ins()
 
@@ -77,7 +77,8 @@ def _stand_ins() -> dict[str, Callable[..., Any]]:
         def plain(self) -> np.dtype:
             if not re.fullmatch(r"[biufSU]\d+", self.code) or self.order not in ("", "|", "<", ">", "="):
                 raise ValueError(f"an array of dtype {self.code!r}, expected numbers or strings")
-            return np.dtype(self.order.replace("|", "") + self.code)
+            dtype: np.dtype = np.dtype(self.order.replace("|", "") + self.code)
+            return dtype
 
     class Array(_Held):
         def __init__(self, *_: Any) -> None:
@@ -148,7 +149,7 @@ def _bytes(data: Any) -> bytes | bytearray:
     return data
 
 
-def _picture(mode: str, size: tuple[int, int], palette: Any, data: bytes) -> Image.Image:
+def _picture(mode: str, size: tuple[int, int], palette: Any, data: bytes | bytearray) -> Image.Image:
     """A picture from PIL's own pickled state; `data` must have the length that mode and size need."""
     width, height = (int(side) for side in size)
     if mode not in PICTURE_MODES or width < 1 or height < 1 or width * height > 8 * len(data):

@@ -46,9 +46,9 @@ def class_ids_of(labels: Any, what: str, where: str) -> list[str]:
     return [class_id_of(label, where) for label in listed(labels, what, where)]
 
 
-def listed(value: Any, what: str, where: str) -> Sequence[Any]:
+def listed(value: Any, what: str, where: str) -> list[Any] | np.ndarray:
     """`value`, which the file `where` holds as `what`, and which must be a list or an array."""
-    if isinstance(value, list) or isinstance(value, np.ndarray) and value.ndim:
+    if isinstance(value, list) or (isinstance(value, np.ndarray) and value.ndim):
         return value
     raise ValueError(f"{where}: {what} is a {type(value).__name__}, expected a list or an array")
 

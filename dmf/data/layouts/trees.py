@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path, PurePosixPath
-from typing import BinaryIO, NoReturn
+from typing import IO, NoReturn
 
 from dmf.values import printable
 
@@ -36,7 +36,7 @@ class Tree(ABC):
         """All files in the folder `under`, sorted, their names relative to it."""
 
     @abstractmethod
-    def open(self, name: str) -> BinaryIO:
+    def open(self, name: str) -> IO[bytes]:
         """The bytes of file `name`, to read."""
 
     @abstractmethod
@@ -81,7 +81,7 @@ class Folder(Tree):
     def files(self, under: str = "") -> list[str]:
         top = str(self._path_of(under))
         names: list[str] = []
-        above = {top: (os.path.realpath(top),)}  # of every folder: the real paths down to it
+        above: dict[str, tuple[str, ...]] = {top: (os.path.realpath(top),)}  # the real paths down to each folder
         for folder, folders, files in os.walk(top, onerror=_unreadable, followlinks=True):
             folders[:] = [name for name in folders if not _hidden(name)]
             for path in (os.path.join(folder, name) for name in folders):
@@ -91,7 +91,7 @@ class Folder(Tree):
             names += [prefix + name for name in files if not _hidden(name)]
         return sorted(names)
 
-    def open(self, name: str) -> BinaryIO:
+    def open(self, name: str) -> IO[bytes]:
         try:
             return open(self._path_of(name), "rb")
         except OSError as error:
@@ -139,7 +139,7 @@ class Archive(Tree):
         under = under.removeprefix("./")
         return [name.removeprefix(under) for name in self._names if name.startswith(under)]
 
-    def open(self, name: str) -> BinaryIO:
+    def open(self, name: str) -> IO[bytes]:
         if name not in self._names:
             raise ValueError(f"{self.where(name)}: no such entry in the archive")
         try:

@@ -12,10 +12,10 @@ from dmf.methods.heads import embeddings, nearest_mean
 
 
 class ClassifierBaseline(FewShotMethod):
-    """Logits are the cosines between a query's embedding and the mean embedding of a class, with the backbone of a
-    classifier that was pre-trained on the base classes.
+    """Logits are the cosines between a query's embedding and the mean embedding of a class.
 
-    An embedding is the mean of the feature map over its positions.
+    The backbone is that of a classifier that was pre-trained on the base classes. An embedding is the mean of the
+    feature map over its positions.
     """
 
     def __init__(self, backbone: nn.Module) -> None:

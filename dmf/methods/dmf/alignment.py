@@ -16,6 +16,7 @@ and without the relu phi applies to both signs. `Alignment.growth` is phi.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -81,11 +82,13 @@ class Alignment:
             query = query + rate(None, query)
         return query
 
-    def _integrate(self, rate, start: Tensor) -> Tensor:
+    def _integrate(self, rate: Callable[[Tensor, Tensor], Tensor], start: Tensor) -> Tensor:
         times = torch.tensor([0.0, 1.0], dtype=start.dtype, device=start.device)
         if self.solver == "rk4":
-            return odeint(rate, start, times, method="rk4")[-1]
-        return odeint(rate, start, times, method="dopri5", rtol=DOPRI5_RTOL, atol=DOPRI5_ATOL)[-1]
+            states: Tensor = odeint(rate, start, times, method="rk4")
+        else:
+            states = odeint(rate, start, times, method="dopri5", rtol=DOPRI5_RTOL, atol=DOPRI5_ATOL)
+        return states[-1]
 
 
 def apply_filter(maps: Tensor, filters: Tensor, kernel_size: int) -> Tensor:

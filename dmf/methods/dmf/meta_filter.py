@@ -41,7 +41,8 @@ class MetaFilter(nn.Module):
             of_query = self.query_offsets(query.flatten(0, 1)).unflatten(0, query.shape[:2])
             offsets = (of_classes[:, :, None] + of_query[:, None]).flatten(0, 1)
         filters = wide(self.filter_conv(classes.flatten(0, 1), offsets)).sigmoid()
-        return filters.unflatten(0, classes.shape[:2])
+        by_class: Tensor = filters.unflatten(0, classes.shape[:2])
+        return by_class
 
     def query_offsets(self, query: Tensor) -> Tensor:
         """What query maps [I, C, H, W] add to where the taps read: [I, 18, H, W], (dy, dx) per tap, in positions."""

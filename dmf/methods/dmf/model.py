@@ -148,7 +148,11 @@ class DMF(FewShotMethod):
     def _aligned_score(self, tables: Table, **rows: Any) -> Tensor:
         assert self.meta_filter is not None and self.alignment.coefficients is not None
         return aligned_score(
-            **tables,
+            taps=tables["taps"],
+            class_offsets=tables["class_offsets"],
+            weights=tables["weights"],
+            query=tables["query"],
+            query_offsets=tables["query_offsets"],
             kernel_size=self.meta_filter.filter_conv.kernel_size,
             coefficients=self.alignment.coefficients,
             rectified=self.alignment.rectified,
@@ -201,7 +205,9 @@ class DMF(FewShotMethod):
         episode = torch.arange(len(query), device=query.device)[:, None]
         position = torch.arange(query.shape[1], device=query.device)[None]
         own = filters[episode, targets, position]
-        return self.alignment(wide(query).flatten(0, 1), own.flatten(0, 1)).unflatten(0, query.shape[:2])
+        aligned = self.alignment(wide(query).flatten(0, 1), own.flatten(0, 1))
+        maps: Tensor = aligned.unflatten(0, query.shape[:2])
+        return maps
 
     def few_shot_loss(self, scores: Tensor, targets: Tensor) -> Tensor:
         """Cross-entropy of `scores` [B, Q, N, H, W] per position, averaged (paper, eq. 12 read as cross-entropy).

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import cached_property
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Self, cast
 from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
 from obstore.exceptions import AlreadyExistsError, BaseError, PreconditionError
@@ -97,13 +97,14 @@ class Objects:
         options = _options(place)
         if place.netloc != bucket:
             options["skip_signature"] = True
-        return STORES[place.scheme](
+        opened: S3Store | GCSStore = STORES[place.scheme](
             bucket,
             prefix=unquote(place.path).strip("/") or None,
             config=options,
             client_options={"allow_http": True},  # used only where an endpoint begins with http://
             retry_config=RETRIES,
         )
+        return opened
 
     def listed(self, under: str = "") -> dict[str, Seen]:
         """Every object in a folder and its folders, by name."""
@@ -181,12 +182,12 @@ def _checksum(data: bytes) -> dict[str, str]:
 
 
 def _version(answer: PutResult) -> UpdateVersion:
-    return {key: answer[key] for key in ("e_tag", "version") if answer[key] is not None}
+    return cast("UpdateVersion", {key: answer[key] for key in ("e_tag", "version") if answer[key] is not None})
 
 
 def _options(place: SplitResult) -> dict[str, str | bool]:
     """What the query of a URI says, as obstore calls it."""
-    asked = dict(parse_qsl(place.query, keep_blank_values=True))
+    asked: dict[str, str | bool] = dict(parse_qsl(place.query, keep_blank_values=True))
     if unknown := asked.keys() - set(QUERY[place.scheme]):
         raise ValueError(f"its query has {', '.join(sorted(unknown))}, and may have {', '.join(QUERY[place.scheme])}")
     scheme, host = asked.pop("scheme", "https"), asked.pop("endpoint_override", None)

@@ -106,7 +106,8 @@ def _patiently(action: Callable[[], None]) -> None:
     """Do what may be done twice, again after pauses while the object store does not answer."""
     for pause_s in PAUSES_S:
         try:
-            return action()
+            action()
+            return
         except OSError as error:
             log.warning("to be tried again in %g s: %s", pause_s, error)
             time.sleep(pause_s)
