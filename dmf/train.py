@@ -10,10 +10,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from dmf.config import RECIPES, ExperimentConfig, recipe
+from dmf.config import RECIPES, AnyTraining, ExperimentConfig, recipe
 from dmf.data.sets import open_for
 from dmf.machine.files import locked
-from dmf.records.records import CONFIG, LOCK, RECORD, Epoch, TrainingRecord
+from dmf.records.records import BEST, CONFIG, LOCK, RECORD, Epoch, TrainingRecord
 from dmf.training.run import close, train
 from dmf.values import shown
 
@@ -86,15 +86,36 @@ def _command(name: str, *arguments: str | Path | None) -> str:
     return shlex.join(["python", "-m", f"dmf.{name}", *map(str, arguments)])
 
 
-def _done(folder: Path, config: ExperimentConfig) -> bool:
-    """Whether the training has ended there; then says so."""
+def _ended(folder: Path, config: AnyTraining) -> bool:
+    """Whether the training has finished in its folder."""
     if not (folder / RECORD).is_file():
         return False
     earlier = TrainingRecord.read(folder / RECORD)
-    done = (earlier.key, earlier.outcome) == (config.key, "finished")
-    if done:
-        print(f"done already; next: {_command('evaluate', folder)}")
-    return done
+    return (earlier.key, earlier.outcome) == (config.key, "finished")
+
+
+def run(config: AnyTraining, folder: Path) -> TrainingRecord | None:
+    """Train in `folder`, after the pre-training that `config` starts from, in a folder beside it named by its key.
+
+    Returns the record of what ended last, of a pre-training that diverged that one's; None: all had ended before.
+    BlockingIOError while another process trains there.
+    """
+    if _ended(folder, config):
+        return None
+    start = None
+    if config.stage is not None:
+        start = folder.parent / config.stage.key
+        print(f"pre-training in {start}:", flush=True)
+        stage = run(config.stage, start)
+        if stage is not None and stage.failure is not None:
+            return stage
+    data = open_for(config)
+    with locked(folder / LOCK):
+        if _ended(folder, config):  # by another process, meanwhile
+            return None
+        record = train(config, data, folder, show, start and start / BEST)
+        close(folder, record)
+        return record
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -105,14 +126,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         config = configuration(arguments)
         folder = arguments.resume or arguments.save_dir or Path("runs/trainings") / config.key
-        if _done(folder, config):
-            return 0
-        data = open_for(config)
-        with locked(folder / LOCK):
-            if _done(folder, config):  # by another process, meanwhile
-                return 0
-            record = train(config, data, folder, show)
-            close(folder, record)
+        record = run(config, folder)
     except BlockingIOError:
         print(f"error: another process trains in {folder}; wait for it, or take another --save-dir", file=sys.stderr)
         return 2
@@ -122,6 +136,9 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print(f"stopped; go on with: {_command('train', '--resume', folder)}", file=sys.stderr)
         return 130
+    if record is None:
+        print(f"done already; next: {_command('evaluate', folder)}")
+        return 0
     if record.failure is not None:
         print(f"{record.outcome}: {record.failure.reason}; last finite: {record.failure.last_finite}", file=sys.stderr)
         return 1

@@ -18,6 +18,7 @@ from dmf.evaluation.partial import partial_path
 from dmf.methods.baseline.model import Baseline
 from dmf.records.checkpoints import read_checkpoint, weights_checksum
 from dmf.records.records import BEST, LAST, TrainingRecord
+from dmf.train import main as train_command
 from dmf.training.pretraining import PretrainingStage
 from dmf.training.run import train
 from orchestrator.running.order import Order, stages_first
@@ -26,6 +27,7 @@ from orchestrator.spec.file import spec_from
 from orchestrator.spec.plan import Trial, labels, plan
 from orchestrator.store.ledger import Ledger
 from orchestrator.sweep import main as sweep
+from tests.conftest import SMALL_TRAINING
 from tests.tiny import SETTINGS
 
 STAGE = """
@@ -264,3 +266,15 @@ def test_the_classes_of_a_bank_are_known_without_its_images(images: DataSet) -> 
     bank = episode_bank(images.test, config)
     expected = images.test.labels[bank.support[:, :, 0].numpy()]
     assert (drawn_classes(config, len(images.test.classes)) == expected).all()
+
+
+def test_the_command_trains_the_pre_training_first(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    settings = [text for text in SMALL_TRAINING if not text.startswith("model.groups")]
+    stage = [line.strip().replace(": ", "=") for line in STAGE.strip().splitlines()]
+    command = [*settings, "model.method=classifier_baseline", *stage]
+    assert train_command(command) == 0
+    first = capsys.readouterr().out
+    assert first.count("pre-training in runs/trainings/") == 1 and "epoch 2: classification" in first
+    assert len(list(Path("runs/trainings").iterdir())) == 2
+    assert train_command(command) == 0
+    assert capsys.readouterr().out.startswith("done already")
