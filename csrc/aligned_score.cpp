@@ -175,8 +175,8 @@ struct Scratch {
   Scratch(const ScoreSizes& n, int64_t width, bool gradients)
       : slab_room(n.taps * (n.positions() + 1) * width),
         grad_slab_room(gradients ? n.taps * (n.positions() + 1) * width : 0),
-        weights_room(n.rest * width),
-        grad_weights_room(gradients ? n.rest * width : 0),
+        weights_room(n.group_size * width),
+        grad_weights_room(gradients ? n.group_size * width : 0),
         weight(4 * n.taps * n.positions()),
         down(n.taps * n.positions()),
         right(n.taps * n.positions()),
@@ -200,7 +200,7 @@ struct Block {
 };
 
 template <int NV, typename T, typename A>
-DMF_HOST_DEVICE void pack(const FullSizes& n, const ScoreInputs<T, A>& in, int64_t j, Block block, Scratch<A>& s) {
+DMF_HOST_DEVICE void pack(const Regrouped& n, const ScoreInputs<T, A>& in, int64_t j, Block block, Scratch<A>& s) {
   constexpr int width = NV * kLanes<A>;
   const int64_t positions = n.positions();
   for (int64_t t = 0; t < n.taps; ++t) {
@@ -216,15 +216,15 @@ DMF_HOST_DEVICE void pack(const FullSizes& n, const ScoreInputs<T, A>& in, int64
     A* zeros = s.slab + (t * (positions + 1) + positions) * width;
     std::fill(zeros, zeros + width, A(0));
   }
-  for (int64_t r = 0; r < n.rest; ++r) {
-    pack_row<NV>(in.weights + (j * n.rest + r) * n.groups + block.first, block.count, s.weights + r * width);
+  for (int64_t r = 0; r < n.group_size; ++r) {
+    pack_row<NV>(in.weights + (j * n.group_size + r) * n.groups + block.first, block.count, s.weights + r * width);
   }
 }
 
 // Where a pair's taps read: for tap t, corner c and position p the row of the slab at [4t + c, p] of `corner`, in
 // numbers from its start, and its weight; `down` and `right` are a and b of `Sample`.
 template <typename T, typename A>
-DMF_HOST_DEVICE void locate_all(const FullSizes& n, const ScoreInputs<T, A>& in, int64_t j, int64_t i, int32_t width,
+DMF_HOST_DEVICE void locate_all(const Regrouped& n, const ScoreInputs<T, A>& in, int64_t j, int64_t i, int32_t width,
                                 Scratch<A>& s) {
   const int64_t positions = n.positions();
   const A most_row = A(n.height), most_column = A(n.width);
@@ -268,7 +268,7 @@ DMF_HOST_DEVICE void locate_all(const FullSizes& n, const ScoreInputs<T, A>& in,
 
 // The meta-filter's convolution at position p, before its sigmoid.
 template <int NV, typename A>
-DMF_HOST_DEVICE void sample_all(const FullSizes& n, const Scratch<A>& s, int64_t p, Vector<A> (&sum)[NV]) {
+DMF_HOST_DEVICE void sample_all(const Regrouped& n, const Scratch<A>& s, int64_t p, Vector<A> (&sum)[NV]) {
   const int64_t positions = n.positions();
 #pragma GCC unroll 4
   for (int v = 0; v < NV; ++v) sum[v] = Vector<A>{};
@@ -289,13 +289,13 @@ DMF_HOST_DEVICE Vector<A> where_growing(const Growth& growth, Vector<A> x, Vecto
 // Query numbers x at a position, `query` [R, G], weighed with the class weights w: in `product` the sums over each
 // group's channels of w times what grows, in `all` parts of the sum of w x over all channels.
 template <int NV, typename T, typename A>
-DMF_HOST_DEVICE void weigh(const FullSizes& n, const Growth& growth, const T* query, Block block,
+DMF_HOST_DEVICE void weigh(const Regrouped& n, const Growth& growth, const T* query, Block block,
                            const Scratch<A>& s, Vector<A> (&product)[NV], Vector<A>& all) {
   using V = Vector<A>;
   V sum[NV] = {}, row[NV];
 #pragma GCC unroll 4
   for (int v = 0; v < NV; ++v) product[v] = V{};
-  for (int64_t r = 0; r < n.rest; ++r) {
+  for (int64_t r = 0; r < n.group_size; ++r) {
     load_row<NV, T, A>(query + r * n.groups, block.count, row);
 #pragma GCC unroll 4
     for (int v = 0; v < NV; ++v) {
@@ -310,7 +310,7 @@ DMF_HOST_DEVICE void weigh(const FullSizes& n, const Growth& growth, const T* qu
 }
 
 template <int NV, typename T, typename A>
-DMF_HOST_DEVICE void forward_block(const FullSizes& n, const Growth& growth, const ScoreInputs<T, A>& in, int64_t bn,
+DMF_HOST_DEVICE void forward_block(const Regrouped& n, const Growth& growth, const ScoreInputs<T, A>& in, int64_t bn,
                                    Block block, Scratch<A>& s, A* out) {
   constexpr int width = NV * kLanes<A>;
   using V = Vector<A>;
@@ -334,7 +334,7 @@ DMF_HOST_DEVICE void forward_block(const FullSizes& n, const Growth& growth, con
 
 // Gradients of one pair (class map j, query map i) of a block, added to what is there.
 template <int NV, typename T, typename A>
-DMF_HOST_DEVICE void backward_pair(const FullSizes& n, const Growth& growth, const T* query, const A* grad,
+DMF_HOST_DEVICE void backward_pair(const Regrouped& n, const Growth& growth, const T* query, const A* grad,
                                    Block block, Scratch<A>& s, A* to_query, A* to_class_offsets,
                                    A* to_query_offsets) {
   constexpr int width = NV * kLanes<A>, lanes = kLanes<A>;
@@ -354,7 +354,7 @@ DMF_HOST_DEVICE void backward_pair(const FullSizes& n, const Growth& growth, con
       sum[v] = grad[p] * product[v] * slope * f * (A(1) - f);
     }
     A* to_row = to_query + p * n.channels();
-    for (int64_t r = 0; r < n.rest; ++r) {
+    for (int64_t r = 0; r < n.group_size; ++r) {
       load_row<NV, T, A>(from + r * n.groups, block.count, row);
       A part[width];
 #pragma GCC unroll 4
@@ -404,7 +404,7 @@ DMF_HOST_DEVICE void backward_pair(const FullSizes& n, const Growth& growth, con
 }
 
 template <int NV, typename T, typename A>
-DMF_HOST_DEVICE void backward_block(const FullSizes& n, const Growth& growth, const ScoreInputs<T, A>& in,
+DMF_HOST_DEVICE void backward_block(const Regrouped& n, const Growth& growth, const ScoreInputs<T, A>& in,
                                     const A* grad, int64_t b, Block block, Scratch<A>& s,
                                     const ScoreGradients<A>& to) {
   constexpr int width = NV * kLanes<A>;
@@ -413,7 +413,7 @@ DMF_HOST_DEVICE void backward_block(const FullSizes& n, const Growth& growth, co
     const int64_t j = b * n.ways + way;
     pack<NV>(n, in, j, block, s);
     std::fill(s.grad_slab, s.grad_slab + n.taps * (positions + 1) * width, A(0));
-    std::fill(s.grad_weights, s.grad_weights + n.rest * width, A(0));
+    std::fill(s.grad_weights, s.grad_weights + n.group_size * width, A(0));
     for (int64_t q = 0; q < n.queries; ++q) {
       const int64_t i = b * n.queries + q, query = i * positions * n.channels() + block.first;
       locate_all(n, in, j, i, width, s);
@@ -431,9 +431,9 @@ DMF_HOST_DEVICE void backward_block(const FullSizes& n, const Growth& growth, co
         }
       }
     }
-    for (int64_t r = 0; r < n.rest; ++r) {
+    for (int64_t r = 0; r < n.group_size; ++r) {
       const A* row = s.grad_weights + r * width;
-      std::copy(row, row + block.count, to.weights + (j * n.rest + r) * n.groups + block.first);
+      std::copy(row, row + block.count, to.weights + (j * n.group_size + r) * n.groups + block.first);
     }
   }
 }
@@ -447,7 +447,7 @@ DMF_HOST_DEVICE void backward_block(const FullSizes& n, const Growth& growth, co
   }
 
 template <typename T, typename A>
-DMF_HOST_DEVICE void forward_classes(const FullSizes& n, const Growth& growth, const ScoreInputs<T, A>& in, A* out,
+DMF_HOST_DEVICE void forward_classes(const Regrouped& n, const Growth& growth, const ScoreInputs<T, A>& in, A* out,
                                      Scratch<A>& s, int64_t begin, int64_t end) {
   constexpr int64_t widest = kVectorsPerBlock * kLanes<A>;
   for (int64_t bn = begin; bn < end; ++bn) {
@@ -463,7 +463,7 @@ DMF_HOST_DEVICE void forward_classes(const FullSizes& n, const Growth& growth, c
 // Pairs [begin, end) of B * parts, a part being one block, or all where blocks have filters in common; the gradients by
 // offsets of part k go to the k-th copy of theirs.
 template <typename T, typename A>
-DMF_HOST_DEVICE void backward_parts(const FullSizes& n, const Growth& growth, const ScoreInputs<T, A>& in,
+DMF_HOST_DEVICE void backward_parts(const Regrouped& n, const Growth& growth, const ScoreInputs<T, A>& in,
                                     const A* grad, const ScoreGradients<A>& to, int64_t parts, Scratch<A>& s,
                                     int64_t begin, int64_t end) {
   constexpr int64_t widest = kVectorsPerBlock * kLanes<A>;
@@ -484,11 +484,11 @@ DMF_HOST_DEVICE void backward_parts(const FullSizes& n, const Growth& growth, co
 
 // target_clones takes no templates: the types by name. float64 is for comparisons and has no clones.
 #define DMF_ENTRIES(CLONES, T, A)                                                                                     \
-  CLONES void forward(const FullSizes& n, const Growth& growth, const ScoreInputs<T, A>& in, A* out, Scratch<A>& s,    \
+  CLONES void forward(const Regrouped& n, const Growth& growth, const ScoreInputs<T, A>& in, A* out, Scratch<A>& s,    \
                       int64_t begin, int64_t end) {                                                                   \
     forward_classes<T, A>(n, growth, in, out, s, begin, end);                                                         \
   }                                                                                                                   \
-  CLONES void backward(const FullSizes& n, const Growth& growth, const ScoreInputs<T, A>& in, const A* grad,           \
+  CLONES void backward(const Regrouped& n, const Growth& growth, const ScoreInputs<T, A>& in, const A* grad,           \
                        const ScoreGradients<A>& to, int64_t parts, Scratch<A>& s, int64_t begin, int64_t end) {        \
     backward_parts<T, A>(n, growth, in, grad, to, parts, s, begin, end);                                              \
   }
@@ -498,18 +498,18 @@ DMF_ENTRIES(, double, double)
 #undef DMF_ENTRIES
 
 template <typename A>
-int64_t block_width(const FullSizes& n) {
+int64_t block_width(const Regrouped& n) {
   const int64_t vectors = (n.groups + kLanes<A> - 1) / kLanes<A>;
   return (vectors <= 2 ? vectors : kVectorsPerBlock) * kLanes<A>;
 }
 
-int64_t work_per_class(const FullSizes& n) {
+int64_t work_per_class(const Regrouped& n) {
   return n.queries * n.positions() * (4 * n.taps * (n.groups + 8) + n.channels());
 }
 
 template <typename T, typename A>
 void score_forward(const ScoreSizes& sizes, const Growth& growth, const ScoreInputs<T, A>& in, A* out, int) {
-  const FullSizes n = in_full_vectors(sizes, kLanes<A>);
+  const Regrouped n = regrouped(sizes, kLanes<A>);
   torch::stable::parallel_for(0, n.episodes * n.ways, grain(work_per_class(n)), [&](int64_t begin, int64_t end) {
     Scratch<A> scratch(n, block_width<A>(n), false);
     forward(n, growth, in, out, scratch, begin, end);
@@ -519,7 +519,7 @@ void score_forward(const ScoreSizes& sizes, const Growth& growth, const ScoreInp
 template <typename T, typename A>
 void score_backward(const ScoreSizes& sizes, const Growth& growth, const ScoreInputs<T, A>& in, const A* grad,
                     const ScoreGradients<A>& to, int) {
-  const FullSizes n = in_full_vectors(sizes, kLanes<A>);
+  const Regrouped n = regrouped(sizes, kLanes<A>);
   const int64_t widest = kVectorsPerBlock * kLanes<A>;
   const int64_t parts = n.filters == n.groups ? (n.groups + widest - 1) / widest : 1;
   const int64_t per_map = 2 * n.taps * n.positions();

@@ -36,7 +36,7 @@ struct Place {
   int64_t j, i, p, y, x;
 
   // The sample of tap t; false where it lies outside.
-  __device__ bool sample(const FullSizes& n, const ScoreInputs<T, A>& in, int64_t t, Sample<A>& sample) const {
+  __device__ bool sample(const Regrouped& n, const ScoreInputs<T, A>& in, int64_t t, Sample<A>& sample) const {
     const int64_t positions = n.positions(), by_class = (j * n.taps + t) * 2 * positions + p,
                   by_query = (i * n.taps + t) * 2 * positions + p;
     return locate<A>(n, y - n.top + t / n.kernel_width, x - n.left + t % n.kernel_width,
@@ -45,12 +45,12 @@ struct Place {
   }
 
   // Where the row of numbers of tap t at a corner begins.
-  __device__ int64_t tap_row(const FullSizes& n, int64_t t, int64_t corner) const {
+  __device__ int64_t tap_row(const Regrouped& n, int64_t t, int64_t corner) const {
     return ((j * n.taps + t) * n.positions() + corner) * n.filters;
   }
 
   // The meta-filter's convolution for group g, before its sigmoid.
-  __device__ A sampled(const FullSizes& n, const ScoreInputs<T, A>& in, int64_t g) const {
+  __device__ A sampled(const Regrouped& n, const ScoreInputs<T, A>& in, int64_t g) const {
     A sum = 0;
     for (int64_t t = 0; t < n.taps; ++t) {
       Sample<A> at;
@@ -68,7 +68,7 @@ struct Place {
 
 template <typename T, typename A>
 __global__ void __launch_bounds__(kWarp * kWarps)
-    forward_kernel(FullSizes n, Growth growth, ScoreInputs<T, A> in, A* __restrict__ out) {
+    forward_kernel(Regrouped n, Growth growth, ScoreInputs<T, A> in, A* __restrict__ out) {
   const int64_t positions = n.positions(), total = n.episodes * n.queries * n.ways * positions;
   const int lane = threadIdx.x % kWarp;
   // Every loop below has the same bounds for all lanes of a warp, so they stay together for warp_sum.
@@ -95,7 +95,7 @@ __global__ void __launch_bounds__(kWarp * kWarps)
 
 // Shared memory: gradients by the pair's class weights [C], and for each warp those by the sampled sums [G].
 template <typename T, typename A>
-__global__ void backward_kernel(FullSizes n, Growth growth, ScoreInputs<T, A> in, const A* __restrict__ grad,
+__global__ void backward_kernel(Regrouped n, Growth growth, ScoreInputs<T, A> in, const A* __restrict__ grad,
                                 ScoreGradients<A> to) {
   extern __shared__ __align__(sizeof(double)) unsigned char shared[];
   A* by_weights = reinterpret_cast<A*>(shared);
@@ -168,7 +168,7 @@ unsigned int grid(int64_t blocks) { return static_cast<unsigned int>(std::min(kM
 
 template <typename T, typename A>
 void score_forward(const ScoreSizes& sizes, const Growth& growth, const ScoreInputs<T, A>& in, A* out, int device) {
-  const FullSizes n = in_full_vectors(sizes, kWarp);
+  const Regrouped n = regrouped(sizes, kWarp);
   const torch::stable::accelerator::DeviceGuard guard(device);
   const int64_t places = n.episodes * n.queries * n.ways * n.positions();
   if (places == 0) return;  // an empty grid is a launch error
@@ -180,7 +180,7 @@ void score_forward(const ScoreSizes& sizes, const Growth& growth, const ScoreInp
 template <typename T, typename A>
 void score_backward(const ScoreSizes& sizes, const Growth& growth, const ScoreInputs<T, A>& in, const A* grad,
                     const ScoreGradients<A>& to, int device) {
-  const FullSizes n = in_full_vectors(sizes, kWarp);
+  const Regrouped n = regrouped(sizes, kWarp);
   const torch::stable::accelerator::DeviceGuard guard(device);
   const int64_t pairs = n.episodes * n.queries * n.ways;
   if (pairs == 0 || n.positions() == 0) return;

@@ -1,21 +1,39 @@
-// What the CPU and the CUDA kernels of dmf::aligned_score share: the operators up to their kernels.
+// The operators of dmf::aligned_score up to their kernels, for CPU and CUDA alike.
 //
-// Letters as in dmf/ops/aligned_score.py: B episodes, N classes and Q queries each, T taps, H x W positions, G groups of R
-// channels. Class maps and query maps are rows of tables of J and I rows:
+// Letters as in dmf/ops/aligned_score.py: B episodes, N classes and Q queries each, T taps, H x W positions, C channels
+// in G groups of R. Class maps and query maps are rows of tables of J and I rows:
 //
 //   taps [J, T, H, W, G], class_offsets [J, 2T, H, W], weights [J, R, G];  query [I, H, W, R, G],
 //   query_offsets [I, 2T, H, W];  out [B, Q, N, H, W].
 //
-// taps and query are of one type, which may be a 16-bit one; everything else, and every sum, is float for the 16-bit
-// types and float32, double for float64.
+// taps and query have one type, T in templates, which may be a 16-bit one. Everything else, and every sum, has the type
+// A: double for float64, float for the others.
+//
+// Forward. At each position of a pair of class j and query i, with X a row of `query` and w of `weights`:
+//
+//   a_g       = sum_t bilinear(taps[j, t, ..., g], position + tap t + class_offsets[j, t] + query_offsets[i, t])
+//   f_g       = sigmoid(a_g)                         the pair's meta-filter
+//   gain_g    = phi(f_g) - 1                         the growth by the alignment
+//   moving_c  = max(X_c, 0) if rectified else X_c    what grows
+//   product_g = sum_{c in g} w_c moving_c
+//   score     = sum_c w_c X_c + sum_g gain_g product_g
+//
+// Backward. With d the gradient by the score, and grows_c = 1 where phi acts (X_c > 0, or not rectified), 0 elsewhere:
+//
+//   by w_c     d (1 + gain_g grows_c) X_c            summed over positions and queries
+//   by X_c     d (1 + gain_g grows_c) w_c            summed over classes
+//   by a_g     d product_g phi'(f_g) f_g (1 - f_g)   written A_g below
+//   by taps    A_g times the corner's weight, at each of the four corners of a tap's sample
+//   by offsets sum_g A_g times the slope of bilinear(...); the same for the class's offset and the query's
+//
+// The kernels' names: `sampled` and `sum` are a_g; `by_product` is d gain_g, `by_weighed` d (1 + gain_g grows_c), the
+// gradient by w_c X_c; `by_sum` is A_g.
 #pragma once
 
 #include "sampling.h"
 
 #include <torch/headeronly/util/BFloat16.h>
 #include <torch/headeronly/util/Half.h>
-
-#include <optional>
 
 namespace dmf {
 
@@ -24,38 +42,44 @@ using torch::headeronly::Half;
 
 constexpr int kDegree = 4;
 
-// phi(f) - 1 as c1 f + c2 f^2 + c3 f^3 + c4 f^4, or as exp(f) - 1; rectified where it acts on x > 0 only.
+// phi(f) - 1 = c[0] f + c[1] f^2 + c[2] f^3 + c[3] f^4, or exp(f) - 1 if exponential.
 struct Growth {
   bool rectified, exponential;
   double c[kDegree];
 };
 
 struct ScoreSizes : Grid {
-  int64_t episodes, ways, queries, rest, groups;
+  int64_t episodes, ways, queries;
+  int64_t group_size;  // R
+  int64_t groups;      // G
 
-  DMF_HOST_DEVICE int64_t channels() const { return rest * groups; }
+  DMF_HOST_DEVICE int64_t channels() const { return group_size * groups; }
 };
 
-// Channel c is number (c % R) * G + c // R of a row. Where G fills no whole vectors (or warps), k consecutive sets of G
-// numbers are taken for one of kG groups, the k copies of a group having the same filter, while `filters` stays G: so
-// vectors are full for every G that divides 64 or 640.
-struct FullSizes : ScoreSizes {
+// Sizes in which a row of channels fills whole vectors (or warps), where this is possible.
+//
+// A row [R, G] of `query` or `weights` is read in runs of G numbers, one per group; a run that leaves part of a vector
+// empty wastes lanes. The same memory is also a row [R / k, kG]: k consecutive runs read as one, over k copies of each
+// group. `groups` is then kG and `group_size` R / k, while taps still have G numbers, called `filters`: group g uses
+// filter g % filters. For every G that divides 64 or 640, some k fills whole vectors.
+struct Regrouped : ScoreSizes {
   int64_t filters;
 };
 
-inline FullSizes in_full_vectors(const ScoreSizes& n, int64_t lanes) {
-  FullSizes full{n, n.groups};
-  for (int64_t k = 1; k <= n.rest; ++k) {
-    if (n.rest % k == 0 && n.groups * k % lanes == 0) {
-      full.groups = n.groups * k;
-      full.rest = n.rest / k;
+inline Regrouped regrouped(const ScoreSizes& n, int64_t lanes) {
+  Regrouped result{n, n.groups};
+  for (int64_t k = 1; k <= n.group_size; ++k) {
+    if (n.group_size % k == 0 && n.groups * k % lanes == 0) {
+      result.groups = n.groups * k;
+      result.group_size = n.group_size / k;
       break;
     }
   }
-  return full;
+  return result;
 }
 
-// What a kernel reads; class_rows [B, N] and query_rows [B, Q] may be null: then row n of episode b is b * N + n.
+// What a kernel reads. Class n of episode b is row class_rows[b, n] of its tables, query q is row query_rows[b, q].
+// Null pointers stand for episodes that follow each other: rows b * N + n and b * Q + q.
 template <typename T, typename A>
 struct ScoreInputs {
   const T* taps;
@@ -70,14 +94,14 @@ struct ScoreInputs {
   DMF_HOST_DEVICE int64_t query_row(int64_t bq) const { return query_rows ? query_rows[bq] : bq; }
 };
 
-// Gradients by taps, class_offsets, query, query_offsets and weights, in the type of the sums and zero at first.
+// Where a kernel adds the gradients by its inputs; zero at first.
 template <typename A>
 struct ScoreGradients {
   A *taps, *class_offsets, *query, *query_offsets, *weights;
 };
 
-// The kernels: aligned_score.cpp defines them for CPU tensors, aligned_score.cu for CUDA tensors. All tensors are
-// contiguous; `out` comes as zeros.
+// The kernels: aligned_score.cpp defines them for CPU tensors, aligned_score.cu for CUDA tensors. All memory is
+// contiguous, `out` starts as zeros, and `device` is the index of the CUDA device.
 namespace {
 
 template <typename T, typename A>
@@ -87,30 +111,21 @@ template <typename T, typename A>
 void score_backward(const ScoreSizes& n, const Growth& growth, const ScoreInputs<T, A>& in, const A* grad,
                    const ScoreGradients<A>& to, int device);
 
-struct ScoreTensors {
+struct ScoreTables {
   Tensor taps, class_offsets, query, query_offsets, weights;
 
-  // The guard before raw memory: a method builds these tables, so a misfit is its mistake and no user's.
+  // The last check before raw memory. dmf builds the tables itself, so the messages are for its developers.
   ScoreSizes checked(int64_t episodes, int64_t ways, int64_t queries, const std::vector<int64_t>& kernel_size) const {
     check_kernel_size(kernel_size);
-    STD_TORCH_CHECK(taps.dim() == 5 && query.dim() == 5 && weights.dim() == 3 && class_offsets.dim() == 4 &&
-                        query_offsets.dim() == 4,
-                    "dmf::aligned_score: taps and query have 5 axes, offsets 4, weights 3");
+    STD_TORCH_CHECK(taps.dim() == 5 && query.dim() == 5, "dmf::aligned_score: taps and query have 5 axes");
     const Grid grid(kernel_size, taps.size(2), taps.size(3));
-    const int64_t groups = taps.size(4), rest = query.size(3);
-    STD_TORCH_CHECK(taps.size(1) == grid.taps && fits(class_offsets, taps.size(0), grid) &&
-                        fits(query_offsets, query.size(0), grid) && query.size(1) == grid.height &&
-                        query.size(2) == grid.width && query.size(4) == groups &&
-                        weights.size(0) == taps.size(0) && weights.size(1) == rest && weights.size(2) == groups,
-                    "dmf::aligned_score: shapes do not fit together");
-    const ScalarType sum = taps.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
-    STD_TORCH_CHECK(query.scalar_type() == taps.scalar_type() && class_offsets.scalar_type() == sum &&
-                        query_offsets.scalar_type() == sum && weights.scalar_type() == sum,
-                    "dmf::aligned_score: taps and query are of one type, offsets and weights of the sums' type");
+    const ScoreSizes n{grid, episodes, ways, queries, query.size(3), taps.size(4)};
+    check_shapes(n);
+    check_types();
     for (const Tensor& other : {class_offsets, query, query_offsets, weights}) {
       STD_TORCH_CHECK(together(taps, other), "dmf::aligned_score: all tensors are on one device");
     }
-    return {grid, episodes, ways, queries, rest, groups};
+    return n;
   }
 
   void make_contiguous() {
@@ -127,13 +142,28 @@ struct ScoreTensors {
   }
 
  private:
-  static bool fits(const Tensor& offsets, int64_t rows, const Grid& grid) {
-    return offsets.size(0) == rows && offsets.size(1) == 2 * grid.taps && offsets.size(2) == grid.height &&
-           offsets.size(3) == grid.width;
+  void check_shapes(const ScoreSizes& n) const {
+    const int64_t classes = taps.size(0), images = query.size(0);
+    STD_TORCH_CHECK(has_shape(taps, {classes, n.taps, n.height, n.width, n.groups}) &&
+                        has_shape(class_offsets, {classes, 2 * n.taps, n.height, n.width}) &&
+                        has_shape(weights, {classes, n.group_size, n.groups}),
+                    "dmf::aligned_score: the tables of classes are taps [J, T, H, W, G], class_offsets [J, 2T, H, W] "
+                    "and weights [J, R, G]");
+    STD_TORCH_CHECK(has_shape(query, {images, n.height, n.width, n.group_size, n.groups}) &&
+                        has_shape(query_offsets, {images, 2 * n.taps, n.height, n.width}),
+                    "dmf::aligned_score: the tables of images are query [I, H, W, R, G] and query_offsets "
+                    "[I, 2T, H, W], with the sizes of the classes");
+  }
+
+  void check_types() const {
+    const ScalarType sum = taps.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
+    STD_TORCH_CHECK(query.scalar_type() == taps.scalar_type() && class_offsets.scalar_type() == sum &&
+                        query_offsets.scalar_type() == sum && weights.scalar_type() == sum,
+                    "dmf::aligned_score: taps and query have one type, offsets and weights the type of the sums");
   }
 };
 
-// Calls run<T, A>() for a tensor of type T with sums of type A.
+// Calls run(T(), A()) for taps and query of a type: T is that type in C++, A the type of the sums.
 template <typename Run>
 void by_type(ScalarType type, const Run& run) {
   if (type == ScalarType::Float) {
@@ -159,7 +189,8 @@ Growth growth_of(const std::vector<double>& coefficients, bool rectified) {
   return growth;
 }
 
-Tensor score(ScoreTensors& given, const ScoreSizes& n, const Growth& growth, const int64_t* class_rows,
+// The score map of episodes, from checked tables.
+Tensor score(ScoreTables given, const ScoreSizes& n, const Growth& growth, const int64_t* class_rows,
              const int64_t* query_rows) {
   given.make_contiguous();
   Tensor out = torch::stable::new_zeros(given.weights, {n.episodes, n.queries, n.ways, n.height, n.width});
@@ -172,21 +203,21 @@ Tensor score(ScoreTensors& given, const ScoreSizes& n, const Growth& growth, con
   return out;
 }
 
-// Classes and queries of B episodes lie one episode after the other: J = B * N, I = B * Q.
-ScoreSizes in_order(const ScoreTensors& given, int64_t episodes, const std::vector<int64_t>& kernel_size) {
+// Sizes where the rows of B episodes follow each other: J = B * N, I = B * Q.
+ScoreSizes checked_in_order(const ScoreTables& given, int64_t episodes, const std::vector<int64_t>& kernel_size) {
   const int64_t classes = given.taps.size(0), queries = given.query.size(0);
   STD_TORCH_CHECK(episodes > 0 && classes % episodes == 0 && queries % episodes == 0,
-                  "dmf::aligned_score: rows are those of whole episodes");
+                  "dmf::aligned_score: the rows divide into whole episodes");
   return given.checked(episodes, classes / episodes, queries / episodes, kernel_size);
 }
 
 Tensor aligned_score(Tensor taps, Tensor class_offsets, Tensor query, Tensor query_offsets, Tensor weights,
                       int64_t episodes, std::vector<int64_t> kernel_size, std::vector<double> growth, bool rectified) {
-  ScoreTensors given{taps, class_offsets, query, query_offsets, weights};
-  return score(given, in_order(given, episodes, kernel_size), growth_of(growth, rectified), nullptr, nullptr);
+  ScoreTables given{taps, class_offsets, query, query_offsets, weights};
+  return score(given, checked_in_order(given, episodes, kernel_size), growth_of(growth, rectified), nullptr, nullptr);
 }
 
-// Whether all `rows`, of a contiguous tensor on the CPU, are rows of a table of `count`.
+// Whether all of `rows`, a contiguous tensor on the CPU, lie in a table of `count` rows.
 bool within(const Tensor& rows, int64_t count) {
   const int64_t* row = rows.const_data_ptr<int64_t>();
   for (int64_t i = 0; i < rows.numel(); ++i) {
@@ -198,7 +229,7 @@ bool within(const Tensor& rows, int64_t count) {
 Tensor aligned_score_of_rows(Tensor taps, Tensor class_offsets, Tensor query, Tensor query_offsets, Tensor weights,
                               Tensor class_rows, Tensor query_rows, std::vector<int64_t> kernel_size,
                               std::vector<double> growth, bool rectified) {
-  ScoreTensors given{taps, class_offsets, query, query_offsets, weights};
+  ScoreTables given{taps, class_offsets, query, query_offsets, weights};
   STD_TORCH_CHECK(class_rows.dim() == 2 && query_rows.dim() == 2 && class_rows.size(0) == query_rows.size(0) &&
                       class_rows.scalar_type() == ScalarType::Long && query_rows.scalar_type() == ScalarType::Long &&
                       together(class_rows, taps) && together(query_rows, taps),
@@ -206,7 +237,7 @@ Tensor aligned_score_of_rows(Tensor taps, Tensor class_offsets, Tensor query, Te
   const ScoreSizes n = given.checked(class_rows.size(0), class_rows.size(1), query_rows.size(1), kernel_size);
   class_rows = torch::stable::contiguous(class_rows);
   query_rows = torch::stable::contiguous(query_rows);
-  // On a GPU looking would wait for the device.
+  // On a GPU this check would wait for the device.
   STD_TORCH_CHECK(taps.is_cuda() || (within(class_rows, taps.size(0)) && within(query_rows, query.size(0))),
                   "dmf::aligned_score_of_rows: a row lies outside of its table");
   return score(given, n, growth_of(growth, rectified), class_rows.const_data_ptr<int64_t>(),
@@ -216,10 +247,9 @@ Tensor aligned_score_of_rows(Tensor taps, Tensor class_offsets, Tensor query, Te
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> aligned_score_backward(
     Tensor grad, Tensor taps, Tensor class_offsets, Tensor query, Tensor query_offsets, Tensor weights,
     int64_t episodes, std::vector<int64_t> kernel_size, std::vector<double> growth, bool rectified) {
-  ScoreTensors given{taps, class_offsets, query, query_offsets, weights};
-  const ScoreSizes n = in_order(given, episodes, kernel_size);
-  STD_TORCH_CHECK(grad.dim() == 5 && grad.size(0) == n.episodes && grad.size(1) == n.queries &&
-                      grad.size(2) == n.ways && grad.size(3) == n.height && grad.size(4) == n.width &&
+  ScoreTables given{taps, class_offsets, query, query_offsets, weights};
+  const ScoreSizes n = checked_in_order(given, episodes, kernel_size);
+  STD_TORCH_CHECK(has_shape(grad, {n.episodes, n.queries, n.ways, n.height, n.width}) &&
                       grad.scalar_type() == weights.scalar_type() && together(grad, taps),
                   "dmf::aligned_score_backward: grad is [B, Q, N, H, W], of the sums' type and on the same device");
   given.make_contiguous();

@@ -1,4 +1,4 @@
-// What the CPU and the CUDA kernels of dmf::sample_taps share: the operator up to its kernels.
+// The operator dmf::sample_taps up to its kernels, for CPU and CUDA alike.
 //
 // Letters as in dmf/ops/dynamic_sampling.py: M maps, Q queries, T taps, H x W positions, G groups; taps [M, T, H, W, G],
 // offsets [M, Q, 2T, H, W], output [M, Q, H, W, G].
@@ -12,7 +12,7 @@ struct Sizes : Grid {
   int64_t maps, queries, groups;
 };
 
-// The last guard before raw memory; dmf.ops.dynamic_sampling.sample_taps has already told the user in words.
+// The last check before raw memory; dmf.ops.dynamic_sampling.sample_taps has the messages for users.
 inline Sizes checked_sizes(const Tensor& taps, const Tensor& offsets, const std::vector<int64_t>& kernel_size) {
   check_kernel_size(kernel_size);
   STD_TORCH_CHECK(taps.dim() == 5 && offsets.dim() == 5, "dmf::sample_taps: taps and offsets have 5 axes");
@@ -28,14 +28,13 @@ inline Sizes checked_sizes(const Tensor& taps, const Tensor& offsets, const std:
 }
 
 inline void check_grad(const Tensor& grad, const Tensor& taps, const Sizes& n) {
-  STD_TORCH_CHECK(grad.dim() == 5 && grad.size(0) == n.maps && grad.size(1) == n.queries &&
-                      grad.size(2) == n.height && grad.size(3) == n.width && grad.size(4) == n.groups &&
+  STD_TORCH_CHECK(has_shape(grad, {n.maps, n.queries, n.height, n.width, n.groups}) &&
                       grad.scalar_type() == taps.scalar_type() && together(grad, taps),
                   "dmf::sample_taps_backward: grad is [M, Q, H, W, G], of the taps' type and on their device");
 }
 
 // The kernels: dynamic_sampling.cpp defines them for CPU tensors, dynamic_sampling.cu for CUDA tensors. All tensors are
-// contiguous, grad_taps comes as zeros, the other results uninitialised.
+// contiguous; grad_taps starts as zeros, the other results uninitialised.
 namespace {
 
 template <typename T>

@@ -1,4 +1,4 @@
-// What every operator shares: the checks' vocabulary, the grid of taps, and where a bilinear sample lies.
+// What all operators share: checks of their arguments, the grid of taps, and bilinear samples.
 //
 // Include this file first. Only PyTorch's stable ABI is used, so one build serves every Python and every PyTorch from
 // 2.11 on.
@@ -11,6 +11,7 @@
 
 #include <cmath>
 #include <cstdint>
+#include <initializer_list>
 #include <tuple>
 #include <vector>
 
@@ -22,7 +23,7 @@
 #define DMF_HOST_DEVICE inline
 #endif
 
-// The compiler makes hot loops for three instruction sets, the loader picks one.
+// Compiles a hot loop for three instruction sets, of which the loader picks one.
 #if defined(__x86_64__) && defined(__linux__) && defined(__GNUC__) && !defined(__clang__) && __GNUC__ >= 12
 #define DMF_CLONES __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
 #else
@@ -58,6 +59,15 @@ inline bool together(const Tensor& a, const Tensor& b) {
   return a.is_cuda() == b.is_cuda() && a.get_device_index() == b.get_device_index();
 }
 
+inline bool has_shape(const Tensor& tensor, std::initializer_list<int64_t> shape) {
+  if (tensor.dim() != static_cast<int64_t>(shape.size())) return false;
+  int64_t axis = 0;
+  for (const int64_t size : shape) {
+    if (tensor.size(axis++) != size) return false;
+  }
+  return true;
+}
+
 // A sample at (y, x) mixes the corners (row, column), (row, column + 1), (row + 1, column), (row + 1, column + 1) with
 // weights (1 - a)(1 - b), (1 - a) b, a (1 - b), a b, where a = y - row and b = x - column.
 template <typename T>
@@ -75,12 +85,12 @@ struct Sample {
   }
 };
 
-// Finds the sample at (row + dy, column + dx), where (row, column) is where an undisplaced tap reads; false where all
+// Finds the sample at (row + dy, column + dx), where (row, column) is where the tap reads without offset; false if all
 // four corners lie outside the map.
 //
-// The range is tested in floating point, before the conversion to int, which is undefined for 1e30. At -1 exactly the
-// value is 0, and the sample is kept for the sake of its derivative (the one from the right, as in torchvision and
-// grid_sample). A NaN is in no range: it is placed outside with weights NaN, so that it spreads instead of reading 0.
+// The range is tested in floating point, before the conversion to int, which is undefined for 1e30. At exactly -1 the
+// value is 0, but the derivative (the one from the right, as in torchvision and grid_sample) is not: the sample is
+// kept. A NaN is in no range: it is placed outside with weights NaN, so that it spreads instead of reading 0.
 template <typename T>
 DMF_HOST_DEVICE bool locate(const Grid& n, int64_t row, int64_t column, T dy, T dx, Sample<T>& sample) {
   const T v = T(row) + dy, h = T(column) + dx;
@@ -94,7 +104,7 @@ DMF_HOST_DEVICE bool locate(const Grid& n, int64_t row, int64_t column, T dy, T 
   return true;
 }
 
-// Work items per thread, so that a thread has at least some 2^17 multiply-adds to do.
+// The least number of work items per thread: some 2^17 multiply-adds.
 inline int64_t grain(int64_t work_per_item) {
   return work_per_item >= (1 << 17) ? 1 : (1 << 17) / (work_per_item > 0 ? work_per_item : 1);
 }

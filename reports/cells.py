@@ -5,24 +5,31 @@ from __future__ import annotations
 from dmf.values import Value
 from reports.collect import State
 from reports.published import Published
+from reports.statistics import PairedTest, PublishedVerdict, Verdict
 
 
 class Comparison(Value):
-    """Ours minus the paper's, in accuracy; no numbers where the two cannot be compared."""
+    """Ours minus the paper's, in accuracy; no numbers and no verdict where the two cannot be compared."""
 
     difference: float | None = None
     ci95: float | None = None
     """Half-width: episodes of both, and our seeds (Student's t) where there are several."""
     their_ci95: float | None = None
     """As used; for Table 2 assumed, see the table's notes."""
-    verdict: str
-    """consistent, below, above, or `not comparable (...)`."""
+    verdict: PublishedVerdict | None = None
+    obstacles: tuple[str, ...] = ()
+    """Why there is no verdict: what differs, in words."""
     departures: tuple[str, ...] = ()
     """`path=value` where our training departs from the paper's and the released code's."""
 
+    @property
+    def words(self) -> str:
+        """The verdict, or `not comparable (data set, backbone)`."""
+        return self.verdict or f"not comparable ({', '.join(self.obstacles)})"
+
 
 class AgainstBaseline(Value):
-    """A cell minus its baseline over the same episodes, in accuracy; no numbers where there is no such difference."""
+    """A cell minus its baseline over the same episodes, in accuracy; without a test no numbers and no verdict."""
 
     baseline: str
     """Its row's name."""
@@ -33,15 +40,21 @@ class AgainstBaseline(Value):
     p: float | None = None
     p_holm: float | None = None
     """Adjusted for all the comparisons of the table."""
-    test: str = ""
+    test: PairedTest | None = None
     seeds: tuple[int, ...] = ()
     """Those that both have."""
     published_difference: float | None = None
     """The same difference in the paper."""
     also_differs: tuple[str, ...] = ()
     """Dotted paths in which the two trainings differ besides what the table's rows vary: then there is no test."""
-    verdict: str
-    """better, worse, same within 0.5 (points), undecided; or why there is none."""
+    verdict: Verdict | None = None
+    obstacle: str = ""
+    """Why there is no test, in words."""
+
+    @property
+    def words(self) -> str:
+        """The verdict, or why there is none."""
+        return self.verdict or self.obstacle
 
 
 class Cell(Value):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from enum import StrEnum
+from typing import NamedTuple
 
 import numpy as np
 
@@ -18,15 +19,39 @@ from reports.tables import PlannedCell, Records
 TOLERANCE = 1e-9
 """Between a stored summary and the same recomputed from its episodes."""
 
-State = Literal[
-    "done", "partial", "failed", "diverged", "stale", "running", "not evaluated", "missing", "refused", "not planned"
-]
-GRAVEST_FIRST: tuple[State, ...] = ("failed", "diverged", "stale", "running", "not evaluated", "missing")
+
+class State(StrEnum):
+    """How far a cell is; the value is what tables print."""
+
+    DONE = "done"
+    PARTIAL = "partial"
+    """Some of its seeds are done."""
+    FAILED = "failed"
+    DIVERGED = "diverged"
+    STALE = "stale"
+    RUNNING = "running"
+    NOT_EVALUATED = "not evaluated"
+    MISSING = "missing"
+    REFUSED = "refused"
+    """Its seeds cannot be averaged."""
+    NOT_PLANNED = "not planned"
+
+
+GRAVEST_FIRST = (State.FAILED, State.DIVERGED, State.STALE, State.RUNNING, State.NOT_EVALUATED, State.MISSING)
+"""States of seeds; a cell without any seed done has the first that one of its seeds has."""
+
+
+class Absence(NamedTuple):
+    """Why a seed has no evaluation that counts."""
+
+    state: State
+    reason: str
+    """For people."""
 
 
 @dataclass(frozen=True)
 class Collected:
-    """What a planned cell has: its state, why seeds are absent, and the episodes of those that are there."""
+    """What a planned cell has: its state, why seeds are absent, and the episodes of the seeds done."""
 
     state: State
     reasons: tuple[str, ...] = ()
@@ -59,12 +84,12 @@ def collect(cell: PlannedCell, records: Records, today: Today | None = None) -> 
     ValueError, naming the record, when one contradicts itself or the plan.
     """
     found: list[tuple[int, Ended | None, Tested]] = []
-    absent: list[tuple[int, State, str]] = []
+    absent: dict[int, Absence] = {}
     asked = cell.evaluation.key
     for seed, key in zip(cell.seeds, cell.training_keys, strict=True):
         tested = records.how_tested(key, asked)
         if tested is None:
-            absent.append((seed, *_absence(cell.of_seed(seed), key, records)))
+            absent[seed] = _absence(cell.of_seed(seed), key, records)
             continue
         _check(tested, f"{key}/{asked}", cell.evaluation)
         found.append((seed, records.how_ended(key), tested))
@@ -74,22 +99,20 @@ def collect(cell: PlannedCell, records: Records, today: Today | None = None) -> 
     for seed, ended, tested in found:
         doubts = _doubts(cell.config, ended, tested, today) if today else ()
         if doubts and today and not today.accept_stale:
-            absent.append((seed, "stale", f"stale: {', '.join(doubts)}"))
+            absent[seed] = Absence(State.STALE, f"stale: {', '.join(doubts)}")
         else:
             doubted.update(doubts)
             done.append((seed, ended, tested))
-    place = {seed: number for number, seed in enumerate(cell.seeds)}
-    absent.sort(key=lambda each: place[each[0]])
-    reasons = _by_reason([(seed, reason) for seed, _, reason in absent], len(cell.seeds))
+    reasons = _by_reason({seed: absent[seed].reason for seed in cell.seeds if seed in absent}, len(cell.seeds))
     if not done:
-        return Collected(min((state for _, state, _ in absent), key=GRAVEST_FIRST.index), reasons)
+        return Collected(min((absence.state for absence in absent.values()), key=GRAVEST_FIRST.index), reasons)
     # A bank is positions in a split; with other images at them it is other episodes.
     banks = {f"{tested.bank} of {tested.data_fingerprint[:16]}" for _, _, tested in done}
     if len(banks) > 1:
-        return Collected("refused", (f"its seeds were tested on different episodes ({', '.join(sorted(banks))})",))
+        return Collected(State.REFUSED, (f"its seeds were tested on different episodes ({', '.join(sorted(banks))})",))
     trainings = [training for _, training, _ in done if training is not None]
     return Collected(
-        "partial" if absent else "done",
+        State.PARTIAL if absent else State.DONE,
         reasons,
         tuple(seed for seed, _, _ in done),
         accuracies if len(done) == len(found) else np.array([tested.accuracies for _, _, tested in done]),
@@ -110,10 +133,10 @@ def _doubts(training: ExperimentConfig, ended: Ended | None, tested: Tested, tod
     return tuple(dict.fromkeys(found))
 
 
-def _by_reason(absent: list[tuple[int, str]], planned: int) -> tuple[str, ...]:
-    """Each reason once, with its seeds where it is not that of all."""
+def _by_reason(reasons: dict[int, str], planned: int) -> tuple[str, ...]:
+    """Each reason once, from reasons by seed; with its seeds, unless it holds for all `planned` of them."""
     seeds: dict[str, list[str]] = {}
-    for seed, reason in absent:
+    for seed, reason in reasons.items():
         seeds.setdefault(reason, []).append(str(seed))
     return tuple(
         reason if len(those) == planned else f"{'seeds' if len(those) > 1 else 'seed'} {', '.join(those)}: {reason}"
@@ -121,23 +144,22 @@ def _by_reason(absent: list[tuple[int, str]], planned: int) -> tuple[str, ...]:
     )
 
 
-def _absence(training: ExperimentConfig, key: str, records: Records) -> tuple[State, str]:
+def _absence(training: ExperimentConfig, key: str, records: Records) -> Absence:
     """Why a training has no evaluation."""
     record = records.how_ended(key)
-    stage = training.stage
-    if record is None and stage is not None:
-        before = records.how_ended(stage.key)
-        if before is not None and before.failure and before.outcome != "finished":
-            reason = printable(before.failure.reason)
-            return before.outcome, f"its pre-training {stage.key} {before.outcome}: {reason}"
     if record is None:
-        return ("running", "running") if records.running(key) else ("missing", "missing")
-    if record.outcome == "finished":
-        return "not evaluated", "trained, not evaluated"
+        stage = training.stage
+        if stage is not None and (before := records.how_ended(stage.key)) and before.failure:
+            state = State.DIVERGED if before.outcome == "diverged" else State.FAILED
+            return Absence(state, f"its pre-training {stage.key} {state}: {printable(before.failure.reason)}")
+        state = State.RUNNING if records.running(key) else State.MISSING
+        return Absence(state, state.value)
     failure = record.failure
+    if record.outcome == "finished":
+        return Absence(State.NOT_EVALUATED, "trained, not evaluated")
     if record.outcome == "diverged":
-        return "diverged", f"diverged at step {failure.step}" if failure and failure.step else "diverged"
-    return "failed", f"failed: {printable(failure.reason)}" if failure else "failed"
+        return Absence(State.DIVERGED, f"diverged at step {failure.step}" if failure and failure.step else "diverged")
+    return Absence(State.FAILED, f"failed: {printable(failure.reason)}" if failure else "failed")
 
 
 def _check(tested: Tested, expected: str, asked: EvaluationConfig) -> None:

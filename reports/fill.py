@@ -9,11 +9,11 @@ from typing import Any
 from dmf.records.staleness import Today
 from reports import notes, published, statistics
 from reports.cells import AgainstBaseline, Cell, Comparison, Section, Table
-from reports.collect import Collected, collect
+from reports.collect import Collected, State, collect
 from reports.published import ABLATED, BACKBONES, DATASETS, Published
 from reports.tables import Column, PlannedCell, Records, Row, TableLayout, arrange
 
-NOT_PLANNED = Collected("not planned", ("not planned",))
+NOT_PLANNED = Collected(State.NOT_PLANNED, (State.NOT_PLANNED.value,))
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,9 +132,9 @@ def _to_published(
         "training protocol": config.model.method == "dmf",
     }
     their_ci95 = published.assumed_ci95(theirs)
-    obstacles = [what for what, equal in same.items() if not equal]
+    obstacles = tuple(what for what, equal in same.items() if not equal)
     if obstacles or their_ci95 is None:
-        return Comparison(verdict=f"not comparable ({', '.join(obstacles) or 'no interval published'})")
+        return Comparison(obstacles=obstacles or ("no interval published",))
     seeds = len(place.found.seeds)
     difference, half, verdict = statistics.against_published(accuracy, ci95, sd, seeds, theirs.accuracy, their_ci95)
     return Comparison(
@@ -176,32 +176,29 @@ def _compare_with_baselines(layout: TableLayout, columns: Sequence[Sequence[Plac
                 continue
             base = _baseline(layout, place, section)
             answer = _unpaired_answer(layout, place, base)
-            if base is None or answer.verdict:
+            if base is None or answer.obstacle:
                 answers[place] = answer
             else:
                 tested[place] = answer, _difference(place.found, base.found)
     adjusted = statistics.holm([difference.p for _, difference in tested.values()])
     for (place, (answer, difference)), p_holm in zip(tested.items(), adjusted, strict=True):
-        answers[place] = AgainstBaseline(
-            **dict(answer)
-            | {
-                "difference": difference.mean,
-                "low": difference.low,
-                "high": difference.high,
-                "p": difference.p,
-                "p_holm": p_holm,
-                "test": difference.test,
-                "verdict": statistics.verdict(difference, p_holm),
-            }
+        answers[place] = answer.replace(
+            difference=difference.mean,
+            low=difference.low,
+            high=difference.high,
+            p=difference.p,
+            p_holm=p_holm,
+            test=difference.test,
+            verdict=statistics.verdict(difference, p_holm),
         )
     return answers
 
 
 def _unpaired_answer(layout: TableLayout, place: Place, base: Place | None) -> AgainstBaseline:
-    """What can be said without a test; its verdict is the obstacle, or empty when there is none."""
+    """What can be said without a test, and the obstacle to one if there is any."""
     if base is None:
         name = layout.row_name.format(layout.labels[layout.baseline])
-        return AgainstBaseline(baseline=name, verdict="baseline not planned")
+        return AgainstBaseline(baseline=name, obstacle=f"baseline {State.NOT_PLANNED}")
     assert place.planned is not None and base.planned is not None
     theirs, their_base = _published(layout, place), _published(layout, base)
     seeds = _common_seeds(place.found, base.found)
@@ -210,7 +207,7 @@ def _unpaired_answer(layout: TableLayout, place: Place, base: Place | None) -> A
     if also_differs:
         obstacle = f"not comparable (also differs: {', '.join(also_differs)})"
     elif place.found.accuracies is None:
-        obstacle = place.found.state
+        obstacle = place.found.state.value
     elif base.found.accuracies is None:
         obstacle = f"baseline {base.found.state}"
     elif base.found.bank != place.found.bank:
@@ -222,7 +219,7 @@ def _unpaired_answer(layout: TableLayout, place: Place, base: Place | None) -> A
         seeds=() if obstacle else seeds,
         published_difference=theirs.accuracy - their_base.accuracy if theirs and their_base else None,
         also_differs=also_differs,
-        verdict=obstacle,
+        obstacle=obstacle,
     )
 
 

@@ -1,31 +1,35 @@
-"""What a table says in words: its verdict, and the notes without which its numbers could be misread."""
+"""A table's sentences: its verdict, and the notes without which its numbers could be misread."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
 
-from reports import statistics
 from reports.cells import Cell, Section
+from reports.collect import State
 from reports.published import BACKBONES, DATASETS, LIBRARY
+from reports.statistics import MARGIN, PairedTest
 from reports.tables import PlannedCell, TableLayout
+
+PLAIN = frozenset({State.NOT_PLANNED, State.MISSING, State.RUNNING, State.NOT_EVALUATED})
+"""States that need no note where they hold for all seeds of a cell."""
 
 
 def verdict(sections: Sequence[Section], baseline: str) -> str:
-    """How much is there, and what it says against the baseline and against the paper, in one line."""
+    """In one line: how many cells are done, and the verdicts against the baseline and against the paper."""
     planned = [cell for section in sections for cell in section.cells if cell.seeds_planned]
     states = Counter(cell.state for cell in planned)
-    parts = [f"{states['done']} of {len(planned)} cells done"]
-    parts += [f"{count} {state}" for state, count in sorted(states.items()) if state != "done"]
+    parts = [f"{states[State.DONE]} of {len(planned)} cells {State.DONE}"]
+    parts += [f"{count} {state}" for state, count in sorted(states.items()) if state != State.DONE]
     sentences = [", ".join(parts)]
     against = Counter(
-        "not comparable" if c.to_baseline.also_differs else c.to_baseline.verdict
+        "not comparable" if c.to_baseline.also_differs else c.to_baseline.words
         for c in planned
-        if c.to_baseline and (c.to_baseline.also_differs or c.to_baseline.p is not None)
+        if c.to_baseline and (c.to_baseline.also_differs or c.to_baseline.verdict)
     )
     if against:
         sentences.append(f"against {baseline}: {_counted(against)}")
-    papers = Counter(c.to_published.verdict for c in planned if c.to_published)
+    papers = Counter(c.to_published.words for c in planned if c.to_published)
     if papers:
         sentences.append(f"against the paper: {_counted(papers)}")
     return "; ".join(sentences) + "."
@@ -79,14 +83,14 @@ def _intervals(cells: Sequence[tuple[Section, Cell]]) -> str:
 
 
 def _comparisons(cells: Sequence[tuple[Section, Cell]]) -> str:
-    made = [cell.to_baseline for _, cell in cells if cell.to_baseline and cell.to_baseline.p is not None]
+    made = [cell.to_baseline for _, cell in cells if cell.to_baseline and cell.to_baseline.test]
     if not made:
         return ""
     tests = " or ".join(
-        f"{test} ({_seeds({len(m.seeds) for m in made if m.test == test})})" for test in sorted({m.test for m in made})
+        f"{test} ({_seeds({len(m.seeds) for m in made if m.test is test})})" for test in sorted({m.test for m in made if m.test})
     )
-    margin = f"{100 * statistics.MARGIN:g}"
-    uncovered = any(m.test == statistics.OVER_EPISODES for m in made)
+    margin = f"{100 * MARGIN:g}"
+    uncovered = any(m.test is PairedTest.OVER_EPISODES for m in made)
     return (
         f"Differences to {made[0].baseline} on the same episodes: {tests}, 95 % interval in brackets; p adjusted after "
         f"Holm for the {len(made)} comparisons of this table. "
@@ -159,7 +163,7 @@ def _absences(cells: Sequence[tuple[Section, Cell]]) -> list[str]:
     return [
         f"{_name(cell)}, {section.label}: {'; '.join(cell.reasons)}."
         for section, cell in cells
-        if set(cell.reasons) - {"not planned", "missing", "running", "trained, not evaluated"}
+        if cell.reasons and not (cell.state in PLAIN and len(cell.reasons) == 1)
     ]
 
 

@@ -1,6 +1,7 @@
-"""One filled table as terminal, Markdown, LaTeX, CSV, HTML and JSON: the same values, byte for byte the same each time.
+"""A filled table as terminal text, Markdown, LaTeX, CSV, HTML and JSON; the same table gives the same bytes.
 
-Here, and nowhere before, fractions become percent with two decimals. JSON keeps every number unrounded.
+`columns` defines the columns of all formats but JSON, which is the table itself with every number unrounded. Elsewhere
+fractions become percent with two decimals, here and nowhere before.
 """
 
 from __future__ import annotations
@@ -20,8 +21,12 @@ from rich.text import Text
 
 from reports.cells import Cell, Section, Table
 from reports.published import BACKBONES
+from reports.statistics import Verdict
 
+Fields = dict[str, str | int | None]
+"""Fields of CSV by name, numbers as percent or points with two decimals; None: empty."""
 NOTHING = "–"
+"""Printed where a column has nothing to say of a cell."""
 LONGEST_REASON = 24
 """Characters that a table has room for; longer reasons stand in its notes."""
 WIDE = 140
@@ -37,6 +42,11 @@ def percent(fraction: float, signed: bool = False) -> str:
     return text.replace("-", "−")
 
 
+def _plain(fraction: float | None) -> str | None:
+    """Percent for CSV, with a hyphen as minus."""
+    return None if fraction is None else percent(fraction).replace("−", "-")
+
+
 def _number(value: float, ci95: float | None) -> str:
     return percent(value) if ci95 is None else f"{percent(value)} ± {percent(ci95)}"
 
@@ -49,13 +59,31 @@ def _backbone(cell: Cell) -> str:
     return BACKBONES.get(cell.backbone, cell.backbone) or "-"
 
 
-def _paper(cell: Cell) -> str:
+def _published(cell: Cell) -> str:
     return _number(cell.published.accuracy, cell.published.ci95) if cell.published else NOTHING
 
 
+def _published_fields(cell: Cell) -> Fields:
+    number = cell.published
+    return {
+        "paper_percent": _plain(number.accuracy) if number else None,
+        "paper_ci95": _plain(number.ci95) if number else None,
+        "paper_dataset": number.dataset if number else None,
+        "paper_backbone": number.backbone if number else None,
+        "paper_source": number.source if number else None,
+    }
+
+
 def _library(cell: Cell) -> str:
-    """Every number that LibFewShot's pages give, each once."""
+    """All numbers on LibFewShot's pages, each once."""
     return " / ".join(dict.fromkeys(percent(number.accuracy) for number in cell.library)) or NOTHING
+
+
+def _library_fields(cell: Cell) -> Fields:
+    return {
+        "libfewshot_percent": " / ".join(percent(number.accuracy) for number in cell.library),
+        "libfewshot_source": " / ".join(number.source for number in cell.library),
+    }
 
 
 def _ours(cell: Cell) -> str:
@@ -63,6 +91,17 @@ def _ours(cell: Cell) -> str:
         return _number(cell.accuracy, cell.ci95)
     text = "; ".join(cell.reasons)
     return text if len(text) <= LONGEST_REASON else f"{cell.state} (see notes)"
+
+
+def _ours_fields(cell: Cell) -> Fields:
+    return {
+        "state": cell.state,
+        "reason": "; ".join(cell.reasons),
+        "stale": "; ".join(cell.doubts),
+        "accuracy_percent": _plain(cell.accuracy),
+        "ci95": _plain(cell.ci95),
+        "best": "yes" if cell.best else "no",
+    }
 
 
 def _seed_sd(cell: Cell) -> str:
@@ -82,10 +121,20 @@ def _to_published(cell: Cell) -> str:
     if comparison is None:
         return NOTHING
     if comparison.difference is None:
-        return comparison.verdict
+        return comparison.words
     marked = ", protocol differs" if comparison.departures else ""
     number = f"{percent(comparison.difference, signed=True)} ± {percent(comparison.ci95 or 0)}"
-    return f"{number} {comparison.verdict}{marked}"
+    return f"{number} {comparison.words}{marked}"
+
+
+def _to_published_fields(cell: Cell) -> Fields:
+    comparison = cell.to_published
+    return {
+        "minus_paper": _plain(comparison.difference) if comparison else None,
+        "minus_paper_ci95": _plain(comparison.ci95) if comparison else None,
+        "minus_paper_verdict": comparison.words if comparison else None,
+        "departures": "; ".join(comparison.departures) if comparison else None,
+    }
 
 
 def _to_baseline(cell: Cell) -> str:
@@ -96,11 +145,26 @@ def _to_baseline(cell: Cell) -> str:
     return f"{percent(comparison.difference, signed=True)} {interval}"
 
 
+def _to_baseline_fields(cell: Cell) -> Fields:
+    comparison = cell.to_baseline
+    return {
+        "baseline": comparison.baseline if comparison else None,
+        "minus_baseline": _plain(comparison.difference) if comparison else None,
+        "minus_baseline_low": _plain(comparison.low) if comparison else None,
+        "minus_baseline_high": _plain(comparison.high) if comparison else None,
+    }
+
+
 def _in_paper(cell: Cell) -> str:
     comparison = cell.to_baseline
     if comparison is None or comparison.published_difference is None:
         return NOTHING
     return percent(comparison.published_difference, signed=True)
+
+
+def _in_paper_fields(cell: Cell) -> Fields:
+    comparison = cell.to_baseline
+    return {"minus_baseline_in_paper": _plain(comparison.published_difference) if comparison else None}
 
 
 def _p(cell: Cell) -> str:
@@ -110,49 +174,93 @@ def _p(cell: Cell) -> str:
     return "<0.001" if comparison.p_holm < 0.001 else f"{comparison.p_holm:.3f}"
 
 
+def _p_fields(cell: Cell) -> Fields:
+    comparison = cell.to_baseline
+    return {
+        "p": f"{comparison.p:.3g}" if comparison and comparison.p is not None else None,
+        "p_holm": f"{comparison.p_holm:.3g}" if comparison and comparison.p_holm is not None else None,
+        "test": comparison.test if comparison else None,
+    }
+
+
 def _verdict(cell: Cell) -> str:
     if cell.is_baseline:
         return "baseline"
-    return cell.to_baseline.verdict if cell.to_baseline else NOTHING
+    return cell.to_baseline.words if cell.to_baseline else NOTHING
+
+
+def _verdict_fields(cell: Cell) -> Fields:
+    comparison = cell.to_baseline
+    return {
+        "also_differs": "; ".join(comparison.also_differs) if comparison else None,
+        "verdict": _verdict(cell).replace(NOTHING, ""),
+    }
 
 
 @dataclass(frozen=True)
-class Heading:
-    """A printed column: its heading, and how a cell fills it."""
+class Column:
+    """A column: what it prints for a cell, and the fields that CSV has in its place."""
 
-    text: str
-    value: Callable[[Cell], str]
+    heading: str
+    text: Callable[[Cell], str]
+    fields: Callable[[Cell], Fields]
     left: bool = False
+    """Aligned left."""
     of_row: bool = False
     """Says which row it is."""
+    ours: bool = False
+    """Our accuracy, bold where it is among the best."""
+    verdict: bool = False
+    """Coloured on a page: better, worse."""
     comparison: bool = False
+    """Below `WIDE` in a terminal's second grid."""
     unbroken: bool = False
-    """On one line each."""
+    """On one line."""
     optional: bool = False
-    """Left out where no cell has a value for it."""
+    """Not printed where no cell has a value."""
+
+    def is_empty(self, cell: Cell) -> bool:
+        """Whether there is nothing to print for a cell."""
+        return self.text(cell) == NOTHING
+
+    def is_strong(self, cell: Cell) -> bool:
+        """Whether a cell prints bold."""
+        return self.ours and cell.best
 
 
-def headings(table: Table) -> list[Heading]:
-    """The printed columns of a table. Backbones are told when there is more than one."""
+def columns(table: Table) -> list[Column]:
+    """All columns of a table, in the order of every format."""
+    return [
+        Column(table.row_header, _label, lambda cell: {"row": _label(cell)}, left=True, of_row=True),
+        Column("backbone", _backbone, lambda cell: {"backbone": cell.backbone}, left=True, of_row=True),
+        Column(table.published_header, _published, _published_fields, unbroken=True, optional=True),
+        Column("LibFewShot", _library, _library_fields, optional=True),
+        Column("ours", _ours, _ours_fields, ours=True, unbroken=True),
+        Column("sd of seeds", _seed_sd, lambda cell: {"sd_of_seeds": _plain(cell.seed_sd)}, optional=True),
+        Column("episodes", _episodes, lambda cell: {"episodes": cell.episodes}),
+        Column(
+            "seeds",
+            _seeds,
+            lambda cell: {"seeds_done": len(cell.seeds_done), "seeds_planned": len(cell.seeds_planned)},
+        ),
+        Column("ours − paper", _to_published, _to_published_fields, comparison=True, optional=True),
+        Column(f"ours − {table.baseline}", _to_baseline, _to_baseline_fields, comparison=True, unbroken=True),
+        Column("in paper", _in_paper, _in_paper_fields, comparison=True, optional=True),
+        Column("p (Holm)", _p, _p_fields, comparison=True),
+        Column("verdict", _verdict, _verdict_fields, left=True, comparison=True, verdict=True),
+    ]
+
+
+def printed(table: Table) -> list[Column]:
+    """The columns that a table prints: optional ones that say something, and the backbone if there are several."""
     cells = [cell for section in table.sections for cell in section.cells]
     several = len({cell.backbone for cell in cells} - {""}) > 1
-    backbone = [Heading("backbone", _backbone, left=True, of_row=True)] if several else []
-    every = [
-        Heading(table.row_header, _label, left=True, of_row=True),
-        *backbone,
-        Heading(table.published_header, _paper, unbroken=True, optional=True),
-        Heading("LibFewShot", _library, optional=True),
-        Heading("ours", _ours, unbroken=True),
-        Heading("sd of seeds", _seed_sd, optional=True),
-        Heading("episodes", _episodes),
-        Heading("seeds", _seeds),
-        Heading("ours − paper", _to_published, comparison=True, optional=True),
-        Heading(f"ours − {table.baseline}", _to_baseline, comparison=True, unbroken=True),
-        Heading("in paper", _in_paper, comparison=True, optional=True),
-        Heading("p (Holm)", _p, comparison=True),
-        Heading("verdict", _verdict, left=True, comparison=True),
+    return [
+        column
+        for column in columns(table)
+        if (several or column.text is not _backbone)
+        and not (column.optional and all(column.is_empty(cell) for cell in cells))
     ]
-    return [h for h in every if not h.optional or any(h.value(cell) != NOTHING for cell in cells)]
 
 
 def title(table: Table) -> str:
@@ -162,50 +270,49 @@ def title(table: Table) -> str:
 
 def to_terminal(table: Table, width: int = WIDE) -> Group:
     """For rich's console of `width` characters; below `WIDE` the comparisons get a grid of their own."""
-    columns = headings(table)
+    shown = printed(table)
     if width >= WIDE:
-        grids = [_grid(table, columns)]
+        grids = [_grid(table, shown)]
     else:
-        rows = [h for h in columns if h.of_row]
-        grids = [_grid(table, [h for h in columns if not h.comparison])]
-        grids.append(_grid(table, rows + [h for h in columns if h.comparison]))
+        grids = [
+            _grid(table, [column for column in shown if not column.comparison]),
+            _grid(table, [column for column in shown if column.of_row or column.comparison]),
+        ]
     grids[0].title = title(table)
     notes = [Text(f"- {note}") for note in table.notes]
     return Group(*grids, Text(table.verdict, style="bold"), *notes, Text(""))
 
 
-def _grid(table: Table, columns: Sequence[Heading]) -> Grid:
-    """Rows that say nothing but their name are left out."""
+def _grid(table: Table, shown: Sequence[Column]) -> Grid:
+    """Leaves out rows that would show nothing but their name."""
     grid = Grid(title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 0))
-    for heading in columns:
+    for column in shown:
         grid.add_column(
-            Text(heading.text),
-            justify="left" if heading.left else "right",
-            no_wrap=heading.unbroken,
+            Text(column.heading),
+            justify="left" if column.left else "right",
+            no_wrap=column.unbroken,
             overflow="fold",
         )
     for section in table.sections:
         grid.add_section()
         grid.add_row(Text(section.label, style="italic"))
         for cell in section.cells:
-            if all(h.of_row or h.value(cell) == NOTHING for h in columns):
+            if all(column.of_row or column.is_empty(cell) for column in shown):
                 continue
-            texts = [Text(h.value(cell), style="bold" if cell.best and h.value is _ours else "") for h in columns]
-            grid.add_row(*texts)
+            grid.add_row(*(Text(c.text(cell), style="bold" if c.is_strong(cell) else "") for c in shown))
     return grid
 
 
 def to_markdown(table: Table) -> str:
     """A pipe table per section, then verdict and notes."""
-    columns = headings(table)
+    shown = printed(table)
     lines = [f"## {title(table)}", ""]
     for section in table.sections:
-        lines += [f"### {section.label}", "", _pipes(_markdown(h.text) for h in columns)]
-        lines.append(_pipes(":--" if h.left else "--:" for h in columns))
+        lines += [f"### {section.label}", "", _pipes(_markdown(column.heading) for column in shown)]
+        lines.append(_pipes(":--" if column.left else "--:" for column in shown))
         for cell in section.cells:
-            texts = [_markdown(h.value(cell)) for h in columns]
-            strong = [f"**{t}**" if cell.best and h.value is _ours else t for t, h in zip(texts, columns, strict=True)]
-            lines.append(_pipes(strong))
+            texts = ((_markdown(column.text(cell)), column.is_strong(cell)) for column in shown)
+            lines.append(_pipes(f"**{text}**" if strong else text for text, strong in texts))
         lines.append("")
     lines += [f"**{_markdown(table.verdict)}**", "", *(f"- {_markdown(note)}" for note in table.notes)]
     return "\n".join(lines) + "\n"
@@ -251,7 +358,7 @@ def latex_text(text: str) -> str:
 
 def to_latex(table: Table) -> str:
     r"""A `table*` with booktabs' rules; the notes stand below it in small print."""
-    columns = headings(table)
+    shown = printed(table)
     lines = [
         r"% Needs \usepackage{booktabs}",
         r"\begin{table*}[t]",
@@ -260,18 +367,15 @@ def to_latex(table: Table) -> str:
         r"\setlength{\tabcolsep}{3pt}",
         rf"\caption{{{latex_text(table.title)}. {latex_text(table.verdict)}}}",
         rf"\label{{tab:{table.name}}}",
-        rf"\begin{{tabular}}{{{''.join('l' if h.left else 'r' for h in columns)}}}",
+        rf"\begin{{tabular}}{{{''.join('l' if column.left else 'r' for column in shown)}}}",
         r"\toprule",
-        _ampersands(latex_text(h.text) for h in columns),
+        _ampersands(latex_text(column.heading) for column in shown),
     ]
     for section in table.sections:
-        lines += [r"\midrule", rf"\multicolumn{{{len(columns)}}}{{l}}{{\emph{{{latex_text(section.label)}}}}} \\"]
+        lines += [r"\midrule", rf"\multicolumn{{{len(shown)}}}{{l}}{{\emph{{{latex_text(section.label)}}}}} \\"]
         for cell in section.cells:
-            texts = [latex_text(h.value(cell)) for h in columns]
-            marked = [
-                rf"\textbf{{{t}}}" if cell.best and h.value is _ours else t for t, h in zip(texts, columns, strict=True)
-            ]
-            lines.append(_ampersands(marked))
+            texts = ((latex_text(column.text(cell)), column.is_strong(cell)) for column in shown)
+            lines.append(_ampersands(rf"\textbf{{{text}}}" if strong else text for text, strong in texts))
     lines += [r"\bottomrule", r"\end{tabular}", r"\begin{flushleft}", r"\scriptsize"]
     lines += [rf"{latex_text(note)}\\" for note in table.notes[:-1]] + [latex_text(n) for n in table.notes[-1:]]
     return "\n".join([*lines, r"\end{flushleft}", r"\end{table*}"]) + "\n"
@@ -282,7 +386,7 @@ def _ampersands(texts: Iterable[str]) -> str:
 
 
 def to_csv(table: Table) -> str:
-    """One line for each row and section; percent and points with two decimals, nothing where there is nothing."""
+    """One line for each row and section, with every column; percent and points with two decimals, empty for nothing."""
     records = [_record(table, section, cell) for section in table.sections for cell in section.cells]
     lines = io.StringIO()
     writer = csv.DictWriter(lines, fieldnames=list(records[0]), lineterminator="\n")
@@ -291,54 +395,17 @@ def to_csv(table: Table) -> str:
     return lines.getvalue()
 
 
-def _record(table: Table, section: Section, cell: Cell) -> dict[str, str | int | None]:
-    paper, to_paper, to_base = cell.published, cell.to_published, cell.to_baseline
-    return {
+def _record(table: Table, section: Section, cell: Cell) -> Fields:
+    fields: Fields = {
         "table": table.name,
         "section": section.label,
         "dataset": section.dataset,
         "way": section.way,
         "shot": section.shot,
-        "row": _label(cell),
-        "backbone": cell.backbone,
-        "state": cell.state,
-        "reason": "; ".join(cell.reasons),
-        "stale": "; ".join(cell.doubts),
-        "accuracy_percent": _plain(cell.accuracy),
-        "ci95": _plain(cell.ci95),
-        "sd_of_seeds": _plain(cell.seed_sd),
-        "episodes": cell.episodes,
-        "seeds_done": len(cell.seeds_done),
-        "seeds_planned": len(cell.seeds_planned),
-        "best": "yes" if cell.best else "no",
-        "paper_percent": _plain(paper.accuracy) if paper else None,
-        "paper_ci95": _plain(paper.ci95) if paper else None,
-        "paper_dataset": paper.dataset if paper else None,
-        "paper_backbone": paper.backbone if paper else None,
-        "paper_source": paper.source if paper else None,
-        "libfewshot_percent": " / ".join(percent(number.accuracy) for number in cell.library),
-        "libfewshot_source": " / ".join(number.source for number in cell.library),
-        "minus_paper": _plain(to_paper.difference) if to_paper else None,
-        "minus_paper_ci95": _plain(to_paper.ci95) if to_paper else None,
-        "minus_paper_verdict": to_paper.verdict if to_paper else None,
-        "departures": "; ".join(to_paper.departures) if to_paper else None,
-        "baseline": to_base.baseline if to_base else None,
-        "minus_baseline": _plain(to_base.difference) if to_base else None,
-        "minus_baseline_low": _plain(to_base.low) if to_base else None,
-        "minus_baseline_high": _plain(to_base.high) if to_base else None,
-        "minus_baseline_in_paper": _plain(to_base.published_difference) if to_base else None,
-        "p": f"{to_base.p:.3g}" if to_base and to_base.p is not None else None,
-        "p_holm": f"{to_base.p_holm:.3g}" if to_base and to_base.p_holm is not None else None,
-        "test": to_base.test if to_base else None,
-        "also_differs": "; ".join(to_base.also_differs) if to_base else None,
-        "verdict": _verdict(cell).replace(NOTHING, ""),
-        "parameters": cell.parameters,
-        "records": " ".join(cell.records),
     }
-
-
-def _plain(fraction: float | None) -> str | None:
-    return None if fraction is None else percent(fraction).replace("−", "-")
+    for column in columns(table):
+        fields |= column.fields(cell)
+    return fields | {"parameters": cell.parameters, "records": " ".join(cell.records)}
 
 
 def to_json(table: Table) -> str:
@@ -405,7 +472,7 @@ def to_html(tables: Sequence[Table], page_title: str, about: str = "") -> str:
         {
             "table": table,
             "title": title(table),
-            "columns": [{"text": h.text, "left": h.left} for h in headings(table)],
+            "columns": [{"text": column.heading, "left": column.left} for column in printed(table)],
             "sections": [_section_for_page(table, section) for section in table.sections],
         }
         for table in tables
@@ -414,16 +481,23 @@ def to_html(tables: Sequence[Table], page_title: str, about: str = "") -> str:
 
 
 def _section_for_page(table: Table, section: Section) -> dict[str, object]:
-    columns = headings(table)
+    shown = printed(table)
     rows = [
         {
             "cell": cell,
             "strip": strip,
-            "texts": [
-                {"text": h.value(cell), "left": h.left, "ours": ours, "strong": cell.best and ours}
-                for h, ours in ((h, h.value is _ours) for h in columns)
-            ],
+            "texts": [{"text": c.text(cell), "classes": _classes(c, cell), "strong": c.is_strong(cell)} for c in shown],
         }
         for cell, strip in zip(section.cells, strips(section), strict=True)
     ]
     return {"label": section.label, "rows": rows}
+
+
+def _classes(column: Column, cell: Cell) -> str:
+    """Of a table's cell in the page's style sheet."""
+    classes = ["left" if column.left else "right"]
+    if column.ours:
+        classes.append("ours")
+    if column.verdict and cell.to_baseline and cell.to_baseline.verdict in (Verdict.BETTER, Verdict.WORSE):
+        classes.append(cell.to_baseline.verdict.name.lower())
+    return " ".join(classes)

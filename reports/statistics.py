@@ -7,6 +7,7 @@ choice of episodes, given the trained models; it covers neither the training see
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import StrEnum
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -17,11 +18,34 @@ LEVEL = 0.05
 MARGIN = 0.005
 """Differences within half a point count as none."""
 COVERED_SEEDS = 3
-"""From as many common seeds on, tests cover the seeds too: two say next to nothing about their spread."""
-OVER_EPISODES = "paired t-test over episodes"
-OVER_SEEDS = "paired t-test over seeds and episodes"
+"""From this many common seeds on, tests cover the seeds too; two say next to nothing about their spread."""
 
 Samples = NDArray[np.float64]
+
+
+class PairedTest(StrEnum):
+    """A paired test; the value is what tables print."""
+
+    OVER_EPISODES = "paired t-test over episodes"
+    OVER_SEEDS = "paired t-test over seeds and episodes"
+
+
+class Verdict(StrEnum):
+    """A row against its baseline; the value is what tables print."""
+
+    BETTER = "better"
+    WORSE = "worse"
+    SAME = f"same within {100 * MARGIN:g}"
+    """In points."""
+    UNDECIDED = "undecided"
+
+
+class PublishedVerdict(StrEnum):
+    """Ours against a published number; the value is what tables print."""
+
+    CONSISTENT = "consistent"
+    ABOVE = "above"
+    BELOW = "below"
 
 
 @dataclass(frozen=True)
@@ -32,7 +56,7 @@ class Difference:
     low: float
     high: float
     p: float
-    test: str
+    test: PairedTest
 
 
 def mean_ci95(accuracies: ArrayLike) -> tuple[float, float]:
@@ -56,8 +80,9 @@ def seed_sd(accuracies: Samples) -> float | None:
 def paired_difference(ours: Samples, baseline: Samples) -> Difference:
     """`ours` minus `baseline`, both [S, E]: same seeds in the same order, same episodes.
 
-    Below `COVERED_SEEDS` seeds Student's t over episodes of the seed-averaged differences, which covers the episodes
-    only; from there on Student's t that covers the training seeds too.
+    With fewer than `COVERED_SEEDS` seeds, Student's t over episodes of the seed-averaged differences, which covers the
+    episodes only; with more, Student's t that covers the training seeds too. ValueError for unequal shapes and for
+    fewer than 2 episodes.
     """
     if ours.shape != baseline.shape:
         raise ValueError(f"pairs need equal shapes [seeds, episodes], got {ours.shape} and {baseline.shape}")
@@ -68,16 +93,16 @@ def paired_difference(ours: Samples, baseline: Samples) -> Difference:
     mean = float(differences.mean())
     variance = float(differences.mean(axis=0).var(ddof=1) / episodes)
     if seeds < COVERED_SEEDS:
-        return _student(mean, variance, episodes - 1, OVER_EPISODES)
+        return _student(mean, variance, episodes - 1, PairedTest.OVER_EPISODES)
     # All seeds are tested on the same episodes: d_ij = d + s_i + e_j + r_ij, whose mean has the variance
     # var(s)/S + var(e)/E + var(r)/(SE). The variance of the seeds' means estimates var(s) + var(r)/E, that of the
     # episodes' means var(e) + var(r)/S: the sum of both terms counts var(r) twice, which is cautious. Its uncertain
     # term is that of the few seeds, hence S - 1 degrees of freedom.
     variance += float(differences.mean(axis=1).var(ddof=1) / seeds)
-    return _student(mean, variance, seeds - 1, OVER_SEEDS)
+    return _student(mean, variance, seeds - 1, PairedTest.OVER_SEEDS)
 
 
-def _student(mean: float, variance: float, freedom: int, test: str) -> Difference:
+def _student(mean: float, variance: float, freedom: int, test: PairedTest) -> Difference:
     """Test of, and interval around, a mean whose estimated `variance` has `freedom` degrees of freedom."""
     if variance == 0:
         return Difference(mean, mean, mean, 1.0 if mean == 0 else 0.0, test)
@@ -101,30 +126,29 @@ def holm(p_values: list[float]) -> list[float]:
     return adjusted
 
 
-def verdict(difference: Difference, p_adjusted: float, margin: float = MARGIN) -> str:
-    """A row against its baseline: `same within 0.5`, `better`, `worse` or `undecided`.
+def verdict(difference: Difference, p_adjusted: float) -> Verdict:
+    """A row against its baseline.
 
-    The margin is asked first: a difference whose whole interval lies inside it counts as none, significant or not.
+    The margin goes first: a difference whose whole interval lies within it counts as none, significant or not.
     """
-    if -margin < difference.low and difference.high < margin:
-        return f"same within {100 * margin:g}"
+    if difference.low > -MARGIN and difference.high < MARGIN:
+        return Verdict.SAME
     if p_adjusted < LEVEL:
-        return "better" if difference.mean > 0 else "worse"
-    return "undecided"
+        return Verdict.BETTER if difference.mean > 0 else Verdict.WORSE
+    return Verdict.UNDECIDED
 
 
 def against_published(
     accuracy: float, ci95: float, sd: float | None, seeds: int, theirs: float, their_ci95: float
-) -> tuple[float, float, str]:
+) -> tuple[float, float, PublishedVerdict]:
     """Ours minus published, unpaired: (difference, half-width of its 95 % interval, verdict).
 
-    Only a summary of the published episodes exists, so variances add: episodes of both sides and, where there are
-    several seeds, our seeds' (t sd / sqrt(seeds), Student's t with seeds - 1 degrees of freedom). The verdict is
-    `consistent`, `below` or `above`.
+    Only a summary of the published episodes exists, so the variances of both sides' episodes add, and with several
+    seeds that of ours (t sd / sqrt(seeds), Student's t with seeds - 1 degrees of freedom).
     """
     spread = 0.0 if sd is None else t_quantile(seeds - 1) * sd / float(np.sqrt(seeds))
     half = float(np.sqrt(ci95**2 + their_ci95**2 + spread**2))
     difference = accuracy - theirs
     if abs(difference) <= half:
-        return difference, half, "consistent"
-    return difference, half, "above" if difference > 0 else "below"
+        return difference, half, PublishedVerdict.CONSISTENT
+    return difference, half, PublishedVerdict.ABOVE if difference > 0 else PublishedVerdict.BELOW

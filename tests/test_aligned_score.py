@@ -11,6 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from dmf.methods.dmf.alignment import Alignment
 from dmf.methods.dmf.model import DMF
+from dmf.methods.dmf.scorers import FilterScorer, OnePassScorer, class_weights
 from dmf.ops import library as operators
 from dmf.ops.aligned_score import aligned_score, aligned_score_definition
 
@@ -84,12 +85,13 @@ def test_the_definition_is_alignment_then_weights() -> None:
     model = DMF(torch.nn.Identity(), 8, base_classes=3, groups=4, alignment=Alignment("ode")).double()
     classes, query = torch.randn(B, N, 8, H, W).double(), torch.randn(B, Q, 8, H, W).double()
     filters = model.meta_filter(classes, query)
-    weights = model.class_weights(classes)
+    weights = class_weights(classes, "normalised")
     pairs = query[:, None].expand(B, N, Q, 8, H, W).flatten(0, 2)
     aligned = model.alignment(pairs, filters.flatten(0, 2)).unflatten(0, (B, N, Q))
     expected = torch.einsum("bnqchw,bnc->bqnhw", aligned, weights)
-    torch.testing.assert_close(model.score_map(classes, query), expected, rtol=1e-9, atol=1e-9)
-    torch.testing.assert_close(model.score_map(classes, query, filters), expected, rtol=1e-9, atol=1e-9)
+    assert isinstance(model.scorer, OnePassScorer) and isinstance(model.filter_scorer, FilterScorer)
+    for scorer in (model.scorer, model.filter_scorer):
+        torch.testing.assert_close(scorer.score_map(classes, query), expected, rtol=1e-9, atol=1e-9)
 
 
 def test_gradcheck_and_opcheck(device: str) -> None:

@@ -97,7 +97,7 @@ def test_empty_cells_say_why(records: InMemory) -> None:
         "640": ("missing", "missing"),
     }
     assert all(cell.accuracy is None and not cell.best for cell in found.values())
-    assert found["64"].to_baseline is not None and found["64"].to_baseline.verdict == "diverged"
+    assert found["64"].to_baseline is not None and found["64"].to_baseline.words == "diverged"
 
 
 def test_seeds_without_a_result_share_a_reason(records: InMemory) -> None:
@@ -147,7 +147,7 @@ def test_other_episodes_than_the_baselines_are_not_paired(records: InMemory) -> 
     records.tested(cells[1], [0.5, 0.9, 0.6, 0.7], bank="another")
     found = only(fill(TABLES["2a"], cells, records))["with dynamic sampling"].to_baseline
     assert found is not None and (found.difference, found.p) == (None, None)
-    assert found.verdict == "not paired: the baseline has other episodes or images"
+    assert found.obstacle == "not paired: the baseline has other episodes or images"
 
 
 def test_other_images_behind_the_same_positions_are_not_paired(records: InMemory) -> None:
@@ -156,7 +156,7 @@ def test_other_images_behind_the_same_positions_are_not_paired(records: InMemory
     records.tested(cells[1], [0.5, 0.9, 0.6, 0.7], data_fingerprint="1" * 64)
     found = only(fill(TABLES["2a"], cells, records))
     against = found["with dynamic sampling"].to_baseline
-    assert against is not None and against.p is None and against.verdict.startswith("not paired")
+    assert against is not None and against.p is None and against.obstacle.startswith("not paired")
 
 
 def test_seeds_on_different_episodes_make_no_cell(records: InMemory) -> None:
@@ -174,7 +174,7 @@ def test_no_seed_in_common_and_no_baseline_are_said(records: InMemory) -> None:
     records.tested(cells[1], [0.4, 0.6, 0.4, 0.5], 1)
     tables = [fill(TABLES["2a"], some, records) for some in (cells, cells[1:])]
     against = [only(table)["with dynamic sampling"].to_baseline for table in tables]
-    verdicts = [comparison.verdict for comparison in against if comparison]
+    verdicts = [comparison.words for comparison in against if comparison]
     assert verdicts == ["not paired: the baseline has other seeds", "baseline not planned"]
 
 
@@ -202,12 +202,12 @@ def test_three_seeds_are_covered_by_the_test_and_two_are_said_not_to_be(records:
     uncovered = "covers the episodes only, not the training seeds"
     three = fill(TABLES["2a"], cells, records)
     against = only(three)["with dynamic sampling"].to_baseline
-    assert against is not None and against.test == statistics.OVER_SEEDS and against.verdict == "better"
+    assert against is not None and against.test == statistics.PairedTest.OVER_SEEDS and against.verdict == "better"
     assert any("over seeds and episodes (3 seeds)" in note for note in three.notes)
     assert not any(uncovered in note for note in three.notes)
     two = fill(TABLES["2a"], [cell.replace(seeds=[0, 1]) for cell in cells], records)
     against = only(two)["with dynamic sampling"].to_baseline
-    assert against is not None and against.test == statistics.OVER_EPISODES
+    assert against is not None and against.test == statistics.PairedTest.OVER_EPISODES
     assert any("over episodes (2 seeds)" in note and uncovered in note for note in two.notes)
 
 
@@ -258,7 +258,7 @@ def test_other_data_and_backbones_are_not_compared(records: InMemory) -> None:
     found = only(table)["ODE"]
     assert found.published is not None and found.published.accuracy == 0.6776
     assert found.to_published is not None and found.to_published.difference is None
-    assert found.to_published.verdict == "not comparable (data set, backbone)"
+    assert found.to_published.words == "not comparable (data set, backbone)"
     assert found.to_baseline is not None and found.to_baseline.published_difference == pytest.approx(0.0356)
     assert table.published_header == "paper (miniImageNet, ResNet-12)"
     assert found.library == ()
@@ -275,7 +275,7 @@ def test_tiered_in_table_2_is_not_compared_with_mini(records: InMemory) -> None:
     records.tested(cell, [0.4, 0.6, 0.4, 0.5])
     table = fill(TABLES["2d"], [cell], records)
     to_paper = only(table)["ODE"].to_published
-    assert to_paper is not None and to_paper.verdict == "not comparable (data set)"
+    assert to_paper is not None and to_paper.words == "not comparable (data set)"
     assert table.published_header.startswith("paper (miniImageNet")
 
 
@@ -312,7 +312,7 @@ def test_table_1_compares_with_proto_net_on_the_same_backbone(records: InMemory)
     conv4 = found["ProtoNet", "conv64f"]
     assert conv4.published is not None and conv4.published.accuracy == 0.4942
     assert conv4.to_published is not None and conv4.to_published.difference is None
-    assert conv4.to_published.verdict == "not comparable (training protocol)"
+    assert conv4.to_published.words == "not comparable (training protocol)"
     dmf = found["DMF", "resnet12"]
     assert dmf.published is not None and dmf.to_published is not None and dmf.to_published.difference is not None
 
@@ -341,7 +341,7 @@ def test_a_baseline_trained_otherwise_is_no_baseline(records: InMemory) -> None:
     assert against is not None
     assert against.also_differs == ("training.epochs", "training.learning_rate", "training.warmup_epochs")
     assert (against.difference, against.p, against.p_holm, against.seeds) == (None, None, None, ())
-    assert against.verdict == f"not comparable (also differs: {', '.join(against.also_differs)})"
+    assert against.words == f"not comparable (also differs: {', '.join(against.also_differs)})"
     assert "against alignments 0: 1 better, 1 not comparable" in table.verdict
     alike = only(table)["1"].to_baseline
     assert alike is not None and (alike.also_differs, alike.p_holm) == ((), alike.p)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import math
 
@@ -17,6 +18,7 @@ from dmf.machine.precision import autocast
 from dmf.methods import METHODS, build_method
 from dmf.methods.dmf.alignment import Alignment
 from dmf.methods.dmf.model import DMF
+from dmf.methods.dmf.scorers import FilterScorer, OnePassScorer, Scorer
 from dmf.methods.proto_net.model import ProtoNet
 from dmf.methods.raw_pixels.model import RawPixels
 
@@ -87,6 +89,44 @@ def test_choices_equal_their_definition(solver: str, rectified: bool, class_weig
     torch.testing.assert_close(ours, defined_scores(model, SUPPORT, QUERY), rtol=tolerance, atol=tolerance)
 
 
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"steps": 0}, FilterScorer),
+        ({"steps": 1}, OnePassScorer),
+        ({"steps": "ode"}, OnePassScorer),
+        ({"steps": "ode", "solver": "exact"}, OnePassScorer),
+        ({"steps": "ode", "solver": "dopri5"}, FilterScorer),
+        ({"steps": 1, "kernel_size": 3, "groups": 2}, FilterScorer),
+        ({"steps": "ode", "dynamic_sampling": False}, FilterScorer),
+    ],
+)
+def test_settings_choose_the_scorer(options: dict, expected: type[Scorer]) -> None:
+    assert type(dmf(**options).scorer) is expected
+
+
+def test_scorers_of_a_copy_use_the_weights_of_the_copy() -> None:
+    model = dmf("ode")
+    other = copy.deepcopy(model)
+    torch.nn.init.normal_(other.meta_filter.filter_conv.weight)
+    assert not any("scorer" in name for name in model.state_dict())
+    assert (model.score(SUPPORT, QUERY) - other.score(SUPPORT, QUERY)).abs().max() > 1e-6
+    model.load_state_dict(other.state_dict())
+    assert torch.equal(model.score(SUPPORT, QUERY), other.score(SUPPORT, QUERY))
+
+
+@pytest.mark.parametrize("options", [{"steps": 0}, {"steps": "ode"}, {"steps": "ode", "dynamic_sampling": False}])
+def test_tables_give_the_scores_of_maps(options: dict) -> None:
+    model = dmf(**options)
+    images = model.image_table(torch.cat([SUPPORT.flatten(0, 2), QUERY.flatten(0, 1)]))
+    shots = B * N * K
+    classes = model.class_table(images, torch.arange(shots).view(B * N, K))
+    class_rows, query_rows = torch.arange(B * N).view(B, N), torch.arange(shots, shots + B * Q).view(B, Q)
+    with torch.no_grad():
+        ours = model.score_rows(classes, class_rows, images, query_rows)
+    torch.testing.assert_close(ours, model.score(SUPPORT, QUERY), rtol=1e-9, atol=1e-12)
+
+
 def test_every_choice_changes_the_score() -> None:
     """None of the axes is a switch that does nothing."""
     variants = {
@@ -139,6 +179,8 @@ def test_global_classifier_sees_the_query_or_its_own_alignment() -> None:
     )
     expected = F.cross_entropy(aligned.global_classifier(own), LABELS.flatten()[:, None, None].expand(-1, H, W))
     torch.testing.assert_close(aligned.losses(episode).parts["global"], expected)
+    few_shot = [model.losses(episode).parts["few_shot"] for model in (plain, aligned)]
+    torch.testing.assert_close(*few_shot, msg="the filters that both parts share give the same score")
     assert not torch.allclose(aligned.losses(episode).parts["global"], plain.losses(episode).parts["global"])
 
 

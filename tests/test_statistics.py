@@ -41,7 +41,7 @@ def test_paired_t_by_hand() -> None:
     ours = np.array([[0.5, 0.9, 0.6, 0.7]])
     baseline = np.array([[0.4, 0.6, 0.4, 0.5]])
     difference = st.paired_difference(ours, baseline)
-    assert difference.test == st.OVER_EPISODES
+    assert difference.test == st.PairedTest.OVER_EPISODES
     assert difference.mean == pytest.approx(0.2)
     assert (difference.low, difference.high) == pytest.approx((0.2 - 0.1299228, 0.2 + 0.1299228), abs=1e-6)
     assert difference.p == pytest.approx(0.016280, abs=1e-5)
@@ -67,7 +67,7 @@ def test_pairing_takes_the_episodes_difficulty_out() -> None:
 
 def test_equal_accuracies_do_not_differ_and_a_constant_gain_does() -> None:
     values = np.array([[0.5, 0.75, 0.25]])
-    assert st.paired_difference(values, values) == st.Difference(0, 0, 0, 1.0, st.OVER_EPISODES)
+    assert st.paired_difference(values, values) == st.Difference(0, 0, 0, 1.0, st.PairedTest.OVER_EPISODES)
     gain = st.paired_difference(values + 0.125, values)
     assert (gain.low, gain.high, gain.p) == (0.125, 0.125, 0.0)
 
@@ -85,8 +85,8 @@ def test_two_seeds_are_averaged_and_three_are_covered() -> None:
     two = st.paired_difference(ours[:2], baseline[:2])
     averaged = st.paired_difference(ours[:2].mean(axis=0, keepdims=True), baseline[:1])
     assert (two.low, two.high, two.p) == pytest.approx((averaged.low, averaged.high, averaged.p))
-    assert two.test == st.OVER_EPISODES
-    assert st.paired_difference(ours, baseline).test == st.OVER_SEEDS
+    assert two.test == st.PairedTest.OVER_EPISODES
+    assert st.paired_difference(ours, baseline).test == st.PairedTest.OVER_SEEDS
 
 
 def test_three_seeds_by_hand() -> None:
@@ -139,32 +139,36 @@ def test_holm_by_hand() -> None:
 @pytest.mark.parametrize(
     ("low", "high", "p", "expected"),
     [
-        (0.006, 0.014, 0.001, "better"),
-        (-0.014, -0.006, 0.001, "worse"),
-        (0.001, 0.009, 0.02, "better"),
-        (0.001, 0.009, 0.08, "undecided"),
-        (-0.001, 0.009, 0.2, "undecided"),
-        (-0.004, 0.004, 0.9, "same within 0.5"),
-        (0.001, 0.004, 0.001, "same within 0.5"),
-        (-0.005, 0.004, 0.9, "undecided"),
+        (0.006, 0.014, 0.001, st.Verdict.BETTER),
+        (-0.014, -0.006, 0.001, st.Verdict.WORSE),
+        (0.001, 0.009, 0.02, st.Verdict.BETTER),
+        (0.001, 0.009, 0.08, st.Verdict.UNDECIDED),
+        (-0.001, 0.009, 0.2, st.Verdict.UNDECIDED),
+        (-0.004, 0.004, 0.9, st.Verdict.SAME),
+        (0.001, 0.004, 0.001, st.Verdict.SAME),
+        (-0.005, 0.004, 0.9, st.Verdict.UNDECIDED),
     ],
 )
-def test_verdicts(low: float, high: float, p: float, expected: str) -> None:
-    assert st.verdict(st.Difference((low + high) / 2, low, high, p, ""), p) == expected
+def test_verdicts(low: float, high: float, p: float, expected: st.Verdict) -> None:
+    assert st.verdict(st.Difference((low + high) / 2, low, high, p, st.PairedTest.OVER_EPISODES), p) == expected
+
+
+def test_the_margin_is_worded_in_points() -> None:
+    assert st.Verdict.SAME == "same within 0.5"
 
 
 def test_against_published_by_hand() -> None:
     # .03 and .04 join to .05; 4 seeds of sd .12 / t add t sd / 2 = .06, with t_.975 = 3.182446 for 3 degrees of
     # freedom: sqrt(.0025 + .0036) = .0781
     difference, half, verdict = st.against_published(0.70, 0.03, None, 1, 0.66, 0.04)
-    assert (difference, half, verdict) == (pytest.approx(0.04), pytest.approx(0.05), "consistent")
-    assert st.against_published(0.72, 0.03, None, 1, 0.66, 0.04)[2] == "above"
-    assert st.against_published(0.60, 0.03, None, 1, 0.66, 0.04)[2] == "below"
+    assert (difference, half, verdict) == (pytest.approx(0.04), pytest.approx(0.05), st.PublishedVerdict.CONSISTENT)
+    assert st.against_published(0.72, 0.03, None, 1, 0.66, 0.04)[2] == st.PublishedVerdict.ABOVE
+    assert st.against_published(0.60, 0.03, None, 1, 0.66, 0.04)[2] == st.PublishedVerdict.BELOW
     _, half, verdict = st.against_published(0.60, 0.03, 0.12 / 3.182446, 4, 0.66, 0.04)
-    assert (half, verdict) == (pytest.approx(0.0781025), "consistent")
+    assert (half, verdict) == (pytest.approx(0.0781025), st.PublishedVerdict.CONSISTENT)
 
 
 def test_two_seeds_say_little_against_published() -> None:
     # t_.975 = 12.706205 for one degree of freedom: 12.706205 * .01 / sqrt(2) = .0898464
     _, half, verdict = st.against_published(0.60, 0.0, 0.01, 2, 0.66, 0.0)
-    assert (half, verdict) == (pytest.approx(0.0898464, abs=1e-6), "consistent")
+    assert (half, verdict) == (pytest.approx(0.0898464, abs=1e-6), st.PublishedVerdict.CONSISTENT)

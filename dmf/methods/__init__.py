@@ -19,13 +19,13 @@ METHODS = {
     "baseline": "Baseline",
     "raw_pixels": "RawPixels",
 }
-"""The class of each method, in the module `model` of its folder: only the one that is asked for is imported."""
+"""Name -> class, in the module `model` of the method's folder; `build_method` imports only the one it needs."""
 
 
 def build_method(config: AnyMethod, data: DataConfig, base_classes: int) -> FewShotMethod:
     """The method that `config` describes, for images of `data` and `base_classes` classes to train on.
 
-    Weights lie channels last, as `FewShotMethod.maps` has the images.
+    Its weights are in channels-last layout, like the images in `FewShotMethod.maps`.
     """
     import torch
     from torch import nn

@@ -1,4 +1,4 @@
-"""What a few-shot method is to the rest: features, scores of episodes, losses."""
+"""The interface of few-shot methods: feature maps, scores of episodes, losses."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from torch import Tensor, nn
 from dmf.episodes import Episode
 
 Table = dict[str, Tensor]
-"""Tensors whose rows belong together."""
+"""Tensors by name, with row i of each belonging to the same image or class."""
 
 
 @dataclass(frozen=True)
 class Losses:
-    """What a step descends, and what curves show of it."""
+    """The loss that a training step descends, and its parts for the curves."""
 
     total: Tensor
     """Scalar: the parts, weighted by the method."""
@@ -27,16 +27,16 @@ class Losses:
 
 
 class FewShotMethod(nn.Module, ABC):
-    """A backbone and a way to score queries with its maps."""
+    """A backbone, and a way to score queries by its feature maps.
+
+    Letters: B episodes, N ways, K shots, Q queries, C channels, H W space, P images, J classes.
+    """
 
     backbone: nn.Module
     adapts: ClassVar[bool] = False
     """Whether an evaluation calls `adapt` in place of `score_rows`."""
-
-    @property
-    def computes_classes(self) -> bool:
-        """Whether `class_table` does more than to collect rows, so that its results are worth keeping."""
-        return False
+    computes_classes: bool = False
+    """Whether `class_table` computes, and does not just collect rows, so that its results are worth keeping."""
 
     def forward(self, episode: Episode) -> Tensor:
         """Images in, logits [B, Q, N] out."""
@@ -66,7 +66,7 @@ class FewShotMethod(nn.Module, ABC):
         return maps
 
     def image_table(self, maps: Tensor) -> Table:
-        """What an evaluation keeps of images, from their maps [P, C, H, W]: tensors of P rows, by name."""
+        """What an evaluation keeps of images, from their maps [P, C, H, W]: tensors of P rows."""
         return {"maps": maps}
 
     def class_table(self, images: Table, rows: Tensor) -> Table:
@@ -84,10 +84,10 @@ class FewShotMethod(nn.Module, ABC):
     def adapt(self, images: Table, support: Tensor, query: Tensor, seeds: Sequence[int]) -> Tensor:
         """Logits [B, Q, N] of a method that fits something to each episode.
 
-        An episode is its rows `support` [B, N, K] and `query` [B, Q] of an image table, and has a seed of its own.
-        Gradients are off, and may be turned on.
+        `support` [B, N, K] and `query` [B, Q] are rows of an image table; `seeds` holds one seed for each episode. The
+        caller turns gradients off; a method may turn them on. NotImplementedError for a method that does not adapt.
         """
-        raise NotImplementedError(f"{type(self).__name__} adapts to no episode")
+        raise NotImplementedError(f"{type(self).__name__} does not adapt to episodes")
 
     def losses(self, episode: Episode) -> Losses:
         """Losses of an episode's images. NotImplementedError for a method that learns nothing from episodes."""

@@ -1,4 +1,4 @@
-"""What the configuration of every few-shot method has. Each method's own fields are in its folder's `config.py`."""
+"""The configuration that all few-shot methods share; a method's own fields are in `config.py` of its folder."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ class MethodConfig(Value):
     """A few-shot method by name."""
 
     method: str
-    """Each method's own is a Literal of its name, by which configurations are told apart."""
+    """Subclasses narrow it to a Literal of their name, by which pydantic tells configurations apart."""
     learns: ClassVar[bool] = True
     """Whether episodes train it; what does not learn has neither seeds nor epochs."""
     needs_start: ClassVar[bool] = False
-    """Whether it works on pre-trained features only."""
+    """Whether it needs a pre-trained backbone."""
 
     @property
     def unread(self) -> dict[str, str]:
-        """Fields that this configuration does not read, each with the setting that is the reason."""
+        """Fields that this configuration ignores, each with the setting that makes it do so."""
         return {}
 
     @property

@@ -1,4 +1,4 @@
-"""What several methods compute on feature maps."""
+"""Computations on feature maps that several methods share."""
 
 from __future__ import annotations
 

@@ -1,16 +1,17 @@
-"""Alignment of a query map X by a meta-filter f: dX/dt = relu(f (*) X) for t in [0, 1] (paper, eq. 7).
+"""Alignment of a query map X by a meta-filter f (paper, eq. 9): dX/dt = relu(f (*) X) for t in [0, 1].
 
-(*) filters each channel at each position with the k x k weights of its group; f stays constant in t. "T alignments"
-are T Euler steps of unit length, X_{t+1} = X_t + relu(f (*) X_t); "ode" integrates.
+The relu is the released code's; eq. 7 of the paper is printed without it. (*) filters each channel at each position
+with the k x k weights of its group; f is constant in t. "T alignments" are T Euler steps of length 1,
+X_{t+1} = X_t + relu(f (*) X_t); "ode" integrates.
 
-For k = 1 every element follows its own linear equation with a constant f > 0, so that the aligned map is known:
+For k = 1 the elements x of X do not interact: each solves a linear equation with a constant f > 0 of its own, so x <= 0
+stays as it is (the relu) and x > 0 becomes phi(f) x, with the growth
 
-    x <= 0 stays (the relu),  x > 0 becomes phi(f) x,  with
-    phi(f) = (1 + f)^T                                T alignments
-             1 + f + f^2/2 + f^3/6 + f^4/24           one fourth-order Runge-Kutta step (any such: X' = f X is linear)
-             exp(f)                                   the exact ODE
+    phi(f) = (1 + f)^T                          T alignments
+             1 + f + f^2/2 + f^3/6 + f^4/24     one Runge-Kutta step, whichever of order 4, since x' = f x is linear
+             exp(f)                             the exact ODE
 
-and without the relu phi applies to both signs. `Alignment.growth` is phi.
+Without the relu, phi multiplies elements of both signs.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ DOPRI5_RTOL, DOPRI5_ATOL = 1e-5, 1e-6
 
 @dataclass(frozen=True)
 class Alignment:
-    """How queries are aligned; the fields are those of `DMFConfig`."""
+    """Aligns queries; for its fields see `DMFConfig` (where `steps` is `alignment`)."""
 
     steps: Literal[0, 1, 2, 3, "ode"] = "ode"
     solver: Literal["rk4", "dopri5", "exact"] = "rk4"
@@ -40,7 +41,10 @@ class Alignment:
 
     @property
     def coefficients(self) -> tuple[float, ...] | None:
-        """phi(f) - 1 for k = 1 as c_1 f + c_2 f^2 + ...; () stands for exp(f) - 1, None for what is integrated."""
+        """c_1, c_2, ... of phi(f) - 1 = c_1 f + c_2 f^2 + ... for k = 1; () stands for exp(f) - 1.
+
+        None where phi has no closed form: for k = 3 and for the adaptive solver.
+        """
         if self.kernel_size != 1 or (self.steps == "ode" and self.solver == "dopri5"):
             return None
         if self.steps != "ode":
@@ -48,7 +52,7 @@ class Alignment:
         return () if self.solver == "exact" else (1.0, 1 / 2, 1 / 6, 1 / 24)
 
     def growth(self, filters: Tensor) -> Tensor:
-        """phi(f) for 1x1 `filters` of any shape."""
+        """phi(f) of 1x1 `filters`, elementwise."""
         if self.steps != "ode":
             return (1 + filters) ** self.steps
         if self.solver == "exact":
@@ -61,7 +65,7 @@ class Alignment:
     def __call__(self, query: Tensor, filters: Tensor) -> Tensor:
         """Align `query` [P, C, H, W] with `filters` [P, G*k*k, H, W] -> [P, C, H, W].
 
-        Channel c takes the filters of group c // (C/G), whose k*k taps are neighbours in `filters`.
+        Channel c belongs to group c // (C/G); the k*k taps of a group are adjacent in `filters`.
         """
         if self.steps == 0:
             return query

@@ -22,13 +22,13 @@ class DMFConfig(EmbeddingMethodConfig):
     kernel_size: Annotated[Literal[1, 3], NO_BOOL] = 1
     """Side of the meta-filter."""
     dynamic_sampling: bool = True
-    """Deformable neighbourhoods; off: the ordinary 3x3 one (Table 2a)."""
+    """Generate filters from deformed 3x3 neighbourhoods; False: from ordinary ones (Table 2a)."""
     alignment: Annotated[Literal[0, 1, 2, 3, "ode"], NO_BOOL] = "ode"
     """Number of alignments, or the neural ODE (Table 2d)."""
     solver: Literal["rk4", "dopri5", "exact"] = "rk4"
     """For "ode": one 3/8-rule step (released), adaptive Dormand-Prince (paper), the closed form (kernel_size 1)."""
     rectified: bool = True
-    """dX/dt = relu(filter * X) (released); False: without the relu (paper, eq. 7)."""
+    """dX/dt = relu(filter (*) X) (released); False: without the relu (paper, eq. 7 as printed)."""
     score_border: Annotated[Literal[0, 1], NO_BOOL] = 1
     """Zero border of the score map in the loss: 1 (released, a padded 1x1 convolution), 0 (paper)."""
     class_weight: Literal["normalised", "pooled"] = "normalised"
@@ -37,7 +37,7 @@ class DMFConfig(EmbeddingMethodConfig):
     """The global classifier sees the query map (released) or the query aligned to its own class (paper)."""
     few_shot_weight: NonNegative = 0.5
     global_weight: NonNegative = 1.0
-    """The loss is global_weight * global + few_shot_weight * few-shot (released 1, 0.5; paper eq. 10: 0.5, 1)."""
+    """The loss is global_weight * global + few_shot_weight * few-shot (released: 1, 0.5; paper, eq. 10: 0.5, 1)."""
 
     @property
     def unread(self) -> dict[str, str]:
@@ -47,7 +47,7 @@ class DMFConfig(EmbeddingMethodConfig):
         return unread if self.alignment == "ode" else unread | {"solver": f"alignment={self.alignment}"}
 
     def identity(self) -> dict[str, dict[str, Any]]:
-        """The first method: its name stays out, and its loss weights are among the training's, as they always were."""
+        """As in the first records, which knew no other method: no name, and the loss weights among the training's."""
         model = super().identity()["model"]
         del model["method"]
         return {"model": model, "training": {name: model.pop(name) for name in LOSS_WEIGHTS if name in model}}

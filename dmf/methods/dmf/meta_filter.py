@@ -1,4 +1,4 @@
-"""The meta-filter: from a class map and a query map to one filter per group and position (paper, section 3.2)."""
+"""The meta-filter: from a class map and a query map to one filter per group and position (paper, section 4.2)."""
 
 from __future__ import annotations
 
@@ -13,12 +13,14 @@ SAMPLING_TAPS = 9
 
 
 class MetaFilter(nn.Module):
-    """Filters from pairs of maps.
+    """Generates a filter for each pair of a class map and a query map.
 
-    A 5x5 convolution over concat(query, support) says where each of the 3x3 taps reads the class map (dynamic
-    sampling); the 3x3 convolution at these places, then a sigmoid, gives `groups` * `kernel_size`^2 weights per
-    position. The offset convolution is linear, so it is the sum of a part of the query and a part of the class map:
-    N + Q convolutions in place of N * Q.
+    Dynamic sampling: a 5x5 convolution of concat(query, class map) predicts at each position an offset for each of the
+    3x3 taps. A 3x3 convolution of the class map, deformed by these offsets, and a sigmoid give the `groups` *
+    `kernel_size`^2 weights of each position.
+
+    The offset convolution is linear, so it is the sum of a convolution of the query and one of the class map: N + Q
+    convolutions in place of N * Q.
     """
 
     def __init__(self, channels: int, groups: int, kernel_size: int = 1, dynamic_sampling: bool = True) -> None:
@@ -30,10 +32,10 @@ class MetaFilter(nn.Module):
         )
 
     def forward(self, classes: Tensor, query: Tensor) -> Tensor:
-        """Class maps [B, N, C, H, W] and query maps [B, Q, C, H, W] -> filters in (0, 1), [B, N, Q, G*k*k, H, W],
-        in float32 at least.
+        """Class maps [B, N, C, H, W] and query maps [B, Q, C, H, W] -> filters [B, N, Q, G*k*k, H, W] in (0, 1), in
+        float32 or wider.
 
-        Without dynamic sampling all queries share their class's filters, and the Q of the result is 1.
+        Without dynamic sampling all queries share their class's filters, and the result has a Q of 1.
         """
         offsets = None
         if self.offset_conv is not None:
@@ -45,11 +47,11 @@ class MetaFilter(nn.Module):
         return by_class
 
     def query_offsets(self, query: Tensor) -> Tensor:
-        """What query maps [I, C, H, W] add to where the taps read: [I, 18, H, W], (dy, dx) per tap, in positions."""
+        """The query's part of the offsets: maps [I, C, H, W] -> [I, 18, H, W], (dy, dx) for each tap, in positions."""
         return self._offset_part(query, slice(None, self.channels))
 
     def class_offsets(self, classes: Tensor) -> Tensor:
-        """What class maps [J, C, H, W] add: [J, 18, H, W]."""
+        """The class's part of the offsets: maps [J, C, H, W] -> [J, 18, H, W]."""
         return self._offset_part(classes, slice(self.channels, None))
 
     def _offset_part(self, maps: Tensor, channels: slice) -> Tensor:
