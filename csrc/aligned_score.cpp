@@ -549,14 +549,14 @@ void score_backward(const ScoreSizes& sizes, const Growth& growth, const ScoreIn
 STABLE_TORCH_LIBRARY_FRAGMENT(dmf, library) {
   library.def(
       "aligned_score(Tensor taps, Tensor class_offsets, Tensor query, Tensor query_offsets, Tensor weights, "
-      "SymInt episodes, int[2] kernel_size, float[] growth, bool rectified) -> Tensor");
+      "SymInt episodes, int[2] kernel_size, float[] coefficients, bool rectified) -> Tensor");
   library.def(
       "aligned_score_backward(Tensor grad, Tensor taps, Tensor class_offsets, Tensor query, Tensor query_offsets, "
-      "Tensor weights, SymInt episodes, int[2] kernel_size, float[] growth, bool rectified) -> "
+      "Tensor weights, SymInt episodes, int[2] kernel_size, float[] coefficients, bool rectified) -> "
       "(Tensor, Tensor, Tensor, Tensor, Tensor)");
   library.def(
       "aligned_score_of_rows(Tensor taps, Tensor class_offsets, Tensor query, Tensor query_offsets, Tensor weights, "
-      "Tensor class_rows, Tensor query_rows, int[2] kernel_size, float[] growth, bool rectified) -> Tensor");
+      "Tensor class_rows, Tensor query_rows, int[2] kernel_size, float[] coefficients, bool rectified) -> Tensor");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(dmf, CPU, library) {

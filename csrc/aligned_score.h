@@ -212,9 +212,11 @@ ScoreSizes checked_in_order(const ScoreTables& given, int64_t episodes, const st
 }
 
 Tensor aligned_score(Tensor taps, Tensor class_offsets, Tensor query, Tensor query_offsets, Tensor weights,
-                      int64_t episodes, std::vector<int64_t> kernel_size, std::vector<double> growth, bool rectified) {
+                     int64_t episodes, std::vector<int64_t> kernel_size, std::vector<double> coefficients,
+                     bool rectified) {
   ScoreTables given{taps, class_offsets, query, query_offsets, weights};
-  return score(given, checked_in_order(given, episodes, kernel_size), growth_of(growth, rectified), nullptr, nullptr);
+  const ScoreSizes n = checked_in_order(given, episodes, kernel_size);
+  return score(given, n, growth_of(coefficients, rectified), nullptr, nullptr);
 }
 
 // Whether all of `rows`, a contiguous tensor on the CPU, lie in a table of `count` rows.
@@ -227,8 +229,8 @@ bool within(const Tensor& rows, int64_t count) {
 }
 
 Tensor aligned_score_of_rows(Tensor taps, Tensor class_offsets, Tensor query, Tensor query_offsets, Tensor weights,
-                              Tensor class_rows, Tensor query_rows, std::vector<int64_t> kernel_size,
-                              std::vector<double> growth, bool rectified) {
+                             Tensor class_rows, Tensor query_rows, std::vector<int64_t> kernel_size,
+                             std::vector<double> coefficients, bool rectified) {
   ScoreTables given{taps, class_offsets, query, query_offsets, weights};
   STD_TORCH_CHECK(class_rows.dim() == 2 && query_rows.dim() == 2 && class_rows.size(0) == query_rows.size(0) &&
                       class_rows.scalar_type() == ScalarType::Long && query_rows.scalar_type() == ScalarType::Long &&
@@ -240,13 +242,13 @@ Tensor aligned_score_of_rows(Tensor taps, Tensor class_offsets, Tensor query, Te
   // On a GPU this check would wait for the device.
   STD_TORCH_CHECK(taps.is_cuda() || (within(class_rows, taps.size(0)) && within(query_rows, query.size(0))),
                   "dmf::aligned_score_of_rows: a row lies outside of its table");
-  return score(given, n, growth_of(growth, rectified), class_rows.const_data_ptr<int64_t>(),
+  return score(given, n, growth_of(coefficients, rectified), class_rows.const_data_ptr<int64_t>(),
                query_rows.const_data_ptr<int64_t>());
 }
 
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> aligned_score_backward(
     Tensor grad, Tensor taps, Tensor class_offsets, Tensor query, Tensor query_offsets, Tensor weights,
-    int64_t episodes, std::vector<int64_t> kernel_size, std::vector<double> growth, bool rectified) {
+    int64_t episodes, std::vector<int64_t> kernel_size, std::vector<double> coefficients, bool rectified) {
   ScoreTables given{taps, class_offsets, query, query_offsets, weights};
   const ScoreSizes n = checked_in_order(given, episodes, kernel_size);
   STD_TORCH_CHECK(has_shape(grad, {n.episodes, n.queries, n.ways, n.height, n.width}) &&
@@ -265,7 +267,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> aligned_score_backward(
     const ScoreGradients<A> to{to_taps.mutable_data_ptr<A>(), to_class_offsets.mutable_data_ptr<A>(),
                               to_query.mutable_data_ptr<A>(), to_query_offsets.mutable_data_ptr<A>(),
                               to_weights.mutable_data_ptr<A>()};
-    score_backward<T, A>(n, growth_of(growth, rectified), given.inputs<T, A>(nullptr, nullptr),
+    score_backward<T, A>(n, growth_of(coefficients, rectified), given.inputs<T, A>(nullptr, nullptr),
                          grad.const_data_ptr<A>(), to, taps.get_device_index());
   });
   return {to_taps, to_class_offsets, to_query, to_query_offsets, to_weights};

@@ -1,1 +1,1 @@
-"""From records to tables: which cells there are, what was published, what ours say, and how it is printed."""
+"""From records to tables: planned cells, published numbers, statistics, and every output format."""

@@ -1,4 +1,4 @@
-"""A filled table: sections of cells, each with its number and where it comes from, or the reason why it is empty."""
+"""A filled table: sections of cells, each with a number and its records, or with the reason why it is empty."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class Cell(Value):
     variant: tuple[str, ...] = ()
     state: State
     reasons: tuple[str, ...] = ()
-    """Why there is no value, or why seeds are absent from it."""
+    """Why there is no value, or which seeds it lacks and why."""
     accuracy: float | None = None
     """Mean over seeds and episodes."""
     ci95: float | None = None
@@ -78,12 +78,12 @@ class Cell(Value):
     seeds_done: tuple[int, ...] = ()
     seeds_planned: tuple[int, ...] = ()
     best: bool = False
-    """Not distinguishable from the best of its section."""
+    """The best of its section, or not distinguishable from it by a paired test."""
     bank: str = ""
     records: tuple[str, ...] = ()
     """`training key/evaluation key`."""
     doubts: tuple[str, ...] = ()
-    """Why its records are stale, where they were taken all the same."""
+    """Why its records are stale, if they were accepted all the same."""
     parameters: int | None = None
     training_seconds: float | None = None
     published: Published | None = None
@@ -91,12 +91,12 @@ class Cell(Value):
     """LibFewShot's numbers."""
     to_published: Comparison | None = None
     to_baseline: AgainstBaseline | None = None
-    """None in the baseline's row and in rows of reference."""
+    """None in the baseline's row and in reference rows."""
     is_baseline: bool = False
 
 
 class Section(Value):
-    """The cells of one column of the layout: one data set, way and shot."""
+    """The cells of one data set, way and shot."""
 
     label: str
     dataset: str
@@ -114,7 +114,7 @@ class Table(Value):
     baseline: str
     """Name of the baseline's row."""
     published_header: str
-    """Says the data set and backbone of the published numbers where they are not the runs' own."""
+    """Names the data set and backbone of the published numbers if they are not those of the runs."""
     sections: tuple[Section, ...]
     verdict: str
     notes: tuple[str, ...]

@@ -1,4 +1,4 @@
-"""The episodes behind a planned cell, read from records and held against what the records say of themselves."""
+"""The episodes behind a planned cell, read from its records and checked against their summaries."""
 
 from __future__ import annotations
 
@@ -60,14 +60,14 @@ class Collected:
     accuracies: Samples | None = None
     """[S, E]: accuracy of every episode for every seed done."""
     bank: str = ""
-    """Which episodes of which images: cells that share it can be compared episode by episode."""
+    """Identifies the test episodes and their images: cells of one bank can be compared episode by episode."""
     records: tuple[str, ...] = ()
     """`training key/evaluation key` for every seed done."""
     parameters: int | None = None
     training_seconds: float | None = None
     """Mean over the seeds done."""
     doubts: tuple[str, ...] = ()
-    """Why its records are stale, where they were taken all the same."""
+    """Why its records are stale, if they were accepted all the same."""
 
     def of_seeds(self, seeds: tuple[int, ...]) -> Samples:
         """Accuracies [len(seeds), E] of some of the seeds, in the order asked for."""
@@ -79,9 +79,9 @@ class Collected:
 
 
 def collect(cell: PlannedCell, records: Records, today: Today | None = None) -> Collected:
-    """Read a planned cell's records; with `today`, those that are stale count only if it accepts them.
+    """Read the records of a planned cell; with `today`, stale ones count only if it accepts them.
 
-    ValueError, naming the record, when one contradicts itself or the plan.
+    ValueError if a record contradicts itself or the plan; the message names the record.
     """
     found: list[tuple[int, Ended | None, Tested]] = []
     absent: dict[int, Absence] = {}
@@ -106,7 +106,7 @@ def collect(cell: PlannedCell, records: Records, today: Today | None = None) -> 
     reasons = _by_reason({seed: absent[seed].reason for seed in cell.seeds if seed in absent}, len(cell.seeds))
     if not done:
         return Collected(min((absence.state for absence in absent.values()), key=GRAVEST_FIRST.index), reasons)
-    # A bank is positions in a split; with other images at them it is other episodes.
+    # A bank holds positions in a split: with other images there, its episodes are others.
     banks = {f"{tested.bank} of {tested.data_fingerprint[:16]}" for _, _, tested in done}
     if len(banks) > 1:
         return Collected(State.REFUSED, (f"its seeds were tested on different episodes ({', '.join(sorted(banks))})",))
@@ -125,7 +125,7 @@ def collect(cell: PlannedCell, records: Records, today: Today | None = None) -> 
 
 
 def _doubts(training: ExperimentConfig, ended: Ended | None, tested: Tested, today: Today) -> tuple[str, ...]:
-    """Why a training, of whichever seed, or its evaluation is stale, each reason once."""
+    """Why a training (of any seed) or its evaluation is stale, each reason once."""
     found = today.doubts(training, tested.code, tested.data_fingerprint, tested.format)
     if ended and ended.provenance:
         made = ended.provenance
@@ -175,7 +175,7 @@ def _check(tested: Tested, expected: str, asked: EvaluationConfig) -> None:
 
 
 def _check_summaries(found: Sequence[Tested], accuracies: Samples) -> None:
-    """Every record's mean and interval must be those of its episodes, a row of `accuracies`."""
+    """ValueError unless each record's mean and interval are those of its episodes, a row of `accuracies`."""
     if not found:
         return
     recomputed = means_ci95(accuracies)

@@ -1,4 +1,4 @@
-"""Records to a table: every planned cell with its value, or with the reason why it has none."""
+"""Fills a table from records: each planned cell gets a value, or the reason why it has none."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ NOT_PLANNED = Collected(State.NOT_PLANNED, (State.NOT_PLANNED.value,))
 
 @dataclass(frozen=True, eq=False)
 class Place:
-    """A row in a column, with what was planned and found for it."""
+    """A row in a column, with the cell planned for it and what its records hold."""
 
     column: Column
     row: Row
@@ -27,10 +27,10 @@ class Place:
 
 
 def fill(layout: TableLayout, cells: Iterable[PlannedCell], records: Records, today: Today | None = None) -> Table:
-    """Fill a table's planned cells from `records`; with `today`, those that are stale count only if it accepts them.
+    """Fill the planned cells of a table from `records`; with `today`, stale ones count only if it accepts them.
 
     Raises:
-        ValueError: nothing is planned for the table, or a record contradicts itself; the sentence names the record.
+        ValueError: nothing is planned for the table, or a record contradicts itself; the message names the record.
     """
     grid = arrange(layout, cells)
     if not grid:
@@ -96,7 +96,7 @@ def _cell(layout: TableLayout, place: Place, to_baseline: AgainstBaseline | None
 
 
 def _published(layout: TableLayout, place: Place) -> Published | None:
-    """The paper's number for a row; in Table 2 that of miniImageNet and ResNet-12 whatever the runs use."""
+    """The paper's number for a row; in Table 2 the one for miniImageNet and ResNet-12, whatever the runs use."""
     row, column = place.row, place.column
     if row.published is None:
         return None
@@ -105,7 +105,7 @@ def _published(layout: TableLayout, place: Place) -> Published | None:
 
 
 def _library(layout: TableLayout, place: Place) -> tuple[Published, ...]:
-    """LibFewShot's numbers for a row: of DMF they have the full model, which fills one row of each part of Table 2."""
+    """LibFewShot's numbers for a row. Of DMF it has the full model only, which is one row of each part of Table 2."""
     row, column = place.row, place.column
     method = row.published
     if layout.components and row.published is not None:
@@ -128,7 +128,7 @@ def _to_published(
         "image size": column.dataset != theirs.dataset or config.data.image_size == published.IMAGE_SIZE,
         "shots in training": column.trained_shot == column.shot,
         "classes": column.split == "test",
-        # Published numbers of other methods come from trainings of other kinds, which no recipe here follows.
+        # Published numbers of other methods come from training protocols that no recipe here follows.
         "training protocol": config.model.method == "dmf",
     }
     their_ci95 = published.assumed_ci95(theirs)
@@ -151,7 +151,7 @@ def _is_baseline(layout: TableLayout, row: Row) -> bool:
 
 
 def _baseline(layout: TableLayout, place: Place, section: Sequence[Place]) -> Place | None:
-    """The row that a row is compared with: of its backbone, and of those the one trained and tested most alike."""
+    """The baseline's row with the same backbone; of several, the one trained and tested most alike."""
     assert place.planned is not None
     ours = place.planned
 
@@ -167,7 +167,7 @@ def _baseline(layout: TableLayout, place: Place, section: Sequence[Place]) -> Pl
 
 
 def _compare_with_baselines(layout: TableLayout, columns: Sequence[Sequence[Place]]) -> dict[Place, AgainstBaseline]:
-    """Every planned row that has one against its baseline; p is adjusted over the whole table."""
+    """Compares each planned row with its baseline; p is adjusted over the whole table."""
     answers: dict[Place, AgainstBaseline] = {}
     tested: dict[Place, tuple[AgainstBaseline, statistics.Difference]] = {}
     for section in columns:
@@ -234,7 +234,7 @@ def _difference(ours: Collected, base: Collected) -> statistics.Difference:
 
 
 def _among_best(place: Place, section: Sequence[Place]) -> bool:
-    """Whether a place has the highest of its section's accuracies, or one that a paired test cannot tell from it."""
+    """Whether a place has the highest accuracy of its section, or one that a paired test cannot tell from it."""
     rivals = [p.found for p in section if p.found.accuracies is not None]
     if place.found.accuracies is None or len(rivals) < 2:
         return False
@@ -252,13 +252,13 @@ def _accuracy(found: Collected) -> float:
 
 
 def _baseline_name(layout: TableLayout, columns: Sequence[Sequence[Place]]) -> str:
-    """As its row is called here, which for groups depends on the backbone."""
+    """The name of its row, which for groups depends on the backbone."""
     rows = [place.row for places in columns for place in places if _is_baseline(layout, place.row)]
     return rows[0].name if rows else layout.row_name.format(layout.labels[layout.baseline])
 
 
 def _section_label(column: Column, datasets: set[str]) -> str:
-    """The task, and the data set where the table has several (one alone stands in its title)."""
+    """The task, and the data set if the table has several (a single one is in the title)."""
     return f"{column.dataset_label}, {column.task}" if len(datasets) > 1 else column.task
 
 

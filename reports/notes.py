@@ -86,9 +86,8 @@ def _comparisons(cells: Sequence[tuple[Section, Cell]]) -> str:
     made = [cell.to_baseline for _, cell in cells if cell.to_baseline and cell.to_baseline.test]
     if not made:
         return ""
-    tests = " or ".join(
-        f"{test} ({_seeds({len(m.seeds) for m in made if m.test is test})})" for test in sorted({m.test for m in made if m.test})
-    )
+    kinds = sorted({m.test for m in made if m.test})
+    tests = " or ".join(f"{kind} ({_seeds({len(m.seeds) for m in made if m.test is kind})})" for kind in kinds)
     margin = f"{100 * MARGIN:g}"
     uncovered = any(m.test is PairedTest.OVER_EPISODES for m in made)
     return (

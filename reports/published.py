@@ -1,7 +1,7 @@
-"""Published numbers, as data with their source (`published.csv`), and the protocol that they were obtained with.
+"""Published numbers with their sources (`published.csv`), and the protocol behind them.
 
-Accuracies and intervals are fractions, as everywhere before `render`. LibFewShot's pages disagree with each other for
-some methods: every one of their numbers is kept, and told with the page that it is from.
+Accuracies and intervals are fractions, as everywhere before `render`. For some methods LibFewShot's pages disagree: all
+their numbers are kept, each with its page.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ ABLATED = ("mini_imagenet", "resnet12")
 IMAGE_SIZE = 84
 """Pixels of a side."""
 FULL_MODEL = {"model.dynamic_sampling": True, "model.last_pooling": False, "model.alignment": "ode"}
-"""The model that the paper proposes; its groups are in FULL_GROUPS."""
+"""The model that the paper proposes; FULL_GROUPS has its groups."""
 FULL_GROUPS = {
     ("mini_imagenet", 1): 64,
     ("mini_imagenet", 5): 160,
@@ -88,7 +88,7 @@ def in_paper(method: str, backbone: str, dataset: str, way: int, shot: int) -> P
 
 
 def in_library(method: str, backbone: str, dataset: str, way: int, shot: int) -> tuple[Published, ...]:
-    """LibFewShot's numbers, one for each of its pages that gives one."""
+    """LibFewShot's numbers, one from each page that has one."""
     return _matching(method, backbone, dataset, way, shot, library=True)
 
 
@@ -106,9 +106,9 @@ def assumed_ci95(number: Published) -> float | None:
 
 
 def departures(config: ExperimentConfig, row_path: str) -> tuple[str, ...]:
-    """Parameters in which a DMF training departs from the recipe nearest to it, the row's own aside, as `path=value`.
+    """Parameters in which a DMF training departs from the nearest recipe, as `path=value`; `row_path` does not count.
 
-    The groups of the full model depend on data set and shot (`FULL_GROUPS`); the seed is no part of a protocol.
+    The groups of the full model depend on data set and shot (`FULL_GROUPS`); a seed is not part of a protocol.
     """
     usual = {"episodes.shot": config.episodes.shot, "training.seed": config.training.seed}
     groups = FULL_GROUPS.get((config.data.name, config.episodes.shot))
@@ -125,10 +125,10 @@ def _differences(config: ExperimentConfig, expected: ExperimentConfig) -> tuple[
 
 
 def identity(config: ExperimentConfig) -> dict[str, Any]:
-    """Dotted path -> value of everything that belongs to a training's identity, the seed aside.
+    """Dotted path -> value of the settings that identify a training, without the seed.
 
-    What a training does not read is no part of it: of two trainings, one may have paths that the other lacks. `start`
-    has all settings of the pre-training, and is empty without one.
+    Settings that a training does not read are left out, so two trainings may have different paths. `start` holds all
+    settings of the pre-training as one text, empty without one.
     """
     aside = {"training.seed", *config.unread}
     aside |= {f"{section}.{name}" for section, names in NOT_IDENTITY.items() for name in names}

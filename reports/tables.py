@@ -1,4 +1,4 @@
-"""Which tables there are, what their rows and columns mean, and where a planned cell belongs.
+"""The tables, what their rows and columns mean, and the place of each planned cell.
 
 A table is one entry in `TABLES`: a parameter whose values are the rows, their names in the paper, and the baseline.
 """
@@ -43,11 +43,11 @@ class TableLayout:
     published_as: dict[Any, str]
     """Value of the parameter -> method in `published.csv`."""
     baseline: Any
-    """Value of the parameter in the row that others are compared with."""
+    """Value of the parameter in the row that the others are compared with."""
     row_name: str = "{}"
-    """How a row is called outside its table, from its label."""
+    """Format of a row's name outside its table, from its label."""
     components: bool = True
-    """Rows are DMF with a component changed; another method is a row of reference, listed first."""
+    """Rows are DMF with one component changed; other methods are reference rows, listed first."""
 
     def label(self, config: ExperimentConfig) -> str:
         """The row label of a training."""
@@ -69,17 +69,17 @@ class TableLayout:
         return self.published_as.get(config.at(self.row_path))
 
     def also_differs(self, config: ExperimentConfig, baseline: ExperimentConfig) -> tuple[str, ...]:
-        """Dotted paths in which a row's training differs from its baseline's besides what the rows vary.
+        """Dotted paths, other than the one the rows vary, in which a row's training differs from its baseline's.
 
-        What one of the two does not read cannot differ between them. Between methods, pre-training is part of the
-        method.
+        A setting that one of the two does not read does not count, nor does pre-training between methods: it is part of
+        the method.
         """
         ours, theirs = published.identity(config), published.identity(baseline)
         aside = {self.row_path} if self.components else {self.row_path, "start"}
         return tuple(p for p in ours if p in theirs and p not in aside and ours[p] != theirs[p])
 
     def _other_channels(self, backbone: str) -> bool:
-        """Groups are of the backbone's channels: the paper's numbers of groups mean nothing for another number."""
+        """Whether rows are numbers of groups and the backbone has not the channels that the paper divides into them."""
         return self.row_path == "model.groups" and CHANNELS.get(backbone) != CHANNELS["resnet12"]
 
 
@@ -160,9 +160,9 @@ class PlannedCell(Value):
 
     table: Annotated[str, AfterValidator(_known)]
     config: ExperimentConfig
-    """Its `training.seed` gives way to `seeds`."""
+    """`seeds` replaces its `training.seed`."""
     evaluation: EvaluationConfig
-    """With its shot (`EvaluationConfig.resolve`)."""
+    """Its shot is set (`EvaluationConfig.resolve`)."""
     seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)] = (0,)
     former_keys: tuple[str, ...] = ()
     """Of a plan of record format 1: the keys of its trainings, where that format computed others than today's."""
@@ -191,16 +191,16 @@ class PlannedCell(Value):
 
 
 class Records(Protocol):
-    """Where the records of planned cells are: the store's ledger, MLflow, or a dict in a test."""
+    """Gives the records of planned cells: the store's ledger, MLflow, or a dict in a test."""
 
     def how_ended(self, key: str) -> Ended | None:
-        """How a training ended; None: it has not, or never started."""
+        """How a training ended; None if it has not ended."""
 
     def how_tested(self, training_key: str, evaluation_key: str) -> Tested | None:
-        """How a trained model did in one evaluation; None: not tested."""
+        """The results of a trained model in one evaluation; None if it was not tested."""
 
     def running(self, key: str) -> bool:
-        """Whether a training without a record is at work."""
+        """Whether a training that has no record is running."""
 
 
 @dataclass(frozen=True, order=True)
@@ -237,7 +237,7 @@ class Column:
 
 @dataclass(frozen=True)
 class Row:
-    """A row: what it varies, on which backbone, and (`variant`) what else tells it from rows of the same label."""
+    """A row: the value it varies, its backbone, and (`variant`) what else tells it from rows with the same label."""
 
     label: str
     name: str
@@ -246,14 +246,14 @@ class Row:
     published: str | None
     """Method in `published.csv`."""
     value: Any = None
-    """Of the layout's parameter; None for methods that only others have."""
+    """Of the layout's parameter; None for methods of the paper that are not implemented here."""
     reference: bool = False
     variant: tuple[str, ...] = ()
-    """`path=value` where two planned cells would else share a place."""
+    """`path=value`, if two planned cells would share a place without it."""
 
 
 Grid = dict[Column, dict[Row, PlannedCell | None]]
-"""Section by section, row by row; None: in the paper, not planned here."""
+"""Planned cell by column and row; None for rows of the paper that are not planned here."""
 
 
 def arrange(layout: TableLayout, cells: Iterable[PlannedCell]) -> Grid:
@@ -283,7 +283,7 @@ def _merge(layout: TableLayout, cells: Sequence[PlannedCell]) -> list[PlannedCel
 
 
 def _place(layout: TableLayout, cells: Sequence[PlannedCell]) -> dict[tuple[Column, Row], PlannedCell]:
-    """Cells by place. A row where two would meet is split by whatever tells them apart, in all of its columns."""
+    """Cells by place. If two cells share a place, their row is split, in all columns, by the settings that differ."""
     by_row: dict[Row, list[PlannedCell]] = {}
     for cell in cells:
         model = cell.config.model
@@ -331,7 +331,7 @@ def _flat(cell: PlannedCell) -> dict[str, Any]:
 
 
 def _rows_of_paper(layout: TableLayout, column: Column, planned: Sequence[PlannedCell]) -> list[Row]:
-    """The paper's rows: on its data sets, when something with its backbone is planned."""
+    """The paper's rows, for its data sets and if a cell with its backbone is planned."""
     if column.dataset not in DATASETS or all(cell.config.model.backbone_name != "resnet12" for cell in planned):
         return []
     if not layout.components:
@@ -352,7 +352,7 @@ def _sorted(layout: TableLayout, rows: Iterable[Row]) -> list[Row]:
     def place(row: Row) -> tuple[Any, ...]:
         backbone = _index(list(BACKBONES), row.backbone)
         if not layout.components:
-            # Ours that the paper has no row for stand before DMF, its last row.
+            # Our methods without a row in the paper come before DMF, its last row.
             number = _index(published.methods_of_table_1(), (row.published, row.backbone))
             return backbone, row.published == "DMF", number, *_rest(row)
         if row.reference:
@@ -368,5 +368,5 @@ def _rest(row: Row) -> tuple[Any, ...]:
 
 
 def _index(known: Sequence[Any], name: Any) -> int:
-    """Place of a name in a sequence, behind its end when it is not there."""
+    """Position of a name in a sequence; the sequence's length if it is not there."""
     return known.index(name) if name in known else len(known)

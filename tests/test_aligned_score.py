@@ -125,7 +125,7 @@ def test_narrow_tables_are_summed_in_float32(device: str, dtype: torch.dtype, gr
     taps, class_offsets, query, query_offsets, weights = (table.float().to(device) for table in tables(4, groups))
     settings = (3, 3), (1.0, 0.5), True
     taps, query = taps.to(dtype).requires_grad_(), query.to(dtype).requires_grad_()
-    ours = aligned_score(taps, class_offsets, weights, query, query_offsets, *settings, episodes=B)
+    ours = aligned_score(taps, class_offsets, query, query_offsets, weights, *settings, episodes=B)
     assert ours.dtype == torch.float32
     expected = aligned_score_definition(
         taps.float(), class_offsets, query.float(), query_offsets, weights, B, *settings

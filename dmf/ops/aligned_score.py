@@ -1,14 +1,14 @@
 """The score map of aligned queries in one pass: its PyTorch definition and the compiled operator.
 
 Letters: B episodes, N classes and Q queries each, T taps, C channels in G groups of R, H W space. With w the class
-weight, X the query map, f the meta-filter of a pair and phi its growth (`Alignment`), an alignment that is rectified
-multiplies X_c > 0 by phi and leaves the rest, and one that is not multiplies everything:
+weight, X the query map, f the meta-filter of a pair and phi its growth (`Alignment`), a rectified alignment multiplies
+X_c > 0 by phi(f_g) and leaves X_c <= 0 alone; without the rectification it multiplies all of X:
 
     score = sum_c w_c aligned_c = sum_c w_c X_c + sum_g (phi(f_g) - 1) * sum_{c in g} w_c moving_c
 
-with moving = max(X, 0) or X, and f = sigmoid(sum_t bilinear(tap map t, where the pair's offsets say)). The operator
-goes from the tap maps to the score without writing anything of size pairs x G: a pair costs 4T reads of G numbers and C
-products per position, and a number to write.
+with moving = max(X, 0) or X, and f_g = sigmoid(sum_t bilinear(tap map t, at the positions that the pair's offsets
+give)). The operator goes from the tap maps to the score and writes nothing of size pairs x G: at each position a pair
+costs 4T reads of G numbers, C products, and one number to write.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from dmf.ops.dynamic_sampling import sample_taps_definition
 def aligned_score(
     taps: Tensor,
     class_offsets: Tensor,
-    weights: Tensor,
     query: Tensor,
     query_offsets: Tensor,
+    weights: Tensor,
     kernel_size: tuple[int, int],
     coefficients: tuple[float, ...],
     rectified: bool,
@@ -39,32 +39,39 @@ def aligned_score(
 
     Args:
         taps: [J, T, H, W, G], each tap's 1x1 convolution of J class maps.
-        class_offsets: [J, 2T, H, W] in positions; a pair's offsets are the sum of its class's and its query's.
-        weights: [J, R, G], the class weights; channel c is at (c % R, c // R).
-        query: [I, H, W, R, G], query maps with their channels arranged alike.
-        query_offsets: [I, 2T, H, W].
-        kernel_size: of the taps.
-        coefficients: c_1, c_2, ... of phi(f) - 1 = c_1 f + c_2 f^2 + ..., at most 4; none for exp(f) - 1.
-        rectified: whether only query numbers above 0 grow.
-        rows: class rows [B, N] and query rows [B, Q] of the episodes, int64; nothing is differentiated then. Without
-            them the rows of `episodes` episodes follow each other: J = B * N, I = B * Q.
+        class_offsets: [J, 2T, H, W] in positions; the offsets of a pair are the sum of its class's and its query's.
+        query: [I, H, W, R, G], query maps; channel c is at (c % R, c // R).
+        query_offsets: [I, 2T, H, W] in positions.
+        weights: [J, R, G], class weights, their channels arranged like those of `query`.
+        kernel_size: (kh, kw) with T = kh * kw.
+        coefficients: c_1, c_2, ... of phi(f) - 1 = c_1 f + c_2 f^2 + ..., at most 4; empty for exp(f) - 1.
+        rectified: whether only positive numbers of `query` grow.
+        rows: rows of each episode's classes [B, N] and queries [B, Q] in the tables, int64; the result then has no
+            gradient. Without it the rows of `episodes` episodes follow each other: J = B * N, I = B * Q.
+        episodes: B, where `rows` does not tell it.
 
     Returns:
-        [B, Q, N, H, W], float32 (float64 for float64). float16 on a CPU is computed from float32 numbers.
+        [B, Q, N, H, W], float64 for float64 and float32 for all other types. On CPUs float16 is converted to float32.
     """
-    exact = torch.promote_types(taps.dtype, query.dtype)
-    narrow = exact if exact.itemsize >= 4 or (exact == torch.bfloat16 or taps.is_cuda) else torch.float32
-    wide = torch.promote_types(exact, torch.float32)
-    tables = (taps.to(narrow), class_offsets.to(wide), query.to(narrow), query_offsets.to(wide), weights.to(wide))
+    dtype = torch.promote_types(taps.dtype, query.dtype)
+    of_sums = torch.promote_types(dtype, torch.float32)
+    if dtype == torch.float16 and not taps.is_cuda:
+        dtype = torch.float32
+    tables = (
+        taps.to(dtype),
+        class_offsets.to(of_sums),
+        query.to(dtype),
+        query_offsets.to(of_sums),
+        weights.to(of_sums),
+    )
     if not torch.compiler.is_compiling():
         operators.say_which("aligned score", taps.device.type)
     function: Callable[..., Tensor]
+    compiled = taps.device.type in operators.COMPILED
     if rows is not None:
-        function = (
-            torch.ops.dmf.aligned_score_of_rows if taps.device.type in operators.COMPILED else _definition_of_rows
-        )
+        function = torch.ops.dmf.aligned_score_of_rows if compiled else _definition_of_rows
         return function(*tables, *rows, kernel_size, coefficients, rectified)
-    function = torch.ops.dmf.aligned_score if taps.device.type in operators.COMPILED else aligned_score_definition
+    function = torch.ops.dmf.aligned_score if compiled else aligned_score_definition
     return function(*tables, episodes, kernel_size, coefficients, rectified)
 
 
@@ -79,7 +86,7 @@ def aligned_score_definition(
     coefficients: tuple[float, ...],
     rectified: bool,
 ) -> Tensor:
-    """The operator in PyTorch, with the filters of all pairs."""
+    """`aligned_score` of consecutive episodes in PyTorch; makes the filters of all pairs."""
     wide = weights.dtype
     offsets = (
         class_offsets.unflatten(0, (episodes, -1))[:, :, None] + query_offsets.unflatten(0, (episodes, -1))[:, None]
@@ -111,7 +118,7 @@ def _definition_of_rows(
 
 
 def _register() -> None:
-    """What the compiled operators' C++ leaves to Python: shapes of results, and derivatives."""
+    """Register shape inference and derivatives of the compiled operators, whose C++ holds the kernels only."""
 
     def shape(
         taps: Tensor,
@@ -121,7 +128,7 @@ def _register() -> None:
         weights: Tensor,
         episodes: int,
         kernel_size: list[int],
-        growth: list[float],
+        coefficients: list[float],
         rectified: bool,
     ) -> Tensor:
         queries, ways = query.shape[0] // episodes, taps.shape[0] // episodes
@@ -136,7 +143,7 @@ def _register() -> None:
         class_rows: Tensor,
         query_rows: Tensor,
         kernel_size: list[int],
-        growth: list[float],
+        coefficients: list[float],
         rectified: bool,
     ) -> Tensor:
         return weights.new_empty(*query_rows.shape, class_rows.shape[1], *taps.shape[2:4])
@@ -154,12 +161,12 @@ def _register() -> None:
         return tuple(weights.new_empty(table.shape) for table in tables)
 
     def remember(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        *tables, ctx.episodes, ctx.kernel_size, ctx.growth, ctx.rectified = inputs
+        *tables, ctx.episodes, ctx.kernel_size, ctx.coefficients, ctx.rectified = inputs
         ctx.save_for_backward(*tables)
 
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         tables = ctx.saved_tensors
-        settings = ctx.episodes, ctx.kernel_size, ctx.growth, ctx.rectified
+        settings = ctx.episodes, ctx.kernel_size, ctx.coefficients, ctx.rectified
         parts = torch.ops.dmf.aligned_score_backward(grad, *tables, *settings)
         return *(part.to(table.dtype) for part, table in zip(parts, tables, strict=True)), None, None, None, None
 

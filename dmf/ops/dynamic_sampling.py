@@ -6,8 +6,8 @@ A deformable convolution samples C channels at T displaced positions and multipl
 
     out[q, y, x] = sum_t W_t bilinear(map, position of tap t + offset[q, t, y, x])
 
-Bilinear sampling is linear and acts on positions, W_t on channels: they commute. So make the T tap maps W_t * map once
-per map, whatever Q, and let each (map, query) pair only sample and add them: `sample_taps` is that last step.
+Bilinear sampling is linear and acts on positions, W_t acts on channels: they commute. So the T tap maps W_t * map are
+made once per map, whatever Q, and each (map, query) pair only samples and adds them, which is `sample_taps`.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ def sample_taps(taps: Tensor, offsets: Tensor, kernel_size: tuple[int, int]) -> 
         out[m, q, y, x] = sum_t bilinear(taps[m, t], y - kh // 2 + i + offsets[m, q, 2t, y, x],
                                                      x - kw // 2 + j + offsets[m, q, 2t + 1, y, x])
 
-    where a map reads 0 outside, so that samples fade out over the last position (deformable convolution, v1). At whole
-    positions, where the derivative by an offset jumps, it is the one from the right. NaN offsets give NaN, infinite
-    ones 0. Half precision is computed in float32.
+    where a map reads 0 outside, so samples fade out over the last position (deformable convolution, v1). At whole
+    positions, where the derivative by an offset jumps, it is the derivative from the right. NaN offsets give NaN,
+    infinite ones 0. 16-bit types are computed in float32.
 
     Args:
         taps: [M, T, H, W, G].
@@ -54,18 +54,18 @@ def sample_taps(taps: Tensor, offsets: Tensor, kernel_size: tuple[int, int]) -> 
 
 
 def sample_taps_definition(taps: Tensor, offsets: Tensor, kernel_size: tuple[int, int]) -> Tensor:
-    """`sample_taps` in PyTorch: 4T weighted rows per position out of a table of all rows and one of zeros."""
+    """`sample_taps` in PyTorch: a weighted sum of 4T rows at each position, out of all rows and one of zeros."""
     maps, count, height, width, groups = taps.shape
     queries = offsets.shape[1]
     kernel_height, kernel_width = kernel_size
 
     def reach(size: int, kernel: int) -> Tensor:
-        """[kernel, size]: where each tap looks from each position, before its offset."""
+        """[kernel, size]: where each tap reads from each position, before its offset."""
         return torch.arange(size, device=taps.device) + torch.arange(kernel, device=taps.device)[:, None] - kernel // 2
 
     rows = reach(height, kernel_height).repeat_interleave(kernel_width, dim=0)[:, :, None]
     columns = reach(width, kernel_width).repeat(kernel_height, 1)[:, None, :]
-    # [M, Q, T, H, W]; two positions outside every corner reads 0 already, and indices stay small.
+    # [M, Q, T, H, W]. Two positions outside, all corners read 0: clamping there changes nothing and bounds the indices.
     y = (offsets[:, :, 0::2] + rows).clamp(-2, height + 1)
     x = (offsets[:, :, 1::2] + columns).clamp(-2, width + 1)
     top, left = y.detach().floor(), x.detach().floor()
@@ -108,7 +108,7 @@ def _check(taps: Tensor, offsets: Tensor, kernel_size: tuple[int, int]) -> None:
 
 
 def _register() -> None:
-    """What the compiled operator's C++ leaves to Python: shapes of results, and derivatives."""
+    """Register shape inference and derivatives of the compiled operator, whose C++ holds the kernels only."""
 
     def shape(taps: Tensor, offsets: Tensor, kernel_size: list[int]) -> Tensor:
         maps, _, height, width, groups = taps.shape
@@ -138,10 +138,10 @@ if operators.COMPILED:
 
 
 class DynamicConv2d(nn.Module):
-    """A convolution without bias, or with offsets a deformable one (v1) of each map for several queries.
+    """A convolution without bias; given offsets, a deformable convolution (v1) of each map for several queries.
 
-    The output has the size of the input: tap (i, j) of position (y, x) looks at (y - kh // 2 + i, x - kw // 2 + j).
-    The weight [out, in, kh, kw] starts uniform in +-1 / sqrt(kh * kw * in), as in the released code.
+    The output has the size of the input: tap (i, j) at position (y, x) reads (y - kh // 2 + i, x - kw // 2 + j). The
+    weight [out, in, kh, kw] starts uniform in +-1 / sqrt(kh * kw * in), as in the released code.
     """
 
     def __init__(self, in_channels: int, out_channels: int, kernel_size: int | tuple[int, int] = 3) -> None:
@@ -159,17 +159,17 @@ class DynamicConv2d(nn.Module):
     def forward(self, maps: Tensor, offsets: Tensor | None = None) -> Tensor:
         """Maps [M, C, H, W] and offsets [M, Q, 2T, H, W] -> [M, Q, out, H, W]; without offsets Q = 1.
 
-        The result is a view: its memory runs over `out` fastest with offsets.
+        With offsets the result is a view in which `out` is contiguous.
         """
         height, width = maps.shape[-2:]
         if offsets is None:
             padding = (self.kernel_size[0] // 2, self.kernel_size[1] // 2)
-            # An even kernel with this padding makes one position too many, at the end.
+            # With an even kernel this padding gives one position too many, at the end.
             return F.conv2d(maps, self.weight, padding=padding)[:, None, :, :height, :width]
         return sample_taps(self.tap_maps(maps), offsets, self.kernel_size).permute(0, 1, 4, 2, 3)
 
     def tap_maps(self, maps: Tensor) -> Tensor:
-        """Every tap's 1x1 convolution: [M, C, H, W] -> [M, T, H, W, out]."""
+        """The 1x1 convolution of each tap: [M, C, H, W] -> [M, T, H, W, out]."""
         out_channels, in_channels = self.weight.shape[:2]
         by_tap = self.weight.permute(2, 3, 0, 1).reshape(-1, in_channels)
         products = F.linear(maps.permute(0, 2, 3, 1), by_tap)

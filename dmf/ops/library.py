@@ -12,9 +12,9 @@ logger = logging.getLogger("dmf")
 
 
 def _load_libraries() -> frozenset[str]:
-    """Load the libraries that are there; returns the device types they serve.
+    """Load the libraries that exist, and return the device types they serve.
 
-    A library that is there and does not load is an error: going on without it would be slower and say nothing.
+    A library that exists but does not load is an ImportError: the definitions would serve, but slowly and silently.
     """
     libraries = {"cpu": "_C", "cuda": "_C_cuda"}
     if torch.version.cuda is None:
@@ -36,13 +36,13 @@ def _load_libraries() -> frozenset[str]:
 
 @functools.cache
 def say_which(what: str, device: str) -> None:
-    """Log once whether `what` runs compiled on a device type."""
+    """Log, once for each pair of arguments, whether `what` runs compiled on a device type."""
     if device in COMPILED:
         logger.info("%s on %s: compiled operator", what, device)
     else:
         logger.warning(
-            "%s on %s: PyTorch definition (slower); `pip install .` or `python setup.py build_ext --inplace` where a "
-            "compiler is found makes the operator",
+            "%s on %s: PyTorch definition (slower); with a compiler, `pip install .` or `python setup.py build_ext "
+            "--inplace` builds the operator",
             what,
             device,
         )

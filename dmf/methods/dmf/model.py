@@ -98,7 +98,7 @@ class DMF(FewShotMethod):
         return scores.sum((-2, -1)) / positions
 
     def losses_of_maps(self, maps: Episode) -> Losses:
-        """global_weight * global + few_shot_weight * few-shot loss (paper, eq. 10)."""
+        """The total is global_weight * global + few_shot_weight * few-shot loss (paper, eq. 10)."""
         classes = wide(maps.support).mean(2)
         if self.global_input == "aligned" and self.meta_filter is not None:
             # The global classifier needs the filters of all pairs, so the score takes them too.
@@ -120,9 +120,9 @@ class DMF(FewShotMethod):
         `filters` [B, N, Q or 1, G*k*k, H, W] are those of all pairs, `targets` [B, Q] the queries' classes.
         """
         filters = filters.expand(-1, -1, query.shape[1], -1, -1, -1)
-        episode = torch.arange(len(query), device=query.device)[:, None]
-        position = torch.arange(query.shape[1], device=query.device)[None]
-        own = filters[episode, targets, position]
+        episodes = torch.arange(len(query), device=query.device)[:, None]
+        queries = torch.arange(query.shape[1], device=query.device)[None]
+        own = filters[episodes, targets, queries]
         aligned = self.alignment(wide(query).flatten(0, 1), own.flatten(0, 1))
         maps: Tensor = aligned.unflatten(0, query.shape[:2])
         return maps
