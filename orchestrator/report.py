@@ -129,18 +129,20 @@ def _main(options: argparse.Namespace) -> int:
 def _records(options: argparse.Namespace) -> StoredRecords:
     if options.tracking_uri is None:
         return Ledger.at(options.store)
-    from orchestrator.tracking.reader import (
-        MLflowRecords,  # with what opens URLs, which takes longer than a small table
-    )
+    from orchestrator.tracking.reader import MLflowRecords, store_beside  # opening URLs takes longer than a small table
 
-    return MLflowRecords(options.tracking_uri)
+    store = store_beside(options.tracking_uri)
+    return Ledger.at(str(store)) if store else MLflowRecords(options.tracking_uri)
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m orchestrator.report", description=__doc__)
     parser.add_argument("sweeps", nargs="*", metavar="SWEEP", help="names of sweeps; default: all in the store")
     parser.add_argument("--store", default="runs", help="where sweeps keep records (%(default)s)")
-    parser.add_argument("--tracking-uri", help="read plans and records from this MLflow server or database instead")
+    parser.add_argument(
+        "--tracking-uri",
+        help="read plans and records from this MLflow server or database, or the store beside it",
+    )
     parser.add_argument("--output", type=Path, default=Path("results"), help="folder to write to (%(default)s)")
     parser.add_argument("--table", nargs="+", metavar="TABLE", help=f"only these of {', '.join(TABLES)}")
     parser.add_argument("--formats", nargs="+", choices=FORMATS, default=list(FORMATS), help="default: all")

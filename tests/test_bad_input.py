@@ -616,8 +616,12 @@ def test_classes_with_too_few_images(
 def test_validation_names_the_split_that_is_too_small(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     layouts.write_folders(place / "root", pictures())
     settings = "episodes.way=2 episodes.queries=2 data.image_size=20 model.backbone=conv64f training.device=cpu".split()
+    settings.append("validation.queries=15")
     said = answer(train.main, ["--dataset", "mine", "--root", place / "root", *settings], capsys)
-    check(said, ("episodes of the val split", "queries=15 need 16 images per class, the smallest class has 4"))
+    check(
+        said,
+        ("15 queries per class needs 2 classes of 16 images", "the val split has 2 classes and the smallest 4 images"),
+    )
 
 
 @pytest.mark.parametrize("damage", [cut("val.csv", 1.0), *(

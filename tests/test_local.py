@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from dmf.data.sets import DataSet, _opened, open_for
+from dmf.data.sets import DataSet, _opened, open_data
 from dmf.records.records import LAST, Epoch, Failure
 from orchestrator.running.interrupts import Interrupted, Signals, Stopped
 from orchestrator.running.local import InProcess
@@ -77,9 +77,9 @@ def away(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
         if left[0]:
             left[0] -= 1
             raise OSError(errno.EIO, "Input/output error")
-        return open_for(*arguments)
+        return open_data(*arguments)
 
-    monkeypatch.setattr("orchestrator.running.trial.open_for", opened)
+    monkeypatch.setattr("dmf.data.sets.open_data", opened)
     _opened.cache_clear()
     yield left
     _opened.cache_clear()

@@ -21,7 +21,7 @@ from orchestrator.sync import main as main_of_sync
 from orchestrator.tracking import reader as mirror
 from orchestrator.tracking import server as mlflow_server
 from orchestrator.tracking import tracker as tracking
-from orchestrator.tracking.names import EXPERIMENT, SWEEP, TRIAL
+from orchestrator.tracking.names import EXPERIMENT, STORE, SWEEP, TRIAL
 from orchestrator.tracking.reader import MLflowRecords
 from orchestrator.tracking.runs import PARENT, SweepRuns
 from orchestrator.tracking.server import connect, runs_of_store, tracking_uri
@@ -294,7 +294,7 @@ def test_a_store_of_the_same_path_on_another_machine_is_another_store(ledger: Le
     client = MlflowClient(uri(ledger))
     experiment = client.get_experiment_by_name(EXPERIMENT)
     found = client.search_runs([experiment.experiment_id])
-    seen = sorted((run.data.tags["dmf.kind"], run.data.tags[mirror.STORE], run.info.status) for run in found)
+    seen = sorted((run.data.tags["dmf.kind"], run.data.tags[STORE], run.info.status) for run in found)
     expected = [("sweep", ledger.id, "RUNNING"), ("trial", ledger.id, "RUNNING"), ("sweep", other.id, "KILLED")]
     assert seen == sorted(expected) and other.id != ledger.id
 
@@ -412,17 +412,14 @@ def test_a_request_whose_answer_was_lost_writes_nothing_twice(ledger: Ledger, mo
     assert steps(ledger, GOOD.key, "test_accuracy/5way_1shot") == [2]
 
 
-@pytest.mark.parametrize("how", ["database", "interface"])
-def test_records_are_read_from_the_database_or_through_mlflow_s_interface(
-    ledger: Ledger, monkeypatch: pytest.MonkeyPatch, how: str
-) -> None:
+@pytest.mark.parametrize("artifacts", ["local", "downloaded"])
+def test_records_are_read_through_mlflow(ledger: Ledger, monkeypatch: pytest.MonkeyPatch, artifacts: str) -> None:
     ledger.write_training(finished(GOOD))
     ledger.write_evaluation(evaluated(GOOD))
     ledger.write_training(failed(BAD))
     tracker = launch(ledger)
     tracker.runs.begin(CUT, "")
-    if how == "interface":  # as with a server, or an MLflow whose tables are others
-        monkeypatch.setitem(mirror.COLUMNS, "runs", {"a column of the future"})
+    if artifacts == "downloaded":  # as from a server
         monkeypatch.setattr(mirror, "_local", lambda artifacts: None)
     tracker.runs.settle({}, interrupted=False)
     tracker.runs.begin(CUT, "")
@@ -582,7 +579,7 @@ def test_a_run_that_a_lost_answer_made_twice_is_there_once(ledger: Ledger) -> No
         tags = {
             "dmf.kind": name,
             "dmf.sweep": "s",
-            mirror.STORE: ledger.id,
+            STORE: ledger.id,
             PARENT: parent.info.run_id,
         }
         for _ in range(2):

@@ -1,39 +1,33 @@
-"""A sweep's runs in MLflow as plans and records: what the report reads in place of a ledger.
+"""A sweep's runs in MLflow as plans and records, for a report that has no store at hand.
 
-A SQLite database and local files are read as what they are, with one query and no request per run. MLflow's own
-interface, through which servers and other databases are asked, makes objects of every parameter and metric of a run;
-for 10,000 runs that takes longer than the tables.
+Where a store lies beside an SQLite database, the report reads the store itself (`store_beside`).
 """
 
 from __future__ import annotations
 
-import contextlib
 import logging
-import sqlite3
-from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import quote, urlparse
+from urllib.parse import urlparse
 from urllib.request import url2pathname
 
 from dmf.records.facts import Ended, Tested
 from dmf.records.records import EVALUATIONS, RECORD, EvaluationRecord, TrainingRecord
 from orchestrator.spec.plan import SweepPlan
-from orchestrator.tracking.names import EXPERIMENT, OUTCOME, SWEEP, TRIAL, MirroredRun, database_of
+from orchestrator.store.ledger import IDENTITY
+from orchestrator.tracking.names import OUTCOME, SWEEP, TRIAL, MirroredRun, database_of
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 log = logging.getLogger("dmf.tracking")
 
-READ_TAGS = ("dmf.kind", "dmf.sweep", "dmf.key", OUTCOME)
-COLUMNS = {
-    "experiments": {"experiment_id", "name"},
-    "runs": {"run_uuid", "experiment_id", "status", "start_time", "artifact_uri", "lifecycle_stage"},
-    "tags": {"run_uuid", "key", "value"},
-}
-"""Of MLflow's tables, as far as they are read here."""
+
+def store_beside(uri: str) -> Path | None:
+    """The store beside the SQLite database at `uri`, where a sweep makes it by default; None: there is none."""
+    database = database_of(uri)
+    return database.parent if database and (database.parent / IDENTITY).is_file() else None
 
 
 class MLflowRecords:
@@ -45,11 +39,9 @@ class MLflowRecords:
         database = database_of(uri)
         if database and not database.is_file():
             raise ValueError(f"there is no database {database}; a sweep makes it, by default in its store as mlflow.db")
-        runs = _in_database(database, uri) if database else None
-        if runs is None:
-            from orchestrator.tracking.server import runs_through_mlflow  # mlflow takes seconds to import
+        from orchestrator.tracking.server import runs_through_mlflow  # mlflow takes seconds to import
 
-            runs = runs_through_mlflow(uri)
+        runs = runs_through_mlflow(uri)
         self._sweeps = [run for run in runs if run.tags.get("dmf.kind") == SWEEP]
         self._trials = [run for run in runs if run.tags.get("dmf.kind") == TRIAL]
 
@@ -133,36 +125,3 @@ def _local(uri: str) -> Path | None:
     if parts.scheme == "file" and parts.netloc in ("", "localhost"):
         return Path(url2pathname(parts.path))
     return None if parts.scheme else Path(uri)
-
-
-def _in_database(path: Path, uri: str) -> list[MirroredRun] | None:
-    """Every run of our experiment that was not deleted, the newest first; None where the tables are not as known."""
-    query = f"""
-        select run_uuid, status, start_time, artifact_uri, key, value
-        from experiments join runs using (experiment_id) join tags using (run_uuid)
-        where experiments.name = ? and runs.lifecycle_stage = 'active' and key in ({", ".join("?" * len(READ_TAGS))})
-        order by start_time desc, run_uuid
-    """
-    try:
-        with contextlib.closing(sqlite3.connect(f"file:{quote(str(path.absolute()))}?mode=ro", uri=True)) as database:
-            if not all(_columns(database, table) >= names for table, names in COLUMNS.items()):
-                return None
-            if not database.execute("select 1 from experiments where name = ?", (EXPERIMENT,)).fetchone():
-                raise ValueError(f"no experiment {EXPERIMENT!r} at {uri}; a sweep started with --tracking-uri makes it")
-            return _gathered(database.execute(query, (EXPERIMENT, *READ_TAGS)))
-    except sqlite3.Error as error:
-        raise ValueError(f"MLflow does not answer at {uri}: {error}") from None
-
-
-def _columns(database: sqlite3.Connection, table: str) -> set[str]:
-    return {name for (name,) in database.execute("select name from pragma_table_info(?)", (table,))}
-
-
-def _gathered(rows: Iterable[tuple[str, str, int, str, str, str]]) -> list[MirroredRun]:
-    """One run of its rows, which hold one tag each."""
-    runs: dict[str, MirroredRun] = {}
-    for run, status, started, artifacts, key, value in rows:
-        if run not in runs:
-            runs[run] = MirroredRun(run, status, started, artifacts, {})
-        runs[run].tags[key] = value
-    return list(runs.values())
