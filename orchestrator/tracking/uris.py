@@ -25,7 +25,7 @@ def without_password(text: str) -> str:
 
 def told(error: BaseException, uri: str) -> str:
     """An error's text on one line, without the password of `uri`, however it is written there."""
-    text = " ".join(str(error).split())
+    text = " ".join(str(error).split()).partition(" [SQL: ")[0]  # what SQLAlchemy adds is for its developers
     password = password_of(uri)
     for written in {password, unquote(password or "")} - {None, ""}:
         text = text.replace(str(written), HIDDEN)
