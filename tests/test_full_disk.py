@@ -75,7 +75,7 @@ def test_a_sweep_stops_at_a_full_disk_and_goes_on_when_there_is_room(tmp_path: P
     stopped = Ledger(tmp_path / "stopped")
     left = stopped.folder(trial.key)
     assert not list(left.glob(".*.*")), "files are left that were to be renamed"
-    assert sizes_of(left) == pytest.approx(sizes[0], abs=64), "whole files; the seconds in them have more or fewer digits"
+    assert sizes_of(left) == pytest.approx(sizes[0], abs=64)  # their seconds have more or fewer digits
     for name in (LAST, BEST):
         read_checkpoint(left / name)
     assert [epoch["epoch"] for epoch in read_checkpoint(left / LAST)[1]["history"]] == [1]
