@@ -127,11 +127,12 @@ def _differences(config: ExperimentConfig, expected: ExperimentConfig) -> tuple[
 def identity(config: ExperimentConfig) -> dict[str, Any]:
     """Dotted path -> value of the settings that identify a training, without the seed.
 
-    Settings that a training does not read are left out, so two trainings may have different paths. `start` holds all
-    settings of the pre-training as one text, empty without one.
+    Settings that a training does not read are left out, so two trainings may have different paths. `start` names the
+    pre-training by its key, or says that the weights are random.
     """
     aside = {"training.seed", *config.unread}
     aside |= {f"{section}.{name}" for section, names in NOT_IDENTITY.items() for name in names}
     flat = {path: value for path, value in config.flat().items() if path not in aside}
-    start = [f"{path.partition('.')[2]}={value}" for path, value in flat.items() if path.startswith("start.")]
-    return {path: value for path, value in flat.items() if not path.startswith("start")} | {"start": " ".join(start)}
+    stage = config.replace(training__seed=0).stage
+    start = f"pre-trained {stage.key[:8]}" if stage else "random"
+    return {path: value for path, value in flat.items() if not path.startswith("start")} | {"start": start}
