@@ -279,6 +279,27 @@ def test_a_killed_write_leaves_the_old_checkpoint(tmp_path: Path, monkeypatch) -
     assert [path.name for path in tmp_path.iterdir()] == ["c"]
 
 
+def test_a_flipped_bit_is_found_wherever_weights_are_read(tmp_path: Path, data: DataSet) -> None:
+    train(TINY, data, tmp_path)
+    for name in (BEST, LAST):
+        path = tmp_path / name
+        content = bytearray(path.read_bytes())
+        content[-1000] ^= 1
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match=f"{name} is damaged, its tensors are not those that were written"):
+            read_checkpoint(path)
+    with pytest.raises(ValueError, match="is damaged"):
+        evaluate_folder(tmp_path, TINY, EvaluationConfig(episodes=2), data)
+    with pytest.raises(ValueError, match="is damaged"):
+        train(TINY, data, tmp_path)
+
+
+def test_equal_checkpoints_are_equal_files(tmp_path: Path) -> None:
+    for name in "abcdefgh":
+        write_checkpoint(tmp_path / name, {"x": torch.ones(3), "y": torch.zeros(2)}, {"epoch": 1, "key": "k"})
+    assert len({(tmp_path / name).read_bytes() for name in "abcdefgh"}) == 1
+
+
 def test_learning_rate_warms_up_then_falls_along_a_cosine() -> None:
     settings = TrainingConfig(learning_rate=0.35, epochs=95, warmup_epochs=5)
     steps = 300

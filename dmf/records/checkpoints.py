@@ -17,8 +17,9 @@ from dmf.values import Value
 if TYPE_CHECKING:  # who only reads states, such as a sweep's driver, does not wait for torch
     from torch import Tensor, nn
 
-STATE, CHECKSUM = "dmf", "sha256"
-"""Metadata: what goes with the tensors as JSON, and their checksum."""
+STATE = "dmf"
+"""The name of our metadata: as JSON the checksum of the tensors and the state that goes with them."""
+CHECKSUM = "sha256"
 DELETE = "delete it to start this training anew"
 State = TypeVar("State", bound=Value)
 
@@ -32,7 +33,8 @@ def write_checkpoint(path: Path, tensors: dict[str, Tensor], state: dict[str, An
     from safetensors.torch import save
 
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    metadata = {STATE: json.dumps(state), CHECKSUM: checksum(contiguous)}
+    # One entry: safetensors writes several in any order, and equal checkpoints would differ.
+    metadata = {STATE: json.dumps({CHECKSUM: checksum(contiguous), "state": state})}
     with replacing(path) as aside:
         aside.write_bytes(save(contiguous, metadata=metadata))
 
@@ -55,9 +57,8 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """
     with _opened(path, "pt") as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - the file is no dict
-        state = _state(path, file)
-        expected = file.metadata().get(CHECKSUM)
-    if expected not in (None, checksum(tensors)):
+        state, expected = _metadata(path, file)
+    if expected and checksum(tensors) != expected:
         raise ValueError(f"{path} is damaged, its tensors are not those that were written; {DELETE}")
     return tensors, state
 
@@ -65,7 +66,7 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 def weights_checksum(path: Path) -> str:
     """The checksum that a checkpoint was written with; empty in files of record format 1."""
     with _opened(path, "numpy") as file:
-        return str((file.metadata() or {}).get(CHECKSUM, ""))
+        return _metadata(path, file)[1]
 
 
 @contextlib.contextmanager
@@ -88,7 +89,7 @@ def read_checkpoint_of(kind: type[State], path: Path) -> tuple[dict[str, Tensor]
 def read_state_of(kind: type[State], path: Path) -> State:
     """The state alone, as a `kind`; of the file its first bytes are read. Raises ValueError as the others do."""
     with _opened(path, "numpy") as file:
-        return _as(kind, _state(path, file), path)
+        return _as(kind, _metadata(path, file)[0], path)
 
 
 def _as(kind: type[State], state: dict[str, Any], path: Path) -> State:
@@ -116,12 +117,15 @@ def check_shapes(wanted: dict[str, Tensor], given: dict[str, Tensor], where: str
         )
 
 
-def _state(path: Path, file: Any) -> dict[str, Any]:
-    state = (file.metadata() or {}).get(STATE)
-    if state is None:
+def _metadata(path: Path, file: Any) -> tuple[dict[str, Any], str]:
+    """The state and the checksum of the tensors; files of record format 1 have the state alone."""
+    text = (file.metadata() or {}).get(STATE)
+    if text is None:
         raise ValueError(f"{path} is a safetensors file but no checkpoint of dmf: it has no {STATE!r} metadata")
-    read: dict[str, Any] = json.loads(state)
-    return read
+    data: dict[str, Any] = json.loads(text)
+    if isinstance(data, dict) and data.keys() == {CHECKSUM, "state"}:
+        return data["state"], data[CHECKSUM]
+    return data, ""
 
 
 def prefixed(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
