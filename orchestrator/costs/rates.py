@@ -238,7 +238,9 @@ def _backbone_flops(config: BackboneConfig, channels: int, side: int) -> int:
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
-    with torch.device("meta"), torch.no_grad(), FlopCounterMode(display=False) as counter:
+    from dmf.machine.device import shapes_only
+
+    with shapes_only(), torch.no_grad(), FlopCounterMode(display=False) as counter:
         build_backbone(config, channels)(torch.empty(1, channels, side, side))
     return int(counter.get_total_flops())
 
@@ -250,9 +252,9 @@ def parameters(config: AnyTraining) -> int:
 
 @functools.cache
 def _parameters(model: AnyMethod | ClassifierConfig, channels: int) -> int:
-    import torch
+    from dmf.machine.device import shapes_only
 
-    with torch.device("meta"):
+    with shapes_only():
         if isinstance(model, ClassifierConfig):
             parts, head = build_backbone(model, channels).parameters(), (model.channels + 1) * BASE_CLASSES
         else:

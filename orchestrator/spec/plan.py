@@ -143,7 +143,8 @@ def labels(configs: Iterable[AnyTraining]) -> dict[str, str]:
 
 def _read_by(config: AnyTraining) -> dict[str, Any]:
     """What a training reads, by dotted path; of those with a backbone also what its weights start from."""
-    found = {path: value for path, value in config.flat().items() if path not in (*config.unread, "start")}
+    aside = {*config.unread, "start"}
+    found = {path: value for path, value in config.flat().items() if path not in aside}
     if config.kind == "experiment" and config.model.backbone_name:
         found["start"] = "pre-trained" if config.stage else "random"
     return found
