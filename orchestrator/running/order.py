@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Callable, Iterable
 
 from dmf.config import AnyTraining
@@ -48,24 +49,36 @@ class Order:
     """
 
     def __init__(self, trials: Iterable[Trial], ledger: Ledger, skip: Callable[[str, Failure], None]) -> None:
-        self.waiting = {trial.key: trial for trial in stages_first(trials)}
+        self.trials = stages_first(trials)
         self.ledger, self.skip = ledger, skip
-        self.at_work: set[str] = set()
+        pending = {trial.key for trial in self.trials}
+        self.ready: list[int] = []
+        """A heap of positions in `trials`."""
+        self.after: dict[str, list[int]] = {}
+        """By the key of a pre-training that has not ended, the positions of those that start from it."""
+        for position, trial in enumerate(self.trials):
+            stage = trial.config.stage
+            if stage is not None and stage.key in pending:
+                self.after.setdefault(stage.key, []).append(position)
+            else:
+                self.ready.append(position)
+
+    @property
+    def waiting(self) -> bool:
+        """Whether some have not been given."""
+        return bool(self.ready or self.after)
 
     def next(self) -> Trial | None:
-        """The next one that can start; None: there is none, now (`waiting` has some) or at all."""
-        for key, trial in list(self.waiting.items()):
-            stage = trial.config.stage
-            if stage is not None and (stage.key in self.waiting or stage.key in self.at_work):
-                continue
-            del self.waiting[key]
-            if failure := without_start(trial.config, self.ledger):
-                self.skip(key, failure)
-                continue
-            self.at_work.add(key)
-            return trial
+        """The next one that can start; None: there is none, now (`waiting`) or at all."""
+        while self.ready:
+            trial = self.trials[heapq.heappop(self.ready)]
+            failure = without_start(trial.config, self.ledger)
+            if failure is None:
+                return trial
+            self.skip(trial.key, failure)
         return None
 
     def ended(self, key: str) -> None:
-        """A trial has ended, however."""
-        self.at_work.discard(key)
+        """A trial has ended, however: those that wait for it may start."""
+        for position in self.after.pop(key, ()):
+            heapq.heappush(self.ready, position)
