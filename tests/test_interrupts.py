@@ -165,7 +165,7 @@ def test_a_sweep_under_ray_that_gets_a_signal_says_how_to_go_on_and_goes_on(numb
         process.kill()
         process.wait()
     name = signal.Signals(number).name
-    assert f"stopped by {name}; go on with the same command: python -m orchestrator.sweep tiny.yaml" in site.said
+    assert f"stopped by {name}; continue with the same command: python -m orchestrator.sweep tiny.yaml" in site.said
     assert site.states() == ["started"]
     assert site.statuses() == {"tiny": "KILLED", trial.key: "KILLED"}
     before = site.history(trial.key)

@@ -43,7 +43,7 @@ def test_a_row_that_differs_in_more_than_its_table_says() -> None:
     (told,) = doubts({"table": "2c", "trials": trials})
     assert told == (
         "table 2c: row groups 64 differs from its baseline groups 1 not only in model.groups but also in "
-        "training.learning_rate=0.1 (there 0.35)"
+        "training.learning_rate=0.1 (baseline: 0.35)"
     )
 
 
@@ -110,12 +110,12 @@ def test_of_the_sweeps_own_settings_too() -> None:
 def test_cells_asked_for_twice_and_cells_that_are_one() -> None:
     part = {"table": "2c", "grid": {"model.groups": [1]}}
     (twice,) = doubts(part, part)
-    assert twice == "table 2c: parts.0 and parts.1: a cell is asked for twice (model.groups=1); it is there once"
+    assert twice == "table 2c: parts.0 and parts.1: a cell is asked for twice (model.groups=1); it is run once"
     assert doubts(part, {**part, "table": "2d", "set": {"model.alignment": 0}, "grid": {}}) == ()
     solvers = {"model.alignment": [0, 1], "model.solver": ["rk4", "exact"]}
     assert doubts({"table": "2d", "grid": solvers})[-2:] == (
-        "table 2d: parts.0: model.solver=rk4 and exact are one training, since model.alignment=0 reads no solver",
-        "table 2d: parts.0: model.solver=rk4 and exact are one training, since model.alignment=1 reads no solver",
+        "table 2d: parts.0: model.solver=rk4 and exact are the same training, since model.alignment=0 reads no solver",
+        "table 2d: parts.0: model.solver=rk4 and exact are the same training, since model.alignment=1 reads no solver",
     )
 
 

@@ -146,7 +146,7 @@ def test_a_signal_ends_a_sweep_within_an_epoch_and_it_goes_on(
 
     threading.Thread(target=interrupt).start()
     assert main(["tiny.yaml", "--executor", "local"]) == 128 + signal.SIGINT
-    assert "stopped by SIGINT; go on with the same command: " in capsys.readouterr().err
+    assert "stopped by SIGINT; continue with the same command: " in capsys.readouterr().err
     assert not list(tmp_path.glob(f"runs/trainings/*/{LAST}"))
 
 
@@ -165,8 +165,8 @@ def test_it_does_without_ray(tmp_path: Path) -> None:
     ("arguments", "told"),
     [
         (["look.yaml"], "--executor local: look is a search, which needs Ray Tune"),
-        (["tiny.yaml", "--address", "auto"], "--address: of a running Ray, and --executor local starts none"),
-        (["tiny.yaml", "--trial-timeout", "5m"], "--trial-timeout: ends the process of a trial that hangs"),
+        (["tiny.yaml", "--address", "auto"], "--address names a running Ray, but --executor local uses none"),
+        (["tiny.yaml", "--trial-timeout", "5m"], "--trial-timeout ends the process of a trial that hangs"),
         (["tiny.yaml", "--plan"], "--executor: --plan and --calibrate run no trials"),
         (["tiny.yaml", "--calibrate"], "--executor: --plan and --calibrate run no trials"),
     ],

@@ -194,7 +194,7 @@ def test_files_of_a_store_run_nothing(
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(pickle.dumps(Touches(victim)))
     assert "search.json: damaged" in answer(sweep.main, ["look.yaml", "--plan", "--store", "runs"], capsys)
-    assert "no sweep's plan was found" in answer(report.main, ["--store", "runs"], capsys)
+    assert "found no sweep" in answer(report.main, ["--store", "runs"], capsys)
     assert not victim.exists()
 
 
@@ -221,7 +221,7 @@ def test_tags_of_yaml_make_nothing(
     (place / "bad.yaml").write_text(f"about: {text}\n{START}")
     for arguments in (["bad.yaml"], ["sound.yaml", f"data.root={text}"], ["sound.yaml", f"parts.0.data.root={text}"]):
         said = answer(sweep.main, [*arguments, "--plan"], capsys)
-        assert "could not determine a constructor for the tag" in said and "is no YAML" in said
+        assert "could not determine a constructor for the tag" in said and "is not valid YAML" in said
     assert not victim.exists()
 
 
@@ -252,7 +252,7 @@ def test_sweeps_stay_in_their_store(
     planted.write_text(json.dumps({**demo().model_dump(mode="json"), "name": name}))
     out = place / "store" / "out"
     said = answer(report.main, ["--store", ledger.store, "--output", out], capsys)
-    assert "expected lower-case letters, digits, - and _" in said or "no sweep's plan was found" in said
+    assert "expected lower-case letters, digits, - and _" in said or "found no sweep" in said
     if not name.startswith("-"):  # an option, for argparse
         assert "no sweep" in answer(report.main, [name, "--store", ledger.store, "--output", out], capsys)
     assert {path.name for path in (place / "store").iterdir()} == {"runs"}

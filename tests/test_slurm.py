@@ -93,7 +93,7 @@ def test_a_stopped_job_is_queued_again_and_goes_on_until_every_training_has_its_
     job.until(lambda: all(job.begun()))
     slurm("scancel", "--batch", "--signal=TERM", job.id)  # as Slurm does before the time limit
     job.until(lambda: "queued again" in job.said())
-    assert "stopped by SIGTERM; go on with the same command" in job.said()
+    assert "stopped by SIGTERM; continue with the same command" in job.said()
     assert job.states() == ["started", "started"]
     job.until(lambda: job.shown()["JobState"] == "PENDING")
     slurm("scontrol", "update", f"JobId={job.id}", "StartTime=now")  # Slurm would have it wait for two minutes

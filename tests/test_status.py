@@ -77,7 +77,7 @@ def test_a_file_is_asked_as_it_is_today(site: Path, capsys: pytest.CaptureFixtur
     found = told(capsys, spec, *store)
     assert len(found["sweeps"]["tiny"]) == 3 and len(found["removed"]["tiny"]) == 1
     assert main([spec, *store]) == 1
-    assert f"no longer asked for by the file, kept: {found['removed']['tiny'][0]}" in capsys.readouterr().out
+    assert f"no longer in the file, kept: {found['removed']['tiny'][0]}" in capsys.readouterr().out
 
 
 def test_of_one_training_everything_is_told(site: Path, capsys: pytest.CaptureFixture[str]) -> None:

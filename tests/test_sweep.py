@@ -88,8 +88,8 @@ def test_the_plan_starts_nothing_and_says_what_would_be_done(site: Site, capsys:
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (["--store", "/dev/null/x"], "--store: /dev/null/x can not be written to: Not a directory"),
-        (["--results", "/dev/null"], "--results: /dev/null/tiny can not be written to: Not a directory"),
+        (["--store", "/dev/null/x"], "--store: /dev/null/x cannot be written to: Not a directory"),
+        (["--results", "/dev/null"], "--results: /dev/null/tiny cannot be written to: Not a directory"),
         (["--address", "ray://head:10001"], "start the sweep on the cluster's head node with --address auto"),
         (["--tracking-uri", "foo://x"], "MLflow does not answer at foo://x"),
         (["--tracking-uri", "sqlite:////dev/null/x.db"], "MLflow's database /dev/null/x.db can not be written"),

@@ -96,5 +96,5 @@ def test_a_sweep_keeps_records_only_and_tells_why_it_can_not_test_more(
 
 def test_a_search_can_not_do_without_weights() -> None:
     search = {"trials": 2, "parameters": {"model.groups": {"choice": [1, 64]}}}
-    with pytest.raises(ValueError, match="keeps all weights; drop keep_weights"):
+    with pytest.raises(ValueError, match="keeps all weights, .*; remove keep_weights"):
         spec_from({"name": "look", "keep_weights": False, "search": search})
