@@ -130,7 +130,7 @@ def test_at_the_end_of_its_budget_a_sweep_stops() -> None:
     signals = Signals()
     signals.check()
     signals.deadline = time.monotonic() - 1
-    with pytest.raises(Stopped, match="the budget of time is used up"):
+    with pytest.raises(Stopped, match="the time budget is used up"):
         signals.check()
 
 

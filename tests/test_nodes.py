@@ -161,7 +161,7 @@ def sweep_that_loses(site: Site, workers: list[Node], lose: Callable[[Node], Non
 
 def assert_nothing_was_lost(site: Site, key: str, before: list[dict], folder: Path) -> None:
     """Every record is there and as of a sweep that lost nothing; the training `key` went on after its `before`."""
-    assert "lost its process, goes on from its checkpoint" in site.said
+    assert "lost its process, continues from its checkpoint" in site.said
     assert sorted(site.states()) == ["diverged", "done", "done"]
     site.assert_went_on(key, before)
     site.assert_learnt_as_in(folder, *site.trials())

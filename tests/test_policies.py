@@ -21,7 +21,10 @@ ONE = tiny_sweep("tiny", "one training", "  - table: 2c\n", epochs=2)
 def test_fail_fast_stops_at_the_first_failure_and_nothing_else_is_lost(tmp_path: Path) -> None:
     site = Site(tmp_path, ONE.replace("parts:\n", f"parts:\n{BROKEN}"))
     assert site.run("fail_fast=true") == 1, site.said
-    assert "stopped: fail_fast, and a trial failed: " in site.said and "continue with the same command: " in site.said
+    assert (
+        "stopped: fail_fast is set, and a trial failed: " in site.said
+        and "continue with the same command: " in site.said
+    )
     assert site.states() == ["failed", "missing"]
     failed, _ = site.trials()
     assert site.statuses() == {"tiny": "KILLED", failed.key: "FAILED"}

@@ -139,7 +139,7 @@ def test_failures_of_some_stop_no_others(swept: Swept) -> None:
 
 def test_a_training_whose_worker_is_killed_goes_on_from_its_checkpoint(swept: Swept, tmp_path: Path) -> None:
     killed = swept.trials[0]
-    assert "lost its process, goes on from its checkpoint" in swept.site.said
+    assert "lost its process, continues from its checkpoint" in swept.site.said
     swept.site.assert_went_on(killed.key, swept.before)
     swept.site.assert_learnt_as_in(tmp_path / "undisturbed", killed)
 
@@ -208,7 +208,7 @@ def test_a_sweep_whose_only_node_died_stops_and_goes_on_when_it_is_started_again
     finally:
         process.kill()
         process.wait()
-    stopped = "stopped: Ray has lost every node that a trial would fit on; go on" in site.said
+    stopped = "stopped: Ray has lost every node that can run a trial; continue" in site.said
     assert stopped or "lost its process" in site.said, site.said
     assert set(site.statuses().values()) == ({"KILLED"} if stopped else {"FAILED"})
     (before,) = site.epochs()
@@ -227,7 +227,7 @@ def test_a_sweep_whose_only_node_died_stops_and_goes_on_when_it_is_started_again
 @pytest.mark.parametrize(
     ("resources", "nodes", "told"),
     [
-        ({"cpu": 3}, [{"CPU": 2.0}] * 2, "3 CPUs and 0 GPUs of one node, and Ray's nodes have 2 CPUs and 0 GPUs;"),
+        ({"cpu": 3}, [{"CPU": 2.0}] * 2, "3 CPUs and 0 GPUs on one node, but Ray's nodes have 2 CPUs and 0 GPUs;"),
         ({"cpu": 2, "gpu": 1}, [{"CPU": 2.0}, {"CPU": 1.0, "GPU": 1.0}], "2 CPUs and 0 GPUs or 1 CPUs and 1 GPUs"),
     ],
 )
