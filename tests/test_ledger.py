@@ -44,7 +44,7 @@ def test_a_plan_that_can_not_be_read_is_left_out(tmp_path: Path, caplog: pytest.
     old.parent.mkdir()
     old.write_text('{"name": "old", "cels": []}')
     assert ledger.plans() == {"s": plan}
-    assert f"{old} can not be read" in caplog.text
+    assert f"{old} cannot be read" in caplog.text
     with pytest.raises(ValueError, match="cels"):
         ledger.plan("old")
 

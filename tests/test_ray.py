@@ -146,7 +146,7 @@ def test_a_training_whose_worker_is_killed_goes_on_from_its_checkpoint(swept: Sw
 
 def test_a_trial_that_hangs_is_ended_and_its_stacks_are_kept(swept: Swept) -> None:
     hanging, site = swept.trials[1], swept.site
-    assert "gave no sign of life and was ended (its stacks are in its log)" in site.said
+    assert "showed no sign of life and was ended (its stacks are in its log)" in site.said
     assert "stuck" in (site.ledger.folder(hanging.key) / "stacks.txt").read_text()
     record = site.ledger.training(hanging.key)
     assert record is not None and record.failure is not None and record.failure.kind == "machine"

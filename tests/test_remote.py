@@ -256,7 +256,7 @@ def test_a_checkpoint_that_has_not_changed_is_not_sent_again(
 def test_a_file_that_is_not_what_was_written_is_refused(remote: RemoteStore, tmp_path: Path) -> None:
     name = f"{UNDER}/{LAST}"
     remote._store.put(name, b"123", attributes={"sha256": sha256(b"123456")})
-    with pytest.raises(OSError, match=f"{name} at s3://.* is damaged: its SHA-256 has changed; delete it"):
+    with pytest.raises(OSError, match=f"{name} at s3://.* is damaged: its SHA-256 does not match; delete it"):
         remote.pull(tmp_path / "there", suffixes=EVERYTHING)
     assert files(tmp_path / "there") == {}
     remote._store.put(name, b"123")  # by somebody's hands
@@ -640,10 +640,10 @@ def test_a_driver_that_can_not_reach_the_store_knows_when_its_lease_ends(
 @pytest.mark.parametrize(
     ("address", "told"),
     [
-        ("ftp://host/x", "got ftp://..., and a store is s3://bucket/prefix"),
+        ("ftp://host/x", "got ftp://..., but a store is s3://bucket/prefix"),
         ("s3://", "cannot read s3://: it names no bucket"),
-        ("s3://me:se/cret@sweeps/x", "has credentials in it; give them in the environment"),
-        ("s3://sweeps/x?colour=red", "its query has colour, and may have endpoint_override, scheme, region"),
+        ("s3://me:se/cret@sweeps/x", "contains credentials; set them in the environment"),
+        ("s3://sweeps/x?colour=red", "its query has colour; it may only have endpoint_override, scheme, region"),
     ],
 )
 def test_an_address_that_can_not_be_a_store_is_told(address: str, told: str) -> None:
