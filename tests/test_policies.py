@@ -103,7 +103,7 @@ def test_what_diverged_is_trained_anew_only_when_it_is_asked_for(tmp_path: Path)
 def test_a_part_of_a_sweep_and_what_fits_a_budget(tmp_path: Path) -> None:
     site = Site(tmp_path, ONE + "    grid: {model.groups: [1, 64]}\n")
     assert site.run("--only", "groups=2") == 2
-    assert "no training is called 'groups=2'; there are " in site.said
+    assert "no training matches 'groups=2'; there are " in site.said
     assert site.run("--budget", "1h") == 2
     assert "measure them with --calibrate" in site.said
     assert site.run("--only", "groups=1") == 0, site.said

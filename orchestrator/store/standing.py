@@ -25,7 +25,7 @@ class Standing:
     why: str = ""
     """The reason of a failure or divergence, or what makes it stale."""
     again: bool = False
-    """For `failed`: the next start retries it, because a machine was at fault, or data.root, device or threads changed."""
+    """For `failed`: the next start retries it: a machine was at fault, or data.root, device or threads changed."""
 
     @property
     def ended(self) -> bool:
