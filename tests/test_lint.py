@@ -144,12 +144,12 @@ def test_a_canary_finds_switches_that_do_nothing(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr("dmf.methods.dmf.model.DMF", ProtoNet)
     assert canary(tables(), say=lambda line: None) == (
         (
-            "table 2a: this switch changes nothing: with dynamic sampling gives the outputs of without dynamic "
-            "sampling bit for bit after one training step"
+            "table 2a: this switch changes nothing: after one training step, with dynamic sampling has the same "
+            "outputs as without dynamic sampling, bit for bit"
         ),
         (
-            "table 2d: this switch changes nothing: alignments ODE gives the outputs of alignments 0 bit for bit after "
-            "one training step"
+            "table 2d: this switch changes nothing: after one training step, alignments ODE has the same outputs as "
+            "alignments 0, bit for bit"
         ),
     )
 

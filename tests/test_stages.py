@@ -169,7 +169,7 @@ def test_a_training_starts_from_the_weights_of_its_stage(tmp_path: Path, images:
     train(config, images, tmp_path / "own", start=tmp_path / "stage" / BEST)
     stage, own = (read_checkpoint(tmp_path / name / BEST)[0] for name in ("stage", "own"))
     assert own and all(torch.equal(stage[name], value) for name, value in own.items())
-    with pytest.raises(ValueError, match="belongs to training"):
+    with pytest.raises(ValueError, match="is of training"):
         train(configs()["proto_net"], images, tmp_path / "other", start=tmp_path / "own" / BEST)
 
 

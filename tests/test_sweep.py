@@ -92,7 +92,7 @@ def test_the_plan_starts_nothing_and_says_what_would_be_done(site: Site, capsys:
         (["--results", "/dev/null"], "--results: /dev/null/tiny cannot be written to: Not a directory"),
         (["--address", "ray://head:10001"], "start the sweep on the cluster's head node with --address auto"),
         (["--tracking-uri", "foo://x"], "MLflow does not answer at foo://x"),
-        (["--tracking-uri", "sqlite:////dev/null/x.db"], "MLflow's database /dev/null/x.db can not be written"),
+        (["--tracking-uri", "sqlite:////dev/null/x.db"], "MLflow's database /dev/null/x.db cannot be written"),
     ],
 )
 def test_what_can_not_work_is_told_in_a_sentence_before_anything_is_trained(

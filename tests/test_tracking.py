@@ -477,7 +477,7 @@ def test_trouble_on_the_way_stops_nothing_and_is_made_good(ledger: Ledger, caplo
     ledger.write_evaluation(evaluated(GOOD))
     tracker.ended(TRIALS[GOOD.key], "")
     assert tracker.stop("FINISHED") is None
-    assert "did not take what is new of training no such training, it is tried again" in caplog.text
+    assert "did not accept an update of training no such training, will retry" in caplog.text
     assert statuses(ledger) == {"s": "FINISHED", GOOD.key: "FINISHED"}
 
 

@@ -1,8 +1,8 @@
-"""A sweep's runs in MLflow as plans and records: what the report reads in place of a ledger.
+"""Reads plans and records from a sweep's runs in MLflow; the report uses it in place of a ledger.
 
-A SQLite database and local files are read as what they are, with one query and no request per run. MLflow's own
-interface, through which servers and other databases are asked, makes objects of every parameter and metric of a run;
-for 10,000 runs that takes longer than the tables.
+A SQLite database and local files are read directly, with one query and no request per run. Servers and other databases
+are read through MLflow's own interface, which makes an object of every parameter and metric of a run; for 10,000 runs
+that takes longer than the tables.
 """
 
 from __future__ import annotations
@@ -33,18 +33,18 @@ COLUMNS = {
     "runs": {"run_uuid", "experiment_id", "status", "start_time", "artifact_uri", "lifecycle_stage"},
     "tags": {"run_uuid", "key", "value"},
 }
-"""Of MLflow's tables, as far as they are read here."""
+"""The tables and columns of MLflow that are read here."""
 
 
 class MLflowRecords:
-    """Plans and records as a sweep's runs in MLflow hold them; the report reads them as it reads a ledger."""
+    """Plans and records from a sweep's runs in MLflow, with the interface of a ledger."""
 
     def __init__(self, uri: str) -> None:
-        """Raises ValueError when MLflow can not be reached or has no experiment of ours."""
+        """Raise ValueError if MLflow cannot be reached or has no experiment of ours."""
         self.uri = uri
         database = database_of(uri)
         if database and not database.is_file():
-            raise ValueError(f"there is no database {database}; a sweep makes it, by default in its store as mlflow.db")
+            raise ValueError(f"there is no database {database}; a sweep makes one, by default mlflow.db in its store")
         runs = _in_database(database, uri) if database else None
         if runs is None:
             from orchestrator.tracking.server import runs_through_mlflow  # mlflow takes seconds to import
@@ -54,7 +54,7 @@ class MLflowRecords:
         self._trials = [run for run in runs if run.tags.get("dmf.kind") == TRIAL]
 
     def plans(self) -> dict[str, SweepPlan]:
-        """The plan of every sweep, by name; of two stores with a sweep of one name, the one started last."""
+        """The plan of every sweep, by name; if two stores have a sweep of one name, the one started last."""
         texts = {run.tags["dmf.sweep"]: self._text(run, "plan.json") for run in reversed(self._sweeps)}
         found: dict[str, SweepPlan] = {}
         for name, text in sorted(texts.items()):
@@ -62,7 +62,7 @@ class MLflowRecords:
                 found |= {name: SweepPlan.from_json(text)} if text else {}
             except ValueError as error:
                 reason = " ".join(str(error).split())
-                log.warning("the plan of %s can not be read, it is left out: %s", name, reason[:300])
+                log.warning("the plan of %s cannot be read, it is left out: %s", name, reason[:300])
         return found
 
     def plan(self, name: str) -> SweepPlan:
@@ -73,22 +73,22 @@ class MLflowRecords:
         return plans[name]
 
     def training(self, key: str) -> TrainingRecord | None:
-        """How a training ended, whole; None: it has not."""
+        """The record of a training; None if it has not ended."""
         text = self._of_trial(key, RECORD)
         return TrainingRecord.model_validate_json(text) if text else None
 
     def how_ended(self, key: str) -> Ended | None:
-        """How a training ended; None: it has not."""
+        """The part of a training's record that tables need; None if it has not ended."""
         text = self._of_trial(key, RECORD)
         return Ended.model_validate_json(text) if text else None
 
     def evaluation(self, training_key: str, evaluation_key: str) -> EvaluationRecord | None:
-        """How a trained model did; None: not tested."""
+        """The record of an evaluation; None if it has not been made."""
         text = self._of_trial(training_key, f"{EVALUATIONS}/{evaluation_key}.json")
         return EvaluationRecord.model_validate_json(text) if text else None
 
     def how_tested(self, training_key: str, evaluation_key: str) -> Tested | None:
-        """The same, as far as a table needs it."""
+        """The part of an evaluation's record that tables need; None if it has not been made."""
         record = self.evaluation(training_key, evaluation_key)
         return Tested.of(record) if record else None
 
@@ -102,16 +102,16 @@ class MLflowRecords:
         return found
 
     def running(self, key: str) -> bool:
-        """Whether a training is at work."""
+        """Whether a training is running."""
         return any(run.status == "RUNNING" for run in self._by_key.get(key, []))
 
     def _of_trial(self, key: str, path: str) -> bytes | None:
-        """From the run with a finished record, else from the newest with any; one without an outcome goes on."""
+        """From the run with a finished record, else from the newest with any; those without outcome are skipped."""
         ended = (run for run in self._by_key.get(key, []) if run.tags.get(OUTCOME))
         return next((text for run in ended if (text := self._text(run, path))), None)
 
     def _text(self, run: MirroredRun, path: str) -> bytes | None:
-        """A file of a run; None where it has none of that name."""
+        """A file of a run; None if there is no file of that name."""
         folder = _local(run.artifacts)
         if folder is not None:
             file = folder / path
@@ -128,7 +128,7 @@ class MLflowRecords:
 
 
 def _local(uri: str) -> Path | None:
-    """The folder of a run whose files lie on this machine; None for those that a server or a cloud has."""
+    """The folder of a run whose files are on this machine; None if a server or a cloud has them."""
     parts = urlparse(uri)
     if parts.scheme == "file" and parts.netloc in ("", "localhost"):
         return Path(url2pathname(parts.path))
@@ -136,7 +136,7 @@ def _local(uri: str) -> Path | None:
 
 
 def _in_database(path: Path, uri: str) -> list[MirroredRun] | None:
-    """Every run of our experiment that was not deleted, the newest first; None where the tables are not as known."""
+    """Every run of our experiment that was not deleted, newest first; None if the tables differ from those we know."""
     query = f"""
         select run_uuid, status, start_time, artifact_uri, key, value
         from experiments join runs using (experiment_id) join tags using (run_uuid)
@@ -159,7 +159,7 @@ def _columns(database: sqlite3.Connection, table: str) -> set[str]:
 
 
 def _gathered(rows: Iterable[tuple[str, str, int, str, str, str]]) -> list[MirroredRun]:
-    """One run of its rows, which hold one tag each."""
+    """Build runs from rows that hold one tag each."""
     runs: dict[str, MirroredRun] = {}
     for run, status, started, artifacts, key, value in rows:
         if run not in runs:
