@@ -1,4 +1,4 @@
-"""Which trials to run: by name, by budget."""
+"""Which trials run: by pattern, by budget."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Calibration: real steps on the embedded glyphs, each class in a process of its own."""
+"""Calibration: real steps on the embedded glyphs, each class in its own process."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ TRIALS = [Trial(config, (TEST,)) for config in (CONFIG, CONFIG.replace(training_
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """With TRIALS calibrated."""
+    """A store with TRIALS calibrated."""
     store = tmp_path_factory.mktemp("store")
     said: list[str] = []
     calibrate(TRIALS, Ledger(store), say=said.append)

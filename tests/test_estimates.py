@@ -1,4 +1,4 @@
-"""What trainings will cost: hand-computed, from records, checkpoints and rates in a store."""
+"""Estimated costs against hand-computed ones, from records, checkpoints and rates in a store."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def a_record(
     validated: tuple[int, ...] = (1, 3, 4),
     **more: Any,
 ) -> TrainingRecord:
-    """By default: epochs of 10 s, 4 s more for a validation; 3 s besides."""
+    """By default: epochs of 10 s, plus 4 s with a validation; 3 s to start."""
     history = tuple(epoch(number, float(s), number in validated) for number, s in enumerate(seconds, 1))
     fields: dict[str, Any] = {"outcome": "finished", "parameters": 1000, "seconds": sum(seconds) + 3.0} | more
     return TrainingRecord(
@@ -84,7 +84,7 @@ def cost_of(ledger: Ledger, config: ExperimentConfig, calibration: Calibration =
 
 @pytest.fixture
 def ledger(tmp_path: Path) -> Ledger:
-    """With CONFIG trained, and tested in 6 s."""
+    """A store with CONFIG trained, and tested in 6 s."""
     found = Ledger(tmp_path)
     found.write_training(a_record())
     found.write_evaluation(an_evaluation(CONFIG, 6.0))
@@ -215,7 +215,7 @@ def test_a_calibration_is_taken_where_no_record_is_and_gives_memory(tmp_path: Pa
 
 
 def test_images_drawn_again_are_forwarded_once() -> None:
-    """1,600 draws of 1,600 images find all but 1/e of them; of unknown many all are taken to differ."""
+    """1,600 draws of 1,600 images find all but 1/e of them; if the number is unknown, all count as different."""
     validation = EvaluationConfig(split="val", episodes=20, shot=1)
     assert distinct_images(validation, {"val": 1600}) == pytest.approx(1600 * (1 - 1 / 2.718281828), rel=1e-6)
     assert distinct_images(validation, {}) == 1600
@@ -313,7 +313,7 @@ def test_what_does_not_fit_is_told(tmp_path: Path) -> None:
 def test_the_disk_that_a_sweep_takes_by_hand(
     keep_weights: bool, copies: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Three trainings, two at a time: kept weights, and for each that runs two checkpoints of weights and momenta."""
+    """Three trainings, two at a time: kept weights, and two checkpoints of weights and momenta per running one."""
     trials = [Trial(CONFIG.replace(training__seed=seed), ()) for seed in range(3)]
     costs = {trial.key: UNKNOWN for trial in trials}
     needed = copies * 4 * parameters(CONFIG)

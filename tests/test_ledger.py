@@ -1,4 +1,4 @@
-"""The store: records that are true whenever a process dies, and one driver at a time."""
+"""The store: consistent whenever a process dies, with one driver at a time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Doubts about sweep files, and the canary, which trains one step of real models."""
+"""Warnings about sweep files, and the canary, which trains one step of real models."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_a_row_is_held_to_the_baseline_most_like_it() -> None:
 
 
 def test_what_one_of_two_rows_does_not_read_is_no_difference() -> None:
-    """Without alignment, the baseline of 2d, no number of groups is read."""
+    """Without alignment, as in the baseline of 2d, the number of groups is not read."""
     trials = [{"model.alignment": 0}, {"model.alignment": 1, "model.groups": 160}]
     assert doubts({"table": "2d", "trials": trials}) == ()
 

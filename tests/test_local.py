@@ -1,4 +1,4 @@
-"""Trials in this process: what they tell, what a fault of the machine, a signal and a broken watcher do to them."""
+"""Trials in this process: their reports, and the effect of a machine fault, a signal and a broken watcher."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ TRIAL = Trial(CONFIG, (TEST,))
 
 
 class Told:
-    """A watcher that notes what it hears."""
+    """A watcher that records its calls."""
 
     def __init__(self) -> None:
         self.heard: list[str] = []
@@ -70,7 +70,7 @@ def test_a_trial_tells_its_epochs_and_leaves_the_records_of_run_trial(tmp_path: 
 
 @pytest.fixture
 def away(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
-    """A file system that answers EIO as often as the number in the list says."""
+    """A file system that fails with EIO as often as the number in the list says."""
     left = [0]
 
     def opened(*arguments: object) -> DataSet:

@@ -1,4 +1,4 @@
-"""What a sweep does about failures, divergence, stale records and options: real sweeps on the embedded glyphs."""
+"""How a sweep treats failures, divergence, stale records and options: real sweeps on the embedded glyphs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Look before paying: a sweep's estimates and doubts, before a real training of it and after."""
+"""A sweep's preview: its estimates and warnings, before and after a real training."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_of_an_empty_store_it_is_said_how_to_know_more(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def ledger(tmp_path_factory: pytest.TempPathFactory) -> Ledger:
-    """With the first of the four trainings trained and tested."""
+    """A store with the first of the four trainings trained and tested."""
     ledger = Ledger(tmp_path_factory.mktemp("store"))
     first = PLANNED.trials()[0]
     run_trial(first.config, first.evaluations, ledger.store)

@@ -1,7 +1,7 @@
-"""What only Ray shows, on real sweeps of the embedded glyphs: workers that die and hang, a node that dies, a port.
+"""What only Ray can show, on real sweeps of the embedded glyphs: workers that die or hang, a node that dies, a port.
 
-One sweep serves most tests. It has a training whose worker is killed, one whose images do not answer, one that diverges
-and one without images.
+One sweep serves most tests. It has a training whose worker is killed, one whose images hang, one that diverges and one
+without images.
 """
 
 from __future__ import annotations
@@ -53,23 +53,23 @@ LONG = tiny_sweep("tiny", "one training that takes a while", "  - table: 2c\n", 
 
 @dataclass
 class Swept:
-    """A sweep that has ended, and what was seen while it ran."""
+    """An ended sweep, and what was observed while it ran."""
 
     site: Site
     marker: Path
-    """While it is there, images do not answer."""
+    """While this file exists, reading images hangs."""
     status: int
     other_status: int
-    """Of a second driver, whose output follows."""
+    """The exit status of a second driver; its output follows."""
     other_said: str
     driver: int
     addresses: set[str]
     operators: set[str]
     """Paths of the compiled operator that workers have in memory."""
     before: list[dict[str, Any]]
-    """Epochs that a training had behind it when its worker was killed."""
+    """Epochs that a training had done when its worker was killed."""
     left: list[int]
-    """Workers that outlive the driver."""
+    """Workers that outlived the driver."""
 
     @property
     def trials(self) -> tuple[Trial, ...]:
@@ -197,7 +197,7 @@ def test_what_hung_goes_on_when_the_cause_is_gone(swept: Swept, cache: Path, mon
 
 
 def test_a_sweep_whose_only_node_died_stops_and_goes_on_when_it_is_started_again(tmp_path: Path) -> None:
-    """Tune alone would wait for another node for ever, unless it sees the trial's process die often enough before."""
+    """Tune alone would wait for another node for ever, unless it first sees the trial's process die often enough."""
     site = Site(tmp_path, LONG)
     process = site.start()
     try:

@@ -81,7 +81,7 @@ def test_tables_and_formats_can_be_chosen(tmp_path: Path) -> None:
 
 
 def test_command_reads_the_store(store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Its records say of no code that it made them: they count where the user takes them."""
+    """A store whose records do not name the code that made them; they count if the user accepts them."""
     arguments = ["demo", "--store", str(store), "--output", str(tmp_path / "out")]
     assert main(arguments) == 0
     assert Table.read(tmp_path / "out/demo/table_2c.json").sections[0].cells[0].state == "stale"

@@ -1,4 +1,4 @@
-"""Sweep files: every mistake at once, expansion of parts, settings of the command line."""
+"""Sweep files: every mistake at once, expansion of parts, settings on the command line."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`python -m orchestrator.status`: every state, with what a person needs to act on it."""
+"""`python -m orchestrator.status`: every state, with what a user needs to act on it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.test_sweep import SPEC
 
 @pytest.fixture
 def site(tmp_path: Path) -> Path:
-    """A sweep of three trainings: one failed, one begun, one missing; and one that no plan has any more."""
+    """A sweep of three trainings: one failed, one started, one missing; and one that is no longer in any plan."""
     path = tmp_path / "tiny.yaml"
     path.write_text(SPEC.replace("training.epochs: 6", "training.epochs: 3"))
     planned = plan(read_spec(path))

@@ -1,7 +1,7 @@
 """The command line: sweeps on the embedded glyphs in this process, with a real MLflow, in one store.
 
-The tests build on each other in the order of the file: a sweep ends, is started again, is extended. What only Ray
-shows is in test_ray.py.
+The tests build on each other in file order: a sweep ends, is started again, is extended. test_ray.py tests what only
+Ray can show.
 """
 
 from __future__ import annotations
