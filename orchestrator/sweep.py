@@ -203,7 +203,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--address",
-        help="a running Ray cluster: auto, or host:port, from its head node (set RAY_AUTH_MODE=token if it needs one)",
+        help="a running Ray: auto, or host:port, from its head node (with RAY_AUTH_MODE=token if it needs a token)",
     )
     parser.add_argument(
         "--tracking-uri",
