@@ -1,4 +1,4 @@
-"""Sweeps: what to train (spec, plan), what is there (ledger), how one trial runs (trial), and adapters around it.
+"""Sweeps: what to train (`spec`), what is stored (`store`), what it costs (`costs`), and how trials run (`running`).
 
-Ray is imported by `cluster`, `worker` and `scheduling` only, MLflow by `mlflow_server` only, obstore by `objects` only.
+Only `running` imports Ray, only `tracking` MLflow, and only `store.bucket.objects` obstore.
 """

@@ -1,4 +1,4 @@
-"""Render the tables of a sweep from its records: `python -m orchestrator.report [SWEEP ...]`."""
+"""Print the tables of sweeps, and write them to files: `python -m orchestrator.report [SWEEP ...]`."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ FORMATS: dict[str, tuple[str, Callable[[Table], str]]] = {
     "html": ("html", lambda table: render.to_html([table], render.title(table))),
     "json": ("json", render.to_json),
 }
-"""Name -> (suffix, how a table is written)."""
+"""Name -> (suffix, function that writes a table)."""
 
 NOTHING_FOUND = 2
-"""Exit status when there is no record, or the question was wrong."""
+"""Exit status if there is no record, or for a mistake in the command."""
 
 
 class StoredRecords(Records, Protocol):
@@ -52,16 +52,16 @@ def report(
     console: Console | None = None,
     today: Today | None = None,
 ) -> list[Path]:
-    """Print a sweep's tables and write them to `output`/<sweep>; return the paths written.
+    """Print a sweep's tables, write them to `output`/<sweep>, and return the paths.
 
-    `tables` are names of `TABLES`, by default all that the plan has cells for. With `html` among `formats` there is
-    also an index.html with all of them. Stale records count only if `today` accepts them (None: all count).
+    `tables` are names in `TABLES`, by default all that the plan has cells for. With `html` among `formats`, an
+    index.html holds all of them. Stale records count only if `today` accepts them (None: all count).
 
     Raises:
-        ValueError: an unknown table, one that the plan has no cells for, or a record that contradicts itself.
+        ValueError: for an unknown table, one without cells in the plan, or a record that contradicts itself.
     """
-    if not re.fullmatch(SWEEP_NAME, plan.name):  # of a strange database: it would be a path
-        raise ValueError(f"a plan is called {shown(plan.name)}, expected lower-case letters, digits, - and _")
+    if not re.fullmatch(SWEEP_NAME, plan.name):  # from an untrusted database; the name becomes a path
+        raise ValueError(f"a plan is named {shown(plan.name)}; expected lower-case letters, digits, - and _")
     console = console or Console()
     about = "\n".join(map(printable, plan.about.splitlines()))
     filled = [fill(layout_of(name), plan.cells, records, today) for name in tables or planned_tables(plan)]
@@ -86,7 +86,7 @@ def planned_tables(plan: SweepPlan) -> list[str]:
 
 
 def choose(plans: dict[str, SweepPlan], names: Sequence[str], tables: Sequence[str] | None) -> list[SweepPlan]:
-    """The sweeps to report on: those named, or all that have a table (of `tables`, where given)."""
+    """The named sweeps, or all, that have a table (one of `tables`, if given)."""
     unknown = [name for name in names if name not in plans]
     if unknown:
         raise ValueError(f"no sweep {', '.join(map(repr, unknown))}; there are {', '.join(sorted(plans))}")
@@ -96,12 +96,12 @@ def choose(plans: dict[str, SweepPlan], names: Sequence[str], tables: Sequence[s
     found = [plan for plan in asked if any(cell.table in (tables or TABLES) for cell in plan.cells)]
     if not found:
         which = f"table {' or '.join(tables)}" if tables else "a table (searches fill none)"
-        raise ValueError(f"of {', '.join(plan.name for plan in asked)} none plans {which}")
+        raise ValueError(f"none of {', '.join(plan.name for plan in asked)} has cells for {which}")
     return found
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command; returns its exit status."""
+    """Run the command and return its exit status."""
     options = _parser().parse_args(arguments)
     try:
         return _main(options)
@@ -116,8 +116,8 @@ def _main(options: argparse.Namespace) -> int:
     if not plans:
         where = options.tracking_uri or f"{options.store}/sweeps/*/plan.json"
         raise ValueError(
-            f"no sweep's plan was found ({where}); run one first (python -m orchestrator.sweep sweeps/demo.yaml), "
-            "or name another --store"
+            f"found no sweep ({where}); run one first (python -m orchestrator.sweep sweeps/demo.yaml), "
+            "or give another --store"
         )
     today = Today(options.accept_stale)
     for plan in choose(plans, options.sweeps, options.table):
@@ -144,16 +144,16 @@ def _parser() -> argparse.ArgumentParser:
         help="read plans and records from this MLflow server or database, or the store beside it",
     )
     parser.add_argument("--output", type=Path, default=Path("results"), help="folder to write to (%(default)s)")
-    parser.add_argument("--table", nargs="+", metavar="TABLE", help=f"only these of {', '.join(TABLES)}")
+    parser.add_argument("--table", nargs="+", metavar="TABLE", help=f"only these tables, of {', '.join(TABLES)}")
     parser.add_argument("--formats", nargs="+", choices=FORMATS, default=list(FORMATS), help="default: all")
     parser.add_argument(
         "--accept-stale",
         action="store_true",
-        help="take records that today's code or images would not make; the tables' notes name them",
+        help="use records made by other code or from other images than today's; the tables' notes name them",
     )
     return parser
 
 
 if __name__ == "__main__":
-    gc.disable()  # over thousands of records it takes a tenth of the time, and what they leave goes with the process
+    gc.disable()  # with thousands of records it takes a tenth of the time, and the process ends soon
     sys.exit(main())

@@ -1,17 +1,17 @@
-"""How sweeps stand, from their store: what is done, running, failed and why, stale, missing.
+"""Show the state of every training in a store: done, running, failed (and why), stale, missing.
 
 python -m orchestrator.status
 python -m orchestrator.status sweeps/table2.yaml --store runs
 python -m orchestrator.status 1f0a9c52be41d0aa
 
-Without a name, all sweeps that were started in the store. Given a sweep file, its cells as the file is today; given a
-training's key, all that is known of it, the traceback of its failure too.
+Without a name, it shows all sweeps that were started in the store. Given a sweep file, it shows the file's present
+cells; given a training's key, everything about that training, including the traceback of its failure.
 
-States: running; failed (with the reason; a search tries it again, a sweep with --retry-failed); blocked (its
+States: running; failed (with the reason; a search retries it, a sweep does with --retry-failed); blocked (its
 pre-training failed, diverged or is stale); no weights (a test is missing, and the weights that it needs were not kept);
-stale (made by other code or from other images than today's); started (it goes on from its checkpoint); untested;
-missing; diverged; done; of a search also stopped (it fell behind) and impossible (values that no model can have). Exit
-status: 0 when everything asked about has ended, 1 when not, 2 for a mistake.
+stale (made by other code or from other images than today's); started (it will continue from its checkpoint); untested;
+missing; diverged; done. A search also has stopped (it fell behind) and impossible (values that no model can have). Exit
+status: 0 if everything asked about has ended, 1 if not, 2 for a mistake.
 """
 
 from __future__ import annotations
@@ -39,15 +39,15 @@ from orchestrator.store.standing import standing
 from orchestrator.text import duration
 
 ENDED = ("diverged", "impossible", "stopped", "done")
-"""States that stay; `stopped` (by ASHA) and `impossible` (values that no model can have) are a search's."""
+"""Final states; only a search has `stopped` (by ASHA) and `impossible` (values that no model can have)."""
 ORDER = ("running", "failed", "blocked", "no weights", "stale", "started", "untested", "missing", *ENDED)
-"""What wants attention first."""
+"""The order of rows: what needs attention comes first."""
 OF_A_SEARCH = {"finished": "done"}
-"""How a proposal's outcome is called here, where it is called otherwise."""
+"""Outcomes of a search's proposals that have another name here."""
 WIDTH = 240
-"""Of lines that go to a file or a program."""
+"""Width of lines that are written to a file or a pipe."""
 ROWS = 40
-"""Of a sweep that are shown; --all shows every one."""
+"""Rows shown per sweep; --all shows every one."""
 
 
 @dataclass(frozen=True)
@@ -58,17 +58,17 @@ class Row:
     what: str
     tables: tuple[str, ...]
     state: str
-    """A state of `standing`, or running."""
+    """A `Standing`'s state, or "running"."""
     epoch: int
     epochs: int
     validation_accuracy: float | None
     seconds_left: float | None
-    """Of its epochs, while it runs; its evaluations come on top."""
+    """For the remaining epochs, while it runs; evaluations come on top."""
     why: str
 
 
 def rows(planned: SweepPlan, ledger: Ledger, today: Today) -> list[Row]:
-    """Every training of a plan, of a search every proposal; those that want attention first."""
+    """Every training of a plan, or every proposal of a search; what needs attention comes first."""
     trials = planned.trials()
     told = labels(trial.config for trial in trials)
     found = [_row(trial, told[trial.key], ledger, today) for trial in trials]
@@ -78,7 +78,7 @@ def rows(planned: SweepPlan, ledger: Ledger, today: Today) -> list[Row]:
 
 
 def _proposals(name: str, ledger: Ledger) -> list[Row]:
-    """Of a search; one that can not be read, or has tried nothing, is a row too."""
+    """The rows of a search; one that cannot be read, or has tried nothing, is a row too."""
     try:
         searched = results_of(ledger, name)
     except ValueError as error:
@@ -128,7 +128,7 @@ def _row(trial: Trial, what: str, ledger: Ledger, today: Today) -> Row:
 
 
 def elsewhere(plans: Iterable[SweepPlan], ledger: Ledger) -> list[str]:
-    """Keys of trainings in the store that none of the plans has: of cells that were taken out of a file, say."""
+    """Keys of trainings in the store that are in none of the plans, such as those of cells removed from a file."""
     planned = {trial.key for each in plans for trial in each.trials()}
     for each in plans:
         planned |= set() if each.cells else {row.key for row in _proposals(each.name, ledger)}
@@ -136,7 +136,7 @@ def elsewhere(plans: Iterable[SweepPlan], ledger: Ledger) -> list[str]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line; returns the exit status."""
+    """Run the command and return its exit status."""
     options = _parser().parse_intermixed_args(arguments)
     try:
         return _main(options)
@@ -209,23 +209,23 @@ def _show(console: Console, name: str, found: list[Row], removed: list[str], eve
     if len(found) > len(shown):
         console.print(f"and {len(found) - len(shown)} more; --all shows every one", highlight=False)
     if left:
-        console.print(f"of those that run, about {duration(left)} of epochs are left in all", highlight=False)
+        console.print(f"the running trainings have about {duration(left)} of epochs left in total", highlight=False)
     if removed:
-        console.print(f"no longer asked for by the file, kept: {_few(removed)}", highlight=False)
+        console.print(f"no longer in the file, kept: {_few(removed)}", highlight=False)
 
 
 def _show_training(key: str, ledger: Ledger) -> int:
-    """Print what is known of one training; 0 when it has ended with a result."""
+    """Print everything about one training; return 0 if it has ended with a result."""
     record = ledger.training(key)
     print(f"training {key} in {ledger.folder(key)}")
     if record is None:
         at = ledger.checkpoint(key)
         running = ", running" if ledger.running(key) else ""
-        print(f"no record yet: {len(at.history) if at else 0} epochs are done{running}; log.txt says more")
+        print(f"no record yet: {len(at.history) if at else 0} epochs are done{running}; see log.txt")
         return 1
     defaults = (ExperimentConfig() if record.config.kind == "experiment" else Pretraining()).flat()
     changed = {path: value for path, value in record.config.flat().items() if value != defaults.get(path)}
-    print("not as by default: " + ", ".join(f"{path}={value}" for path, value in changed.items()))
+    print("differs from the defaults: " + ", ".join(f"{path}={value}" for path, value in changed.items()))
     print(f"{record.outcome} after {len(record.history)} epochs, {duration(record.seconds)}")
     if record.provenance:
         made = record.provenance
@@ -246,16 +246,21 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m orchestrator.status", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "what", nargs="?", metavar="SPEC|STORE|SWEEP|KEY", help="a sweep's file or name, a store, a training"
+        "what",
+        nargs="?",
+        metavar="SPEC|STORE|SWEEP|KEY",
+        help="a sweep file, a store, a sweep's name, or a training's key",
     )
-    parser.add_argument("settings", nargs="*", metavar="key=value", help="over the file, as the sweep was given")
+    parser.add_argument("settings", nargs="*", metavar="key=value", help="override the file, as you did for the sweep")
     parser.add_argument("--store", default="runs", help="where sweeps keep records (%(default)s)")
-    parser.add_argument("--accept-stale", action="store_true", help="show stale trainings as what they else are")
-    parser.add_argument("--all", action="store_true", help=f"every training, not the first {ROWS} of a sweep")
-    parser.add_argument("--json", action="store_true", help="for programs: every field of every training")
+    parser.add_argument(
+        "--accept-stale", action="store_true", help="show stale trainings in the state that they would otherwise have"
+    )
+    parser.add_argument("--all", action="store_true", help=f"show every training, not only the first {ROWS} of a sweep")
+    parser.add_argument("--json", action="store_true", help="print every field of every training as JSON")
     return parser
 
 
 if __name__ == "__main__":
-    gc.disable()  # over thousands of records it takes a tenth of the time, and what they leave goes with the process
+    gc.disable()  # with thousands of records it takes a tenth of the time, and the process ends soon
     sys.exit(main())

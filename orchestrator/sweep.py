@@ -1,10 +1,10 @@
-"""Run a sweep file: train what is missing, test what is not tested, print its tables.
+"""Run a sweep file: train and test what is missing, then print its tables.
 
 python -m orchestrator.sweep sweeps/demo.yaml --plan
 python -m orchestrator.sweep sweeps/table2.yaml data.root=/images/mini_imagenet resources.gpu=0.5
 
-Started again, the same command goes on where it stopped. Exit status: 0 when every trial has its record and MLflow is
-complete, 1 when not, 2 for a mistake in the file or the command, 128 + signal when interrupted.
+The same command, started again, continues where it stopped. Exit status: 0 if every trial has its record and MLflow is
+complete, 1 if not, 2 for a mistake in the file or the command, 128 + signal if interrupted.
 """
 
 from __future__ import annotations
@@ -49,15 +49,15 @@ if TYPE_CHECKING:
 log = logging.getLogger("dmf.sweep")
 
 ANEW = ("retry_diverged", "retry_failed", "retrain_stale")
-"""Options that have something trained again."""
+"""Options that retrain something."""
 OF_PARTS = ("calibrate", "only", "budget", *ANEW)
-"""Options that speak of trials which the file names; a search finds its own."""
+"""Options about the trials that a file names; a search makes up its own."""
 TRIAL_TIMEOUT = "30m"
-"""Of `--executor ray`."""
+"""The default for `--executor ray`."""
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The command line; returns the exit status."""
+    """Run the command and return its exit status."""
     options = _options(arguments)
     said = logging.StreamHandler()
     said.setLevel(logging.WARNING)  # a trial in this process logs more, to its folder
@@ -66,7 +66,7 @@ def main(arguments: list[str] | None = None) -> int:
         spec = read_spec(options.spec, options.settings)
         planned = plan(spec)
         _check_options(spec, options)
-        _asked(planned, options)  # refuses a name that no training has
+        _asked(planned, options)  # refuses a pattern that matches no training
         if options.calibrate:
             _calibrate(planned, options)
         if options.plan:
@@ -88,30 +88,30 @@ def _options(arguments: list[str] | None) -> Options:
 
 
 def _check_options(spec: SweepSpec, options: Options) -> None:
-    """ValueError for options that nothing would read, or that exclude each other."""
+    """Raise ValueError for options that would be ignored or that exclude each other."""
     if spec.search is not None and (given := _given(OF_PARTS, options)):
-        raise ValueError(f"{given}: for sweeps with parts, and {spec.name} is a search; leave it out")
+        raise ValueError(f"{given}: only for sweeps with parts, but {spec.name} is a search; leave it out")
     if (options.plan or options.calibrate) and (given := _given(ANEW, options)):
-        raise ValueError(f"{given}: --plan and --calibrate train nothing; leave it out, or them")
+        raise ValueError(f"{given}: --plan and --calibrate train nothing; leave out one or the other")
     if options.calibrate and not options.plan and options.budget:
-        raise ValueError("--budget: --calibrate alone chooses no trainings; give --plan too, or leave it out")
+        raise ValueError("--budget: --calibrate alone selects no trainings; add --plan, or leave it out")
     if options.again and not options.calibrate:
-        raise ValueError("--again says that --calibrate measures anew; give both, or leave it out")
+        raise ValueError("--again makes --calibrate measure again; give both, or leave it out")
     if options.executor == "local":
         _check_local(spec, options)
 
 
 def _check_local(spec: SweepSpec, options: Options) -> None:
-    """ValueError for what trials in this process do not have."""
+    """Raise ValueError for what `--executor local` does not support."""
     if spec.search is not None:
         raise ValueError(f"--executor local: {spec.name} is a search, which needs Ray Tune; leave it out")
     if options.plan or options.calibrate:
-        raise ValueError("--executor: --plan and --calibrate run no trials; leave it out, or them")
+        raise ValueError("--executor: --plan and --calibrate run no trials; leave out one or the other")
     if options.address:
-        raise ValueError("--address: of a running Ray, and --executor local starts none; leave one of them out")
+        raise ValueError("--address names a running Ray, but --executor local uses none; leave one of them out")
     if options.trial_timeout:
         raise ValueError(
-            "--trial-timeout: ends the process of a trial that hangs, with --executor local that of the sweep itself; "
+            "--trial-timeout ends the process of a trial that hangs, which with --executor local is the sweep itself; "
             "leave it out, and end a hang with Ctrl-C"
         )
 
@@ -121,13 +121,13 @@ def _given(names: tuple[str, ...], options: Options) -> str:
 
 
 def _again() -> str:
-    """How to go on, without the password of a URI."""
+    """How to continue, without passwords in URIs."""
     command = ["python", "-m", "orchestrator.sweep", *map(without_password, sys.argv[1:])]
-    return f"go on with the same command: {shlex.join(command)}"
+    return f"continue with the same command: {shlex.join(command)}"
 
 
 def _asked(planned: SweepPlan, options: Options) -> tuple[Trial, ...]:
-    """The trials that the command line speaks of."""
+    """The trials that the command line selects, with the pre-trainings that they start from."""
     trials = planned.trials()
     if not options.only:
         return trials
@@ -135,7 +135,7 @@ def _asked(planned: SweepPlan, options: Options) -> tuple[Trial, ...]:
 
 
 def _calibrate(planned: SweepPlan, options: Options) -> None:
-    """Measure what is not known of the sweep's trainings, and name switches that change nothing."""
+    """Measure the trainings whose cost is unknown, and warn of switches that change nothing."""
     from orchestrator.costs.calibrate import calibrate
     from orchestrator.costs.canary import canary
 
@@ -156,10 +156,10 @@ def _print_plan(spec: SweepSpec, planned: SweepPlan, options: Options) -> None:
             asked = _affordable(todo, costs, spec, options) if todo else asked
         text = describe(spec, planned, ledger, today, asked if options.only or options.budget else None)
     except OSError as error:
-        raise ValueError(f"--store {options.store} can not be read: {error.strerror or error}") from None
+        raise ValueError(f"--store {options.store} cannot be read: {error.strerror or error}") from None
     try:
         print(text, flush=True)
-    except BrokenPipeError:  # whoever read it, such as head, has enough; the interpreter flushes once more at its end
+    except BrokenPipeError:  # such as by `head`; the interpreter flushes once more on exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
@@ -168,55 +168,66 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m orchestrator.sweep", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("spec", help="a sweep file, such as sweeps/demo.yaml")
-    parser.add_argument("settings", nargs="*", metavar="key=value", help="over the file: data.root=/images seeds=[0,1]")
-    parser.add_argument("--plan", action="store_true", help="say what would be trained and tested, start nothing")
-    parser.add_argument("--calibrate", action="store_true", help="time steps of every kind of training, for --plan")
-    parser.add_argument("--again", action="store_true", help="with --calibrate: also what was measured before")
+    parser.add_argument(
+        "settings", nargs="*", metavar="key=value", help="override the file: data.root=/images seeds=[0,1]"
+    )
+    parser.add_argument("--plan", action="store_true", help="print what would be trained and tested, and start nothing")
+    parser.add_argument(
+        "--calibrate", action="store_true", help="time a few steps of every kind of training, for --plan"
+    )
+    parser.add_argument("--again", action="store_true", help="with --calibrate: measure again what was measured before")
     parser.add_argument(
         "--only",
         action="append",
         metavar="PATTERN",
-        help="run these trainings only: a key, a label such as 'groups=64*', or 'table 2c'; may be given again",
+        help="run only these trainings: a key, a label such as 'groups=64*', or 'table 2c'; may be repeated",
     )
     parser.add_argument(
         "--budget",
         type=_duration,
         metavar="TIME",
-        help="run what ends within this time, the first seed of every cell first, and stop at it: 90m, 12h, 2d",
+        help="run only trainings that will end within this time (90m, 12h, 2d), the first seed of every cell first; "
+        "stop when it is over",
     )
-    parser.add_argument("--store", default="runs", help="what is kept: a folder, or s3://bucket/prefix or gs:// (runs)")
+    parser.add_argument(
+        "--store", default="runs", help="where to keep records and checkpoints: a folder, s3:// or gs:// (runs)"
+    )
     parser.add_argument("--results", type=Path, default=Path("results"), help="folder for the tables (results)")
     parser.add_argument(
         "--executor",
         choices=("ray", "local"),
         default="ray",
-        help="who runs the trials (ray): Ray's workers, several at a time, started again when they die; or, for "
-        "debugging, this process, one after the other: breakpoints work, `resources` is not read, and searches, "
-        "--address and --trial-timeout are refused",
+        help="who runs the trials: ray (the default) runs several at a time and restarts workers that die; local, for "
+        "debugging, runs them one after another in this process: breakpoints work, `resources` is ignored, and "
+        "searches, --address and --trial-timeout are refused",
     )
     parser.add_argument(
         "--address",
-        help="a running Ray, auto or host:port on its head node (RAY_AUTH_MODE=token where it asks for one)",
+        help="a running Ray: auto, or host:port, from its head node (with RAY_AUTH_MODE=token if it needs a token)",
     )
     parser.add_argument(
         "--tracking-uri",
-        help="MLflow; default $MLFLOW_TRACKING_URI, else a database in the store, of an object store on this machine",
+        help="MLflow; default $MLFLOW_TRACKING_URI, else a database in the store (for a bucket, on this machine)",
     )
-    parser.add_argument("--wait", action="store_true", help="wait while another driver uses the store")
-    parser.add_argument("--retry-diverged", action="store_true", help="train anew what diverged")
-    parser.add_argument("--retry-failed", action="store_true", help="try again what failed and no machine was at fault")
+    parser.add_argument("--wait", action="store_true", help="wait while another sweep uses the store")
+    parser.add_argument("--retry-diverged", action="store_true", help="retrain what diverged")
+    parser.add_argument(
+        "--retry-failed",
+        action="store_true",
+        help="retry trainings that failed by themselves; faults of a machine are always retried",
+    )
     stale = parser.add_mutually_exclusive_group()
     stale.add_argument(
         "--accept-stale",
         action="store_true",
-        help="take, and go on with, what other code made or what was made from other images; tables say so",
+        help="use, and continue, what other code made or what was made from other images; tables say so",
     )
-    stale.add_argument("--retrain-stale", action="store_true", help="put such trainings aside and train them anew")
+    stale.add_argument("--retrain-stale", action="store_true", help="put such trainings aside and retrain them")
     parser.add_argument(
         "--trial-timeout",
         type=_duration,
         metavar="TIME",
-        help="end and start again a trial that gives no sign of life for so long, such as 90s, 2h "
+        help="restart a trial that shows no sign of life for this long, such as 90s or 2h "
         f"({TRIAL_TIMEOUT}; none with --executor local, where a trial may hang for ever)",
     )
     return parser
@@ -230,20 +241,20 @@ def _duration(text: str) -> float:
 
 
 def _check_writable(folder: Path, option: str) -> None:
-    """ValueError unless files can be written to `folder`, which is made."""
+    """Make `folder`; raise ValueError unless files can be written to it."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        raise ValueError(f"{option}: {folder} can not be written to: {error.strerror or error}") from None
+        raise ValueError(f"{option}: {folder} cannot be written to: {error.strerror or error}") from None
 
 
 def _run(spec: SweepSpec, planned: SweepPlan, options: Options) -> int:
     if (options.address or "").startswith("ray://"):
         raise ValueError(
             f"--address {options.address}: what trials report does not reach this process through Ray Client; "
-            "start the sweep on the cluster's head node with --address auto"
+            "run the sweep on the cluster's head node with --address auto"
         )
     _check_writable(local_folder(options.store), "--store")
     if planned.cells:
@@ -261,23 +272,25 @@ def _run(spec: SweepSpec, planned: SweepPlan, options: Options) -> int:
 
 
 def _drive(spec: SweepSpec, planned: SweepPlan, ledger: Ledger, signals: Signals, options: Options) -> bool:
-    """Run a sweep with its mirror in MLflow; whether every trial has its record and the mirror is complete."""
+    """Run a sweep and mirror it in MLflow; return whether every trial has its record and the mirror is complete."""
     from orchestrator.tracking.server import tracking_uri
     from orchestrator.tracking.tracker import Tracker
 
     if options.executor == "ray" and options.address is None:
-        # Read when ray is imported: our own Ray then listens on 127.0.0.1 only, as _node_ip_address would not.
+        # Read when ray is imported: our own Ray then listens only on 127.0.0.1, which `_node_ip_address` would not do.
         os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
     if spec.search is not None:
         from orchestrator.running.search import check_fresh, run_search
         from orchestrator.store.searches import kept
 
-        # Refuses another search of its name, and another code's, before anything is written.
+        # Refuses a different search of this name, or one that other code made, before anything is written.
         check_fresh(kept(spec, ledger), ledger, Today(options.accept_stale))
     uri = tracking_uri(ledger.store, options.tracking_uri)
     left = ledger.no_longer_planned(planned)
     if left:
-        print(f"{len(left)} trainings of its last start are no longer asked for, they are kept: {', '.join(left[:10])}")
+        print(
+            f"{len(left)} trainings of its last start are no longer in the file; they are kept: {', '.join(left[:10])}"
+        )
     ledger.write_plan(planned)
     tracker = Tracker(uri, ledger, planned, labels(trial.config for trial in planned.trials()))
     status, interrupted = "FAILED", False
@@ -300,12 +313,12 @@ def _drive(spec: SweepSpec, planned: SweepPlan, ledger: Ledger, signals: Signals
 
 
 def _close(tracker: Tracker, ledger: Ledger, status: str, interrupted: bool) -> str | None:
-    """Bring MLflow to the end of the sweep; None, or why it is incomplete."""
+    """Write the sweep's end to MLflow; return None, or why MLflow is incomplete."""
     try:
         ledger.check()
-    except OSError as error:  # another driver may have the store, and tells MLflow of it
+    except OSError as error:  # another driver may have taken the store, and then it writes to MLflow
         tracker.abandon()
-        return f"MLflow is left to another driver: {error}"
+        return f"another driver now writes to MLflow: {error}"
     return tracker.stop(status, interrupted)
 
 
@@ -330,7 +343,7 @@ def run_sweep(
     signals: Signals,
     options: Options,
 ) -> bool:
-    """Run what is missing of a sweep and print its tables; whether every trial has its record."""
+    """Run the missing trials of a sweep and print its tables; return whether every trial has its record."""
     trials, today = planned.trials(), Today(options.accept_stale)
     names, asked = labels(trial.config for trial in trials), _asked(planned, options)
     before = {trial.key: standing(trial, ledger, today) for trial in asked}
@@ -363,7 +376,7 @@ def run_sweep(
                 stopped = reason
         failures = watch.failures
         _look(ledger)
-    today = Today(options.accept_stale)  # images that no machine had opened before have a fingerprint now
+    today = Today(options.accept_stale)  # images that had never been opened now have a fingerprint
     paths = report(planned, ledger, options.results, today=today)
     after = {trial.key: standing(trial, ledger, today) for trial in asked}
     print("\n" + summary(asked, after, ledger, failures))
@@ -377,17 +390,17 @@ def run_sweep(
 
 
 def _look(ledger: Ledger) -> None:
-    """Learn what trials wrote last; what is known must do where an object store does not answer."""
+    """Read what trials wrote last; if an object store does not answer, make do with what is known."""
     try:
         ledger.all_ended()
     except OSError as error:
-        log.warning("tables are made of what is known here: %s", error)
+        log.warning("the tables use what is known here: %s", error)
 
 
 def _affordable(
     todo: tuple[Trial, ...], costs: dict[str, Cost], spec: SweepSpec, options: Options
 ) -> tuple[Trial, ...]:
-    """The trials that are wanted most and end within --budget. ValueError when not even the shortest does."""
+    """The most wanted trials that end within --budget. Raises ValueError if not even the shortest one does."""
     assert options.budget is not None
     local = options.executor == "local"
     together = 1 if local else at_a_time(todo, spec.resources, machine_for(todo, costs, spec))
@@ -396,30 +409,30 @@ def _affordable(
     if not chosen:
         least = min(costs[trial.key].seconds or 0.0 for trial in todo)
         raise ValueError(f"--budget: no training ends within {told}, the shortest takes {duration(least)}")
-    print(f"of {len(todo)} trainings {len(chosen)} end within {told}, as far as is known")
+    print(f"{len(chosen)} of {len(todo)} trainings should end within {told}")
     return chosen
 
 
 def _wanted(options: Options) -> set[str]:
-    """States whose trials the user wants to run, besides those that run anyway."""
+    """States whose trials the user asks to run, besides those that run anyway."""
     asked = {"failed": options.retry_failed, "diverged": options.retry_diverged, "stale": options.retrain_stale}
     asked["blocked"] = any(asked.values())
     return {state for state, given in asked.items() if given}
 
 
 def _drop(key: str, state: str, ledger: Ledger, tracker: Tracker) -> None:
-    """Have a training start from nothing."""
+    """Make a training start from scratch."""
     if state == "diverged":
         ledger.forget(key)
     else:
-        print(f"{key}: put aside as {ledger.supersede(key)}")
+        print(f"{key}: moved to {ledger.supersede(key)}")
     tracker.forget(key)
 
 
 def summary(
     trials: tuple[Trial, ...], standings: dict[str, Standing], ledger: Ledger, failures: dict[str, Failure]
 ) -> str:
-    """How the trials stand (by key), for those without a result why, and which saw images elsewhere."""
+    """The trials' states, why some have no result, and which ones read their images from another folder."""
     counts = Counter(each.state for each in standings.values())
     lines = [f"{len(standings)} trainings: " + ", ".join(f"{number} {state}" for state, number in counts.items())]
     for trial in trials:
@@ -431,13 +444,13 @@ def summary(
         told = stands.why or (failures[key].reason if key in failures else "did not end")
         lines.append(f"  {stands.state}: {ledger.folder(key)}: {told}")
     if counts["stale"]:
-        lines.append("stale: keep them with --accept-stale, or make them anew with --retrain-stale")
+        lines.append("stale: use them with --accept-stale, or retrain them with --retrain-stale")
     if any(each.state == "failed" and not each.again for each in standings.values()):
-        lines.append("failed: once the cause is gone, try them again with --retry-failed")
+        lines.append("failed: once the cause is gone, retry them with --retry-failed")
     return "\n".join(lines)
 
 
 if __name__ == "__main__":
-    from orchestrator.sweep import main as imported_main  # so that workers find its classes by their module's name
+    from orchestrator.sweep import main as imported_main  # so that workers find its classes under the module's name
 
     sys.exit(imported_main())

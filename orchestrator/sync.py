@@ -1,10 +1,10 @@
-"""Bring MLflow to what a store says: runs that are missing, epochs, results and statuses, of all its sweeps.
+"""Copy to MLflow what it lacks of a store: runs, epochs, results and statuses of all its sweeps.
 
 python -m orchestrator.sync --store runs --tracking-uri http://127.0.0.1:5000
 
-For when the tracking server was away, or is another one. No sweep may be running in the store. Done twice, the second
-time changes nothing. Exit status: 0 when MLflow is complete, 2 when it does not
-answer, or not to the end (give the command again), or the store is in use.
+Use it when the tracking server was away, or for a new server. No sweep may be running in the store. A second run
+changes nothing. Exit status: 0 if MLflow is complete, 2 if it does not answer or stops answering (run the command
+again), or if the store is in use.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from orchestrator.tracking.uris import without_password
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line; returns the exit status."""
+    """Run the command and return its exit status."""
     options = _parser().parse_args(arguments)
     logging.basicConfig(level=logging.WARNING, format="%(name)s: %(message)s")
     try:
@@ -41,7 +41,7 @@ def _sync(options: argparse.Namespace) -> None:
     if not writes:
         print(f"no sweep was started in {options.store}")
     for sweep, count in writes.items():
-        print(f"{sweep}: {f'{count} requests brought MLflow up to the store' if count else 'nothing to do'}")
+        print(f"{sweep}: {f'{count} requests brought MLflow up to date' if count else 'nothing to do'}")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -50,7 +50,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--store", default="runs", help="where sweeps keep records (%(default)s)")
     parser.add_argument("--tracking-uri", help="MLflow; default $MLFLOW_TRACKING_URI, else a database in the store")
-    parser.add_argument("--wait", action="store_true", help="wait while a sweep runs in the store")
+    parser.add_argument("--wait", action="store_true", help="wait while a sweep uses the store")
     return parser
 
 

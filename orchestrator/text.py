@@ -1,10 +1,10 @@
-"""How numbers are written for people."""
+"""Formats numbers for people to read."""
 
 from __future__ import annotations
 
 
 def duration(seconds: float) -> str:
-    """Seconds as people say them: 45 s, 12 min, 3 h 20 min, 2 d 4 h."""
+    """Seconds in readable units: 45 s, 12 min, 3 h 20 min, 2 d 4 h."""
     minutes, hours, days = round(seconds / 60), seconds / 3600, seconds / 86400
     if seconds < 90:
         return f"{seconds:.0f} s"

@@ -1,4 +1,4 @@
-"""What several test files need."""
+"""Fixtures and settings shared by several test files."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SHARED = Path(__file__).resolve().parents[2] / "shared"
 ALONE = ("test_ray", "test_interrupts", "test_remote_sweep", "test_search", "test_watchdog")
 """Files that start Ray, which uses the whole machine, or depend on time: no two of them run side by side."""
 
-os.environ.pop("MLFLOW_TRACKING_URI", None)  # a user's server hears nothing of tests
+os.environ.pop("MLFLOW_TRACKING_URI", None)  # keeps tests away from a user's server
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -61,7 +61,7 @@ def _one_thread() -> None:
 
 @pytest.fixture(scope="session")
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Of decoded images, for all tests that use `place`, in all workers of pytest-xdist: it has a lock."""
+    """The cache of decoded images for all tests that use `place`, in all workers of pytest-xdist; it is locked."""
     base = tmp_path_factory.getbasetemp()
     return (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "cache"
 
@@ -76,7 +76,7 @@ def place(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture(scope="session")
 def trainings(cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folders `stopped`, of a small training on glyphs after its first epoch, and `ended`. To be copied."""
+    """Folders of a small training on glyphs: `stopped` after its first epoch, and `ended`. Copy before use."""
     from dmf import train
     from dmf.data.sets import open_data
     from dmf.training.run import close

@@ -31,7 +31,7 @@ def episodes(mean: float, count: int, seed: int = 0) -> np.ndarray:
 
 
 def evaluation_of(training_key: str, test: EvaluationConfig, **different: Any) -> EvaluationRecord:
-    """A model's test over two episodes, in which it got half of the queries right."""
+    """A model's test over two episodes, with half of the queries right."""
     values = {
         "training_key": training_key,
         "evaluation_key": test.key,
@@ -81,7 +81,7 @@ class InMemory:
     def tested(
         self, cell: PlannedCell, accuracies: np.ndarray | list[float], seed: int = 0, bank: str = "bank", **changed: Any
     ) -> EvaluationRecord:
-        """Record one seed's evaluation with these episodes, its summary right unless `changed`."""
+        """Record one seed's evaluation with these episodes; its summary is right unless `changed`."""
         config = cell.config.replace(training__seed=seed)
         accuracy, ci95 = mean_ci95(accuracies)
         record = EvaluationRecord(

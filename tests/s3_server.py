@@ -36,18 +36,18 @@ def put_object(self):
 S3Response.put_object = put_object
 main()
 """
-"""moto, which looks at a condition (If-Match, If-None-Match) and then writes, with nothing in between."""
+"""moto, which checks a condition (If-Match, If-None-Match) and writes in one step."""
 
 
 def free_port() -> int:
-    """A port that nobody listens on."""
+    """A free port."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         return listener.getsockname()[1]
 
 
 def uri(port: int, prefix: str, bucket: str = BUCKET) -> str:
-    """Of a store behind a port of this machine."""
+    """The URI of a store behind a port on this machine."""
     return f"s3://{bucket}/{prefix}?endpoint_override=127.0.0.1:{port}&scheme=http"
 
 
@@ -70,7 +70,7 @@ def s3_server(folder: Path, **environment: str) -> Iterator[int]:
 
 
 def _status(port: int, method: str, path: str) -> int | None:
-    """Of the answer to a request; None: nobody listens yet."""
+    """The status of the answer to a request; None if nobody listens yet."""
     connection = HTTPConnection("127.0.0.1", port, timeout=START_SECONDS)
     with contextlib.closing(connection):
         try:
@@ -96,7 +96,7 @@ class Gate:
         self._start(self._accept)
 
     def mend(self) -> None:
-        """Pass on everything from now on."""
+        """Pass everything on from now on."""
         self.pattern = None
         self.reached.clear()
         self.mended.set()

@@ -24,25 +24,25 @@ ROOT = Path(__file__).resolve().parents[1]
 COMPOSE = ROOT / "deploy" / "mlflow-compose.yaml"
 PASSWORD = "not-a-secret"
 START_SECONDS = 120
-"""Until a server answers, on a slow machine that does other things too."""
+"""Seconds allowed for a server to start, on a slow and busy machine."""
 
 
 def free_port() -> int:
-    """A port of 127.0.0.1 that nobody listens on."""
+    """A free port on 127.0.0.1."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
 
 
 def service(name: str) -> dict[str, Any]:
-    """A service of the compose file, its variables filled in."""
+    """A service of the compose file, with its variables filled in."""
     given = {"POSTGRES_PASSWORD": PASSWORD, "MLFLOW_PUBLISHED_PORT": "5000"}
     text = re.sub(r"\$\{(\w+)(?::[-?][^}]*)?\}", lambda match: given[match[1]], COMPOSE.read_text())
     return dict(yaml.safe_load(text)["services"][name])
 
 
 def postgres_programs() -> Path | None:
-    """The folder of PostgreSQL's server programs, of the newest version; None: it is not installed."""
+    """The folder of the newest PostgreSQL server programs; None if none are installed."""
     folders = [path.parent for path in Path("/usr/lib/postgresql").glob("*/bin/initdb")]
     if folders:
         return max(folders, key=lambda folder: int(folder.parent.name))
@@ -51,7 +51,7 @@ def postgres_programs() -> Path | None:
 
 
 def _until_healthy(name: str, process: subprocess.Popen[bytes], environment: dict[str, str], output: Path) -> None:
-    """Wait for what the compose file calls healthy."""
+    """Wait until the compose file's health check passes."""
     check = service(name)["healthcheck"]["test"][1:]
     deadline = time.monotonic() + START_SECONDS
     while subprocess.run(check, env=environment, capture_output=True, check=False).returncode:
@@ -61,13 +61,13 @@ def _until_healthy(name: str, process: subprocess.Popen[bytes], environment: dic
 
 @dataclass
 class Postgres:
-    """A database that is as the service `database`."""
+    """A database like the service `database`."""
 
     port: int
 
     @property
     def uri(self) -> str:
-        """With user and password."""
+        """Its URI with user and password."""
         return service("tracking")["environment"]["MLFLOW_BACKEND_STORE_URI"].replace(
             "@database:5432/", f"@127.0.0.1:{self.port}/"
         )
@@ -75,7 +75,7 @@ class Postgres:
 
 @contextlib.contextmanager
 def postgres(programs: Path) -> Iterator[Postgres]:
-    """Start PostgreSQL in a folder that goes at the end; it refuses to run as root and then runs as its own user."""
+    """Start PostgreSQL in a temporary folder; since it refuses to run as root, root runs it as its own user."""
     given = service("database")["environment"]
     user, port = given["POSTGRES_USER"], free_port()
     owner: dict[str, Any] = {"user": "postgres", "group": "postgres", "extra_groups": []} if os.geteuid() == 0 else {}
@@ -107,7 +107,7 @@ def postgres(programs: Path) -> Iterator[Postgres]:
 
 @dataclass
 class MLflowServer:
-    """A tracking server that is as the service `tracking`; it can be killed and started again."""
+    """A tracking server like the service `tracking`; it can be killed and restarted."""
 
     database: Postgres
     folder: Path
@@ -116,12 +116,12 @@ class MLflowServer:
 
     @property
     def uri(self) -> str:
-        """Where it answers."""
+        """Its address."""
         return f"http://127.0.0.1:{self.port}"
 
     @property
     def environment(self) -> dict[str, str]:
-        """The service's, with what differs outside of a container; the commands are those of this Python."""
+        """The service's environment, adapted for running outside a container with this Python's commands."""
         here = {
             "MLFLOW_BACKEND_STORE_URI": self.database.uri,
             "MLFLOW_ARTIFACTS_DESTINATION": str(self.folder / "artifacts"),
@@ -150,7 +150,7 @@ class MLflowServer:
 
 @contextlib.contextmanager
 def mlflow_server(database: Postgres, folder: Path) -> Iterator[MLflowServer]:
-    """Start MLflow's server on a database, its artifacts in `folder`."""
+    """Start MLflow's server on a database, with its artifacts in `folder`."""
     server = MLflowServer(database, folder)
     try:
         server.start()

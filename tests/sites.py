@@ -1,4 +1,4 @@
-"""Folders to run sweeps in: in this process, or as processes that can be killed, of which some are Ray's."""
+"""Folders to run sweeps in: in this process, or as processes that can be killed, including Ray's."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from orchestrator.tracking.server import tracking_uri
 
 ROOT = Path(__file__).resolve().parents[1]
 START_SECONDS = 300
-"""Until Ray runs, on a slow machine that does other things too."""
+"""Seconds allowed for Ray to start, on a slow and busy machine."""
 
 
 @functools.cache
@@ -50,10 +50,10 @@ class Site:
             (self.ledger.store / "mlflow.db").write_bytes(empty_database())
         self.output = folder / "output.txt"
         self.paths = (str(ROOT),)
-        """From which its processes import, besides what is installed."""
+        """The folder from which its processes import, besides installed packages."""
 
     def command(self, *more: str) -> int:
-        """Give the command in this process; returns the exit status."""
+        """Run the command in this process; return the exit status."""
         with (
             open(self.output, "w") as output,
             contextlib.chdir(self.folder),
@@ -63,7 +63,7 @@ class Site:
             return main(["tiny.yaml", *more])
 
     def run(self, *more: str) -> int:
-        """Run the sweep and its trials in this process; returns the exit status."""
+        """Run the sweep and its trials in this process; return the exit status."""
         return self.command("--executor", "local", *more)
 
     def start(self, *more: str) -> subprocess.Popen[bytes]:
@@ -77,11 +77,11 @@ class Site:
 
     @property
     def said(self) -> str:
-        """By the last command."""
+        """The output of the last command."""
         return self.output.read_text()
 
     def until_epoch(self, process: subprocess.Popen[bytes], number: int, key: str = "*") -> None:
-        """Wait until a training, any or that one, has a checkpoint of its epoch `number`."""
+        """Wait until a training, any or the given one, has a checkpoint of epoch `number`."""
         deadline = time.monotonic() + START_SECONDS
         while not any(number <= at for at in self.epochs(key)):
             assert process.poll() is None and time.monotonic() < deadline, self.said
@@ -96,28 +96,28 @@ class Site:
         return found
 
     def history(self, key: str) -> list[dict[str, Any]]:
-        """Of a training, by its checkpoint; empty where there is none."""
+        """The epochs in a training's checkpoint; empty if there is none."""
         try:
             return read_checkpoint(self.ledger.folder(key) / LAST)[1]["history"]
         except FileNotFoundError:
             return []
 
     def assert_went_on(self, key: str, history: list[dict[str, Any]]) -> None:
-        """A training's record begins with these epochs, their seconds included: none was trained again."""
+        """Check that a training's record begins with these epochs, seconds included: none was retrained."""
         record = self.ledger.training(key)
         assert record is not None and history
         assert [epoch.model_dump(mode="json") for epoch in record.history[: len(history)]] == history
 
     def trials(self, *overrides: str) -> tuple[Trial, ...]:
-        """What the file asks for."""
+        """The plan of the file."""
         return plan(read_spec(self.spec, overrides)).trials()
 
     def states(self, *overrides: str) -> list[str]:
-        """Of its trials, in their order."""
+        """Its trials' keys, in order."""
         return [self.ledger.state(trial) for trial in self.trials(*overrides)]
 
     def statuses(self) -> dict[str, str]:
-        """In MLflow, by training key; the sweep's under its name."""
+        """The runs in MLflow by training key; the sweep's by its name."""
         client = MlflowClient(tracking_uri(self.ledger.store, None))
         experiment = client.get_experiment_by_name(EXPERIMENT)
         runs = client.search_runs([experiment.experiment_id]) if experiment else []
@@ -126,11 +126,11 @@ class Site:
         return found
 
     def files(self) -> dict[Path, int]:
-        """Every record and when it was written."""
+        """Every record and its modification time."""
         return {path: path.stat().st_mtime_ns for path in self.ledger.store.glob("trainings/**/*.json")}
 
     def assert_mlflow_has(self, *trials: Trial) -> None:
-        """Every epoch of these once, and records that are the store's."""
+        """Check that MLflow has every epoch of these trainings once, and the store's records."""
         uri = tracking_uri(self.ledger.store, None)
         client, records = MlflowClient(uri), MLflowRecords(uri)
         experiment = client.get_experiment_by_name(EXPERIMENT)
@@ -147,7 +147,7 @@ class Site:
                     assert run.data.metrics["test_accuracy/5way_1shot"] == test.accuracy
 
     def assert_learnt_as_in(self, undisturbed: Path, *trials: Trial) -> None:
-        """Its trials learnt and tested what they do in a store where nothing disturbs them."""
+        """Check that its trials equal those of an undisturbed store."""
         from orchestrator.running.trial import run_trial
 
         expected = Ledger(undisturbed)
@@ -160,7 +160,7 @@ class Site:
 
 
 def learnt(record: TrainingRecord | None) -> dict[str, object]:
-    """Of a record, all that does not depend on the machine's pace."""
+    """The parts of a record that do not depend on the machine's speed."""
     assert record is not None
     told = record.model_dump(exclude={"seconds", "peak_bytes", "provenance"})
     return {**told, "history": [epoch.model_dump(exclude={"seconds"}) for epoch in record.history]}

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Run a command with a Slurm of its own: slurmctld, two slurmd (nodes n1 and n2) and munged, all on this machine's
-# loopback, in a temporary folder, gone at the end. Needs root and Debian's slurm-wlm and munge; touches neither's
-# settings in /etc.
+# Run a command with its own Slurm: slurmctld, two slurmd (nodes n1 and n2) and munged, all on this machine's
+# loopback, in a temporary folder that is deleted at the end. Needs root and Debian's slurm-wlm and munge; does not
+# touch their settings in /etc.
 #
 #   tests/slurm_on_loopback.sh sbatch --wait --nodes=2 deploy/slurm.sbatch SPEC --store STORE
 set -euo pipefail
@@ -27,7 +27,7 @@ trap stop EXIT
 trap 'exit 143' TERM INT
 free_port() { "${PYTHON:-python3}" -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])'; }
 
-# Munge: its own key and socket. It insists on folders that nobody else can write to.
+# Munge: its own key and socket. It requires folders that nobody else can write to.
 mkdir -m 755 "$folder/munge"
 head -c 128 /dev/urandom >"$folder/munge/key"
 chmod 400 "$folder/munge/key"
@@ -35,7 +35,7 @@ munged --foreground --key-file="$folder/munge/key" --socket="$folder/munge/socke
   --log-file="$folder/munge/log" --seed-file="$folder/munge/seed" >"$folder/munged.log" 2>&1 &
 started+=($!)
 
-# No cgroups, which a container rarely has: processes are told apart by /proc, and a node may run more than it says.
+# No cgroups, which a container rarely has: /proc tells processes apart, and a node may run more than it declares.
 cpus=${SLURM_CPUS:-4}
 cat >"$SLURM_CONF" <<CONF
 ClusterName=loopback

@@ -91,7 +91,7 @@ MERGE_BOMB = "a0: &a0 {x: 1}\n" + "".join(
 )
 TEXT_BOMB = f"a: &a {'x' * 2000}\nb: [{', '.join(['*a'] * 2000)}]\n"
 NO_MAPPING = "expected a mapping with name and parts or search"
-TAG = "a value is not what its tag or form says"
+TAG = "a value does not match its tag or form"
 GRIDS = "{" + ", ".join(f"{path}: [{', '.join(map(str, range(1, 12)))}]" for path in (
     "episodes.shot", "episodes.queries", "training.epochs", "training.validate_every")) + "}"  # fmt: skip
 
@@ -99,24 +99,24 @@ SPECS = [
     spec("empty", b"", "got NoneType", NO_MAPPING),
     spec("a list", b"- a\n- b\n", "got list", NO_MAPPING),
     spec("one word", b"table2", "got str", NO_MAPPING),
-    spec("an image", b"\x89PNG\r\n\x1a\n\x00", "is no UTF-8 text", "at byte 0"),
-    spec("UTF-16", START.encode("utf-16"), "is no UTF-8 text", "at byte 0"),
-    spec("latin-1", "name: s\nabout: Übung\n".encode("latin-1"), "is no UTF-8 text", "at byte 15"),
-    spec("a NUL", b"name: s\x00", "is no YAML", "special characters are not allowed"),
-    spec("a tab", b"name: s\nset:\n\tdata.root: /x\n", "is no YAML", "'\\t' that cannot start any token", "line 3"),
-    spec("cut off", b"name: s\nparts: [{table: 2c", "is no YAML", "expected ',' or '}'"),
+    spec("an image", b"\x89PNG\r\n\x1a\n\x00", "is not UTF-8 text", "at byte 0"),
+    spec("UTF-16", START.encode("utf-16"), "is not UTF-8 text", "at byte 0"),
+    spec("latin-1", "name: s\nabout: Übung\n".encode("latin-1"), "is not UTF-8 text", "at byte 15"),
+    spec("a NUL", b"name: s\x00", "is not valid YAML", "special characters are not allowed"),
+    spec("a tab", b"name: s\nset:\n\tdata.root: /x\n", "not valid YAML", "'\\t' that cannot start any token", "line 3"),
+    spec("cut off", b"name: s\nparts: [{table: 2c", "is not valid YAML", "expected ',' or '}'"),
     spec("two documents", START.encode() + b"---\n" + START.encode(), "expected a single document"),
     spec("an alias of nothing", b"name: *n\n", "found undefined alias", "line 1"),
-    spec("a bomb of lists", BOMB.encode(), "stands for over 1,000,000 characters", "anchors"),
-    spec("a bomb of merged mappings", MERGE_BOMB.encode(), "stands for over 1,000,000 characters"),
-    spec("a bomb of text", TEXT_BOMB.encode(), "stands for over 1,000,000 characters"),
+    spec("a bomb of lists", BOMB.encode(), "has over 1,000,000 characters", "anchors"),
+    spec("a bomb of merged mappings", MERGE_BOMB.encode(), "has over 1,000,000 characters"),
+    spec("a bomb of text", TEXT_BOMB.encode(), "has over 1,000,000 characters"),
     spec("a month 13", b"name: 2026-13-45\n", TAG, "month must be in 1..12"),
     spec("a bool that is none", b"name: !!bool maybe\n", TAG, "maybe"),
     spec("an int that is empty", b'name: !!int ""\n', TAG),
     spec("a date that is none", b"name: !!timestamp soon\n", TAG),
     spec("a float that is none", b"name: !!float x\n", TAG, "could not convert"),
     spec("a number of 5000 digits", f"name: s\nseeds: [{'9' * 5000}]".encode(), TAG, "4300 digits"),
-    spec("a hexadecimal number of 5000 digits", f"name: s\nseeds: [0x{'f' * 5000}]".encode(), "is no plain data"),
+    spec("a hexadecimal number of 5000 digits", f"name: s\nseeds: [0x{'f' * 5000}]".encode(), "is not plain data"),
     spec("no name", b"parts: [{table: 2c}]", "name: is missing"),
     spec("a number as name", b"name: 2\nparts: [{table: 2c}]", "name: Input should be a valid string, got 2"),
     spec("a name with a slash", b"name: a/b\nparts: [{table: 2c}]", "name: String should match", "got 'a/b'"),
@@ -125,14 +125,14 @@ SPECS = [
     spec("an about that rings", b'about: "\\a"\n' + START.encode(), "about: has the character '\\x07'", "plain text"),
     spec("an about that is no text", b"about: 3\n" + START.encode(), "about: Input should be a valid string, got 3"),
     spec("keys that are numbers", b"1: x\n" + START.encode(), "1: no such name", "there are name, about"),
-    spec("no parts", b"name: s", "give parts (tables to fill) or search"),
+    spec("no parts", b"name: s", "give either parts (tables to fill) or search"),
     spec("parts without a list", b"name: s\nparts: {table: 2c}", "parts: Input should be a valid array", "(a list:"),
     spec("a part without a table", b"name: s\nparts: [{}]", "parts.0.table: is missing"),
     spec("a table that is none", b"name: s\nparts: [{table: 2e}]", "parts.0.table: Input should be '1', '2a'", "'2e'"),
     spec("an empty grid", b"name: s\nparts: [{table: 2c, grid: {model.groups: []}}]", "at least 1 item", "got []"),
     spec(
         "a grid of 14,641", f"name: s\nparts: [{{table: 2c, grid: {GRIDS}}}]".encode(),
-        "make 14,641 combinations", "take 10,000 at most",
+        "make 14,641 combinations", "the limit is 10,000",
     ),
     spec("no seeds", b"seeds: []\n" + START.encode(), "seeds: Tuple should have at least 1 item"),
     spec("a seed below 0", b"seeds: [-1]\n" + START.encode(), "seeds.0: Input should be greater than or equal to 0"),
@@ -184,10 +184,10 @@ def test_sweep_files_that_are_none(place: Path, capsys: pytest.CaptureFixture[st
     (place / "folder.yaml").mkdir()
     (place / "loop.yaml").symlink_to("loop.yaml")
     for name, told in (
-        ("nowhere.yaml", "nowhere.yaml can not be read: No such file"),
-        ("folder.yaml", "folder.yaml can not be read: Is a directory"),
-        ("loop.yaml", "loop.yaml can not be read: Too many levels of symbolic links"),
-        ("n\u00f6wh\u00ebre/\u65e5\u672c.yaml", "n\u00f6wh\u00ebre/\u65e5\u672c.yaml can not be read"),
+        ("nowhere.yaml", "nowhere.yaml cannot be read: No such file"),
+        ("folder.yaml", "folder.yaml cannot be read: Is a directory"),
+        ("loop.yaml", "loop.yaml cannot be read: Too many levels of symbolic links"),
+        ("n\u00f6wh\u00ebre/\u65e5\u672c.yaml", "n\u00f6wh\u00ebre/\u65e5\u672c.yaml cannot be read"),
     ):
         check(answer(sweep.main, [place / name, "--plan"], capsys), (told,))
 
@@ -233,7 +233,7 @@ COMMANDS = [
     line("a folder as checkpoint", evaluate.main, "--resume .", "there is no checkpoint at ."),
     line("no sweep file", sweep.main, "", "the following arguments are required: spec"),
     line("a format that is none", report.main, "--formats pdf", "invalid choice: 'pdf'", "latex"),
-    line("a store that is a file", report.main, f"--store {Path(__file__)}", "no sweep's plan was found", "--store"),
+    line("a store that is a file", report.main, f"--store {Path(__file__)}", "found no sweep", "--store"),
 ]  # fmt: skip
 
 
@@ -248,7 +248,7 @@ def test_command_lines(
 @pytest.mark.parametrize(
     ("setting", "words"),
     [
-        named("a list cut off", "seeds=[0", ("seeds=[0 is no YAML",)),
+        named("a list cut off", "seeds=[0", ("seeds=[0 is not valid YAML",)),
         named("a list of nothing", "seeds=[]", ("seeds: Tuple should have at least 1 item",)),
         named("a bool that is none", "data.root=!!bool maybe", (TAG,)),
         named("a part itself", "parts.0=3", ("'parts.0': write parts.N.data.root",)),
@@ -256,7 +256,7 @@ def test_command_lines(
         named("a key of nothing", "=3", ("no such name", "there are name, about")),
         named("no value", "name=", ("name: Input should be a valid string, got None",)),
         named("a name that climbs", "name=../../x", ("name: String should match", "'../../x'")),
-        named("a megabyte", "x" * 1_000_000, ("is no setting; write key=value", "...xxxx")),
+        named("a megabyte", "x" * 1_000_000, ("is not a setting; write key=value", "...xxxx")),
     ],
 )
 def test_settings_over_a_sweep_file(
@@ -285,8 +285,8 @@ def test_commands_of_a_shell(place: Path) -> None:
     for line, told in (
         ("dmf.train --dataset mine --root images", "found none of the known layouts"),
         ("dmf.evaluate --resume s.yaml", "s.yaml is no checkpoint that holds only tensors and numbers"),
-        ("orchestrator.sweep s.yaml --plan", "stands for over 1,000,000 characters"),
-        ("orchestrator.report --output /dev/null/x", "no sweep's plan was found"),
+        ("orchestrator.sweep s.yaml --plan", "has over 1,000,000 characters"),
+        ("orchestrator.report --output /dev/null/x", "found no sweep"),
     ):
         command = [sys.executable, "-m", *line.split()]
         done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(ROOT)})
@@ -871,11 +871,11 @@ STORED = [
     stored("half a training", cut("training.json"), "training.json: damaged", "put a whole file back"),
     stored("an outcome that is none", entries("training.json", lambda record: record | {"outcome": 1}),
         "outcome: Input should be 'finished'", "got 1"),
-    stored("half a plan", cut(PLAN), "no sweep's plan was found", "run one first"),
+    stored("half a plan", cut(PLAN), "found no sweep", "run one first"),
     stored("a plan of unknown tables", entries(PLAN, lambda plan: plan | {
-        "cells": [plan["cells"][0] | {"table": "9"}]}), "no sweep's plan was found"),
+        "cells": [plan["cells"][0] | {"table": "9"}]}), "found no sweep"),
     stored("a plan of an unknown method", entries(PLAN, lambda plan: plan | {
-        "cells": [plan["cells"][0] | {"config": {"model": {"method": "x"}}}]}), "no sweep's plan was found"),
+        "cells": [plan["cells"][0] | {"config": {"model": {"method": "x"}}}]}), "found no sweep"),
 ]  # fmt: skip
 
 

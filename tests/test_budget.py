@@ -1,4 +1,4 @@
-"""Which trials to run: by name, by budget."""
+"""Which trials run: by pattern, by budget."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_durations(text: str, seconds: float) -> None:
 
 @pytest.mark.parametrize("text", ["12", "h", "", "-1h", "1 h", "12 hours", "1e3s", "0h", "infh"])
 def test_other_texts_are_no_durations(text: str) -> None:
-    with pytest.raises(ValueError, match="is no duration; write a number above 0 and one of s, m, h, d"):
+    with pytest.raises(ValueError, match="is not a duration; write a positive number and one of s, m, h, d"):
         parse_duration(text)
 
 
@@ -64,7 +64,7 @@ def test_what_was_started_comes_first() -> None:
 def test_done_costs_nothing_and_unknown_is_refused() -> None:
     costs = hours(2, 1, 3, 1, 4, 1) | {TRIALS[0].key: DONE}
     assert told(within(TRIALS, costs, 3, 1, SEEDS)) == [(1, 7), (64, 7)]
-    with pytest.raises(ValueError, match=f"nothing is known of 1 of 6, such as {TRIALS[2].key}; .* --calibrate"):
+    with pytest.raises(ValueError, match=f"1 of 6 have none, such as {TRIALS[2].key}; .* --calibrate"):
         within(TRIALS, costs | {TRIALS[2].key: UNKNOWN}, 3, 1, SEEDS)
 
 
@@ -88,7 +88,7 @@ def test_a_name_that_nothing_has_is_answered_with_what_there_is() -> None:
     with pytest.raises(ValueError) as error:
         select(TRIALS, NAMES, ["groups=2"])
     message = str(error.value)
-    assert message.startswith("no training is called 'groups=2'; there are ")
+    assert message.startswith("no training matches 'groups=2'; there are ")
     assert all(trial.key in message for trial in TRIALS) and "table 2c, table 2d" in message
     many = [Trial(ExperimentConfig().replace(training__seed=seed), (), ("1",)) for seed in range(12)]
     with pytest.raises(ValueError, match="and 2 more, table 1$"):

@@ -1,4 +1,4 @@
-"""Calibration: real steps on the embedded glyphs, each class in a process of its own."""
+"""Calibration: real steps on the embedded glyphs, each class in its own process."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ TRIALS = [Trial(config, (TEST,)) for config in (CONFIG, CONFIG.replace(training_
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """With TRIALS calibrated."""
+    """A store with TRIALS calibrated."""
     store = tmp_path_factory.mktemp("store")
     said: list[str] = []
     calibrate(TRIALS, Ledger(store), say=said.append)
@@ -76,7 +76,7 @@ def test_what_was_measured_is_measured_again_only_if_asked(store: Path) -> None:
 def test_one_class_that_can_not_be_measured_does_not_stop_the_others(store: Path) -> None:
     nowhere = CONFIG.replace(data__name="mine", data__root="/nowhere")
     other = PIXELS.replace(episodes__shot=2)
-    with pytest.raises(ValueError, match="not everything could be measured:\n.*mine.*: .*/nowhere"):
+    with pytest.raises(ValueError, match="some trainings could not be measured:\n.*mine.*: .*/nowhere"):
         calibrate([Trial(nowhere, ()), Trial(other, ())], Ledger(store), say=lambda line: None)
     assert cost_class(other) in {rates.cost_class for rates in Calibration.of(store).measured}
 

@@ -1,4 +1,4 @@
-"""deploy/: every file is what its own tool accepts, and the commands in it are those that there are."""
+"""deploy/: every tool accepts its file, and the commands in it exist."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ FIELDS = {
     "headGroupSpec": "rayStartParams template",
     "workerGroupSpecs": "groupName replicas minReplicas maxReplicas rayStartParams template",
 }
-"""Of ray.io/v1, as KubeRay 1.6's API reference spells those that the file uses."""
+"""The fields of ray.io/v1 that the file uses, as spelt in KubeRay 1.6's API reference."""
 
 
 def ray_start_lines(text: str) -> list[list[str]]:
@@ -46,7 +46,7 @@ def ray_job() -> dict[str, Any]:
 
 
 def pods() -> dict[str, dict[str, Any]]:
-    """The one container of each kind of pod, with the pod's volumes."""
+    """The only container of each kind of pod, with the pod's volumes."""
     cluster_spec = ray_job()["spec"]["rayClusterSpec"]
     (workers,) = cluster_spec["workerGroupSpecs"]
     found = {}
@@ -108,7 +108,7 @@ def test_the_ray_job_is_this_version_and_trains_on_gpus_beside_a_head_without() 
 
 
 def commands_told(name: str) -> list[str]:
-    """The commands in a file's opening comment, which stands three columns in; a line further in goes on with one."""
+    """The commands in a file's opening comment, indented by three columns; a line indented further continues one."""
     text = (DEPLOY / name).read_text()
     told = re.sub(r" \\\n#       +", " ", text)
     return re.findall(r"^#   (.*)", told, re.MULTILINE)

@@ -1,4 +1,4 @@
-"""What trainings will cost: hand-computed, from records, checkpoints and rates in a store."""
+"""Estimated costs against hand-computed ones, from records, checkpoints and rates in a store."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def a_record(
     validated: tuple[int, ...] = (1, 3, 4),
     **more: Any,
 ) -> TrainingRecord:
-    """By default: epochs of 10 s, 4 s more for a validation; 3 s besides."""
+    """By default: epochs of 10 s, plus 4 s with a validation; 3 s to start."""
     history = tuple(epoch(number, float(s), number in validated) for number, s in enumerate(seconds, 1))
     fields: dict[str, Any] = {"outcome": "finished", "parameters": 1000, "seconds": sum(seconds) + 3.0} | more
     return TrainingRecord(
@@ -84,7 +84,7 @@ def cost_of(ledger: Ledger, config: ExperimentConfig, calibration: Calibration =
 
 @pytest.fixture
 def ledger(tmp_path: Path) -> Ledger:
-    """With CONFIG trained, and tested in 6 s."""
+    """A store with CONFIG trained, and tested in 6 s."""
     found = Ledger(tmp_path)
     found.write_training(a_record())
     found.write_evaluation(an_evaluation(CONFIG, 6.0))
@@ -183,7 +183,7 @@ def test_a_record_that_can_not_be_read_is_left_out(ledger: Ledger, caplog: pytes
     broken.parent.mkdir()
     broken.write_text('{"key": 1}')
     assert cost_of(ledger, LATER).source == "records"
-    assert f"estimates do without {broken.parent}" in caplog.text
+    assert f"estimates leave out {broken.parent}" in caplog.text
 
 
 def test_a_calibration_is_taken_where_no_record_is_and_gives_memory(tmp_path: Path) -> None:
@@ -215,7 +215,7 @@ def test_a_calibration_is_taken_where_no_record_is_and_gives_memory(tmp_path: Pa
 
 
 def test_images_drawn_again_are_forwarded_once() -> None:
-    """1,600 draws of 1,600 images find all but 1/e of them; of unknown many all are taken to differ."""
+    """1,600 draws of 1,600 images find all but 1/e of them; if the number is unknown, all count as different."""
     validation = EvaluationConfig(split="val", episodes=20, shot=1)
     assert distinct_images(validation, {"val": 1600}) == pytest.approx(1600 * (1 - 1 / 2.718281828), rel=1e-6)
     assert distinct_images(validation, {}) == 1600
@@ -251,8 +251,8 @@ def test_totals_leave_out_what_is_unknown_and_say_so() -> None:
     assert summed.makespan == (120.0, 60.0, 240.0)
     first, sources, unknown = told(costs, 2)
     assert first == "estimated: 3 min (2 min to 5 min) of computing, 2 min (60 s to 4 min) with 2 at a time"
-    assert sources == "  1 training from records of their kind, 1 training scaled by FLOPs from others"
-    assert unknown == "unknown: what 1 of 3 trainings take; --calibrate measures it"
+    assert sources == "  1 training from records of the same kind, 1 training from others, scaled by FLOPs"
+    assert unknown == "unknown: the cost of 1 of 3 trainings; --calibrate measures it"
 
 
 def test_estimates_are_compared_with_what_it_took(ledger: Ledger) -> None:
@@ -265,9 +265,9 @@ def test_estimates_are_compared_with_what_it_took(ledger: Ledger) -> None:
         never.key: Cost(5.0, 5.0, 5.0, None, "records"),
     }
     lines = compare(before, ledger).splitlines()
-    assert [line.split()[0] for line in lines] == ["trainings", "groups=64", "groups=16", "together"]
+    assert [line.split()[0] for line in lines] == ["trainings", "groups=64", "groups=16", "total"]
     assert [line.split()[-1] for line in lines[1:]] == ["0.50", "0.50", "0.50"]  # 61 / 122, 45 / 90, 106 / 212
-    assert compare({never.key: before[never.key]}, ledger) == "no training whose time was estimated has ended"
+    assert compare({never.key: before[never.key]}, ledger) == "no training with an estimate has ended"
 
 
 @pytest.mark.parametrize(
@@ -298,9 +298,9 @@ def test_what_does_not_fit_is_told(tmp_path: Path) -> None:
     (device,) = shortages(on_gpu, costs, Resources(gpu=0.5), gpu, tmp_path)
     assert device.startswith("a training takes up to 6.0 GB of GPU memory, resources.gpu=0.5 leaves it 4.0 GB")
     needy = shortages(trials, costs, Resources(cpu=3.0), Machine(2, 16 * 10**9), tmp_path)
-    assert needy[0].startswith("a trial asks for 3 CPUs, this machine has 2; make resources.cpu smaller, or start")
+    assert needy[0].startswith("a trial asks for 3 CPUs, this machine has 2; reduce resources.cpu, or start")
     (greedy,) = shortages(on_gpu, costs, Resources(gpu=2.0), Machine(2, 16 * 10**9, (8 * 10**9,)), tmp_path)
-    assert greedy.startswith("a trial asks for 2 GPUs, this machine has 1; make resources.gpu smaller, or start")
+    assert greedy.startswith("a trial asks for 2 GPUs, this machine has 1; reduce resources.gpu, or start")
     million = [Trial(ExperimentConfig(), ())] * 10**6
     unknown = {ExperimentConfig().key: UNKNOWN}
     (disk,) = shortages(million, unknown, Resources(), Machine(2, 10**9), tmp_path / "not" / "there")
@@ -313,7 +313,7 @@ def test_what_does_not_fit_is_told(tmp_path: Path) -> None:
 def test_the_disk_that_a_sweep_takes_by_hand(
     keep_weights: bool, copies: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Three trainings, two at a time: kept weights, and for each that runs two checkpoints of weights and momenta."""
+    """Three trainings, two at a time: kept weights, and two checkpoints of weights and momenta per running one."""
     trials = [Trial(CONFIG.replace(training__seed=seed), ()) for seed in range(3)]
     costs = {trial.key: UNKNOWN for trial in trials}
     needed = copies * 4 * parameters(CONFIG)

@@ -1,4 +1,4 @@
-"""Errors of a trial by kind, and what follows from each."""
+"""Kinds of errors of a trial, and what follows from each."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ IN_A_SMALL_DISK = 'mount -t tmpfs -o size=6m tmpfs "$1" && exec "$2" -c "$3" "$1
 
 @pytest.mark.parametrize("left", [0, 65536], ids=["nothing", "room for a record, not for a checkpoint"])
 def test_a_full_disk_leaves_nothing_half_written_and_the_training_goes_on(left: int, tmp_path: Path) -> None:
-    """On a real file system of 6 MB, mounted in a namespace of its own."""
+    """On a real file system of 6 MB, mounted in its own namespace."""
     (tmp_path / "disk").mkdir()
     inside = ["sh", "-c", IN_A_SMALL_DISK, "sh", str(tmp_path / "disk"), sys.executable, FULL_DISK]
     isolated = ["unshare", "--mount", *(["--user", "--map-root-user"] if os.getuid() else [])]

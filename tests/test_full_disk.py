@@ -1,4 +1,4 @@
-"""A whole sweep on a disk that has no room for a checkpoint, and then has: a real small file system."""
+"""A whole sweep on a small real file system that at first has no room for a checkpoint, and later has."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ mount -t tmpfs -o remount,size=64m tmpfs runs/trainings
 mkdir ended
 cp -a runs/trainings runs/mlflow.db ended
 """
-"""Copies to `stopped` and `ended` what is there after the first start and after the second, which has more room."""
+"""Copies the store to `stopped` after the first start, and to `ended` after the second, which has more room."""
 
 
 def in_a_namespace(folder: Path) -> list[str]:
-    """What commands begin with that mount file systems for themselves alone; tried at `folder`."""
+    """The prefix for commands that mount private file systems; checked at `folder`."""
     isolated = ["unshare", "--mount", *(["--user", "--map-root-user"] if os.getuid() else [])]
     try:
         done = subprocess.run(
@@ -59,8 +59,8 @@ def test_a_sweep_stops_at_a_full_disk_and_goes_on_when_there_is_room(tmp_path: P
     undisturbed = Ledger(tmp_path / "undisturbed")
     folder = undisturbed.folder(trial.key)
     run_trial(trial.config, trial.evaluations, undisturbed.store, lambda epoch: sizes.append(sizes_of(folder)))
-    # Room for the first epoch's files and half of the second's checkpoint, which is written beside the first's; what
-    # is left then is many times a record.
+    # Room for the first epoch's files and half of the second's checkpoint, which is written beside the first's; the
+    # rest is many times the size of a record.
     room = sizes[0][LAST] + sizes[0][BEST] + sizes[0][LAST] // 2
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     command = [*isolated, "sh", "-c", ON_A_SMALL_DISK, "sh", sys.executable, str(room)]
@@ -71,7 +71,7 @@ def test_a_sweep_stops_at_a_full_disk_and_goes_on_when_there_is_room(tmp_path: P
 
     assert (tmp_path / "stopped" / "status").read_text() == "1\n", said
     assert "stopped: no room on a disk (" in said, said
-    assert "make room; go on with the same command: python -m orchestrator.sweep tiny.yaml" in said
+    assert "make room; continue with the same command: python -m orchestrator.sweep tiny.yaml" in said
     stopped = Ledger(tmp_path / "stopped")
     left = stopped.folder(trial.key)
     assert not list(left.glob(".*.*")), "files are left that were to be renamed"

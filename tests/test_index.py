@@ -1,4 +1,4 @@
-"""The index beside the records: it saves reading them and never says anything else than they do."""
+"""The index of the records: it saves reading them, and always agrees with them."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ ROOT = Path(__file__).resolve().parents[1]
 CONFIG = ExperimentConfig()
 TEST = EvaluationConfig(episodes=4, shot=1)
 LONG_AGO = 10**18
-"""Nanoseconds of a time of change; a file's that is older than `SETTLED_NS` gets a row."""
+"""A modification time in nanoseconds; a file older than `SETTLED_NS` gets a row."""
 TRAINING = f"trainings/{CONFIG.key}/training.json"
 EVALUATION = f"trainings/{CONFIG.key}/evaluations/{TEST.key}.json"
 
@@ -85,7 +85,7 @@ def rows(store: Path) -> set[str]:
 
 
 def unreadable(store: Path) -> None:
-    """Other contents under the same size and time: who reads a file now is found out."""
+    """Other contents with the same size and time: shows whether a file is read again."""
     for name in (TRAINING, EVALUATION):
         path = store / name
         path.write_bytes(b"?" * path.stat().st_size)
@@ -128,7 +128,7 @@ def test_a_file_of_another_size_is_read_again(ledger: Ledger) -> None:
 
 
 def test_what_has_just_been_written_gets_no_row(ledger: Ledger) -> None:
-    """On a file system that counts whole seconds the second of two would have the first's time and size."""
+    """On a file system that counts in seconds, the second of two files could have the first's time and size."""
     now_ns = time.time_ns() // 10**9 * 10**9
     for accuracies in ((0.6, 0.2, 0.4, 1 / 3), (0.2, 0.6, 0.4, 1 / 3)):
         write(ledger.store / EVALUATION, evaluated(accuracies), now_ns)
@@ -219,7 +219,7 @@ def test_many_rows_are_read_at_once_and_say_the_same(ledger: Ledger, monkeypatch
 
 @contextlib.contextmanager
 def unprivileged() -> Iterator[None]:
-    """Without root's right to write everywhere."""
+    """Run without root's right to write everywhere."""
     if os.geteuid():
         yield
         return

@@ -1,4 +1,4 @@
-"""What ends a sweep early: signals that this process gets, reasons of its own, and a whole sweep that is stopped."""
+"""Early ends of a sweep: signals to this process, other reasons to stop, and a whole sweep that is stopped."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ def handlers() -> dict[signal.Signals, object]:
 
 
 def unheard(number: int, frame: object) -> None:
-    """The handler before: a signal that gets here would have ended a process."""
+    """The previous handler: a signal that arrives here would have ended the process."""
     raise AssertionError(f"nobody took {signal.Signals(number).name}")
 
 
 @pytest.fixture(autouse=True)
 def _unheard() -> Iterator[None]:
-    """No signal is ignored, here or in what is started, though whoever started the tests (nohup, `&`) ignores some."""
+    """Ignore no signal, here or in child processes, even if the tests were started with some ignored (nohup, `&`)."""
     before = handlers()
     try:
         for number in NUMBERS:
@@ -43,7 +43,7 @@ def _unheard() -> Iterator[None]:
 
 
 def kill(number: int) -> None:
-    """Have this process get a signal; its handler has run when this returns."""
+    """Send this process a signal; its handler has run when this returns."""
     os.kill(os.getpid(), number)
 
 
@@ -130,12 +130,12 @@ def test_at_the_end_of_its_budget_a_sweep_stops() -> None:
     signals = Signals()
     signals.check()
     signals.deadline = time.monotonic() - 1
-    with pytest.raises(Stopped, match="the budget of time is used up"):
+    with pytest.raises(Stopped, match="the time budget is used up"):
         signals.check()
 
 
 def until_mlflow_shows(site: Site, process: subprocess.Popen[bytes], key: str) -> None:
-    """Wait until a training's run is there: a sweep that is stopped before makes none."""
+    """Wait until a training's run exists: a sweep stopped earlier makes none."""
     deadline = time.monotonic() + START_SECONDS
     while key not in site.statuses():
         assert process.poll() is None and time.monotonic() < deadline, site.said
@@ -165,7 +165,7 @@ def test_a_sweep_under_ray_that_gets_a_signal_says_how_to_go_on_and_goes_on(numb
         process.kill()
         process.wait()
     name = signal.Signals(number).name
-    assert f"stopped by {name}; go on with the same command: python -m orchestrator.sweep tiny.yaml" in site.said
+    assert f"stopped by {name}; continue with the same command: python -m orchestrator.sweep tiny.yaml" in site.said
     assert site.states() == ["started"]
     assert site.statuses() == {"tiny": "KILLED", trial.key: "KILLED"}
     before = site.history(trial.key)

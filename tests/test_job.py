@@ -1,4 +1,4 @@
-"""A job: how it crosses to a worker, and its second try when memory runs out."""
+"""A job: how it is sent to a worker, and its second try when memory runs out."""
 
 from __future__ import annotations
 

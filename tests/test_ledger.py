@@ -1,4 +1,4 @@
-"""The store: records that are true whenever a process dies, and one driver at a time."""
+"""The store: consistent whenever a process dies, with one driver at a time."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_a_plan_that_can_not_be_read_is_left_out(tmp_path: Path, caplog: pytest.
     old.parent.mkdir()
     old.write_text('{"name": "old", "cels": []}')
     assert ledger.plans() == {"s": plan}
-    assert f"{old} can not be read" in caplog.text
+    assert f"{old} cannot be read" in caplog.text
     with pytest.raises(ValueError, match="cels"):
         ledger.plan("old")
 

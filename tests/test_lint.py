@@ -1,4 +1,4 @@
-"""Doubts about sweep files, and the canary, which trains one step of real models."""
+"""Warnings about sweep files, and the canary, which trains one step of real models."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_a_row_that_differs_in_more_than_its_table_says() -> None:
     (told,) = doubts({"table": "2c", "trials": trials})
     assert told == (
         "table 2c: row groups 64 differs from its baseline groups 1 not only in model.groups but also in "
-        "training.learning_rate=0.1 (there 0.35)"
+        "training.learning_rate=0.1 (baseline: 0.35)"
     )
 
 
@@ -58,7 +58,7 @@ def test_a_row_is_held_to_the_baseline_most_like_it() -> None:
 
 
 def test_what_one_of_two_rows_does_not_read_is_no_difference() -> None:
-    """Without alignment, the baseline of 2d, no number of groups is read."""
+    """Without alignment, as in the baseline of 2d, the number of groups is not read."""
     trials = [{"model.alignment": 0}, {"model.alignment": 1, "model.groups": 160}]
     assert doubts({"table": "2d", "trials": trials}) == ()
 
@@ -110,12 +110,12 @@ def test_of_the_sweeps_own_settings_too() -> None:
 def test_cells_asked_for_twice_and_cells_that_are_one() -> None:
     part = {"table": "2c", "grid": {"model.groups": [1]}}
     (twice,) = doubts(part, part)
-    assert twice == "table 2c: parts.0 and parts.1: a cell is asked for twice (model.groups=1); it is there once"
+    assert twice == "table 2c: parts.0 and parts.1: a cell is asked for twice (model.groups=1); it is run once"
     assert doubts(part, {**part, "table": "2d", "set": {"model.alignment": 0}, "grid": {}}) == ()
     solvers = {"model.alignment": [0, 1], "model.solver": ["rk4", "exact"]}
     assert doubts({"table": "2d", "grid": solvers})[-2:] == (
-        "table 2d: parts.0: model.solver=rk4 and exact are one training, since model.alignment=0 reads no solver",
-        "table 2d: parts.0: model.solver=rk4 and exact are one training, since model.alignment=1 reads no solver",
+        "table 2d: parts.0: model.solver=rk4 and exact are the same training, since model.alignment=0 reads no solver",
+        "table 2d: parts.0: model.solver=rk4 and exact are the same training, since model.alignment=1 reads no solver",
     )
 
 
@@ -144,12 +144,12 @@ def test_a_canary_finds_switches_that_do_nothing(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr("dmf.methods.dmf.model.DMF", ProtoNet)
     assert canary(tables(), say=lambda line: None) == (
         (
-            "table 2a: this switch changes nothing: with dynamic sampling gives the outputs of without dynamic "
-            "sampling bit for bit after one training step"
+            "table 2a: this switch changes nothing: after one training step, with dynamic sampling has the same "
+            "outputs as without dynamic sampling, bit for bit"
         ),
         (
-            "table 2d: this switch changes nothing: alignments ODE gives the outputs of alignments 0 bit for bit after "
-            "one training step"
+            "table 2d: this switch changes nothing: after one training step, alignments ODE has the same outputs as "
+            "alignments 0, bit for bit"
         ),
     )
 

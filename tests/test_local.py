@@ -1,4 +1,4 @@
-"""Trials in this process: what they tell, what a fault of the machine, a signal and a broken watcher do to them."""
+"""Trials in this process: their reports, and the effect of a machine fault, a signal and a broken watcher."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ TRIAL = Trial(CONFIG, (TEST,))
 
 
 class Told:
-    """A watcher that notes what it hears."""
+    """A watcher that records its calls."""
 
     def __init__(self) -> None:
         self.heard: list[str] = []
@@ -70,7 +70,7 @@ def test_a_trial_tells_its_epochs_and_leaves_the_records_of_run_trial(tmp_path: 
 
 @pytest.fixture
 def away(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
-    """A file system that answers EIO as often as the number in the list says."""
+    """A file system that fails with EIO as often as the number in the list says."""
     left = [0]
 
     def opened(*arguments: object) -> DataSet:
@@ -146,7 +146,7 @@ def test_a_signal_ends_a_sweep_within_an_epoch_and_it_goes_on(
 
     threading.Thread(target=interrupt).start()
     assert main(["tiny.yaml", "--executor", "local"]) == 128 + signal.SIGINT
-    assert "stopped by SIGINT; go on with the same command: " in capsys.readouterr().err
+    assert "stopped by SIGINT; continue with the same command: " in capsys.readouterr().err
     assert not list(tmp_path.glob(f"runs/trainings/*/{LAST}"))
 
 
@@ -165,8 +165,8 @@ def test_it_does_without_ray(tmp_path: Path) -> None:
     ("arguments", "told"),
     [
         (["look.yaml"], "--executor local: look is a search, which needs Ray Tune"),
-        (["tiny.yaml", "--address", "auto"], "--address: of a running Ray, and --executor local starts none"),
-        (["tiny.yaml", "--trial-timeout", "5m"], "--trial-timeout: ends the process of a trial that hangs"),
+        (["tiny.yaml", "--address", "auto"], "--address names a running Ray, but --executor local uses none"),
+        (["tiny.yaml", "--trial-timeout", "5m"], "--trial-timeout ends the process of a trial that hangs"),
         (["tiny.yaml", "--plan"], "--executor: --plan and --calibrate run no trials"),
         (["tiny.yaml", "--calibrate"], "--executor: --plan and --calibrate run no trials"),
     ],

@@ -1,4 +1,4 @@
-"""Sweeps over several Ray nodes, each with an address of its own, one of which is lost while it trains."""
+"""Sweeps over several Ray nodes, each with its own address, one of which is lost while it trains."""
 
 from __future__ import annotations
 
@@ -42,15 +42,15 @@ CLUSTER = {
     "RAY_grpc_client_keepalive_time_ms": "5000",
     "RAY_grpc_client_keepalive_timeout_ms": "5000",
 }
-"""So that the head gives up a node that is silent, and a node its head, after some 20 s, which takes minutes else."""
+"""Makes the head give up a silent node, and a node its head, after some 20 s instead of minutes."""
 STARTS = 4
-"""Of a node: Ray gives up one that does not run after 30 s, as on a machine that does other things."""
+"""Gives a node time to start: on a busy machine, Ray would give up after 30 s."""
 EPOCHS_BEFORE = 3
-"""That a training has behind it when its node is lost."""
+"""Epochs that a training has done when its node is lost."""
 
 
 class Node:
-    """`ray start` on an address, with everything that it starts; `within` is what commands of its host begin with."""
+    """`ray start` on an address, with all its processes; `within` is the prefix for commands on its host."""
 
     def __init__(self, folder: Path, address: str, *options: str, within: tuple[str, ...] = ()) -> None:
         ray = [sys.executable, "-m", "ray.scripts.scripts", "start", "--block", f"--node-ip-address={address}"]
@@ -79,17 +79,17 @@ class Node:
         return {key for pid in descendants(self.process) for key in trainings_of(pid)}
 
     def kill(self) -> None:
-        """Everything at once, as a machine that loses its power."""
+        """SIGKILL everything at once, as a power cut does."""
         for pid in [*descendants(self.process), self.process.pid]:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         with contextlib.suppress(ProcessLookupError):
-            os.killpg(self.process.pid, signal.SIGKILL)  # what a start that failed has left without a parent
+            os.killpg(self.process.pid, signal.SIGKILL)  # orphans of a failed start
         self.process.wait()
 
 
 class Nodes:
-    """A head, and workers that joined it."""
+    """A head and the workers that joined it."""
 
     def __init__(self, folder: Path, head: str, within: tuple[str, ...] = ()) -> None:
         self.folder, self.temporary = folder, tempfile.mkdtemp(prefix="ray-")  # Ray's sockets need a short path
@@ -108,7 +108,7 @@ class Nodes:
 
 
 class SiteOnNodes(Site):
-    """Whose sweeps run on a cluster; `within` is what commands of the driver's host begin with."""
+    """A site whose sweeps run on a cluster; `within` is the prefix for commands on the driver's host."""
 
     def __init__(self, folder: Path, address: str, within: tuple[str, ...] = (), spec: str = SPEC) -> None:
         super().__init__(folder, spec)
@@ -129,7 +129,7 @@ def _cluster(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def nodes(tmp_path: Path) -> Iterator[Nodes]:
-    """Three on this machine."""
+    """Three nodes on this machine."""
     nodes = Nodes(tmp_path, "127.0.0.10")
     try:
         for number in (11, 12):
@@ -140,7 +140,7 @@ def nodes(tmp_path: Path) -> Iterator[Nodes]:
 
 
 def sweep_that_loses(site: Site, workers: list[Node], lose: Callable[[Node], None]) -> tuple[str, list[dict]]:
-    """Run a sweep to its end, of `workers` losing one that is in the middle of a training: its key and epochs then."""
+    """Run a sweep to its end and kill one of `workers` in the middle of a training; return its key and epochs then."""
     process = site.start()
     try:
         deadline = time.monotonic() + START_SECONDS
@@ -160,8 +160,8 @@ def sweep_that_loses(site: Site, workers: list[Node], lose: Callable[[Node], Non
 
 
 def assert_nothing_was_lost(site: Site, key: str, before: list[dict], folder: Path) -> None:
-    """Every record is there and as of a sweep that lost nothing; the training `key` went on after its `before`."""
-    assert "lost its process, goes on from its checkpoint" in site.said
+    """Check that all records equal those of a sweep that lost nothing, and that `key` continued after `before`."""
+    assert "lost its process, continues from its checkpoint" in site.said
     assert sorted(site.states()) == ["diverged", "done", "done"]
     site.assert_went_on(key, before)
     site.assert_learnt_as_in(folder, *site.trials())
@@ -186,7 +186,7 @@ def ip(*arguments: str) -> None:
 
 @pytest.fixture
 def hosts() -> Iterator[dict[str, tuple[str, ...]]]:
-    """Two hosts with a cable between them, as network namespaces: by address, what commands there begin with."""
+    """Two connected hosts as network namespaces: address -> prefix for commands there."""
     if shutil.which("ip") is None:
         pytest.skip("there is no command ip (package iproute2) to make network namespaces with")
     token = secrets.token_hex(3)
@@ -234,7 +234,7 @@ TWO_AND_ONE_WITHOUT_IMAGES = """
 
 @pytest.fixture
 def shared_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """In an object store that every process from now on may use, with a folder of its own as this machine's cache."""
+    """A store in an object store that every later process may use, with its own cache folder for this machine."""
     for name, value in {**ENVIRONMENT, "DMF_CACHE": str(tmp_path / "cache")}.items():
         monkeypatch.setenv(name, value)
     with s3_server(tmp_path) as port:

@@ -1,4 +1,4 @@
-"""What a sweep comes to: cells, distinct trainings, evaluations."""
+"""The plan of a sweep: cells, distinct trainings, evaluations."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def test_labels_name_what_differs() -> None:
 
 
 def test_ten_thousand_trainings_are_planned_as_few_are() -> None:
-    """The thirteenth of 10,000 learning rates and of 125 seeds is the training that it is alone."""
+    """The thirteenth of 10,000 learning rates and of 125 seeds is the same training as on its own."""
     rates = [round(0.01 + number / 10_000, 6) for number in range(10_000)]
     many = planned(parts=[{"table": "2c", "grid": {"training.learning_rate": rates}}]).trials()
     alone = planned(parts=[{"table": "2c", "set": {"training.learning_rate": rates[12]}}]).trials()
@@ -98,7 +98,7 @@ def test_ten_thousand_trainings_are_planned_as_few_are() -> None:
     assert many[12] == alone[0] and many[12].key == alone[0].key
     grid = {"model.groups": [1, 64, 160, 320], "model.alignment": [0, 1, 2, 3, "ode"], "episodes.shot": [1, 5]}
     seeded = planned(seeds=list(range(125)), parts=[{"table": "2c", "grid": grid}]).trials()
-    assert len(seeded) == (4 * 4 + 1) * 2 * 125  # without alignment no number of groups is read
+    assert len(seeded) == (4 * 4 + 1) * 2 * 125  # without alignment the number of groups is not read
     only = {"model.groups": 160, "model.alignment": 3, "episodes.shot": 5}
     (twelfth,) = planned(seeds=[12], parts=[{"table": "2c", "set": only}]).trials()
     assert twelfth in seeded

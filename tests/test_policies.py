@@ -1,4 +1,4 @@
-"""What a sweep does about failures, divergence, stale records and options: real sweeps on the embedded glyphs."""
+"""How a sweep treats failures, divergence, stale records and options: real sweeps on the embedded glyphs."""
 
 from __future__ import annotations
 
@@ -21,7 +21,10 @@ ONE = tiny_sweep("tiny", "one training", "  - table: 2c\n", epochs=2)
 def test_fail_fast_stops_at_the_first_failure_and_nothing_else_is_lost(tmp_path: Path) -> None:
     site = Site(tmp_path, ONE.replace("parts:\n", f"parts:\n{BROKEN}"))
     assert site.run("fail_fast=true") == 1, site.said
-    assert "stopped: fail_fast, and a trial failed: " in site.said and "go on with the same command: " in site.said
+    assert (
+        "stopped: fail_fast is set, and a trial failed: " in site.said
+        and "continue with the same command: " in site.said
+    )
     assert site.states() == ["failed", "missing"]
     failed, _ = site.trials()
     assert site.statuses() == {"tiny": "KILLED", failed.key: "FAILED"}
@@ -35,7 +38,7 @@ def test_what_failed_by_its_own_fault_is_left_until_it_is_asked_for(tmp_path: Pa
         (("--retry-failed",), "1 to run"),
     ):
         assert site.run(*arguments) == 1, site.said
-        assert to_run in site.said and "try them again with --retry-failed" in site.said
+        assert to_run in site.said and "retry them with --retry-failed" in site.said
     assert site.states() == ["done", "failed"]
 
 
@@ -100,7 +103,7 @@ def test_what_diverged_is_trained_anew_only_when_it_is_asked_for(tmp_path: Path)
 def test_a_part_of_a_sweep_and_what_fits_a_budget(tmp_path: Path) -> None:
     site = Site(tmp_path, ONE + "    grid: {model.groups: [1, 64]}\n")
     assert site.run("--only", "groups=2") == 2
-    assert "no training is called 'groups=2'; there are " in site.said
+    assert "no training matches 'groups=2'; there are " in site.said
     assert site.run("--budget", "1h") == 2
     assert "measure them with --calibrate" in site.said
     assert site.run("--only", "groups=1") == 0, site.said
@@ -108,9 +111,7 @@ def test_a_part_of_a_sweep_and_what_fits_a_budget(tmp_path: Path) -> None:
     assert site.run("--budget", "0.001s") == 2
     assert "--budget: no training ends within 0 s, the shortest takes " in site.said
     assert site.run("--budget", "1h") == 0, site.said
-    assert (
-        "of 1 trainings 1 end within 1 h 0 min, as far as is known" in site.said and "actual / estimated" in site.said
-    )
+    assert "1 of 1 trainings should end within 1 h 0 min" in site.said and "actual / estimated" in site.said
     assert site.states() == ["done", "done"]
 
     first, second = site.trials()
@@ -132,10 +133,10 @@ def test_a_part_of_a_sweep_and_what_fits_a_budget(tmp_path: Path) -> None:
     [
         (
             ["look.yaml", "--only", "groups=1", "--budget", "1h"],
-            "--only, --budget: for sweeps with parts, and look is",
+            "--only, --budget: only for sweeps with parts, but look is",
         ),
-        (["look.yaml", "--calibrate"], "--calibrate: for sweeps with parts"),
-        (["tiny.yaml", "--again"], "--again says that --calibrate measures anew; give both"),
+        (["look.yaml", "--calibrate"], "--calibrate: only for sweeps with parts"),
+        (["tiny.yaml", "--again"], "--again makes --calibrate measure again; give both"),
     ],
 )
 def test_an_option_that_nothing_would_read_is_refused(

@@ -1,4 +1,4 @@
-"""A sweep that writes to MLflow's server on PostgreSQL, as processes, and what is left of an outage midway: nothing."""
+"""A sweep that writes to MLflow's server on PostgreSQL, as processes: an outage midway leaves no trace."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def server(database: Postgres, tmp_path_factory: pytest.TempPathFactory) -> Iter
 
 
 class Sweep:
-    """A sweep's command, its store and what MLflow's REST API says of it."""
+    """A sweep's command, its store, and its runs in MLflow's REST API."""
 
     def __init__(self, folder: Path, uri: str) -> None:
         self.folder, self.uri, self.ledger = folder, uri, Ledger(folder / "runs")
@@ -70,7 +70,7 @@ class Sweep:
             )
 
     def epochs(self) -> int:
-        """Epochs whose end is on disk, of all trainings; that of one that has ended meanwhile counts as all."""
+        """Epochs on disk, over all trainings; one that has ended counts with all its epochs."""
         done = 0
         for trial in self.trials:
             try:
@@ -81,7 +81,7 @@ class Sweep:
         return done
 
     def until_epochs(self, process: subprocess.Popen[bytes], number: int) -> None:
-        """Wait until so many have ended."""
+        """Wait until this many epochs have ended."""
         deadline = time.monotonic() + WAIT_SECONDS
         while self.epochs() < number:
             assert process.poll() is None and time.monotonic() < deadline, self.output.read_text()
@@ -114,7 +114,7 @@ def sweep(server: MLflowServer, tmp_path: Path) -> Sweep:
 
 @contextlib.contextmanager
 def stopped(processes: list[int]) -> Iterator[None]:
-    """Processes do nothing meanwhile."""
+    """Suspend processes inside the block."""
     assert processes
     for process in processes:
         os.kill(process, signal.SIGSTOP)
@@ -126,7 +126,7 @@ def stopped(processes: list[int]) -> Iterator[None]:
 
 
 def in_mlflow(epoch: Epoch) -> dict[str, float]:
-    """What the run of a training is to have of an epoch."""
+    """The metrics that a training's run should have for an epoch."""
     values = {"loss": epoch.loss, "learning_rate": epoch.learning_rate, "epoch_seconds": epoch.seconds}
     values |= {f"loss_{name}": value for name, value in epoch.losses.items()}
     accuracy = epoch.validation_accuracy
@@ -134,7 +134,7 @@ def in_mlflow(epoch: Epoch) -> dict[str, float]:
 
 
 def curves(record: TrainingRecord) -> dict[str, list[tuple[int, float]]]:
-    """By metric, every point that a record's history has."""
+    """Every point of a record's history, by metric."""
     found: dict[str, list[tuple[int, float]]] = {}
     for epoch in record.history:
         for name, value in in_mlflow(epoch).items():

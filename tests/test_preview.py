@@ -1,4 +1,4 @@
-"""Look before paying: a sweep's estimates and doubts, before a real training of it and after."""
+"""A sweep's preview: its estimates and warnings, before and after a real training."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ PLANNED = plan(SPEC)
 
 def test_of_an_empty_store_it_is_said_how_to_know_more(tmp_path: Path) -> None:
     seen = preview(SPEC, PLANNED, Ledger(tmp_path))
-    assert seen.lines == ("unknown: what 4 of 4 trainings take; --calibrate measures it",)
+    assert seen.lines == ("unknown: the cost of 4 of 4 trainings; --calibrate measures it",)
     (doubt,) = seen.warnings
     assert doubt.startswith("table 2c: its baseline groups 1 is not planned")
     assert {seen.of(trial.key) for trial in PLANNED.trials()} == {""}
@@ -49,7 +49,7 @@ def test_of_an_empty_store_it_is_said_how_to_know_more(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def ledger(tmp_path_factory: pytest.TempPathFactory) -> Ledger:
-    """With the first of the four trainings trained and tested."""
+    """A store with the first of the four trainings trained and tested."""
     ledger = Ledger(tmp_path_factory.mktemp("store"))
     first = PLANNED.trials()[0]
     run_trial(first.config, first.evaluations, ledger.store)
@@ -63,7 +63,7 @@ def test_one_training_tells_of_the_others(ledger: Ledger) -> None:
     assert (seen.costs[same.key].seconds or 0) > 0 and seen.of(same.key).startswith("about ")
     assert seen.of(done.key) == ""
     assert seen.lines[0].startswith("estimated: ") and f"with {seen.at_a_time} at a time" in seen.lines[0]
-    assert seen.lines[1:] == ("  1 training from records of their kind, 2 trainings scaled by FLOPs from others",)
+    assert seen.lines[1:] == ("  1 training from records of the same kind, 2 trainings from others, scaled by FLOPs",)
 
 
 def test_estimates_are_held_to_what_it_took(ledger: Ledger) -> None:

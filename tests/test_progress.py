@@ -1,4 +1,4 @@
-"""Sums that the progress display keeps while events come, against the same taken over all its rows."""
+"""The progress display's running sums, against sums over all its rows."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""What only Ray shows, on real sweeps of the embedded glyphs: workers that die and hang, a node that dies, a port.
+"""What only Ray can show, on real sweeps of the embedded glyphs: workers that die or hang, a node that dies, a port.
 
-One sweep serves most tests. It has a training whose worker is killed, one whose images do not answer, one that diverges
-and one without images.
+One sweep serves most tests. It has a training whose worker is killed, one whose images hang, one that diverges and one
+without images.
 """
 
 from __future__ import annotations
@@ -53,23 +53,23 @@ LONG = tiny_sweep("tiny", "one training that takes a while", "  - table: 2c\n", 
 
 @dataclass
 class Swept:
-    """A sweep that has ended, and what was seen while it ran."""
+    """An ended sweep, and what was observed while it ran."""
 
     site: Site
     marker: Path
-    """While it is there, images do not answer."""
+    """While this file exists, reading images hangs."""
     status: int
     other_status: int
-    """Of a second driver, whose output follows."""
+    """The exit status of a second driver; its output follows."""
     other_said: str
     driver: int
     addresses: set[str]
     operators: set[str]
     """Paths of the compiled operator that workers have in memory."""
     before: list[dict[str, Any]]
-    """Epochs that a training had behind it when its worker was killed."""
+    """Epochs that a training had done when its worker was killed."""
     left: list[int]
-    """Workers that outlive the driver."""
+    """Workers that outlived the driver."""
 
     @property
     def trials(self) -> tuple[Trial, ...]:
@@ -139,14 +139,14 @@ def test_failures_of_some_stop_no_others(swept: Swept) -> None:
 
 def test_a_training_whose_worker_is_killed_goes_on_from_its_checkpoint(swept: Swept, tmp_path: Path) -> None:
     killed = swept.trials[0]
-    assert "lost its process, goes on from its checkpoint" in swept.site.said
+    assert "lost its process, continues from its checkpoint" in swept.site.said
     swept.site.assert_went_on(killed.key, swept.before)
     swept.site.assert_learnt_as_in(tmp_path / "undisturbed", killed)
 
 
 def test_a_trial_that_hangs_is_ended_and_its_stacks_are_kept(swept: Swept) -> None:
     hanging, site = swept.trials[1], swept.site
-    assert "gave no sign of life and was ended (its stacks are in its log)" in site.said
+    assert "showed no sign of life and was ended (its stacks are in its log)" in site.said
     assert "stuck" in (site.ledger.folder(hanging.key) / "stacks.txt").read_text()
     record = site.ledger.training(hanging.key)
     assert record is not None and record.failure is not None and record.failure.kind == "machine"
@@ -197,7 +197,7 @@ def test_what_hung_goes_on_when_the_cause_is_gone(swept: Swept, cache: Path, mon
 
 
 def test_a_sweep_whose_only_node_died_stops_and_goes_on_when_it_is_started_again(tmp_path: Path) -> None:
-    """Tune alone would wait for another node for ever, unless it sees the trial's process die often enough before."""
+    """Tune alone would wait for another node for ever, unless it first sees the trial's process die often enough."""
     site = Site(tmp_path, LONG)
     process = site.start()
     try:
@@ -208,7 +208,7 @@ def test_a_sweep_whose_only_node_died_stops_and_goes_on_when_it_is_started_again
     finally:
         process.kill()
         process.wait()
-    stopped = "stopped: Ray has lost every node that a trial would fit on; go on" in site.said
+    stopped = "stopped: Ray has lost every node that can run a trial; continue" in site.said
     assert stopped or "lost its process" in site.said, site.said
     assert set(site.statuses().values()) == ({"KILLED"} if stopped else {"FAILED"})
     (before,) = site.epochs()
@@ -227,7 +227,7 @@ def test_a_sweep_whose_only_node_died_stops_and_goes_on_when_it_is_started_again
 @pytest.mark.parametrize(
     ("resources", "nodes", "told"),
     [
-        ({"cpu": 3}, [{"CPU": 2.0}] * 2, "3 CPUs and 0 GPUs of one node, and Ray's nodes have 2 CPUs and 0 GPUs;"),
+        ({"cpu": 3}, [{"CPU": 2.0}] * 2, "3 CPUs and 0 GPUs on one node, but Ray's nodes have 2 CPUs and 0 GPUs;"),
         ({"cpu": 2, "gpu": 1}, [{"CPU": 2.0}, {"CPU": 1.0, "GPU": 1.0}], "2 CPUs and 0 GPUs or 1 CPUs and 1 GPUs"),
     ],
 )

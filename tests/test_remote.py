@@ -1,4 +1,4 @@
-"""A store in an S3 server of this machine: what is brought there and back, and what a kill or an outage leaves."""
+"""A store in an S3 server on this machine: uploads and downloads, and what a kill or an outage leaves."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def write(folder: Path, name: str, data: bytes) -> None:
 
 
 def checkpoint(folder: Path, epochs: int) -> bytes:
-    """Write one after so many epochs; its bytes."""
+    """Write a checkpoint after this many epochs; return its bytes."""
     history = tuple(Epoch(epoch=n + 1, loss=1.0, losses={}, learning_rate=0.1, seconds=1.0) for n in range(epochs))
     state = Going(key=KEY, threads=1, data="d", seconds=1.0, history=history, code="c")
     path = folder / UNDER / LAST
@@ -119,7 +119,7 @@ def best_weights(folder: Path, epoch: int) -> None:
 
 
 def files(folder: Path) -> dict[str, bytes]:
-    """Of a store's folder, without those that begin with a dot."""
+    """The files of a store's folder, without those that begin with a dot."""
     paths = (path for path in folder.rglob("[!.]*") if path.is_file())
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
 
@@ -256,10 +256,10 @@ def test_a_checkpoint_that_has_not_changed_is_not_sent_again(
 def test_a_file_that_is_not_what_was_written_is_refused(remote: RemoteStore, tmp_path: Path) -> None:
     name = f"{UNDER}/{LAST}"
     remote._store.put(name, b"123", attributes={"sha256": sha256(b"123456")})
-    with pytest.raises(OSError, match=f"{name} at s3://.* is damaged: its SHA-256 has changed; delete it"):
+    with pytest.raises(OSError, match=f"{name} at s3://.* is damaged: its SHA-256 does not match; delete it"):
         remote.pull(tmp_path / "there", suffixes=EVERYTHING)
     assert files(tmp_path / "there") == {}
-    remote._store.put(name, b"123")  # by somebody's hands
+    remote._store.put(name, b"123")  # by hand
     remote.pull(tmp_path / "there", suffixes=EVERYTHING)
     assert files(tmp_path / "there") == {name: b"123"}
 
@@ -333,7 +333,7 @@ def test_a_training_killed_in_an_upload_goes_on_elsewhere_with_the_same_bits(
 ) -> None:
     CONFIGURATION.write(tmp_path / "config.json")
     held = gate(rb"PUT .*/" + LAST.encode(), 100_000)
-    # The first epoch's checkpoint is brought without the gate, the second's is held in it.
+    # The first epoch's checkpoint is uploaded without the gate, which holds the second's.
     first = RemoteTraining(remote, tmp_path / "first", KEY)
     first.fetch()
     data = open_for(CONFIGURATION)
@@ -427,7 +427,7 @@ def test_the_record_comes_when_all_is_there_and_best_weights_of_an_epoch_when_it
     stuck: str,
     arrived: set[str],
 ) -> None:
-    """Of the checkpoint's own epoch, which can be made from it; those of an earlier one can not, and come before it."""
+    """Best weights of the checkpoint's own epoch can be made from it; those of an earlier one cannot, and go first."""
     monkeypatch.setattr(remote_training, "PAUSES_S", ())
     cut = gate(rb"PUT .*/" + stuck.encode(), 10, cut=True)
     training = RemoteTraining(RemoteStore(uri(cut.port, tmp_path.name)), tmp_path, KEY)
@@ -640,10 +640,10 @@ def test_a_driver_that_can_not_reach_the_store_knows_when_its_lease_ends(
 @pytest.mark.parametrize(
     ("address", "told"),
     [
-        ("ftp://host/x", "got ftp://..., and a store is s3://bucket/prefix"),
+        ("ftp://host/x", "got ftp://..., but a store is s3://bucket/prefix"),
         ("s3://", "cannot read s3://: it names no bucket"),
-        ("s3://me:se/cret@sweeps/x", "has credentials in it; give them in the environment"),
-        ("s3://sweeps/x?colour=red", "its query has colour, and may have endpoint_override, scheme, region"),
+        ("s3://me:se/cret@sweeps/x", "contains credentials; set them in the environment"),
+        ("s3://sweeps/x?colour=red", "its query has colour; it may only have endpoint_override, scheme, region"),
     ],
 )
 def test_an_address_that_can_not_be_a_store_is_told(address: str, told: str) -> None:
@@ -669,6 +669,6 @@ def test_the_environment_may_name_the_server(port: int, tmp_path: Path, monkeypa
 
 def test_who_is_not_let_in_is_told(tmp_path: Path) -> None:
     refused = pytest.raises(ValueError, match="cannot read s3://sweeps/x.*InvalidAccessKeyId.*; check its address and")
-    # The server asks for credentials, but for the request that makes the bucket.
+    # The server asks for credentials, except for the request that creates the bucket.
     with s3_server(tmp_path, INITIAL_NO_AUTH_ACTION_COUNT="1") as asks, refused:
         RemoteStore.at(uri(asks, "x"))

@@ -1,4 +1,4 @@
-"""Sweeps whose store is in an object store: killed, gone on with on another machine, reported from a third."""
+"""Sweeps whose store is in an object store: killed, continued on another machine, reported from a third."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 class Machine:
-    """A folder for everything that a machine keeps for itself, with the sweep's file."""
+    """A folder with everything that a machine keeps for itself, and the sweep's file."""
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir()

@@ -81,7 +81,7 @@ def test_tables_and_formats_can_be_chosen(tmp_path: Path) -> None:
 
 
 def test_command_reads_the_store(store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Its records say of no code that it made them: they count where the user takes them."""
+    """A store whose records do not name the code that made them; they count if the user accepts them."""
     arguments = ["demo", "--store", str(store), "--output", str(tmp_path / "out")]
     assert main(arguments) == 0
     assert Table.read(tmp_path / "out/demo/table_2c.json").sections[0].cells[0].state == "stale"
@@ -105,8 +105,8 @@ def test_without_names_every_sweep_that_has_tables_is_reported(store: Path, tmp_
     [
         (["nonsense"], "no sweep 'nonsense'; there are demo, search"),
         (["demo", "--table", "7"], "'7' is no table; there are '1', '2a'"),
-        (["demo", "--table", "2a"], "of demo none plans table 2a"),
-        (["search"], "of search none plans a table (searches fill none)"),
+        (["demo", "--table", "2a"], "none of demo has cells for table 2a"),
+        (["search"], "none of search has cells for a table (searches fill none)"),
     ],
 )
 def test_a_wrong_question_is_answered(

@@ -1,4 +1,4 @@
-"""What `benchmarks.scale` computes of a driver, and the stages of `benchmarks.plan`. No test asserts a time."""
+"""The driver figures that `benchmarks.scale` computes, and the stages of `benchmarks.plan`. No test asserts a time."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ MIB = 2**20
 
 
 def course(count: int, seconds_each: float, peak: int = 100 * MIB) -> Course:
-    """Trainings that end in steps of `seconds_each`, the driver computing for half of it, after a start-up of 10 s."""
+    """Trainings that end every `seconds_each`, half of which the driver computes, after a start-up of 10 s."""
     moments = [Moment(10 + n * seconds_each, 5 + n * seconds_each / 2, peak) for n in range(count)]
     return Course(tuple(moments), moments[-1].seconds + 1, peak)
 

@@ -1,4 +1,4 @@
-"""Searches: the base is proposed first, what was tried is kept, the best is one trained to its end."""
+"""Searches: the base is proposed first, what was tried is kept, the best one is fully trained."""
 
 from __future__ import annotations
 
@@ -145,7 +145,7 @@ def test_what_was_open_stays_open_until_it_is_tried_again(watch: SearchWatch) ->
 
 @pytest.fixture
 def watch(tmp_path: Path) -> Iterator[SearchWatch]:
-    """Of a search in an empty store, with its mirror."""
+    """The watch of a search in an empty store, with its mirror."""
     ledger, sweep = Ledger(tmp_path), spec({"model.groups": {"int": [1, 2]}, "episodes.queries": {"int": [1, 5000]}})
     (tmp_path / "mlflow.db").write_bytes(empty_database())
     tracker = Tracker(tracking_uri(tmp_path, None), ledger, plan(sweep), {})

@@ -1,4 +1,4 @@
-"""Hostile files and names: each would make a file, which no test may find. Attacks are first shown to be real."""
+"""Hostile files and names: each attack would make a file that no test may find. Attacks are first shown to work."""
 
 from __future__ import annotations
 
@@ -46,12 +46,12 @@ ROOT = Path(__file__).resolve().parents[1]
 
 @pytest.fixture
 def victim(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The file that an attack would make, outside of every folder that a command is given."""
+    """The file that an attack would make, outside every folder that a command is given."""
     return tmp_path_factory.mktemp("elsewhere") / "victim"
 
 
 class Touches:
-    """Pickled, a call of os.system; unpickled by a careless program, a file."""
+    """Its pickle calls os.system, and makes a file when a careless program unpickles it."""
 
     def __init__(self, victim: Path) -> None:
         self.victim = victim
@@ -61,7 +61,7 @@ class Touches:
 
 
 def assert_real(attack: Callable[[], object], victim: Path) -> None:
-    """That the attack works on who is careless."""
+    """Check that the attack works on a careless program."""
     attack()
     assert victim.exists(), "the attack is a real one"
     victim.unlink()
@@ -117,7 +117,7 @@ def test_a_cache_of_pictures_that_torch_saved_is_not_loaded(
 
 
 def test_names_of_admitted_modules_lead_nowhere(victim: Path) -> None:
-    """A pickle may name attributes of what it may name: `Image.os.system`, or a method of a stand-in's class."""
+    """A pickle may name attributes of allowed names: `Image.os.system`, or a method of a stand-in's class."""
     for module, name in (("PIL.Image", "os.system"), ("numpy", "ndarray.__reduce__"), ("builtins", "object.__class__")):
         attack = b"\x80\x04\x8c" + bytes([len(module)]) + module.encode() + b"\x8c" + bytes([len(name)]) + name.encode()
         attack += b"\x93\x8c" + bytes([len(f"touch {victim}")]) + f"touch {victim}".encode() + b"\x85R."
@@ -132,7 +132,7 @@ def test_names_of_admitted_modules_lead_nowhere(victim: Path) -> None:
 
 
 def tar_of_torch(path: Path, victim: Path) -> None:
-    """PyTorch's oldest format: a tar archive of pickles, with a name that leads out of it besides."""
+    """PyTorch's oldest format: a tar archive of pickles, here also with a name that leads out of it."""
     with tarfile.open(path, "w") as archive:
         for name in ("sys_info", "pickle", "storages", "tensors", f"../../../../../../../..{victim}"):
             data = pickle.dumps(Touches(victim), 2)
@@ -194,7 +194,7 @@ def test_files_of_a_store_run_nothing(
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(pickle.dumps(Touches(victim)))
     assert "search.json: damaged" in answer(sweep.main, ["look.yaml", "--plan", "--store", "runs"], capsys)
-    assert "no sweep's plan was found" in answer(report.main, ["--store", "runs"], capsys)
+    assert "found no sweep" in answer(report.main, ["--store", "runs"], capsys)
     assert not victim.exists()
 
 
@@ -221,7 +221,7 @@ def test_tags_of_yaml_make_nothing(
     (place / "bad.yaml").write_text(f"about: {text}\n{START}")
     for arguments in (["bad.yaml"], ["sound.yaml", f"data.root={text}"], ["sound.yaml", f"parts.0.data.root={text}"]):
         said = answer(sweep.main, [*arguments, "--plan"], capsys)
-        assert "could not determine a constructor for the tag" in said and "is no YAML" in said
+        assert "could not determine a constructor for the tag" in said and "is not valid YAML" in said
     assert not victim.exists()
 
 
@@ -239,7 +239,7 @@ def test_a_key_may_be_called_as_python_s_own(place: Path, capsys: pytest.Capture
 def test_sweeps_stay_in_their_store(
     name: str, place: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:  # fmt: skip
-    """By a file, a setting, a plan that someone laid into the store, and a question."""
+    """Through a file, a setting, a plan placed in the store, and an argument."""
     (place / "s.yaml").write_text(START)
     (place / "bad.yaml").write_text(START.replace("name: s", f"name: {name!r}".replace("'", '"')))
     for arguments in (["bad.yaml"], ["s.yaml", f"name={name!r}".replace("'", '"')]):
@@ -252,7 +252,7 @@ def test_sweeps_stay_in_their_store(
     planted.write_text(json.dumps({**demo().model_dump(mode="json"), "name": name}))
     out = place / "store" / "out"
     said = answer(report.main, ["--store", ledger.store, "--output", out], capsys)
-    assert "expected lower-case letters, digits, - and _" in said or "no sweep's plan was found" in said
+    assert "expected lower-case letters, digits, - and _" in said or "found no sweep" in said
     if not name.startswith("-"):  # an option, for argparse
         assert "no sweep" in answer(report.main, [name, "--store", ledger.store, "--output", out], capsys)
     assert {path.name for path in (place / "store").iterdir()} == {"runs"}
@@ -267,7 +267,7 @@ def everything(folder: Path) -> set[Path]:
 
 @pytest.mark.parametrize("name", ["../victim", "/{}", "train/../../victim", "train/n01/../../../v.png", "C:\\victim"])
 def test_names_in_an_archive_are_never_written(name: str, victim: Path, place: Path, cache: Path) -> None:
-    """Nothing is extracted: an archive with such names is refused, or read with them as the names that they are."""
+    """Nothing is extracted: an archive with such names is refused, or read with them as plain names."""
     layouts.write_folders(place / "extracted", pictures())
     layouts.zip_folder(place / "extracted", place / "root.zip", "")
     with zipfile.ZipFile(place / "root.zip", "a") as archive:
@@ -282,7 +282,7 @@ def test_names_in_an_archive_are_never_written(name: str, victim: Path, place: P
 
 
 def test_a_link_in_an_archive_is_no_link(victim: Path, place: Path, cache: Path) -> None:
-    """A zip archive says so of an entry whose bytes are the target's name."""
+    """A link in a zip archive is an entry whose bytes are the target's name."""
     secret = victim.with_name("secret.png")
     secret.write_bytes(layouts.png(pictures()["train"]["n01"][0]))
     layouts.write_folders(place / "extracted", pictures())
@@ -382,7 +382,7 @@ HARMLESS = "x"
 
 
 class Elements(HTMLParser):
-    """All tags and their attributes."""
+    """All tags with their attributes."""
 
     def __init__(self, page: str) -> None:
         super().__init__()
@@ -396,7 +396,7 @@ class Elements(HTMLParser):
 
 
 def outputs(place: Path, text: str) -> dict[str, str]:
-    """Every file of a report whose sweep, and whose failed trainings' reasons, say `text`, and the terminal's lines."""
+    """Every file and the terminal lines of a report in which the sweep and the failures contain `text`."""
     records, plan = InMemory(), demo()
     for config in (config for cell in plan.cells for config in cell.trainings):
         records.ended(config, "failed", Failure(reason=text))
@@ -455,7 +455,7 @@ def test_no_output_steers_a_terminal(reports: tuple[dict[str, str], dict[str, st
 
 
 def test_brackets_in_an_error_are_no_markup_of_the_terminal() -> None:
-    """Rich reads [/x] in a plain string as the end of a style, and fails where none has begun."""
+    """Rich reads [/x] in a plain string as the end of a style, and fails if none has begun."""
     console = Console(width=200, height=50, file=io.StringIO(), force_terminal=True)
     progress = Progress("s", console)
     progress.planned("key", "groups=[/1]", 3)

@@ -1,4 +1,4 @@
-"""The sweep that is killed at random, in short; `python -m orchestrator.selftest` is the long form."""
+"""A short run of the selftest, which kills a sweep at random; `python -m orchestrator.selftest` is the long form."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def test_a_disturbed_sweep_leaves_what_an_undisturbed_one_leaves(
 
 
 def test_what_is_wrong_is_found(tmp_path: Path) -> None:
-    """A record that differs, one too many, a file left over, a record written again, no run in MLflow."""
+    """Finds a record that differs, an extra one, a leftover file, a rewritten record, and a run missing in MLflow."""
     with Tracking(tmp_path / "tracking") as tracking:
         ours, theirs = (Site(tmp_path / name, tracking.uri) for name in ("ours", "theirs"))
         for site, accuracy in ((ours, 0.5), (theirs, 0.25)):

@@ -1,4 +1,4 @@
-"""deploy/slurm.sbatch in a Slurm of two nodes on this machine: a sweep is stopped, queued again, and goes on."""
+"""deploy/slurm.sbatch on two Slurm nodes on this machine: a sweep is stopped, queued again, and continues."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ SPEC = tiny_sweep("job", "two trainings, one on each node", PARTS, epochs=150)
 
 @pytest.fixture(scope="module")
 def slurm() -> Iterator[Callable[..., str]]:
-    """Runs Slurm's commands; the environment that leads them to the Slurm of this test."""
+    """The environment in which Slurm's commands reach this test's Slurm."""
     path = f"{os.environ['PATH']}{os.pathsep}/usr/sbin"
     missing = [program for program in PROGRAMS if not shutil.which(program, path=path)]
     if missing or os.geteuid():
@@ -64,7 +64,7 @@ class Job:
         self.id = slurm("sbatch", *options, "deploy/slurm.sbatch", str(spec), *places)
 
     def shown(self) -> dict[str, str]:
-        """What Slurm knows of it."""
+        """The job's state in Slurm."""
         fields = self.slurm("scontrol", "show", "job", self.id).split()
         return dict(field.split("=", 1) for field in fields if "=" in field)
 
@@ -78,7 +78,7 @@ class Job:
             time.sleep(0.5)
 
     def begun(self) -> list[bool]:
-        """Of each training, whether it has a checkpoint."""
+        """Whether each training has a checkpoint."""
         return [(self.ledger.folder(trial.key) / LAST).is_file() for trial in self.trials]
 
     def states(self) -> list[str]:
@@ -89,14 +89,14 @@ def test_a_stopped_job_is_queued_again_and_goes_on_until_every_training_has_its_
     slurm: Callable[..., str], tmp_path: Path
 ) -> None:
     job = Job(slurm, tmp_path, "--nodes=2")
-    # A training takes one CPU, and each node has one: two at work are one on each node.
+    # A training takes one CPU and each node has one, so two running trainings are on different nodes.
     job.until(lambda: all(job.begun()))
     slurm("scancel", "--batch", "--signal=TERM", job.id)  # as Slurm does before the time limit
     job.until(lambda: "queued again" in job.said())
-    assert "stopped by SIGTERM; go on with the same command" in job.said()
+    assert "stopped by SIGTERM; continue with the same command" in job.said()
     assert job.states() == ["started", "started"]
     job.until(lambda: job.shown()["JobState"] == "PENDING")
-    slurm("scontrol", "update", f"JobId={job.id}", "StartTime=now")  # Slurm would have it wait for two minutes
+    slurm("scontrol", "update", f"JobId={job.id}", "StartTime=now")  # else Slurm makes it wait for two minutes
     job.until(lambda: job.shown()["JobState"] == "COMPLETED")
     assert job.shown()["Restarts"] == "1"
     assert job.states() == ["done", "done"]

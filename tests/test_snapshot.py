@@ -1,4 +1,4 @@
-"""The code of a sweep as it was at its start."""
+"""The copy of the code that a sweep makes at its start."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_the_same_code_is_kept_once_and_other_code_beside_it(tmp_path: Path, mon
     monkeypatch.setattr(module, "ROOT", code)
     first = snapshot(store)
     assert snapshot(store) == first and [path.name for path in (first / "dmf").iterdir()] == ["a.py"]
-    (first / "dmf" / "a.py").write_text("")  # as a power cut leaves what was written just before
+    (first / "dmf" / "a.py").write_text("")  # as after a power cut
     assert snapshot(store) == first and (first / "dmf" / "a.py").read_text() == "a = 1\n"
     (code / "dmf" / "a.py").write_text("a = 2\n")
     second = snapshot(store)

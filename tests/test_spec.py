@@ -1,4 +1,4 @@
-"""Sweep files: every mistake at once, expansion of parts, settings of the command line."""
+"""Sweep files: every mistake at once, expansion of parts, settings on the command line."""
 
 from __future__ import annotations
 
@@ -52,14 +52,14 @@ parts:
         "set.data.nam: no such name; did you mean data.name?",
         "set.training.learning_rate: Input should be a valid number, got '1e-3' (YAML reads 1e-3 as text: write 1.0",
         "set.model: no such name; write dotted paths, such as model.method",
-        "set.training.seed: no such name; seeds are the sweep's own",
+        "set.training.seed: no such name; seeds belong to the whole sweep",
         "evaluation.episode: no such name; did you mean episodes?",
         "resources: gpu=1.5 is neither",
         "parts.0.table: Input should be '1', '2a', '2b', '2c' or '2d', got 1 (YAML reads 1 as a number: write \"1\"",
         "parts.0.grid.model.groups: Input should be a valid array, got 64 (a list: write [64])",
         "parts.0.grid.episodes.shot.1: Input should be a valid integer, got 'x'",
         "parts.1.grids: no such name; did you mean grid?",
-        "parts.1: lists under zip go together and need one length; episodes.shot has 2, model.alignment has 1",
+        "parts.1: lists under zip go together and must be equally long; episodes.shot has 2, model.alignment has 1",
         (
             "parts.2.trials.0.model.method: Input should be 'dmf', 'proto_net', 'classifier_baseline', 'baseline' or "
             "'raw_pixels', got 'protonet'"
@@ -82,7 +82,7 @@ def test_impossible_combinations_are_named_beside_wrong_names() -> None:
         )
     told = str(error.value)
     assert told.count("groups=63 does not divide") == 1
-    assert "parts.1.base: 'nope' is no recipe; there are released, paper, released_tiered" in told
+    assert "parts.1.base: 'nope' is not a recipe; there are released, paper, released_tiered" in told
     assert "parts.2: training: warmup_epochs=5 leaves nothing of epochs=3" in told
     assert "set.data.nam" in told
 
@@ -92,7 +92,7 @@ def test_a_wrong_base_is_named_at_its_path_beside_the_other_mistakes() -> None:
         part = {"table": "2c", "set": {"training.epochs": 3}, "grid": {"model.groups": [63]}}
         spec(base="papr", seeds=[-1], parts=[part])
     lines = str(error.value).splitlines()[1:]
-    assert lines[0].startswith("  base: 'papr' is no recipe; did you mean paper? there are")
+    assert lines[0].startswith("  base: 'papr' is not a recipe; did you mean paper? there are")
     assert lines[1:2] == ["  seeds.0: Input should be greater than or equal to 0, got -1"]
     assert "groups=63 does not divide" in lines[2] and len(lines) == 3  # paper has no warm-up: 3 epochs are possible
 
@@ -115,10 +115,10 @@ def test_resources_are_finite(resource: str) -> None:
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ("a: 1\n[b]: 2", "a list or mapping can not be a key(.|\n)*line 2"),
-        ("a: 1\n? {b: 1}\n: 2", "a list or mapping can not be a key(.|\n)*line 2"),
-        ("a: &a [*a]", "sweep.yaml is no plain data, an anchor may contain itself"),
-        ("2026-01-01: 1", "sweep.yaml is no plain data"),
+        ("a: 1\n[b]: 2", "a list or mapping cannot be a key(.|\n)*line 2"),
+        ("a: 1\n? {b: 1}\n: 2", "a list or mapping cannot be a key(.|\n)*line 2"),
+        ("a: &a [*a]", "sweep.yaml is not plain data; an anchor may contain itself"),
+        ("2026-01-01: 1", "sweep.yaml is not plain data"),
         ("[" * 5000, "sweep.yaml is nested too deeply"),
     ],
 )
@@ -129,7 +129,7 @@ def test_yaml_that_is_no_plain_data_is_refused(text: str, told: str) -> None:
 
 def test_a_file_that_is_no_text_is_named(tmp_path: Path) -> None:
     (tmp_path / "s.yaml").write_bytes(b"name: \xff")
-    with pytest.raises(ValueError, match="s.yaml is no UTF-8 text: invalid start byte at byte 6"):
+    with pytest.raises(ValueError, match="s.yaml is not UTF-8 text: invalid start byte at byte 6"):
         read_spec(tmp_path / "s.yaml")
 
 
@@ -138,7 +138,7 @@ def test_a_file_that_is_no_text_is_named(tmp_path: Path) -> None:
     [
         ("3", "data.root=/x", "parts: Input should be a valid array"),
         ("[{trials: 3}]", "data.root=/x", "parts.0.trials: Input should be a valid array"),
-        ("[3]", "parts.0.data.root=/x", "parts.0 is no mapping"),
+        ("[3]", "parts.0.data.root=/x", "parts.0 is not a mapping"),
     ],
 )
 def test_settings_over_a_file_that_is_wrong_itself(tmp_path: Path, parts: str, setting: str, told: str) -> None:
@@ -152,7 +152,7 @@ def test_a_key_given_twice_is_refused() -> None:
 
 
 def test_yaml_can_not_make_objects() -> None:
-    with pytest.raises(ValueError, match="is no YAML"):
+    with pytest.raises(ValueError, match="is not valid YAML"):
         parse_yaml("a: !!python/object/apply:os.getcwd []", "sweep.yaml")
 
 
@@ -199,7 +199,7 @@ def test_a_choice_can_make_possible_what_set_alone_is_not() -> None:
 
 def test_parts_or_search_but_not_both_and_not_none() -> None:
     for fields in ({"parts": []}, {"search": {"trials": 1, "parameters": {"model.groups": {"choice": [1]}}}}):
-        with pytest.raises(ValueError, match="give parts .* or search"):
+        with pytest.raises(ValueError, match="give either parts .* or search"):
             spec(**fields)
 
 
@@ -227,7 +227,7 @@ def test_ranges_of_a_search_are_checked(range_: dict[str, Any], told: str) -> No
             {"model.kernel_size": {"choice": [1, 3]}, "model.solver": {"choice": ["exact", "rk4"]}},
             "at model.kernel_size=3, model.solver=exact.; 1 of 4 are impossible",
         ),
-        ({"model.groups": {"int": [1, 4]}, "training.seed": {"int": [0, 5000]}}, "seeds are the sweep's own"),
+        ({"model.groups": {"int": [1, 4]}, "training.seed": {"int": [0, 5000]}}, "seeds belong to the whole sweep"),
         ({"model.groups": {"int": [1, 4]}, "episodes.queries": {"int": [1, 5000]}}, "1 of 4 are impossible"),
     ],
 )
@@ -261,7 +261,7 @@ def test_the_command_line_does_not_collapse_what_is_varied(tmp_path: Path) -> No
         ("sedes=[1]", "did you mean seeds"),
         ("parts.3.data.root=/x", "with N from 0 to 0"),
         ("parts.².data.root=1", "parts.².data.root.: write parts.N.data.root with N from 0 to 0"),
-        ("data.root=&a [*a]", "data.root=&a .* no plain data"),
+        ("data.root=&a [*a]", "data.root=&a .* not plain data"),
         ("model.alignment=on", "model.alignment: got true, which is no number"),
         ("training.learning_rate=1e-3", "write 1.0e-3"),
     ],

@@ -1,4 +1,4 @@
-"""Pre-training as a training of its own: trained once, shared, resumed, and told as the reason of what waits for it."""
+"""Pre-training: trained once, shared, resumed, and named as the reason why dependent trainings are blocked."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ parts:
 
 
 def configs(**more: Any) -> dict[str, ExperimentConfig]:
-    """Of SWEEP, by method."""
+    """The configurations of SWEEP, by method."""
     (spec,) = [spec_from(yaml.safe_load(SWEEP) | more)]
     return {c.config.model.method: c.config for c in spec.resolved if isinstance(c.config, ExperimentConfig)}
 

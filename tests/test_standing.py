@@ -1,4 +1,4 @@
-"""Where trials stand: every state, and what makes a record stale."""
+"""The standing of trials: every state, and what makes a record stale."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ CODE = provenance.code_hash(CONFIG, "cpu")
 
 
 def other_code(config: ExperimentConfig) -> dict[str, str]:
-    """Of code that differs from today's."""
+    """A provenance with other code than today's."""
     return {"cpu": "0" * 16}
 
 

@@ -1,4 +1,4 @@
-"""`python -m orchestrator.status`: every state, with what a person needs to act on it."""
+"""`python -m orchestrator.status`: every state, with what a user needs to act on it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.test_sweep import SPEC
 
 @pytest.fixture
 def site(tmp_path: Path) -> Path:
-    """A sweep of three trainings: one failed, one begun, one missing; and one that no plan has any more."""
+    """A sweep of three trainings: one failed, one started, one missing; and one that is no longer in any plan."""
     path = tmp_path / "tiny.yaml"
     path.write_text(SPEC.replace("training.epochs: 6", "training.epochs: 3"))
     planned = plan(read_spec(path))
@@ -77,7 +77,7 @@ def test_a_file_is_asked_as_it_is_today(site: Path, capsys: pytest.CaptureFixtur
     found = told(capsys, spec, *store)
     assert len(found["sweeps"]["tiny"]) == 3 and len(found["removed"]["tiny"]) == 1
     assert main([spec, *store]) == 1
-    assert f"no longer asked for by the file, kept: {found['removed']['tiny'][0]}" in capsys.readouterr().out
+    assert f"no longer in the file, kept: {found['removed']['tiny'][0]}" in capsys.readouterr().out
 
 
 def test_of_one_training_everything_is_told(site: Path, capsys: pytest.CaptureFixture[str]) -> None:

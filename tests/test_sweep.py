@@ -1,7 +1,7 @@
 """The command line: sweeps on the embedded glyphs in this process, with a real MLflow, in one store.
 
-The tests build on each other in the order of the file: a sweep ends, is started again, is extended. What only Ray
-shows is in test_ray.py.
+The tests build on each other in file order: a sweep ends, is started again, is extended. test_ray.py tests what only
+Ray can show.
 """
 
 from __future__ import annotations
@@ -88,11 +88,11 @@ def test_the_plan_starts_nothing_and_says_what_would_be_done(site: Site, capsys:
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (["--store", "/dev/null/x"], "--store: /dev/null/x can not be written to: Not a directory"),
-        (["--results", "/dev/null"], "--results: /dev/null/tiny can not be written to: Not a directory"),
+        (["--store", "/dev/null/x"], "--store: /dev/null/x cannot be written to: Not a directory"),
+        (["--results", "/dev/null"], "--results: /dev/null/tiny cannot be written to: Not a directory"),
         (["--address", "ray://head:10001"], "start the sweep on the cluster's head node with --address auto"),
         (["--tracking-uri", "foo://x"], "MLflow does not answer at foo://x"),
-        (["--tracking-uri", "sqlite:////dev/null/x.db"], "MLflow's database /dev/null/x.db can not be written"),
+        (["--tracking-uri", "sqlite:////dev/null/x.db"], "MLflow's database /dev/null/x.db cannot be written"),
     ],
 )
 def test_what_can_not_work_is_told_in_a_sentence_before_anything_is_trained(

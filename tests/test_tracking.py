@@ -72,7 +72,7 @@ def evaluated(config: ExperimentConfig, test: EvaluationConfig = TEST) -> Evalua
 
 @pytest.fixture
 def ledger(tmp_path: Path) -> Ledger:
-    """A store with a database of its own."""
+    """A store with its own database."""
     (tmp_path / "mlflow.db").write_bytes(empty_database())
     return Ledger(tmp_path)
 
@@ -82,7 +82,7 @@ def uri(ledger: Ledger) -> str:
 
 
 def runs(ledger: Ledger) -> dict[str, Run]:
-    """By training key; the sweep's under its name. Fails when a training has two."""
+    """Runs by training key; the sweep's by its name. Fails if a training has two."""
     client = MlflowClient(uri(ledger))
     experiment = client.get_experiment_by_name(EXPERIMENT)
     found = client.search_runs([experiment.experiment_id])
@@ -221,7 +221,7 @@ def test_one_that_is_tried_again_has_no_outcome_until_it_ends(ledger: Ledger) ->
 
 
 def test_of_a_training_made_anew_nothing_former_stays(ledger: Ledger) -> None:
-    """As when a kill or an outage kept it from MLflow that the former was dropped."""
+    """As when a kill or an outage kept MLflow from hearing that the former training was dropped."""
     ledger.write_training(finished(GOOD))
     ledger.write_evaluation(evaluated(GOOD))
     assert launch(ledger).stop("KILLED") is None
@@ -355,7 +355,7 @@ def test_one_without_a_record_is_killed_with_its_epochs_there(ledger: Ledger) ->
 
 
 def requests(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Names of the requests made to MLflow from here on."""
+    """Record the names of all later requests to MLflow."""
     made: list[str] = []
 
     def counted(name: str) -> Callable[..., Any]:
@@ -474,7 +474,7 @@ def test_trouble_on_the_way_stops_nothing_and_is_made_good(ledger: Ledger, caplo
     ledger.write_evaluation(evaluated(GOOD))
     tracker.ended(TRIALS[GOOD.key], "")
     assert tracker.stop("FINISHED") is None
-    assert "did not take what is new of training no such training, it is tried again" in caplog.text
+    assert "did not accept an update of training no such training, will retry" in caplog.text
     assert statuses(ledger) == {"s": "FINISHED", GOOD.key: "FINISHED"}
 
 
@@ -517,7 +517,7 @@ def test_a_server_that_is_away_is_told_when_it_is_back(
     ledger = Ledger(tmp_path)
     ledger.write_plan(PLAN)
     server.kill()
-    tracker = Tracker(server.uri, ledger, PLAN, LABELS)  # warns and goes on
+    tracker = Tracker(server.uri, ledger, PLAN, LABELS)  # warns and continues
     assert tracker.runs is None
     for config in (GOOD, CUT):
         tracker.started(config, LABELS[config.key])

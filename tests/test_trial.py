@@ -1,4 +1,4 @@
-"""One trial on the embedded glyphs: to its end from wherever it stands."""
+"""One trial on the embedded glyphs: completed from wherever it stands."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ TEST = EvaluationConfig(episodes=2, shot=1, queries=2)
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """With CONFIG trained and tested."""
+    """A store with CONFIG trained and tested."""
     store = tmp_path_factory.mktemp("store")
     run_trial(CONFIG, (TEST,), store)
     return store

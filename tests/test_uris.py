@@ -1,4 +1,4 @@
-"""Passwords of tracking URIs are shown nowhere."""
+"""Passwords in tracking URIs are never shown."""
 
 from __future__ import annotations
 
@@ -48,11 +48,11 @@ def assert_no_password(text: str, where: str) -> None:
 
 
 def test_a_sweep_and_its_sync_tell_and_keep_no_password(tmp_path: Path) -> None:
-    """With a tracking server that is away, which is told at the start, on the way and at the end."""
+    """With an unreachable tracking server, which is reported at the start, on the way and at the end."""
     site = Site(tmp_path, tiny_sweep("tiny", "one training", "  - table: 2c\n", epochs=2))
     uri = f"http://dmf:{PASSWORD}@127.0.0.1:{free_port()}"
     shown = uri.replace(PASSWORD, "***")
-    # As a process: what is logged is among what it says.
+    # As a process, so that its output includes the log.
     assert site.start("--executor", "local", "--tracking-uri", uri).wait(timeout=START_SECONDS) == 1, site.said
     assert site.states() == ["done"]
     assert f"MLflow does not answer at {shown}: " in site.said and f"MLflow: {shown}\n" in site.said

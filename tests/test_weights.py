@@ -1,4 +1,4 @@
-"""Sweeps that keep records only: weights go when everything is tested, and what is then asked for is refused."""
+"""Sweeps that keep only records: weights are deleted once everything is tested, and later tests are refused."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ MORE = TEST.replace(episodes=3)
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """With CONFIG trained and tested, and its weights gone."""
+    """A store with CONFIG trained and tested, and its weights deleted."""
     store = tmp_path_factory.mktemp("store")
     run_trial(CONFIG, (TEST,), store, keep_weights=False)
     return store
@@ -56,7 +56,7 @@ def test_the_command_that_tests_says_the_same(store: Path, capsys: pytest.Captur
 
 
 def test_weights_stay_until_everything_is_tested(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is stopped before the second of two evaluations."""
+    """A trial that is stopped before the second of two evaluations."""
     ledger = Ledger(tmp_path)
 
     def stopped(*arguments: Any) -> EvaluationRecord:
@@ -96,5 +96,5 @@ def test_a_sweep_keeps_records_only_and_tells_why_it_can_not_test_more(
 
 def test_a_search_can_not_do_without_weights() -> None:
     search = {"trials": 2, "parameters": {"model.groups": {"choice": [1, 64]}}}
-    with pytest.raises(ValueError, match="keeps all weights; drop keep_weights"):
+    with pytest.raises(ValueError, match="keeps all weights, .*; remove keep_weights"):
         spec_from({"name": "look", "keep_weights": False, "search": search})

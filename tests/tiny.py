@@ -1,4 +1,4 @@
-"""A sweep of seconds on the embedded glyphs, as a file's text."""
+"""The text of a sweep file that takes seconds on the embedded glyphs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which of a sweep's trials to run: those of a name, and those that a budget of time has room for."""
+"""Selects which of a sweep's trials to run: those that match a pattern, and those that fit a time budget."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from orchestrator.spec.plan import Trial
 
 UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 TOLD = 10
-"""Names that are listed when none is matched."""
+"""Names that are listed if nothing matches."""
 
 
 def parse_duration(text: str) -> float:
-    """Seconds of a duration such as 3600s, 90m, 12h or 2d."""
+    """Convert a duration such as 3600s, 90m, 12h or 2d to seconds."""
     found = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd])", text.strip())
     if not found or not float(found[1]):
         raise ValueError(
-            f"{text!r} is no duration; write a number above 0 and one of s, m, h, d, such as 90m, 12h or 2d"
+            f"{text!r} is not a duration; write a positive number and one of s, m, h, d, such as 90m, 12h or 2d"
         )
     return float(found[1]) * UNITS[found[2]]
 
@@ -28,16 +28,16 @@ def parse_duration(text: str) -> float:
 def within(
     trials: Sequence[Trial], costs: dict[str, Cost], seconds: float, at_a_time: int, seeds: Sequence[int] = ()
 ) -> tuple[Trial, ...]:
-    """The most wanted trials that end within `seconds`, as far as can be estimated, in the order to run them in.
+    """The most wanted trials that should end within `seconds`, in the order in which to run them.
 
-    First those that were started, then the first of the sweep's `seeds` of every cell, then the second; among those
-    the file's order. The first trial that would end too late ends the selection: no cheaper one overtakes it.
+    Started trials come first, then the first of the sweep's `seeds` for every cell, then the second; ties keep the
+    file's order. The first trial that would end too late ends the selection: no cheaper one overtakes it.
     """
     unknown = [trial.key for trial in trials if costs[trial.key].seconds is None]
     if unknown:
         raise ValueError(
-            f"a budget needs the time of every training, and nothing is known of {len(unknown)} of {len(trials)}, such "
-            f"as {unknown[0]}; measure them with --calibrate"
+            f"a budget needs an estimate for every training, and {len(unknown)} of {len(trials)} have none, such as "
+            f"{unknown[0]}; measure them with --calibrate"
         )
     rank = {seed: number for number, seed in enumerate(seeds)}
 
@@ -56,9 +56,10 @@ def within(
 
 
 def select(trials: Sequence[Trial], labels: dict[str, str], patterns: Sequence[str]) -> tuple[Trial, ...]:
-    """The trials that one of some shell-style patterns matches.
+    """The trials that match one of some shell-style patterns.
 
-    A pattern matches a training's key, its label ("groups=64 shot=1") or a part of it ("groups=64"), or "table 2c".
+    A pattern can match a training's key, its label ("groups=64 shot=1"), a word of the label ("groups=64"), or
+    "table 2c".
     """
     chosen = []
     for trial in trials:
@@ -71,6 +72,6 @@ def select(trials: Sequence[Trial], labels: dict[str, str], patterns: Sequence[s
         more = [f"and {len(trials) - TOLD} more"] if len(trials) > TOLD else []
         tables = sorted({f"table {name}" for trial in trials for name in trial.tables})
         raise ValueError(
-            f"no training is called {' or '.join(map(repr, patterns))}; there are {', '.join([*there, *more, *tables])}"
+            f"no training matches {' or '.join(map(repr, patterns))}; there are {', '.join([*there, *more, *tables])}"
         )
     return tuple(chosen)

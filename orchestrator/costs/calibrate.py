@@ -1,7 +1,7 @@
-"""Measure what trainings take before they are trained: a few real steps and validation episodes of every cost class.
+"""Measures the cost of trainings in advance, with a few real steps and validation episodes of every cost class.
 
-Each class is measured in a process of its own (this module as a command, configuration on stdin, `Rates` on
-stdout), so that its peak memory is its own. What is measured is kept in the store, and measured again when asked to.
+Each class is measured in its own process (this module as a command, configuration on stdin, `Rates` on stdout), to get
+its own peak memory. The store keeps the results, and they are measured again only on request.
 """
 
 from __future__ import annotations
@@ -33,26 +33,26 @@ from orchestrator.store.ledger import Ledger
 from orchestrator.text import duration
 
 STRETCHES = 3
-"""Timed stretches of training steps, after one step of warm-up."""
+"""Timed stretches of training steps, after one warm-up step."""
 STRETCH_SECONDS = 1.0
-"""A stretch is one step, or as many as take about this long, at most MOST_STEPS."""
+"""A stretch is one step, or as many as take about this long, but at most MOST_STEPS."""
 MOST_STEPS = 10
 EPISODES = 4
 """Validation episodes that are timed."""
 LEARNING_RATE = 1e-4
-"""So that no step diverges."""
+"""Low, so that no step diverges."""
 BUSY = 0.5
-"""Processes that wait for a core, from which on measurements are not to be trusted."""
+"""The system load above which measurements are not reliable."""
 USERS_MISTAKE = 2
-"""Exit status of the measuring process."""
+"""Exit status of the measuring process for a mistake of the user's."""
 
 
 def calibrate(
     trials: Sequence[Trial], ledger: Ledger, again: bool = False, say: Callable[[str], None] = print
 ) -> Calibration:
-    """Measure every cost class of `trials` that was not measured on this device, or all of them (`again`).
+    """Measure every cost class of `trials` that has not been measured on this device, or all of them (`again`).
 
-    Nothing else should run meanwhile. Raises ValueError, at the end, for what could not be measured.
+    Nothing else should run meanwhile. Raises ValueError, at the end, for classes that could not be measured.
     """
     calibration = Calibration.of(ledger.store)
     held = set() if again else {rates.place for rates in calibration.measured}
@@ -63,7 +63,7 @@ def calibrate(
     names = labels(missing.values())
     failed = []
     if missing and (load := os.getloadavg()[0]) > BUSY:
-        say(f"other work runs here (load {load:.1f}): what is measured will be too long")
+        say(f"other work is running (load {load:.1f}); the measured times will be too long")
     for number, config in enumerate(missing.values(), 1):
         try:
             rates = measured_aside(config)
@@ -75,7 +75,7 @@ def calibrate(
         calibration.write(calibration_path(ledger.store))
         say(f"[{number}/{len(missing)}] {names[config.key]}: {_said(rates)}")
     if failed:
-        raise ValueError("not everything could be measured:\n  " + "\n  ".join(failed))
+        raise ValueError("some trainings could not be measured:\n  " + "\n  ".join(failed))
     return calibration
 
 
@@ -94,7 +94,7 @@ def _said(rates: Rates) -> str:
 
 
 def measured_aside(config: AnyTraining) -> Rates:
-    """`measure` in a process of its own. ValueError: the user's mistake, or the process was killed."""
+    """Run `measure` in its own process. Raises ValueError for a mistake of the user's, or if the process was killed."""
     root = str(Path(__file__).resolve().parents[2])
     path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
     done = subprocess.run(
@@ -107,7 +107,7 @@ def measured_aside(config: AnyTraining) -> Rates:
     if done.returncode == USERS_MISTAKE:
         raise ValueError(done.stderr.strip().splitlines()[-1])
     if done.returncode < 0:
-        raise ValueError(f"the measuring process was ended by signal {-done.returncode}; is there memory for it?")
+        raise ValueError(f"the measuring process was ended by signal {-done.returncode}; is there enough memory?")
     if done.returncode:
         raise RuntimeError(f"measuring {config.key} failed:\n{done.stderr}")
     return Rates.model_validate_json(done.stdout.splitlines()[-1])
@@ -140,7 +140,7 @@ def measure(config: AnyTraining) -> Rates:
 
 
 def untrained_start(config: AnyTraining, data: DataSet, room: Path) -> Path | None:
-    """Random weights for a training that starts from a pre-training, in the folder `room`; None where it does not."""
+    """Write random weights in place of a pre-training's into `room`; None if the training starts from none."""
     if config.stage is None:
         return None
     (room / "start").mkdir()
@@ -149,7 +149,7 @@ def untrained_start(config: AnyTraining, data: DataSet, room: Path) -> Path | No
 
 
 def _episode_seconds(run: Run) -> tuple[float, ...]:
-    """Of one episode, in each stretch of steps. `train_steps` ends by reading the losses, so a device has ended."""
+    """Seconds per episode in each stretch. `train_steps` ends by reading the losses, so a device has finished."""
     run.train_steps(range(1))
     started = time.perf_counter()
     run.train_steps(range(1, 2))
@@ -163,9 +163,9 @@ def _episode_seconds(run: Run) -> tuple[float, ...]:
 
 
 def _evaluation_seconds(run: Run, split: ImageSplit) -> tuple[float, float]:
-    """For each image, and for each episode besides: from EPISODES different episodes, and one episode as often.
+    """Seconds per image, and per episode on top, from EPISODES different episodes and from one episode as often.
 
-    The second bank has as many episodes and fewer images.
+    The second bank has as many episodes but fewer images.
     """
     bank = validation_bank(split, validation_task(run.config, split), EPISODES)
     same = EpisodeIndices(*(rows[:1].expand_as(rows) for rows in (bank.support, bank.query, bank.targets)))
@@ -187,7 +187,7 @@ def _images_in(bank: EpisodeIndices) -> int:
 
 
 def _image_bytes(run: Run, data: DataSet, room: Path) -> int:
-    """What an evaluation keeps of an image."""
+    """Bytes that an evaluation keeps per image."""
     run.stage.method.eval()
     with torch.inference_mode(), autocast(run.device, run.config.training.precision):
         table = image_table(run.stage.method, data.val, torch.arange(2), run.stage.augment, run.device, room)
@@ -195,7 +195,7 @@ def _image_bytes(run: Run, data: DataSet, room: Path) -> int:
 
 
 def main() -> int:
-    """Measure the configuration on stdin."""
+    """Measure the configuration on stdin; print the rates."""
     try:
         rates = measure(training_from(sys.stdin.read()))
     except (ValueError, torch.OutOfMemoryError) as error:

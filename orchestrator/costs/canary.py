@@ -1,7 +1,7 @@
-"""Does a switch do anything? One training step of every row and of its baseline, on one batch, compared bit for bit.
+"""Checks that switches have an effect: compares one training step of every row and its baseline, bit for bit.
 
-Equal outputs say that the switch changes nothing; different ones, that it changes something, if only the first random
-weights. On a GPU, whose sums may come in any order, a switch without effect can go unnoticed.
+Equal outputs mean that the switch changes nothing; different ones, that it changes something, if only the initial
+weights. On a GPU, where sums may run in any order, a switch without effect can go unnoticed.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ ONE_EPISODE = {
 
 
 def canary(planned: SweepPlan, say: Callable[[str], None] = print) -> tuple[str, ...]:
-    """A sentence for every row whose first training step gives its baseline's outputs."""
+    """A sentence for every row whose first training step has the same outputs as its baseline's."""
     compared = list(pairs(planned))
     configs = {cell.config.key: cell.config for pair in compared for cell in (pair.baseline, pair.cell)}
     outputs = {}
@@ -41,15 +41,15 @@ def canary(planned: SweepPlan, say: Callable[[str], None] = print) -> tuple[str,
         outputs[key] = first_outputs(config)
         say(f"[{number}/{len(configs)}] one step of {key}")
     return tuple(
-        f"table {pair.layout.name}: this switch changes nothing: {pair.name(pair.cell)} gives the outputs of "
-        f"{pair.name(pair.baseline)} bit for bit after one training step"
+        f"table {pair.layout.name}: this switch changes nothing: after one training step, {pair.name(pair.cell)} has "
+        f"the same outputs as {pair.name(pair.baseline)}, bit for bit"
         for pair in compared
         if outputs[pair.cell.config.key] == outputs[pair.baseline.config.key]
     )
 
 
 def first_outputs(config: ExperimentConfig) -> str:
-    """Digest of the losses of a training's first step and of the scores of its episode after it."""
+    """A digest of the losses of a training's first step, and of its episode's scores after the step."""
     short = config.with_paths(ONE_EPISODE)
     with TemporaryDirectory(prefix="canary-") as room:
         images = images_of(short)
@@ -57,7 +57,7 @@ def first_outputs(config: ExperimentConfig) -> str:
         try:
             losses = run.train_steps(range(1)) if run.stage.learns else {}
         except Diverged:
-            return f"{config.key} diverged"  # like no other
+            return f"{config.key} diverged"  # equals no other training's
         stage = run.stage
         assert isinstance(stage, EpisodicStage)
         stage.method.eval()

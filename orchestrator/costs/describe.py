@@ -1,4 +1,4 @@
-"""What a sweep would do, as `--plan` prints it."""
+"""Describes what a sweep would do, for `--plan`."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from orchestrator.store.standing import Standing, standing
 SEEDS_SHOWN = 10
 PLANNED = {
     "missing": "to train",
-    "started": "to go on with from its checkpoint",
+    "started": "to continue from its checkpoint",
     "failed": "failed",
     "stale": "stale",
     "blocked": "blocked",
-    "no weights": "trained, its weights were not kept",
+    "no weights": "trained, weights not kept",
     "untested": "trained, to test",
     "done": "done",
     "diverged": "diverged",
 }
-"""What a state of the ledger means for the next start."""
+"""State -> what it means for the next start."""
 
 
 def describe(
     spec: SweepSpec, planned: SweepPlan, ledger: Ledger, today: Today, asked: Sequence[Trial] | None = None
 ) -> str:
-    """What a sweep, or those of its trials that are `asked` for, would do, as text."""
+    """Describe what a sweep, or the `asked` trials of it, would do."""
     if spec.search is not None:
         return describe_search(spec, ledger)
     everything = planned.trials()
@@ -54,7 +54,7 @@ def describe(
         + (f", from {stages} {'pre-training' if stages == 1 else 'pre-trainings'}" if stages else ""),
         f"{part}: " + ", ".join(f"{number} {state}" for state, number in counts.items()),
         f"{len(evaluations)} evaluations, {tested} done",
-        *(["stale ones are left: --accept-stale takes them, --retrain-stale makes them anew"] if any_stale else []),
+        *(["stale ones are left alone: --accept-stale uses them, --retrain-stale retrains them"] if any_stale else []),
         *seen.lines,
         *(f"warning: {warning}" for warning in seen.warnings),
         "",
@@ -76,11 +76,11 @@ def _seeds(spec: SweepSpec) -> str:
 
 
 def _told(stands: Standing) -> str:
-    return PLANNED[stands.state] + (", to try again" if stands.again else "")
+    return PLANNED[stands.state] + (", to retry" if stands.again else "")
 
 
 def other_root(trial: Trial, ledger: Ledger) -> str | None:
-    """`trained on images at ...`, when a stored training's images lay elsewhere than the sweep says now."""
+    """`trained on images at ...`, if a stored training's images were in another folder than the sweep now says."""
     ended = ledger.how_ended(trial.key)
     if ended is None or ended.outcome == "failed" or ended.data_root in (None, trial.config.data.root):
         return None
@@ -88,7 +88,7 @@ def other_root(trial: Trial, ledger: Ledger) -> str | None:
 
 
 def describe_search(spec: SweepSpec, ledger: Ledger) -> str:
-    """What a search would do and what it has tried. ValueError when the store holds another one of its name."""
+    """Describe what a search would do and has tried. Raises ValueError if the store has another search of its name."""
     from orchestrator.store.searches import listing, resume
 
     assert spec.search is not None

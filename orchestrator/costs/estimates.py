@@ -1,8 +1,8 @@
-"""What trainings will cost, before they are paid for: from this store's history, else from a calibration.
+"""Estimates what trainings will cost, from this store's history or from a calibration.
 
-In this order: records of trainings of the same cost class on the same device and with as many threads; a calibration
-of the class; records or calibrations of another class there, scaled by the FLOPs of the backbones. A cost is that of
-what is left to do: what is done costs nothing, what was started only its remaining epochs.
+Sources, in order: records of the same cost class on the same device with as many threads; a calibration of the class;
+records or calibrations of another class there, scaled by the FLOPs of the backbones. A cost covers only what is left to
+do: finished trainings cost nothing, started ones only their remaining epochs.
 """
 
 from __future__ import annotations
@@ -39,30 +39,31 @@ from orchestrator.store.ledger import Ledger
 log = logging.getLogger("dmf.estimates")
 
 RECORDS_READ = 200
-"""Of a store's trainings, the newest."""
+"""How many of a store's records are read, the newest ones."""
 GPU_DRIVER = Path("/proc/driver/nvidia/version")
-"""Where it is missing, nobody waits for torch to find no GPU."""
+"""If it is missing, there is no need to wait for torch to find no GPU."""
 
 Source = Literal["records", "calibration", "FLOPs", "done", "unknown"]
-"""Where a cost is known from."""
+"""The source of an estimate."""
 LEAST_SPREAD: dict[Source, float] = {"records": 1.1, "calibration": 1.3, "FLOPs": 2.0}
-"""The range is from the estimate divided by this to it times this, where epochs do not spread further: machines are not
-more regular, a few steps are no training, and models reach different shares of a device's FLOP rate."""
+"""The range extends from the estimate divided by this to the estimate times this, or further if epochs vary more:
+machines are never more regular, a few steps are not a training, and models reach different shares of a device's FLOP
+rate."""
 
 
 @dataclass(frozen=True)
 class Cost:
-    """Of one trial, as far as it is left to do."""
+    """The cost of what is left to do of one trial."""
 
     seconds: float | None
-    """None: nothing is known."""
+    """None: unknown."""
     seconds_low: float | None
     seconds_high: float | None
     bytes: int | None
-    """Peak memory: of the process, or of the GPU where it trains on one."""
+    """Peak memory of the process, or of the GPU if it trains on one."""
     source: Source
     earlier_seconds: float = 0.0
-    """What the store held of the trial already."""
+    """Time that the store already has recorded for the trial."""
 
 
 DONE = Cost(0.0, 0.0, 0.0, None, "done")
@@ -72,7 +73,7 @@ UNKNOWN = Cost(None, None, None, None, "unknown")
 def estimate(
     trials: Sequence[Trial], ledger: Ledger, calibration: Calibration, anew: Collection[str] = ()
 ) -> dict[str, Cost]:
-    """The cost of every trial, by its key; of those with a key in `anew` from their beginning."""
+    """The cost of every trial, by key; trials in `anew` count from their beginning."""
     states = {trial.key: ledger.state(trial) for trial in trials}
     known = known_rates(ledger, calibration)
     costs = {}
@@ -88,7 +89,7 @@ def estimate(
 
 
 def known_rates(ledger: Ledger, calibration: Calibration) -> dict[tuple[str, str, int], tuple[Rates, Source]]:
-    """What is known of every class, device and number of threads, and from where."""
+    """The rates of every known class, device and number of threads, and their source."""
     seen: dict[tuple[str, str, int], list[Rates]] = {}
     for rates in _rates_seen(ledger, calibration):
         seen.setdefault(rates.place, []).append(rates)
@@ -104,14 +105,14 @@ def known_rates(ledger: Ledger, calibration: Calibration) -> dict[tuple[str, str
 
 
 def _rates_seen(ledger: Ledger, calibration: Calibration) -> Iterator[Rates]:
-    """Of the newest trainings; a record that can not be read is left out with a warning."""
+    """The rates of the newest trainings; a record that cannot be read is left out with a warning."""
     paths = sorted(ledger.store.glob(f"trainings/*/{RECORD}"), key=lambda path: path.stat().st_mtime_ns)
     for path in paths[-RECORDS_READ:]:
         try:
             record = TrainingRecord.read(path)
             tests = ledger.evaluations(path.parent.name)
         except ValueError as error:
-            log.warning("estimates do without %s: %s", path.parent, " ".join(str(error).split())[:300])
+            log.warning("estimates leave out %s: %s", path.parent, " ".join(str(error).split())[:300])
             continue
         rates = of_record(record, tests, _images(record.config, calibration))
         if rates is not None:
@@ -119,7 +120,7 @@ def _rates_seen(ledger: Ledger, calibration: Calibration) -> Iterator[Rates]:
 
 
 def _images(config: AnyTraining, calibration: Calibration) -> Images:
-    """Sizes of a training's splits: those of a known data set, else as a calibration found them."""
+    """Sizes of a training's splits, from the known data sets or from a calibration."""
     from dmf.data.sets import DATASETS, QUARTER_TURNS  # torch takes seconds to import
 
     facts = DATASETS.get(config.data.name)
@@ -132,7 +133,7 @@ def _images(config: AnyTraining, calibration: Calibration) -> Images:
 def _rates_for(
     config: AnyTraining, known: dict[tuple[str, str, int], tuple[Rates, Source]]
 ) -> tuple[Rates, Source] | None:
-    """Rates and their source; None: nothing is like it."""
+    """Rates for a training and their source; None if nothing is similar."""
     device, threads = device_here(config.training.device), config.training.threads
     if device is None:
         return None
@@ -167,7 +168,7 @@ def _backbone(config: AnyTraining) -> str:
 
 @functools.cache
 def device_here(wanted: str) -> str | None:
-    """What records call the device that `training.device` means on this machine; None: it is not there."""
+    """The name in records of the device that `training.device` selects here; None if it is missing."""
     if not GPU_DRIVER.exists():
         return None if wanted == "cuda" else cpu_name()
     import torch
@@ -189,7 +190,7 @@ def _cost(
     tests: list[EvaluationConfig],
     images: Images,
 ) -> Cost:
-    """What is left of a trial with so many epochs `done` in `earlier` seconds, and these `tests` to make."""
+    """The cost of the rest of a trial: `done` epochs took `earlier` seconds, and `tests` are to be made."""
     settings = trial.config.training
     left = range(done + 1, settings.epochs + 1) if rates.episode_seconds else range(0)
     training = len(left) * trial.config.batches_per_epoch * statistics.median(rates.episode_seconds or [0.0])
@@ -215,7 +216,7 @@ def _peak_bytes(rates: Rates, evaluations: Sequence[EvaluationConfig], images: I
 
 
 def _spread(seconds: Sequence[float], least: float) -> tuple[float, float]:
-    """Factors of a range's ends: what eight of ten epochs lie between, against their median, and `least` at least."""
+    """Factors for a range's ends: the middle 80 % of epochs relative to their median, and at least `least`."""
     if len(seconds) < 2 or not (middle := statistics.median(seconds)):
         return 1 / least, least
     tenths = statistics.quantiles(seconds, n=10, method="inclusive")
@@ -223,7 +224,7 @@ def _spread(seconds: Sequence[float], least: float) -> tuple[float, float]:
 
 
 def _progress(trial: Trial, ledger: Ledger) -> tuple[int, float, list[EvaluationConfig]]:
-    """Epochs done, seconds spent, and the tests that are left."""
+    """Epochs done, seconds spent, and remaining tests."""
     record = ledger.training(trial.key)
     if record is not None and record.outcome == "finished":
         tests = {test.evaluation_key: test.seconds for test in ledger.evaluations(trial.key)}
@@ -231,6 +232,6 @@ def _progress(trial: Trial, ledger: Ledger) -> tuple[int, float, list[Evaluation
         return trial.config.training.epochs, record.seconds + sum(tests.values()), missing
     try:
         at = ledger.checkpoint(trial.key)
-    except ValueError:  # one that can not be read; the trial will say so when it meets it
+    except ValueError:  # it cannot be read; the trial will report that
         at = None
     return (len(at.history), at.seconds, list(trial.evaluations)) if at else (0, 0.0, list(trial.evaluations))

@@ -1,4 +1,4 @@
-"""Whether a sweep fits on this machine: how many trials run at a time, in what memory, and what their weights take."""
+"""Checks whether a sweep fits on this machine: trials at a time, memory, and disk space for weights."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from orchestrator.spec.plan import Trial
 CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 BYTES_PER_PARAMETER = 4
 CHECKPOINT_COPIES = 4
-"""Weights and momenta, the new checkpoint being written beside the old."""
+"""Weights and momenta, twice, because the new checkpoint is written beside the old one."""
 
 
 @dataclass(frozen=True)
 class Machine:
-    """What a machine has."""
+    """The resources of a machine."""
 
     cpus: int
     memory: int
     gpu_memory: tuple[int, ...] = ()
-    """Of each GPU."""
+    """The memory of each GPU."""
 
 
 def this_machine(uses_gpu: bool) -> Machine:
-    """As far as this process may use it; without its GPUs where none is asked for, since they take seconds to find."""
+    """The resources that this process may use; GPUs only if asked for, since finding them takes seconds."""
     cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     limits = [Path(path).read_text().strip() for path in CGROUP_LIMITS if Path(path).is_file()]
@@ -45,7 +45,7 @@ def this_machine(uses_gpu: bool) -> Machine:
 
 
 def at_a_time(trials: Sequence[Trial], resources: Resources, machine: Machine) -> int:
-    """How many trials run together, the hungriest counted; 1 also where the machine has not enough for one."""
+    """How many trials run together, counting the most demanding one; at least 1, even if the machine is too small."""
     needs = [_needs(trial.config, resources, machine) for trial in trials]
     together = [machine.cpus / cpu for cpu, _ in needs]
     together += [_shares(gpu, len(machine.gpu_memory)) for _, gpu in needs if gpu]
@@ -59,7 +59,7 @@ def _needs(config: AnyTraining, resources: Resources, machine: Machine) -> tuple
 
 
 def _shares(gpu: float, gpus: int) -> int:
-    """How many trials of `gpu` GPUs each find room; fractions do not reach over two GPUs."""
+    """How many trials of `gpu` GPUs each fit; a fraction cannot span two GPUs."""
     return int(gpus // gpu) if gpu >= 1 else gpus * int(1 / gpu)
 
 
@@ -71,7 +71,7 @@ def shortages(
     store: Path,
     keep_weights: bool = True,
 ) -> tuple[str, ...]:
-    """What will not fit, in sentences. `trials` are those that are still to be trained."""
+    """Sentences about what will not fit. `trials` are those still to be trained."""
     together = min(at_a_time(trials, resources, machine), len(trials))
     known = [(costs[trial.key].bytes or 0, trial.config) for trial in trials]
     on_gpu = [(peak, config) for peak, config in known if _needs(config, resources, machine)[1]]
@@ -80,7 +80,7 @@ def shortages(
     if on_cpu and together * (peak := max(peak for peak, _ in on_cpu)) > machine.memory:
         found.append(
             f"{together} trainings at a time take up to {_gigabytes(together * peak)} of memory, this machine has "
-            f"{_gigabytes(machine.memory)}; let fewer run at a time with a larger resources.cpu"
+            f"{_gigabytes(machine.memory)}; raise resources.cpu so that fewer run at a time"
         )
     if on_gpu and machine.gpu_memory:
         peak, config = max(on_gpu, key=lambda one: one[0])
@@ -89,13 +89,13 @@ def shortages(
         if peak > room:
             found.append(
                 f"a training takes up to {_gigabytes(peak)} of GPU memory, resources.gpu={share:g} leaves it "
-                f"{_gigabytes(room)}; give it more of the GPU"
+                f"{_gigabytes(room)}; raise resources.gpu"
             )
     return (*_too_much(trials, resources, machine), *found, *_disk(trials, together, store, keep_weights))
 
 
 def _too_much(trials: Sequence[Trial], resources: Resources, machine: Machine) -> list[str]:
-    """What no trial gets on this machine; of GPUs only where it is known how many there are."""
+    """Requests that this machine cannot meet; for GPUs only if their number is known."""
     needs = [_needs(trial.config, resources, machine) for trial in trials]
     gpus = len(machine.gpu_memory)
     setting = "resources.cpu" if resources.cpu else "training.threads (or resources.cpu)"
@@ -103,15 +103,15 @@ def _too_much(trials: Sequence[Trial], resources: Resources, machine: Machine) -
     if gpus or not GPU_DRIVER.exists():
         asked.append((max((gpu for _, gpu in needs), default=0.0), gpus, "GPUs", "resources.gpu"))
     return [
-        f"a trial asks for {wanted:g} {what}, this machine has {there}; make {setting} smaller, or start the sweep on "
-        "a cluster with --address"
+        f"a trial asks for {wanted:g} {what}, this machine has {there}; reduce {setting}, or start the sweep on a "
+        "cluster with --address"
         for wanted, there, what, setting in asked
         if wanted > there
     ]
 
 
 def _disk(trials: Sequence[Trial], together: int, store: Path, keep_weights: bool) -> list[str]:
-    """Of every training its best weights, while it runs or for ever, and of those that run a checkpoint."""
+    """Check the space for best weights (of all trainings, or of running ones) and for checkpoints of running ones."""
     sizes = sorted((BYTES_PER_PARAMETER * parameters(trial.config) for trial in trials), reverse=True)
     running = sum(sizes[:together])
     kept = sum(sizes) if keep_weights else running
@@ -125,7 +125,7 @@ def _disk(trials: Sequence[Trial], together: int, store: Path, keep_weights: boo
     return [
         (
             f"weights and checkpoints of {what} take up to {_gigabytes(needed)}, {here} has {_gigabytes(free)} free; "
-            f"take a --store with more room{instead}"
+            f"use a --store with more room{instead}"
         )
     ]
 

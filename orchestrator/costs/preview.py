@@ -1,4 +1,4 @@
-"""Look before paying: what a sweep will cost on this machine, and what is doubtful about it."""
+"""Previews a sweep: its cost on this machine, and warnings about it."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ from orchestrator.text import duration
 
 @dataclass(frozen=True)
 class Preview:
-    """Of the trials that are not done yet."""
+    """The preview of the trials that are not done yet."""
 
     costs: dict[str, Cost]
-    """By training key, of all trials that were asked for."""
+    """The cost of all requested trials, by training key."""
     at_a_time: int
     """How many trials run together on this machine."""
     lines: tuple[str, ...]
-    """The costs in sum, as text."""
+    """The total cost, as text."""
     warnings: tuple[str, ...]
 
     def of(self, key: str) -> str:
-        """One trial's cost as text; empty where nothing is known or left to do."""
+        """One trial's cost as text; empty if it is unknown or nothing is left to do."""
         return f"about {duration(seconds)}" if (seconds := self.costs[key].seconds) else ""
 
 
 def preview(spec: SweepSpec, planned: SweepPlan, ledger: Ledger, asked: Sequence[Trial] | None = None) -> Preview:
-    """What a sweep, or those of its trials that are `asked` for, will cost and what is doubtful about it.
+    """Estimate the cost of a sweep, or of the `asked` trials of it, and collect warnings.
 
     Starts nothing.
     """
@@ -55,7 +55,7 @@ def preview(spec: SweepSpec, planned: SweepPlan, ledger: Ledger, asked: Sequence
 
 
 def machine_for(trials: Sequence[Trial], costs: dict[str, Cost], spec: SweepSpec) -> Machine:
-    """This machine, its GPUs looked for only where trials of known cost would use them."""
+    """This machine; its GPUs are looked for only if trials of known cost would use them."""
     known = any(costs[trial.key].seconds is not None for trial in trials)
     on_gpu = spec.resources.gpu != 0 and any(trial.config.training.device != "cpu" for trial in trials)
     return this_machine(uses_gpu=known and on_gpu)

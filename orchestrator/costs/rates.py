@@ -1,6 +1,6 @@
-"""What trainings take on a machine, per episode and image: from records, from a calibration, scaled by FLOPs.
+"""Rates of trainings on a machine, per episode and image: from records, from a calibration, or scaled by FLOPs.
 
-Trainings of one cost class do the same work per episode: everything in their configurations that costs is equal.
+Trainings of one cost class do the same work per episode: all settings that cost time or memory are equal.
 """
 
 from __future__ import annotations
@@ -39,43 +39,43 @@ COSTS_NOTHING = frozenset(
     "training.validation_episodes training.validate_every training.validate_all_from validation.way "
     "validation.shot validation.queries start".split()
 )
-"""Parameters, and sections, that change neither an episode's time nor the memory."""
+"""Parameters and sections that affect neither an episode's time nor the memory."""
 
 BASE_CLASSES = 1_200
-"""More than the training classes of any known data set, for classifiers of them."""
+"""For classifiers: more than the training classes of any known data set."""
 Images = dict[str, int]
-"""How many a split has, by its name, where that is known."""
+"""The number of images in each split, by name, if known."""
 
 
 class Rates(Value):
-    """What trainings of one cost class took on one device."""
+    """The measured rates of one cost class on one device."""
 
     cost_class: str
     device: str
     threads: int
     config: Training
-    """One of them."""
+    """One training of the class."""
     episode_seconds: tuple[float, ...]
-    """Of one training episode, once for every epoch or timed stretch; empty where nothing is learnt."""
+    """Per training episode, one value for every epoch or timed stretch; empty if nothing is learnt."""
     image_seconds: float
-    """Of an evaluation, for each image that it forwards."""
+    """In an evaluation, per image that it forwards."""
     test_episode_seconds: float
-    """Of an evaluation, for each episode besides its images."""
+    """In an evaluation, per episode on top of its images."""
     start_seconds: float
-    """Besides epochs and evaluations."""
+    """On top of epochs and evaluations."""
     peak_bytes: int | None = None
     image_bytes: int = 0
-    """Besides the peak, of each image that an evaluation keeps; none where whole evaluations were seen."""
+    """On top of the peak, per image that an evaluation keeps; 0 if the peak covers whole evaluations."""
     parameters: int | None = None
     images: Images = Field(default_factory=dict)
 
     @property
     def place(self) -> tuple[str, str, int]:
-        """Class, device and threads: what tells rates apart."""
+        """Class, device and threads, which identify the rates."""
         return self.cost_class, self.device, self.threads
 
     def scaled(self, config: AnyTraining) -> Rates:
-        """For a training of another class, by the FLOPs of the two backbones; its memory is not known."""
+        """The rates for a training of another class, scaled by the FLOPs of the two backbones; memory is unknown."""
         image = flops_per_image(config) / flops_per_image(self.config)
         episode = image * config.images_per_batch / self.config.images_per_batch
         return Rates(
@@ -91,24 +91,24 @@ class Rates(Value):
 
 
 class Calibration(Value):
-    """What `orchestrator.costs.calibrate` has measured for a store."""
+    """The rates that `orchestrator.costs.calibrate` has measured for a store."""
 
     measured: tuple[Rates, ...] = ()
 
     @classmethod
     def of(cls, store: Path) -> Self:
-        """A store's, empty where nothing was measured."""
+        """A store's calibration, empty if nothing was measured."""
         path = calibration_path(store)
         return cls.read(path) if path.is_file() else cls()
 
     def images_of(self, data: DataConfig) -> Images:
-        """Sizes of a data set's splits, where it was opened for a measurement."""
+        """Sizes of a data set's splits, if it was opened for a measurement."""
         opened = (rates.images for rates in self.measured if _same_images(rates.config.data, data))
         return next((images for images in opened if images), {})
 
 
 def calibration_path(store: Path) -> Path:
-    """Where a store keeps what was measured for it."""
+    """The file with a store's calibration."""
     return store / "calibration.json"
 
 
@@ -117,12 +117,12 @@ def _same_images(one: DataConfig, other: DataConfig) -> bool:
 
 
 def cost_class(config: AnyTraining) -> str:
-    """Digest of everything in a configuration that costs time or memory, device and threads aside."""
+    """A digest of everything in a configuration that costs time or memory, except device and threads."""
     return representative(config).key
 
 
 def representative(config: AnyTraining) -> AnyTraining:
-    """The one training that stands for all of a cost class."""
+    """The one training that represents all of a cost class."""
     plain = type(config)().flat() | _defaults_of(config.model)
     there = config.flat()
     values = {path: plain[path] for path in there if path in COSTS_NOTHING and path in plain}
@@ -143,7 +143,7 @@ def _defaults_of(model: Value) -> dict[str, Any]:
 
 
 def distinct_images(evaluation: EvaluationConfig, images: Images) -> float:
-    """How many images an evaluation forwards, every one once: of M, n draws are expected to find M (1 - e^(-n/M))."""
+    """The images that an evaluation forwards, each once: n draws from M are expected to find M (1 - e^(-n/M))."""
     assert evaluation.shot is not None
     drawn = evaluation.episodes * evaluation.way * (evaluation.shot + evaluation.queries)
     held = images.get(evaluation.split)
@@ -153,7 +153,7 @@ def distinct_images(evaluation: EvaluationConfig, images: Images) -> float:
 def validation_of(config: AnyTraining, task: Task | None = None) -> EvaluationConfig:
     """The evaluation that selects a training's epoch.
 
-    It is of the `task` that its record names, else as far as is known without the images.
+    It uses the `task` in the training's record, or else what is known without the images.
     """
     asked, way, shot = config.validation, USUAL_WAY, USUAL_SHOT
     if isinstance(config, ExperimentConfig):
@@ -164,11 +164,11 @@ def validation_of(config: AnyTraining, task: Task | None = None) -> EvaluationCo
 
 
 def of_record(record: TrainingRecord, tests: Iterable[EvaluationRecord], images: Images) -> Rates | None:
-    """What a training took, from its epochs' seconds; None where it tells nothing, as when it failed.
+    """The rates of a training, from its epochs' seconds; None if the record is of no use, for example after a failure.
 
-    A validation's seconds are what epochs with one take longer. Where all epochs have one, it is what images forward
-    have of images forward and backward, which take three times as much. What an evaluation spends on images and what
-    on episodes is not recorded: half of its time is taken for each.
+    A validation takes as long as epochs with one exceed epochs without. If all epochs have one, its share is that of
+    forward passes, given that an image forward and backward takes three times as long as forward. How an evaluation's
+    time divides between images and episodes is not recorded; half is assumed for each.
     """
     if record.outcome == "failed" or record.provenance is None or not (record.history or record.parameters == 0):
         return None
@@ -200,7 +200,7 @@ def of_record(record: TrainingRecord, tests: Iterable[EvaluationRecord], images:
 
 
 def merged(rates: Sequence[Rates]) -> Rates:
-    """Several of one class, device and number of threads as one: medians, all epochs, the highest peak."""
+    """Merge rates of one class, device and number of threads: medians, all epochs, the highest peak."""
 
     def median(of: Callable[[Rates], float]) -> float:
         return statistics.median(map(of, rates))
@@ -225,7 +225,7 @@ def _median(values: Iterable[float]) -> float:
 
 
 def flops_per_image(config: AnyTraining) -> int:
-    """Of the backbone's convolutions for one image, forward: two per multiply-add; 0 for raw pixels."""
+    """FLOPs of the backbone's convolutions for one image, forward, two per multiply-add; 0 for raw pixels."""
     model = config.model
     if not isinstance(model, BackboneConfig):
         return 0
@@ -246,7 +246,7 @@ def _backbone_flops(config: BackboneConfig, channels: int, side: int) -> int:
 
 
 def parameters(config: AnyTraining) -> int:
-    """Number of learnt numbers, counted on a model without memory; base classes as of the largest known data set."""
+    """The number of learnt parameters, counted on a model without storage; classifiers have BASE_CLASSES classes."""
     return _parameters(config.model, config.data.channels)
 
 

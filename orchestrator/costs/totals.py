@@ -1,4 +1,4 @@
-"""Costs of many trials in sum: before a sweep how long it will take, after it how well that was known."""
+"""Totals over many trials: before a sweep how long it will take, after it how good the estimates were."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from orchestrator.store.ledger import Ledger
 from orchestrator.text import duration
 
 KNOWN_FROM: dict[Source, str] = {
-    "records": "from records of their kind",
+    "records": "from records of the same kind",
     "calibration": "from a calibration",
-    "FLOPs": "scaled by FLOPs from others",
+    "FLOPs": "from others, scaled by FLOPs",
 }
 
 
 @dataclass(frozen=True)
 class Total:
-    """Of several trials: `seconds` of computing, `makespan` until the last ends; each with low and high end."""
+    """The total of several trials: `seconds` of computing, and `makespan` until the last ends; each with its range."""
 
     seconds: tuple[float, float, float]
     makespan: tuple[float, float, float]
 
 
 def total(costs: Iterable[Cost], at_a_time: int) -> Total:
-    """Sum of the costs that are known, in the order in which the trials start."""
+    """The total of the known costs, in the order in which the trials start."""
     ranges = [
         (cost.seconds, cost.seconds_low or 0.0, cost.seconds_high or 0.0) for cost in costs if cost.seconds is not None
     ]
@@ -42,7 +42,7 @@ def total(costs: Iterable[Cost], at_a_time: int) -> Total:
 
 
 def makespan(seconds: Iterable[float], at_a_time: int) -> float:
-    """When the last of several ends, each starting in its turn as soon as fewer than `at_a_time` run."""
+    """When the last of several tasks ends, if each starts in turn as soon as fewer than `at_a_time` run."""
     ends = [0.0] * at_a_time
     for one in seconds:
         heapq.heapreplace(ends, ends[0] + one)
@@ -50,7 +50,7 @@ def makespan(seconds: Iterable[float], at_a_time: int) -> float:
 
 
 def told(costs: Sequence[Cost], at_a_time: int) -> list[str]:
-    """A sweep's costs in lines of text: computing, wall time, and where they are known from."""
+    """A sweep's costs as lines of text: computing, wall time, and the sources of the estimates."""
     left = [cost for cost in costs if cost.source != "done"]
     sources = Counter(cost.source for cost in left)
     unknown = sources.pop("unknown", 0)
@@ -62,7 +62,7 @@ def told(costs: Sequence[Cost], at_a_time: int) -> list[str]:
             "  " + ", ".join(f"{_trainings(number)} {KNOWN_FROM[source]}" for source, number in sources.items()),
         ]
     if unknown:
-        lines.append(f"unknown: what {unknown} of {len(left)} trainings take; --calibrate measures it")
+        lines.append(f"unknown: the cost of {unknown} of {len(left)} trainings; --calibrate measures it")
     return lines
 
 
@@ -71,12 +71,12 @@ def _trainings(number: int) -> str:
 
 
 def said(seconds: float, low: float, high: float) -> str:
-    """Seconds with their range: 3 h 20 min (2 h 50 min to 4 h 10 min)."""
+    """A duration with its range: 3 h 20 min (2 h 50 min to 4 h 10 min)."""
     return f"{duration(seconds)} ({duration(low)} to {duration(high)})"
 
 
 def compare(estimates_before: dict[str, Cost], ledger: Ledger) -> str:
-    """Estimated against actual seconds of the trainings that have ended since, per cost class and together."""
+    """Compare estimated and actual seconds of the trainings that have ended since, per cost class and in total."""
     configs: dict[str, AnyTraining] = {}
     pairs: dict[str, list[tuple[Cost, float]]] = {}
     for key, cost in estimates_before.items():
@@ -88,11 +88,11 @@ def compare(estimates_before: dict[str, Cost], ledger: Ledger) -> str:
         configs.setdefault(name, record.config)
         pairs.setdefault(name, []).append((cost, actual))
     if not pairs:
-        return "no training whose time was estimated has ended"
+        return "no training with an estimate has ended"
     names = class_labels(configs)
     rows = [(names[name], found) for name, found in pairs.items()]
     if len(rows) > 1:
-        rows.append(("together", [pair for _, found in rows for pair in found]))
+        rows.append(("total", [pair for _, found in rows for pair in found]))
     width = max(len("trainings"), *(len(label) for label, _ in rows))
     lines = [f"{'trainings':<{width}}  number  {'estimated':<32}  {'actual':<11}  actual / estimated"]
     for label, found in rows:
@@ -103,5 +103,5 @@ def compare(estimates_before: dict[str, Cost], ledger: Ledger) -> str:
 
 
 def class_labels(configs: dict[str, AnyTraining]) -> dict[str, str]:
-    """What tells cost classes apart, from one training of each: by what costs, not by its seed or learning rate."""
+    """Labels for cost classes, given one training of each: by what affects cost, not by seed or learning rate."""
     return labels(representative(config) for config in configs.values())

@@ -1,4 +1,4 @@
-"""A Ray of our own on this machine, or a cluster's: its nodes, what a trial asks of them, and their loss."""
+"""Starts Ray on this machine, or connects to a cluster; requests resources for trials, and notices lost nodes."""
 
 from __future__ import annotations
 
@@ -21,24 +21,24 @@ from orchestrator.running.interrupts import Signals  # noqa: E402
 from orchestrator.spec.model import Resources  # noqa: E402
 
 OBJECT_STORE_BYTES = 128 * 2**20
-"""Trials exchange nothing but numbers."""
+"""Small, since trials exchange only numbers."""
 SECONDS_BETWEEN_LOOKS = 5.0
-"""At the nodes that there are."""
+"""Interval between checks of the nodes."""
 SHORT_PATIENCE = 10.0
-"""With our own Ray, whose one node does not come back."""
+"""Used with our own Ray, whose only node does not come back."""
 
 
 @contextlib.contextmanager
 def cluster(address: str | None, signals: Signals, code: Path, shared: bool = True) -> Iterator[list[dict[str, float]]]:
-    """A Ray of our own on this machine, or the one at `address`; yields what each of its nodes has: CPU, GPU.
+    """Start Ray on this machine, or connect to the one at `address`; yield the resources (CPU, GPU) of each node.
 
-    Workers import the project from the folder `code`, which all nodes see if it is `shared`; else Ray brings it to
-    them. Ray puts the driver's folder before their own paths, hence the change of folder.
+    Workers import the project from the folder `code`, which all nodes see if it is `shared`; otherwise Ray copies it
+    to them. Ray puts the driver's working directory first on their path, so it is changed to `code` meanwhile.
     """
     with contextlib.chdir(code):
         _start(address, code, shared)
     signals.listen()
-    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # the watcher tells what trials do
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # the watcher reports what trials do
     try:
         yield [node["Resources"] for node in ray.nodes() if node["Alive"]]
     finally:
@@ -58,8 +58,8 @@ def _start(address: str | None, code: Path, shared: bool) -> None:
             )
         except (ConnectionError, RuntimeError) as error:
             raise ValueError(
-                f"no Ray answers us at --address {address} ({str(error).strip().splitlines()[-1][:200]}); start it "
-                "with `ray start --head`, and where it asks for a token set RAY_AUTH_MODE=token and have the cluster's"
+                f"no Ray answers at --address {address} ({str(error).strip().splitlines()[-1][:200]}); start it with "
+                "`ray start --head`, and if it asks for a token, set RAY_AUTH_MODE=token and use the cluster's token"
             ) from None
     else:
         with environment("PYTHONPATH", path):
@@ -73,10 +73,10 @@ def _start(address: str | None, code: Path, shared: bool) -> None:
 
 @contextlib.contextmanager
 def _no_collection() -> Iterator[None]:
-    """Without the garbage collector, in any thread.
+    """Turn the garbage collector off, in all threads.
 
-    While Ray shuts down, an object reference of it that is collected, such as by the thread that writes to MLflow,
-    ends the process: "The core worker has already been shutdown".
+    If an object reference is collected while Ray shuts down, for example by the thread that writes to MLflow, the
+    process ends: "The core worker has already been shutdown".
     """
     gc.disable()
     try:
@@ -87,7 +87,7 @@ def _no_collection() -> Iterator[None]:
 
 @contextlib.contextmanager
 def environment(name: str, value: str) -> Iterator[None]:
-    """With a variable of the environment at `value`."""
+    """Set an environment variable inside the block."""
     before = os.environ.get(name)
     os.environ[name] = value
     try:
@@ -100,7 +100,7 @@ def environment(name: str, value: str) -> Iterator[None]:
 
 
 def request(config: AnyTraining, resources: Resources, nodes: list[dict[str, float]]) -> dict[str, float]:
-    """What one trial takes: {"CPU": ..., "GPU": ...}. ValueError when no single one of the `nodes` has it."""
+    """The resources of one trial: {"CPU": ..., "GPU": ...}. Raises ValueError if no single node has them."""
     gpus = max((node.get("GPU", 0.0) for node in nodes), default=0.0)
     cpu = float(resources.cpu or config.training.threads)
     gpu = resources.gpu if resources.gpu is not None else float(gpus >= 1 and config.training.device != "cpu")
@@ -110,27 +110,27 @@ def request(config: AnyTraining, resources: Resources, nodes: list[dict[str, flo
     if not any(fits(needs, node) for node in nodes):
         kinds = dict.fromkeys(f"{node.get('CPU', 0.0):g} CPUs and {node.get('GPU', 0.0):g} GPUs" for node in nodes)
         raise ValueError(
-            f"a trial asks for {cpu:g} CPUs and {gpu:g} GPUs of one node, "
-            f"and Ray's nodes have {' or '.join(kinds) or 'none'}; "
-            "make resources.cpu (or training.threads) or resources.gpu smaller"
+            f"a trial asks for {cpu:g} CPUs and {gpu:g} GPUs on one node, "
+            f"but Ray's nodes have {' or '.join(kinds) or 'none'}; "
+            "reduce resources.cpu (or training.threads) or resources.gpu"
         )
     return needs
 
 
 @dataclass
 class NodeWatch:
-    """Stops the sweep when no node is left that could run its trials: Tune would wait for one for ever."""
+    """Stops the sweep when no node is left that can run its trials; Tune would wait for ever."""
 
     signals: Signals
     needs: list[dict[str, float]]
-    """What trials ask for, each kind once."""
+    """The distinct requests of the trials."""
     patience_s: float
-    """How long nodes may be away: a cluster may get new ones, our own Ray does not."""
+    """How long nodes may be missing: a cluster may get new ones, our own Ray does not."""
     looked: float = 0.0
     missed_since: float | None = None
 
     def check(self) -> None:
-        """Look whether there is one, now and then."""
+        """Check at intervals that such a node exists."""
         now = time.monotonic()
         if now - self.looked < SECONDS_BETWEEN_LOOKS:
             return
@@ -141,15 +141,15 @@ class NodeWatch:
             return
         self.missed_since = self.missed_since or now
         if now - self.missed_since >= self.patience_s:
-            self.signals.stop("Ray has lost every node that a trial would fit on")
+            self.signals.stop("Ray has lost every node that can run a trial")
 
 
 def fits(need: dict[str, float], node: dict[str, float]) -> bool:
-    """Whether a node has what a trial asks for, in use or not."""
+    """Whether a node has what a trial asks for, even if it is in use."""
     return all(amount <= node.get(name, 0.0) for name, amount in need.items())
 
 
 def node_watch(signals: Signals, needs: Iterable[dict[str, float]], address: str | None, timeout_s: float) -> NodeWatch:
-    """For trials with these needs, on our own Ray or on a cluster."""
+    """The watch for trials with these needs, on our own Ray or on a cluster."""
     kinds = {tuple(sorted(need.items())) for need in needs}
     return NodeWatch(signals, [dict(kind) for kind in kinds], timeout_s if address else SHORT_PATIENCE)

@@ -1,4 +1,4 @@
-"""Who runs trials: Ray's workers, or this process."""
+"""Chooses who runs trials: Ray's workers, or this process."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from orchestrator.store.ledger import Ledger
 
 
 class Executor(Protocol):
-    """Decides when and where a trial runs. What is done, and where a trial goes on, only the ledger knows."""
+    """Decides when and where a trial runs. Only the ledger knows what is done and where a trial continues."""
 
     def run(self, trials: tuple[Trial, ...], watcher: Watcher) -> None:
-        """Start trials in their order and tell the watcher what they do; return when all have ended.
+        """Run trials in order, report on them to the watcher, and return when all have ended.
 
-        ValueError, before the first starts, for one that can not run here. Stopped when the sweep ends early.
+        Raises ValueError, before the first starts, if one of them cannot run here; Stopped if the sweep ends early.
         """
 
 
 @contextlib.contextmanager
 def executor(spec: SweepSpec, ledger: Ledger, signals: Signals, options: Options) -> Iterator[Executor]:
-    """The one that `options` name."""
+    """The executor that `options` name."""
     if options.executor == "local":
         from orchestrator.running.local import InProcess
 

@@ -1,4 +1,4 @@
-"""What an error of a trial is: of the machine, and then worth another try, or of configuration, data or code."""
+"""Classifies a trial's error: a fault of the machine is worth a retry; one of configuration, data or code is not."""
 
 from __future__ import annotations
 
@@ -21,25 +21,25 @@ PASSING = {
     errno.ECONNRESET,
     errno.ENOLCK,
 }
-"""What a file system that others serve answers while it is away."""
+"""Errors of a network file system while its server is away."""
 NUMBER = re.compile(r"\(os error (\d+)\)")
-"""In the text of safetensors' errors, which have no `errno`."""
+"""Finds the number in the text of safetensors' errors, which have no `errno`."""
 NO_MEMORY = re.compile(r"DefaultCPUAllocator: (can't allocate|not enough) memory")
 OF_A_GPU = re.compile(r"CUDA error|CUDA driver|cuDNN error: CUDNN_STATUS_(EXECUTION_FAILED|INTERNAL_ERROR)|NCCL error")
 
 
 def kind_of(error: BaseException) -> Kind:
-    """The kind of an error, of what caused it where that says more."""
+    """The kind of an error, or of its cause if that says more."""
     return next((kind for each in _chain(error) if (kind := _own_kind(each)) != "error"), "error")
 
 
 def failure_of(error: BaseException) -> Failure:
-    """An error as a record keeps it."""
+    """An error in the form that a record keeps."""
     return Failure(reason=one_line(error), kind=kind_of(error), traceback="".join(traceback.format_exception(error)))
 
 
 def one_line(error: BaseException) -> str:
-    """An exception as one line."""
+    """An exception on one line."""
     return " ".join(f"{type(error).__name__}: {error}".split())
 
 
@@ -53,7 +53,7 @@ def _chain(error: BaseException) -> list[BaseException]:
 
 
 def _own_kind(error: BaseException) -> Kind:
-    # By name: the driver, which reads kinds too, does without torch and safetensors.
+    # Compared by name, because the driver does not import torch and safetensors.
     number = _number(error)
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or number == errno.ENOMEM:
         return "memory"
@@ -69,7 +69,7 @@ def _own_kind(error: BaseException) -> Kind:
 
 
 def _number(error: BaseException) -> int | None:
-    """What the operating system called it."""
+    """The operating system's number for an error; None if it has none."""
     if isinstance(error, OSError):
         return error.errno
     found = NUMBER.search(str(error)) if type(error).__name__ == "SafetensorError" else None

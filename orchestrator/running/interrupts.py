@@ -1,4 +1,4 @@
-"""The early end of a sweep, by a signal or for another reason, as an exception raised where the driver can take it."""
+"""Ends a sweep early, by a signal or for another reason, with an exception at a point where the driver can stop."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 
 class Stopped(BaseException):
-    """The sweep ends before all is done; its text says why. Nothing is lost: started again, it goes on."""
+    """The sweep ends early; the text says why. Nothing is lost: the next start continues."""
 
 
 class Interrupted(Stopped):
@@ -22,8 +22,10 @@ class Interrupted(Stopped):
 
 
 class Signals:
-    """Raises signals as `Interrupted`, at once or, where they are deferred, at the next check; and reasons to stop as
-    `Stopped`, at the next check."""
+    """Raises `Interrupted` for a signal, at once or, if deferred, at the next check.
+
+    For another reason to stop it raises `Stopped`, at the next check.
+    """
 
     NUMBERS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -31,7 +33,7 @@ class Signals:
         self.arrived: int | None = None
         self.reason: str | None = None
         self.deadline = math.inf
-        """Of `time.monotonic`: from then on there is a reason to stop."""
+        """The sweep stops at this time of `time.monotonic`."""
         self.deferred = False
         self.listened: list[signal.Signals] = []
 
@@ -42,21 +44,21 @@ class Signals:
             raise Interrupted(number)
 
     def stop(self, reason: str) -> None:
-        """Have the next `check` end the sweep."""
+        """Make the next `check` end the sweep."""
         self.reason = self.reason or reason
 
     def check(self) -> None:
-        """Raise what has arrived."""
+        """Raise `Interrupted` or `Stopped` if there is a reason."""
         if self.arrived is not None:
             raise Interrupted(self.arrived)
         if time.monotonic() > self.deadline:
-            self.stop("the budget of time is used up")
+            self.stop("the time budget is used up")
         if self.reason is not None:
             raise Stopped(self.reason)
 
     @contextlib.contextmanager
     def deferring(self) -> Iterator[None]:
-        """Inside, signals wait for the next check; the end is one."""
+        """Inside the block, signals wait for the next check; the block's end is one."""
         self.deferred = True
         try:
             yield
@@ -66,7 +68,7 @@ class Signals:
 
     @contextlib.contextmanager
     def caught(self) -> Iterator[None]:
-        """Handle the signals inside; those that the caller was told to ignore (nohup) stay ignored."""
+        """Handle the signals inside the block, except those that are ignored already (nohup)."""
         before = {number: signal.getsignal(number) for number in self.NUMBERS}
         self.listened = [number for number, handler in before.items() if handler != signal.SIG_IGN]
         self.listen()
@@ -77,6 +79,6 @@ class Signals:
                 signal.signal(number, handler)
 
     def listen(self) -> None:
-        """Take the signals (back): ray.init installs handlers of its own."""
+        """Install the handlers, again after ray.init, which installs its own."""
         for number in self.listened:
             signal.signal(number, self._handle)

@@ -1,4 +1,4 @@
-"""One trial as an executor runs it, in a worker's process or in this one."""
+"""One trial, as an executor runs it in a worker or in this process."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from orchestrator.running.faults import failure_of, kind_of
 
 @dataclass(frozen=True)
 class Job:
-    """One trial, and how it is run. It goes to a worker as JSON."""
+    """One trial and how to run it; sent to a worker as JSON."""
 
     config: AnyTraining
     evaluations: tuple[EvaluationConfig, ...]
     store: str
-    """A folder that all nodes see, or an object store."""
+    """A folder that all nodes see, or the URI of an object store."""
     gpu: float = 0.0
-    """The share of a GPU that it may fill; 0: there is no limit."""
+    """The fraction of a GPU's memory that it may use; 0: no limit."""
     timeout_s: float | None = None
-    """Its process ends after so long without a sign of life; None: never."""
+    """Its process ends after this long without a sign of life; None: never."""
     keep_weights: bool = True
-    """After its tests."""
+    """Whether to keep the weights after the tests."""
 
     def dumps(self) -> str:
-        """As text. Defaults stay out: Tune keeps several copies of it for every trial, and workers have our code."""
+        """To JSON, without defaults: Tune keeps several copies per trial, and workers have the same code."""
         return json.dumps(
             {
                 "config": self.config.compact(),
@@ -42,7 +42,7 @@ class Job:
 
     @classmethod
     def loads(cls, text: str) -> Job:
-        """From text."""
+        """From JSON."""
         data = json.loads(text)
         evaluations = tuple(EvaluationConfig.from_dict(evaluation) for evaluation in data["evaluations"])
         rest = (data[name] for name in ("store", "gpu", "timeout_s", "keep_weights"))
@@ -50,9 +50,9 @@ class Job:
 
 
 def work(job: Job, on_epoch: Callable[[Epoch], None]) -> TrainingRecord | Failure:
-    """Run a job, and return its training's record or why it failed.
+    """Run a job; return its training's record, or why it failed.
 
-    A fault of the machine is raised: the job is worth another try, and goes on from its checkpoint.
+    A fault of the machine is raised, because the job is worth a retry from its checkpoint.
     """
     import torch
 
@@ -69,7 +69,7 @@ def work(job: Job, on_epoch: Callable[[Epoch], None]) -> TrainingRecord | Failur
 
 
 def _with_memory_for_two(job: Job, on_epoch: Callable[[Epoch], None]) -> TrainingRecord:
-    """Run a job; if it runs out of memory, once more from its checkpoint: another process may have had the memory."""
+    """Run a job. If it runs out of memory, retry once: another process may have held the memory."""
     import torch
 
     from orchestrator.running.trial import run_trial

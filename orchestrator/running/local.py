@@ -1,6 +1,6 @@
-"""Trials one after the other in this process: breakpoints work, and no Ray starts.
+"""Runs trials one after another in this process, without Ray, so that breakpoints work.
 
-Nothing shares out the machine: `resources` counts for nothing. Nothing ends a trial that hangs but the user.
+`resources` is ignored, and only the user can end a trial that hangs.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class InProcess:
     def run(self, trials: tuple[Trial, ...], watcher: Watcher) -> None:
         """See `Executor`."""
         for asked in trials:
-            device_of(asked.config.training.device)  # refuses one that is not there
+            device_of(asked.config.training.device)  # raises if it is not there
         order = Order(trials, self.ledger, logged(watcher.ended))
         while trial := order.next():
             job = Job(trial.config, trial.evaluations, self.ledger.name, keep_weights=self.keep_weights)
@@ -41,11 +41,11 @@ class InProcess:
             order.ended(trial.key)
 
     def _run(self, job: Job, watcher: Watcher) -> None:
-        """Run a job, and again after a fault of the machine."""
+        """Run a job; retry after a fault of the machine."""
         key = job.config.key
 
         def tell(hook: Callable[..., None], *arguments: Any) -> None:
-            """Call a hook, which no signal cuts short; then end the sweep if there is a reason to."""
+            """Call a hook without interruption by signals; then stop the sweep if there is a reason."""
             with self.signals.deferring():
                 logged(hook)(key, *arguments)
                 watcher.check()
@@ -57,7 +57,7 @@ class InProcess:
             tell(watcher.started)
             try:
                 ended = work(job, on_epoch)
-            except Exception as error:  # of the machine
+            except Exception as error:  # a fault of the machine
                 reason = one_line(error)[:300]
                 if tries <= self.max_failures:
                     tell(watcher.recovering, reason)

@@ -1,4 +1,4 @@
-"""What the command line of a sweep asks for."""
+"""The parsed command line of a sweep."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class Options:
-    """The options of `python -m orchestrator.sweep`, whose --help explains them."""
+    """The options of `python -m orchestrator.sweep`; its --help explains them."""
 
     spec: str
     settings: Sequence[str]

@@ -1,4 +1,4 @@
-"""Which trial starts next: those that start from a pre-training wait for it, and go without a start when it failed."""
+"""Orders trials: those that start from a pre-training wait for it, and are skipped if it failed."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from orchestrator.store.ledger import Ledger
 
 
 def stages_first(trials: Iterable[Trial]) -> tuple[Trial, ...]:
-    """The same trials, each pre-training before the first that starts from it."""
+    """The same trials, with each pre-training before the first one that starts from it."""
     by_key = {trial.key: trial for trial in trials}
     found: dict[str, Trial] = {}
     for trial in by_key.values():
@@ -23,13 +23,13 @@ def stages_first(trials: Iterable[Trial]) -> tuple[Trial, ...]:
 
 
 def with_stages(chosen: Iterable[Trial], trials: Iterable[Trial]) -> tuple[Trial, ...]:
-    """Those of `trials` that are chosen, and the pre-trainings that they start from."""
+    """The `chosen` trials and the pre-trainings that they start from, in the order of `trials`."""
     wanted = {key for trial in chosen for key in (trial.key, trial.config.stage and trial.config.stage.key)}
     return tuple(trial for trial in trials if trial.key in wanted)
 
 
 def without_start(config: AnyTraining, ledger: Ledger) -> Failure | None:
-    """Why a training can not start: its pre-training has ended without weights, or not at all. None: it can."""
+    """Why a training cannot start: its pre-training has not ended, or ended without weights. None: it can start."""
     if config.stage is None:
         return None
     ended = ledger.how_ended(config.stage.key)
@@ -43,9 +43,9 @@ def without_start(config: AnyTraining, ledger: Ledger) -> Failure | None:
 
 
 class Order:
-    """Gives trials in their order, each once its pre-training has ended.
+    """Gives out trials in order, each after its pre-training has ended.
 
-    One whose pre-training ended without weights is never given: `skip` hears of it.
+    A trial whose pre-training ended without weights is passed to `skip` instead.
     """
 
     def __init__(self, trials: Iterable[Trial], ledger: Ledger, skip: Callable[[str, Failure], None]) -> None:
@@ -65,11 +65,11 @@ class Order:
 
     @property
     def waiting(self) -> bool:
-        """Whether some have not been given."""
+        """Whether some trials have not been given out."""
         return bool(self.ready or self.after)
 
     def next(self) -> Trial | None:
-        """The next one that can start; None: there is none, now (`waiting`) or at all."""
+        """The next trial that can start; None if none can, now (while some are `waiting`) or at all."""
         while self.ready:
             trial = self.trials[heapq.heappop(self.ready)]
             failure = without_start(trial.config, self.ledger)
@@ -79,6 +79,6 @@ class Order:
         return None
 
     def ended(self, key: str) -> None:
-        """A trial has ended, however: those that wait for it may start."""
+        """Note that a trial has ended, with or without success: those that wait for it may start."""
         for position in self.after.pop(key, ()):
             heapq.heappush(self.ready, position)

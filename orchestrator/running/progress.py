@@ -1,4 +1,4 @@
-"""How far a sweep is: a live table on a terminal, plain lines elsewhere."""
+"""Shows a sweep's progress: a live table on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from dmf.records.records import Epoch
 from orchestrator.text import duration
 
 SECONDS_BETWEEN_LINES = 30
-"""Of one trial, when stdout is no terminal."""
+"""For one trial, if stdout is not a terminal."""
 Stage = Literal["waiting", "running", "done", "diverged", "failed", "stopped"]
 ORDER: tuple[Stage, ...] = ("running", "waiting", "failed", "diverged", "stopped", "done")
-"""What a small terminal shows first."""
+"""The order of rows; a small terminal shows only the first ones."""
 
 
 @dataclass
 class Row:
-    """One trial, as far as it is known."""
+    """One trial's progress."""
 
     label: str
     epochs: int
@@ -36,7 +36,7 @@ class Row:
     validation_accuracy: float | None = None
     note: str = ""
     seconds: float = 0.0
-    """Of all epochs seen."""
+    """Total time of the epochs seen."""
     seen: int = 0
     told: float = 0.0
 
@@ -47,13 +47,13 @@ class Row:
 
 
 class Progress:
-    """Told what happens to trials, by key; shows it. A context manager."""
+    """Shows what happens to trials, which it is told by key. A context manager."""
 
     def __init__(self, title: str, console: Console | None = None) -> None:
         self.title = title
         self.console = console or Console(soft_wrap=True)
         self.rows: dict[str, Row] = {}
-        # Sums over the rows: events and lines of one trial must not take longer the more trials there are.
+        # Running sums over the rows, so that the cost of an event does not grow with the number of trials.
         self.stages: Counter[Stage] = Counter()
         self.epochs_left = self.epochs_seen = 0
         self.seconds = 0.0
@@ -69,13 +69,13 @@ class Progress:
             self.live.stop()
 
     def planned(self, key: str, label: str, epochs: int) -> None:
-        """A trial that will run."""
+        """Add a trial that will run."""
         with self._counted(Row(label, epochs)) as row:
             self.rows[key] = row
 
     @contextlib.contextmanager
     def _counted(self, row: Row, known: bool = False) -> Iterator[Row]:
-        """Around a change of a row, which is `known` to the sums or new to them."""
+        """Update the sums around a change of a row, which they contain already if it is `known`."""
         if known:
             self.stages[row.stage] -= 1
             self.epochs_left -= row.left
@@ -84,13 +84,13 @@ class Progress:
         self.epochs_left += row.left
 
     def started(self, key: str) -> None:
-        """A trial that runs from now on, or again."""
+        """Note that a trial has started, or restarted."""
         with self._counted(self.rows[key], known=True) as row:
             row.stage = "running"
-        self._line(key, "starts" if not row.epoch else f"goes on after epoch {row.epoch}")
+        self._line(key, "starts" if not row.epoch else f"continues after epoch {row.epoch}")
 
     def epoch(self, key: str, epoch: Epoch) -> None:
-        """An epoch that has ended."""
+        """Note that an epoch has ended."""
         with self._counted(self.rows[key], known=True) as row:
             row.epoch = epoch.epoch
         row.seconds, self.seconds = row.seconds + epoch.seconds, self.seconds + epoch.seconds
@@ -102,13 +102,13 @@ class Progress:
             self._line(key, f"epoch {row.epoch}/{row.epochs}{_validation(row)}, {self.time_left()}")
 
     def ended(self, key: str, stage: Stage, note: str = "") -> None:
-        """A trial that has ended."""
+        """Note that a trial has ended."""
         with self._counted(self.rows[key], known=True) as row:
             row.stage, row.note = stage, note
         self._line(key, stage + _validation(row) + (f": {note}" if note else ""))
 
     def note(self, key: str, text: str) -> None:
-        """Something to be known about a trial."""
+        """Show a note about a trial."""
         self.rows[key].note = text
         self._line(key, text)
 
@@ -120,14 +120,14 @@ class Progress:
             )
 
     def time_left(self) -> str:
-        """How long the sweep may still take: epochs left times their mean time, shared by the trials that run."""
+        """The estimated time left: epochs left times their mean time, divided by the number of running trials."""
         if not self.epochs_seen:
             return "time left unknown"
         running = max(1, self.stages["running"])
         return f"about {duration(self.epochs_left * self.seconds / self.epochs_seen / running)} left"
 
     def table(self) -> Table:
-        """The live table: one row per trial, as many as the terminal has room for."""
+        """The live table: one row per trial, as many as fit on the terminal."""
         counts = ", ".join(f"{self.stages[stage]} {stage}" for stage in ORDER if self.stages[stage])
         table = Table(title=f"{self.title}: {counts}; {self.time_left()}", title_justify="left", expand=False)
         for name in ("training", "what differs", "state", "epoch", "validation", "left", "note"):
@@ -143,7 +143,7 @@ class Progress:
                 f"{row.epoch}/{row.epochs}",
                 "" if row.validation_accuracy is None else f"{100 * row.validation_accuracy:.2f} %",
                 duration(row.left * mean) if mean and row.stage == "running" else "",
-                Text(row.note),  # an error may have brackets, which are markup in a plain string
+                Text(row.note),  # Text, because an error may contain brackets, which are markup in a plain string
             )
         if len(self.rows) > len(shown):
             table.caption = f"and {len(self.rows) - len(shown)} more"

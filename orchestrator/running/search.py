@@ -1,8 +1,7 @@
-"""A search sweep: Optuna proposes values, ASHA stops trials that fall behind, validation accuracy decides.
+"""Runs a search: Optuna proposes values, ASHA stops trials that fall behind, validation accuracy decides.
 
-The first proposal is the base configuration itself (the paper's), as far as the ranges hold it. What was tried is kept
-in the store, so that a search started again goes on with what it knows; what failed or was cut off is tried again
-first.
+The first proposal is the base configuration (the paper's), if the ranges contain it. The store keeps what was tried, so
+that a search started again continues with what it knows. It first retries what failed or was cut off.
 """
 
 from __future__ import annotations
@@ -30,18 +29,18 @@ if TYPE_CHECKING:
     from orchestrator.running.tune import RayTune
     from orchestrator.tracking.tracker import Tracker
 
-TAKE_STALE = "take it all the same with --accept-stale, or give the search a --store of its own"
+TAKE_STALE = "use it anyway with --accept-stale, or give the search another --store"
 
 
 def check_fresh(results: SearchResults, ledger: Ledger, today: Today) -> None:
-    """ValueError when today's code and images would not make what a search has tried so far."""
+    """Raise ValueError if what a search has tried so far is stale."""
     for tried in results.tried:
         if doubts := _doubts(tried.key, ledger, today):
             raise ValueError(f"training {tried.key} of this search was {doubts}; {TAKE_STALE}")
 
 
 def _doubts(key: str, ledger: Ledger, today: Today) -> str:
-    """Why a training that is there is stale; empty where it is not, or the user takes it all the same."""
+    """Why a training in the store is stale; empty if it is not, or if the user accepts it."""
     if today.accept_stale:
         return ""
     record = ledger.training(key)
@@ -49,14 +48,14 @@ def _doubts(key: str, ledger: Ledger, today: Today) -> str:
         return ", ".join(today.doubts(record.config, record.provenance.code, record.provenance.data_fingerprint))
     try:
         at = ledger.checkpoint(key)
-    except ValueError:  # one that can not be read; the trial will say so when it meets it
+    except ValueError:  # it cannot be read; the trial will report that
         return ""
     config = ExperimentConfig.read(ledger.folder(key) / CONFIG) if at else None
     return ", ".join(today.doubts(config, at.code, at.data)) if at and config else ""
 
 
 class SearchWatch(Watch):
-    """Watches what a search proposes, and keeps what it has tried."""
+    """Watches a search's proposals and keeps their outcomes."""
 
     def __init__(
         self,
@@ -76,7 +75,7 @@ class SearchWatch(Watch):
         self.seen: dict[str, list[Epoch]] = {}
 
     def key_of(self, values: dict[str, Any]) -> str:
-        """The training's key for proposed values; for impossible ones a key of their own."""
+        """The training's key for proposed values; impossible values have a key of their own."""
         try:
             config = self.results.base.with_paths(values)
         except ValueError:
@@ -108,7 +107,7 @@ class SearchWatch(Watch):
             record = note_failure(self.ledger, config, failure, self.before[key])
         outcome: Any = "impossible" if not config else "failed" if failure else record.outcome if record else "stopped"
         if outcome == "finished" and (doubts := _doubts(key, self.ledger, self.today)):
-            outcome, failure = "failed", Failure(reason=f"it was there already, {doubts}; {TAKE_STALE}")
+            outcome, failure = "failed", Failure(reason=f"it was there before, {doubts}; {TAKE_STALE}")
         history = record.history if record else self.seen.get(key, ())
         accuracies = [e.validation_accuracy for e in history if e.validation_accuracy is not None]
         tried = Tried(
@@ -123,7 +122,7 @@ class SearchWatch(Watch):
         return stage.get(outcome, outcome), failure.reason if failure else ""
 
     def _keep(self, tried: Tried) -> None:
-        """Write how a proposal stands, in place of what was known of it while it was open."""
+        """Write a proposal's state, replacing its former one if it was open."""
         known = self.results
         others = (each for each in known.tried if each.key != tried.key or each not in known.open)
         self.results = known.with_tried([*others, tried])
@@ -132,9 +131,9 @@ class SearchWatch(Watch):
 
 
 def run_search(spec: SweepSpec, ledger: Ledger, tracker: Tracker, signals: Signals, options: Options) -> bool:
-    """Try what is left of a search's trials, test the best, print all.
+    """Run the remaining trials of a search, test the best one, and print all.
 
-    Returns whether as many were tried as are asked for, none failed, and the best is tested.
+    Returns whether all trials asked for were tried, none failed, and the best one is tested.
     """
     assert spec.search is not None
     results = resume(spec, ledger)
@@ -149,7 +148,7 @@ def run_search(spec: SweepSpec, ledger: Ledger, tracker: Tracker, signals: Signa
     for key in dict.fromkeys(tried.key for tried in results.open):
         record = ledger.training(key)
         reason = record.failure.reason if record and record.failure else "did not end"
-        print(f"failed, to be tried again: {ledger.folder(key)}: {reason}")
+        print(f"failed, will be retried: {ledger.folder(key)}: {reason}")
     tested = best is not None and _told_test(ledger, best)
     return tested and not results.open and len(results.tried) >= spec.search.trials
 
@@ -171,7 +170,7 @@ def _run_left(
     signals: Signals,
     options: Options,
 ) -> SearchResults:
-    """Run `left` proposals, those of `again` before others, then the tests of the best."""
+    """Run `left` proposals, those in `again` first, then test the best one."""
     from orchestrator.running.tune import ray_tune
 
     assert spec.search is not None
@@ -197,8 +196,10 @@ def _run_left(
 def run_proposals(
     executor: RayTune, results: SearchResults, first: list[dict[str, Any]], count: int, watch: SearchWatch
 ) -> None:
-    """Try `count` proposals, `first` and then Optuna's, stopped early by ASHA. Raises Stopped."""
-    from optuna.samplers import TPESampler  # these are not for workers, nor for commands that only read a search
+    """Try `count` proposals, first those in `first`, then Optuna's; ASHA may stop them early. Raises Stopped."""
+    from optuna.samplers import (
+        TPESampler,
+    )  # imported here because workers and commands that only read a search do not need it
     from ray import tune
     from ray.tune.execution.placement_groups import PlacementGroupFactory
     from ray.tune.schedulers import ASHAScheduler
@@ -221,7 +222,7 @@ def run_proposals(
     for tried in results.tried:
         searcher.add_evaluated_point(tried.values, tried.accuracy)
     needs = executor.needs(results.base)
-    # Of these the function below has copies in every worker: no results, and no executor.
+    # The function below is copied to every worker with what it refers to, so it uses neither results nor executor.
     base, store, gpu = results.base.model_dump_json(), watch.ledger.name, needs.get("GPU", 0.0)
     epochs, timeout_s = results.base.training.epochs, executor.timeout_s
 
@@ -256,7 +257,7 @@ def _distribution(range_: Range) -> Any:
     from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
     if range_.choice:
-        choices: Sequence[Any] = range_.choice  # values of one parameter, so none is a list
+        choices: Sequence[Any] = range_.choice  # values of one parameter, none of them a list
         return CategoricalDistribution(choices)
     if range_.integer:
         return IntDistribution(*range_.integer)

@@ -1,4 +1,4 @@
-"""One trial, as plain Python: train what is not trained, test what is not tested, write both down."""
+"""Runs one trial in plain Python: train and test what is missing, and write the records."""
 
 from __future__ import annotations
 
@@ -34,15 +34,15 @@ def run_trial(
     timeout_s: float | None = None,
     keep_weights: bool = True,
 ) -> TrainingRecord:
-    """Bring one trial to its end in `store`, from wherever it stands, and return the training's record.
+    """Complete one trial in `store`, from wherever it stands, and return the training's record.
 
-    Of an object store's training a copy on this machine is worked on, which is there after every epoch.
+    If the store is an object store, the trial works on a local copy, which is uploaded after every epoch.
 
-    With `timeout_s` this process ends when it gives no sign of life for so long (`dmf.machine.watchdog`).
+    With `timeout_s`, this process ends when it shows no sign of life for that long (`dmf.machine.watchdog`).
 
-    An exception in the training becomes its record, with the traceback, and goes on up. One in an evaluation leaves
-    the training's record as it is. A training that diverged has ended; it is not tested. Without `keep_weights` the
-    best weights go when all that is asked for is recorded.
+    An exception in the training is recorded, with its traceback, and raised. One in an evaluation leaves the
+    training's record as it is. A training that diverged has ended and is not tested. Without `keep_weights`, the best
+    weights are deleted once all evaluations are recorded.
     """
     if RemoteStore.is_remote(str(store)):
         return _run_remote_trial(config, evaluations, str(store), on_epoch, timeout_s, keep_weights)
@@ -59,7 +59,7 @@ def run_trial(
         if record is None:
             record = _trained(config, evaluations, ledger, on_epoch)
         else:
-            (folder / LAST).unlink(missing_ok=True)  # left by a kill between the record and its removal
+            (folder / LAST).unlink(missing_ok=True)  # left by a kill after the record was written
         if record.outcome == "finished":
             missing = [e for e in evaluations if not ledger.tested(config.key, e.key)]
             if missing:
@@ -69,21 +69,21 @@ def run_trial(
                 for evaluation in missing:
                     ledger.write_evaluation(evaluate_folder(folder, config, evaluation, data))
                     partial_path(folder, evaluation.key).unlink(missing_ok=True)
-        if not keep_weights and config.kind == "experiment":  # others start from a pre-training's
+        if not keep_weights and config.kind == "experiment":  # other trainings start from a pre-training's weights
             (folder / BEST).unlink(missing_ok=True)
         return record
 
 
 def _check_weights(path: Path, record: TrainingRecord) -> None:
-    """ValueError unless the weights are there, and of the epoch that the record calls the best."""
+    """Raise ValueError unless the weights are there, and from the record's best epoch."""
     if not path.is_file():
         raise ValueError(without_weights(record.key))
     epoch = read_state_of(Kept, path).epoch
     best = len(record.history) if record.best_epoch is None else record.best_epoch
     if epoch != best:
         raise ValueError(
-            f"training {record.key} has kept weights of epoch {epoch}, and its best is {best}; remove its folder "
-            f"trainings/{record.key} from the store to train it anew"
+            f"training {record.key} has weights of epoch {epoch}, but its best epoch is {best}; remove its folder "
+            f"trainings/{record.key} from the store to retrain it"
         )
 
 
@@ -117,7 +117,7 @@ def _run_remote_trial(
 
 @contextlib.contextmanager
 def _away_may_pass(store: str) -> Iterator[None]:
-    """What an object store answers while it is away has no number; it is a fault like that of a file system."""
+    """Give an object store's error, which has no number, that of a file system that is away."""
     try:
         yield
     except OSError as error:
@@ -135,7 +135,7 @@ def _trained(
     folder = ledger.folder(config.key)
     try:
         data = images_of(config)
-        for evaluation in evaluations:  # what can not be tested is told before it is trained
+        for evaluation in evaluations:  # raises for what cannot be tested, before it is trained
             assert isinstance(config, ExperimentConfig)
             episode_bank(data.split(evaluation.split), evaluation.resolve(config).replace(episodes=2))
         start = ledger.folder(config.stage.key) / BEST if config.stage else None
@@ -152,16 +152,16 @@ def _trained(
 
 @contextlib.contextmanager
 def _watched(stacks: Path, timeout_s: float | None) -> Iterator[None]:
-    """Watch over this process; what a watch over an earlier one wrote goes to the log."""
+    """Watch over this process, and log the stacks of an earlier one that was ended."""
     if stacks.is_file() and (told := stacks.read_text(encoding="utf-8")):
-        log.warning("the process before gave no sign of life and was ended; its stacks:\n%s", told)
+        log.warning("the previous process showed no sign of life and was ended; its stacks:\n%s", told)
     with watched(timeout_s, stacks) if timeout_s else contextlib.nullcontext():
         yield
 
 
 @contextlib.contextmanager
 def _logging_to(path: Path) -> Iterator[None]:
-    """Add what the product logs to a file."""
+    """Append the `dmf` loggers' messages to a file."""
     handler = logging.FileHandler(path)
     handler.setFormatter(logging.Formatter("%(asctime)s %(name)s %(levelname)s %(message)s"))
     logger = logging.getLogger("dmf")

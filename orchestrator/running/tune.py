@@ -1,7 +1,7 @@
-"""Ray Tune as the executor of trials.
+"""Runs trials with Ray Tune.
 
-Ray decides when and where a trial runs, and starts one again whose process died. Every launch is a new experiment over
-what the ledger misses: nothing that Tune remembers is used.
+Ray decides when and where a trial runs, and restarts one whose process died. Every launch is a new experiment over what
+the ledger lacks: nothing that Tune remembers is used.
 """
 
 from __future__ import annotations
@@ -41,11 +41,11 @@ from orchestrator.store.ledger import Ledger  # noqa: E402
 from orchestrator.store.snapshot import snapshot  # noqa: E402
 
 PENDING = 200
-"""Trials that Tune has ready beside those that run: as many as it would have of a grid search."""
+"""Trials that Tune prepares besides those that run: as many as in a grid search."""
 
 
 class _Listener(Callback):
-    """Tune's callbacks, told to a watcher by training key."""
+    """Passes Tune's callbacks on to a watcher, by training key."""
 
     def __init__(
         self, watcher: Watcher, signals: Signals, nodes: NodeWatch, key_of: Callable[[dict[str, Any]], str]
@@ -87,7 +87,7 @@ class _Listener(Callback):
 
 @contextlib.contextmanager
 def ray_tune(spec: SweepSpec, ledger: Ledger, signals: Signals, options: Options) -> Iterator[RayTune]:
-    """Ray Tune on a Ray of our own, or on the cluster at `options.address`."""
+    """Ray Tune on our own Ray, or on the cluster at `options.address`."""
     assert options.trial_timeout is not None
     with cluster(options.address, signals, snapshot(ledger.store), shared=ledger.shared) as nodes:
         yield RayTune(spec, ledger, signals, options.address, options.trial_timeout, nodes)
@@ -95,7 +95,7 @@ def ray_tune(spec: SweepSpec, ledger: Ledger, signals: Signals, options: Options
 
 @dataclass(frozen=True)
 class RayTune:
-    """The executor of `--executor ray`: as many trials at a time as the nodes have room for."""
+    """The executor of `--executor ray`: runs as many trials at a time as the nodes have room for."""
 
     spec: SweepSpec
     ledger: Ledger
@@ -103,10 +103,10 @@ class RayTune:
     address: str | None
     timeout_s: float
     nodes: list[dict[str, float]]
-    """What each has: CPU, GPU."""
+    """The resources of each: CPU, GPU."""
 
     def needs(self, config: AnyTraining) -> dict[str, float]:
-        """What a trial takes of one node. ValueError when none has it."""
+        """The resources of a trial on one node. Raises ValueError if no node has them."""
         return request(config, self.spec.resources, self.nodes)
 
     def run(self, trials: tuple[Trial, ...], watcher: Watcher) -> None:
@@ -123,7 +123,7 @@ class RayTune:
             self.fit(tune.with_resources(train_job, _needs_of), tune_config, needs.values(), watcher, _key_of)
 
     def _launch(self, trial: Trial, needs: dict[str, float]) -> dict[str, Any]:
-        """A trial's parameters. Tune copies and pickles them: no closure over all trials may be in them."""
+        """A trial's parameters. Tune copies and pickles them, so they must not contain a closure over all trials."""
         gpu, keep = needs.get("GPU", 0.0), self.spec.keep_weights
         job = Job(trial.config, trial.evaluations, self.ledger.name, gpu, self.timeout_s, keep)
         return {"key": trial.key, "job": job.dumps(), "needs": needs}
@@ -136,11 +136,11 @@ class RayTune:
         watcher: Watcher,
         key_of: Callable[[dict[str, Any]], str],
     ) -> None:
-        """Run a new experiment of Tune. Its folder goes unless the sweep ends early. Raises Stopped.
+        """Run a new Tune experiment; delete its folder unless the sweep ends early. Raises Stopped.
 
         Args:
-            needs: what trials take of a node.
-            key_of: the training's key, by a trial's parameters.
+            needs: the resources of each trial.
+            key_of: gives the training's key for a trial's parameters.
         """
         nodes = node_watch(self.signals, needs, self.address, self.timeout_s)
         launch = f"{self.spec.name}-{time.strftime('%Y%m%dT%H%M%S')}-{secrets.token_hex(3)}"
@@ -162,9 +162,9 @@ class RayTune:
 
 
 class InOrder(Searcher):
-    """Gives Tune the trials of a plan, one when it asks for one.
+    """Gives Tune the trials of a plan, one at a time.
 
-    Its own grid search makes all at once, and copies the whole grid for each: its time grows with the square of their
+    Tune's own grid search makes all at once and copies the whole grid for each: its time grows with the square of their
     number, to hours for 100,000.
     """
 
@@ -172,13 +172,13 @@ class InOrder(Searcher):
         super().__init__()
         self.order, self.launch = order, launch
         self.keys: dict[str, str] = {}
-        """Of the trainings at work, by Tune's names of their trials."""
+        """Keys of the running trainings, by Tune's trial id."""
 
     def __reduce__(self) -> tuple[type[Searcher], tuple[()]]:
         return Searcher, ()  # Tune pickles it for Tuner.restore, which is not used
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:  # type: ignore[override]  # FINISHED is text
-        """The next one's parameters; None: each that is left waits for another to end."""
+        """The next trial's parameters; None if every remaining trial waits for another to end."""
         trial = self.order.next()
         if trial is None:
             return None if self.order.waiting else Searcher.FINISHED
@@ -186,14 +186,14 @@ class InOrder(Searcher):
         return self.launch(trial)
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """Trials that wait for it may start."""
+        """Let trials that wait for this one start."""
         self.order.ended(self.keys.pop(trial_id))
 
     def save(self, checkpoint_path: str) -> None:
-        """Is for Tuner.restore, which is not used."""
+        """Do nothing: only Tuner.restore needs it, which is not used."""
 
     def restore(self, checkpoint_path: str) -> None:
-        """The same."""
+        """Do nothing, like `save`."""
 
 
 def _key_of(parameters: dict[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""What happens to trials, told to who has to know: progress, MLflow, and the ledger where a process could not."""
+"""Passes on what happens to trials: to the progress display, to MLflow, and to the ledger if a process died."""
 
 from __future__ import annotations
 
@@ -24,26 +24,26 @@ log = logging.getLogger("dmf.watch")
 
 
 class Watcher(Protocol):
-    """Hears from an executor what trials do, in the driver's main thread."""
+    """An executor reports to it what trials do, in the driver's main thread."""
 
     def check(self) -> None:
-        """Called again and again: the moment to end the sweep."""
+        """Called regularly; may end the sweep."""
 
     def started(self, key: str) -> None:
-        """A trial runs from now on."""
+        """A trial has started."""
 
     def epoch(self, key: str, epoch: Epoch) -> None:
         """An epoch has ended."""
 
     def recovering(self, key: str, reason: str | None = None) -> None:
-        """A trial ended too early and starts again; without a reason its process died."""
+        """A trial ended too early and restarts; without a reason, its process died."""
 
     def ended(self, key: str, failure: Failure | None) -> None:
-        """A trial has ended; `failure` is what it, or its executor, says went wrong."""
+        """A trial has ended; `failure` says what went wrong, if anything did."""
 
 
 def logged(hook: Callable[..., None]) -> Callable[..., None]:
-    """A hook whose exceptions are logged: they would end Tune's experiment, or fail a training that has no fault."""
+    """Log a hook's exceptions, which would end Tune's experiment or fail an innocent training."""
 
     @functools.wraps(hook)
     def safe(*arguments: Any, **named: Any) -> None:
@@ -56,25 +56,25 @@ def logged(hook: Callable[..., None]) -> Callable[..., None]:
 
 
 class Watch(abc.ABC):
-    """A watcher that tells the progress display and MLflow, and the ledger of trials whose process died."""
+    """A watcher that reports to the progress display and MLflow, and to the ledger for trials whose process died."""
 
     def __init__(self, spec: SweepSpec, ledger: Ledger, tracker: Tracker, signals: Signals, progress: Progress) -> None:
         self.spec, self.ledger, self.tracker, self.signals, self.progress = spec, ledger, tracker, signals, progress
 
     @abc.abstractmethod
     def trial(self, key: str) -> Trial | None:
-        """The trial; None: its configuration is impossible, and it trains nothing."""
+        """The trial; None if its configuration is impossible."""
 
     @abc.abstractmethod
     def name(self, key: str) -> str:
-        """What people call it."""
+        """The trial's label."""
 
     @abc.abstractmethod
     def settle(self, key: str, failure: Failure | None) -> tuple[Stage, str]:
-        """Write down how a trial ended; returns what the progress display says of it."""
+        """Write down how a trial ended; return what the progress display shows."""
 
     def check(self) -> None:
-        """End the sweep when another driver may have its store."""
+        """Stop the sweep if another driver may have taken its store."""
         try:
             self.ledger.check()
         except OSError as error:
@@ -90,10 +90,10 @@ class Watch(abc.ABC):
         self.progress.epoch(key, epoch)
 
     def recovering(self, key: str, reason: str | None = None) -> None:
-        self.progress.note(key, f"{reason or self.ledger.how_lost(key)}, goes on from its checkpoint")
+        self.progress.note(key, f"{reason or self.ledger.how_lost(key)}, continues from its checkpoint")
 
     def ended(self, key: str, failure: Failure | None) -> None:
-        stop_after(failure, self.spec.fail_fast, self.signals)  # first: what follows may fail
+        stop_after(failure, self.spec.fail_fast, self.signals)  # first, because what follows may fail
         self.ledger.ended(key, failure is not None)
         stage, note = self.settle(key, failure)
         if trial := self.trial(key):
@@ -132,7 +132,7 @@ class SweepWatch(Watch):
     def settle(self, key: str, failure: Failure | None) -> tuple[Stage, str]:
         if failure:
             self.failures[key] = failure
-        if failure and failure.kind != "stage":  # which has failed nothing but its own training
+        if failure and failure.kind != "stage":  # a failed pre-training is recorded only as its own failure
             note_failure(self.ledger, self.trials[key].config, failure, self.before[key])
         state = self.ledger.state(self.trials[key])
         return state if state in ("done", "diverged") else "failed", failure.reason if failure else ""
@@ -147,11 +147,11 @@ class SweepWatch(Watch):
 def note_failure(
     ledger: Ledger, config: AnyTraining, failure: Failure, before: TrainingRecord | None
 ) -> TrainingRecord | None:
-    """Write the record of a training whose process could not; returns the training's record, if it has one now.
+    """Write the record of a training whose process could not; return the training's record, if it has one now.
 
-    `before` is the record that it had when the sweep began. A disk without room has none for a record either, and a
-    training without a record has not failed: it goes on when there is room. A failure like the one before is in the
-    record already, with its traceback.
+    `before` is its record when the sweep began. A full disk has no room for a record either; a training without one has
+    not failed, and continues when there is room. A failure that equals the one before is already in the record, with
+    its traceback.
     """
     record = ledger.training(config.key)
     known = record is not None and record.failure is not None and record.failure.reason == failure.reason
@@ -162,8 +162,8 @@ def note_failure(
 
 
 def stop_after(failure: Failure | None, fail_fast: bool, signals: Signals) -> None:
-    """End the sweep if all trials that follow would fail alike, on a full disk; or at any failure, with `fail_fast`."""
+    """Stop the sweep on a full disk, which would fail all further trials too, or on any failure with `fail_fast`."""
     if failure and failure.kind == "disk":
         signals.stop(f"no room on a disk ({failure.reason}); make room")
     elif failure and fail_fast:
-        signals.stop(f"fail_fast, and a trial failed: {failure.reason}")
+        signals.stop(f"fail_fast is set, and a trial failed: {failure.reason}")

@@ -1,4 +1,4 @@
-"""What a worker of Ray does: it runs a job and reports to Tune."""
+"""The code of a Ray worker: runs a job and reports to Tune."""
 
 from __future__ import annotations
 
@@ -13,19 +13,20 @@ from dmf.records.records import Epoch, Failure
 from orchestrator.running.job import Job, work
 
 VALIDATION = "validation_accuracy"
-"""The name under which Tune's searches and schedulers find it."""
+"""The metric's name for Tune's searches and schedulers."""
 
 
 def train_job(parameters: dict[str, Any]) -> None:
-    """What Tune calls, with a job's text as "job"."""
+    """Called by Tune with a job's JSON as "job"."""
     run_job(Job.loads(parameters["job"]))
 
 
 def run_job(job: Job) -> None:
-    """Run a job and report each epoch, and at its end how it went.
+    """Run a job, and report each epoch and the outcome.
 
-    A fault of the machine goes up to Ray, which starts the job again in a new process, as it does when a process dies.
-    The last epoch is reported with the end, when the record is written: a scheduler may end a trial at any report.
+    A fault of the machine is raised to Ray, which restarts the job in a new process, as it does when a process dies.
+    The last epoch is reported with the outcome, after the record is written, because a scheduler may end a trial at any
+    report.
     """
     import torch
 
@@ -53,12 +54,12 @@ def run_job(job: Job) -> None:
 
 @functools.cache
 def _spare_imports() -> None:
-    """Once per worker, keep the garbage collector from going over all that stays: it takes longer than a short job."""
+    """Once per worker, exempt imported modules from garbage collection, which takes longer than a short job."""
     gc.freeze()
 
 
 def report_end(epochs: int, accuracy: float, failure: Failure | None, last: Epoch | None = None) -> None:
-    """Report a trial's end as one epoch after its last; nothing that follows runs."""
+    """Report a trial's end as one epoch after its last; no code after this call runs."""
     told = failure and failure.replace(traceback="").model_dump_json()  # the record has the traceback
     end = {"epoch": epochs + 1, VALIDATION: accuracy, "failure": told, "of_epoch": last and last.model_dump_json()}
     tune.report({**end, "done": True})

@@ -1,12 +1,12 @@
-"""Kill a real sweep again and again, and hold what it leaves against one that nobody disturbed.
+"""Kill a real sweep again and again, and compare the result with an undisturbed sweep's.
 
 python -m orchestrator.selftest --kills 20 --seed 0
 
-A small sweep on the embedded glyphs runs with two trials at a time and a tracking server of its own. At random moments
-the driver, a worker, the node's Ray, the tracking server or everything at once is killed or told to end; the same
-command is given again until the sweep is complete. Then every record is compared bit for bit (times and memory aside)
-with an undisturbed sweep's, MLflow with the ledger; and another sweep begins, until the kills are used up. Exit status:
-0 when nothing differs, 1 with the differences. Linux, since it looks for processes as psutil and /proc give them.
+A small sweep on the embedded glyphs runs two trials at a time, with its own tracking server. At random moments the
+driver, a worker, the node's Ray, the tracking server or everything at once is killed or told to stop; the same command
+is repeated until the sweep is complete. Then every record is compared bit for bit (except times and memory) with an
+undisturbed sweep's, and MLflow with the ledger. This repeats with new sweeps until the kills are used up. Exit status:
+0 if nothing differs, 1 if something does. Linux only, because it finds processes through psutil and /proc.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from orchestrator.selftest.checks import differences
 from orchestrator.selftest.sweeps import KINDS, Site, Sweep, Tracking
 
 LONGEST_WAIT = 20.0
-"""Seconds after a start until which something is killed; such a sweep takes longer."""
+"""Something is killed within this many seconds of a start; an undisturbed sweep takes longer."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line; returns the exit status."""
+    """Run the command and return its exit status."""
     options = _parser().parse_args(arguments)
     if options.folder is not None:
         options.folder.mkdir(parents=True, exist_ok=True)
@@ -62,14 +62,14 @@ def _run(folder: Path, options: argparse.Namespace) -> int:
     for difference in found:
         print(f"error: {difference}", file=sys.stderr)
     if found:
-        print(f"what it left is in {folder}; again: {shlex.join(sys.argv)}", file=sys.stderr)
+        print(f"the remains are in {folder}; to repeat: {shlex.join(sys.argv)}", file=sys.stderr)
     return 1 if found else 0
 
 
 def _disturb(
     site: Site, tracking: Tracking, chance: random.Random, kills: Counter[str], options: argparse.Namespace
 ) -> list[str]:
-    """Kill at random until the sweep ends by itself or the kills are used up; returns what should not be."""
+    """Kill at random until the sweep ends by itself or the kills are used up; return what is wrong."""
     while kills.total() < options.kills:
         with Sweep(site) as sweep:
             deadline = time.monotonic() + chance.uniform(0.2, LONGEST_WAIT)
@@ -95,9 +95,9 @@ def _parser() -> argparse.ArgumentParser:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--kills", type=int, default=20, help="how many (%(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="of what is killed and when (%(default)s)")
-    parser.add_argument("--folder", type=Path, help="where to work and leave everything; default: a temporary folder")
+    parser.add_argument("--kills", type=int, default=20, help="number of kills (%(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="seed for what is killed and when (%(default)s)")
+    parser.add_argument("--folder", type=Path, help="work here and keep everything; default: a temporary folder")
     return parser
 
 

@@ -1,4 +1,4 @@
-"""What a disturbed sweep left, held against an undisturbed one's and against MLflow."""
+"""Compares a disturbed sweep's store with an undisturbed one's and with MLflow."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from dmf.records.records import BEST, CONFIG, EVALUATIONS, LOCK, RECORD, STACKS
 from orchestrator.selftest.sweeps import Site
 
 MEASURED = {"seconds", "peak_bytes"}
-"""What differs from run to run."""
+"""Fields that differ from run to run."""
 EVALUATION = re.compile(rf"{EVALUATIONS}/[0-9a-f]+\.json")
 FILES = {BEST, CONFIG, EVALUATIONS, LOCK, RECORD, STACKS, "log.txt"}
-"""In the folder of a training that is complete, besides its evaluations' records."""
+"""Files of a complete training, besides its evaluations' records."""
 MIRRORED = {"finished": "FINISHED", "diverged": "FINISHED", "failed": "FAILED"}
 """Outcome of a record with all its evaluations -> status in MLflow."""
 
 
 def differences(site: Site, undisturbed: Site) -> list[str]:
-    """Everything in which a complete sweep's store and MLflow are not as they should be."""
+    """Everything that is wrong in a complete sweep's store and in MLflow."""
     found = _folders(site)
     for trial in site.trials:
         ours, theirs = (each.ledger.folder(trial.key) for each in (site, undisturbed))
@@ -34,7 +34,7 @@ def differences(site: Site, undisturbed: Site) -> list[str]:
 
 
 def _folders(site: Site) -> list[str]:
-    """Trainings that nobody asked for, and files that a complete training does not have."""
+    """Unexpected trainings, and files that a complete training should not have."""
     planned = {trial.key for trial in site.trials}
     found = [f"{key} was not asked for" for key in site.ledger.kept_keys() if key not in planned]
     for key in planned:
@@ -45,7 +45,7 @@ def _folders(site: Site) -> list[str]:
 
 
 def _record(path: Path) -> Any:
-    """A record without what was measured; None where there is none."""
+    """A record without its measured fields; None if there is none."""
     return _bare(json.loads(path.read_bytes())) if path.is_file() else None
 
 
@@ -60,7 +60,7 @@ def _digest(path: Path) -> str | None:
 
 
 def _mlflow(site: Site) -> list[str]:
-    """In what MLflow is not what the ledger is."""
+    """Differences between MLflow and the ledger."""
     from orchestrator.tracking.server import connect, runs_of_store
 
     client, _ = connect(site.tracking_uri)

@@ -1,4 +1,4 @@
-"""A small real sweep as processes that can be killed: for `orchestrator.selftest`."""
+"""Runs a small real sweep in processes that can be killed, for `orchestrator.selftest`."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ parts:
     grid: {model.method: [proto_net, classifier_baseline, baseline]}
 """
 PATIENCE = 300.0
-"""Seconds for a start, or for a sweep to end by itself, on a slow machine that does other things too."""
+"""Seconds allowed for a start, or for a sweep to end by itself, on a slow and busy machine."""
 
 
 class Tracking:
@@ -82,7 +82,7 @@ class Tracking:
         self.kill()
 
     def ensure(self) -> None:
-        """Start it unless it runs, and wait until it answers."""
+        """Start the server if it is not running, and wait until it answers."""
         if self.process is None:
             command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(self.port)]
             places = ["--backend-store-uri", f"sqlite:///{self.folder}/mlflow.db", "--workers", "1"]
@@ -105,7 +105,7 @@ class Tracking:
             return False
 
     def kill(self) -> None:
-        """SIGKILL it and its workers."""
+        """SIGKILL the server and its workers."""
         if self.process is not None:
             with contextlib.suppress(ProcessLookupError):  # it has ended by itself
                 os.killpg(self.process.pid, signal.SIGKILL)
@@ -114,10 +114,10 @@ class Tracking:
 
 
 def environment() -> dict[str, str]:
-    """Of the commands: they run this code, with the tracking URI that they are given."""
+    """The environment of the commands: they run this code, and use the tracking URI of their arguments."""
     kept = {name: value for name, value in os.environ.items() if name != "MLFLOW_TRACKING_URI"}
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-    # The server's job workers are ten processes that nothing here needs.
+    # Nothing here needs the server's job workers, which are ten processes.
     return kept | {"PYTHONPATH": path, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
 
 
@@ -135,11 +135,11 @@ class Site:
 
     @property
     def trials(self) -> tuple[Trial, ...]:
-        """What the sweep asks for."""
+        """The trials of the sweep."""
         return plan(read_spec(self.spec)).trials()
 
     def between(self, status: int) -> list[str]:
-        """After a command has ended: what is wrong with what is there."""
+        """What is wrong in the store after a command has ended."""
         now = {path: path.stat().st_mtime_ns for path in self.ledger.store.glob("trainings/**/*.json")}
         records = {path: time_ for path, time_ in now.items() if path.name != "config.json"}
         wrong = [f"{path} was written again" for path in self.records if self.records[path] != records.get(path)]
@@ -149,7 +149,7 @@ class Site:
         return wrong
 
     def complete(self) -> list[str]:
-        """Run the command until it ends by itself; returns what is wrong. Then bring MLflow up to the store, twice."""
+        """Run the command until it ends by itself, then sync MLflow twice; return what is wrong."""
         with Sweep(self) as sweep:
             status = sweep.wait()
         wrong = self.between(status)
@@ -162,23 +162,23 @@ class Site:
         return wrong
 
     def sync(self) -> str:
-        """What `orchestrator.sync` says."""
+        """Run `orchestrator.sync`; return its output."""
         command = [sys.executable, "-m", "orchestrator.sync", "--store", "runs", "--tracking-uri", self.tracking_uri]
         done = subprocess.run(command, cwd=self.folder, env=environment(), capture_output=True, text=True, check=False)
         return done.stdout + done.stderr
 
     @property
     def said(self) -> str:
-        """By the commands so far."""
+        """The output of the commands so far."""
         return (self.folder / "output.txt").read_text(encoding="utf-8")
 
     def remove(self) -> None:
-        """Drop everything."""
+        """Delete everything."""
         shutil.rmtree(self.folder)
 
 
 class Sweep:
-    """The sweep command at work. A context manager: nothing of it outlives the block."""
+    """A running sweep command. A context manager: none of its processes outlives the block."""
 
     def __init__(self, site: Site) -> None:
         self.site, self.started = site, time.monotonic()
@@ -201,14 +201,14 @@ class Sweep:
         psutil.wait_procs(list(self.seen.values()), timeout=PATIENCE)
 
     def _look(self) -> None:
-        """Remember its processes: children of one that died are nobody's, and still to be found."""
+        """Remember its processes, because children of one that died could not be found later."""
         for parent in [self.process, *self.seen.values()]:
             with contextlib.suppress(psutil.NoSuchProcess):
                 for child in parent.children(recursive=True):
                     self.seen.setdefault(child.pid, child)
 
     def until(self, deadline: float) -> bool:
-        """Wait until a moment; false when the command has ended before."""
+        """Wait until a deadline; false if the command has ended before."""
         while time.monotonic() < deadline:
             if self.process.poll() is not None:
                 return False
@@ -217,13 +217,13 @@ class Sweep:
         return self.process.poll() is None
 
     def wait(self) -> int:
-        """Wait for its end; returns the exit status."""
+        """Wait for its end; return the exit status."""
         if self.until(self.started + PATIENCE):
             raise RuntimeError(f"{self.site.folder}: the command does not end: {self.site.said[-2000:]}")
         return int(self.process.wait())
 
     def alive(self, name: str) -> list[psutil.Process]:
-        """Its processes of a name that still run."""
+        """Its running processes with a given name."""
         self._look()
         found = []
         for process in self.seen.values():
@@ -233,7 +233,7 @@ class Sweep:
         return found
 
     def kill_one(self, name: str) -> bool:
-        """SIGKILL one of its processes of a name; false where there is none."""
+        """SIGKILL one of its processes with a given name; false if there is none."""
         for process in self.alive(name):
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
@@ -271,5 +271,4 @@ KINDS: dict[str, tuple[int, Callable[[Sweep, Tracking], bool]]] = {
     "SIGKILL of everything": (2, lambda sweep, tracking: sweep.kill_all()),
     "SIGKILL of the tracking server": (1, _tracker),
 }
-"""Ways to disturb a sweep: how often, against the others, and what to do, which returns whether there was something to
-disturb."""
+"""Ways to disturb a sweep: the relative frequency, and a function that returns whether it could disturb anything."""

@@ -1,4 +1,4 @@
-"""Which of a sweep's rows is compared with which: the pairs that a table's differences will be taken of."""
+"""Pairs each row of a sweep's tables with the baseline row that it is compared with."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from orchestrator.spec.plan import SweepPlan
 from reports.tables import TABLES, Column, PlannedCell, TableLayout
 
 SCANNED = 50
-"""Baseline rows that a row without an exact counterpart is compared with."""
+"""Baseline rows searched for the nearest one when a row has no exact counterpart."""
 
 
 @dataclass(frozen=True)
 class Pair:
-    """A row of a table and the row that it is compared with."""
+    """A row of a table and its baseline row."""
 
     layout: TableLayout
     cell: PlannedCell
@@ -24,12 +24,12 @@ class Pair:
     """Whether the two differ in nothing but what the rows vary."""
 
     def name(self, cell: PlannedCell) -> str:
-        """Of one of the two rows."""
+        """The name of one of the two rows."""
         return self.layout.row_name.format(self.layout.label(cell.config))
 
 
 def pairs(planned: SweepPlan) -> Iterator[Pair]:
-    """Every row that has a baseline in its column; rows of reference, of other methods, have none."""
+    """Every row that has a baseline in its column; reference rows, of other methods, have none."""
     for layout in TABLES.values():
         cells = [cell for cell in planned.cells if cell.table == layout.name and not layout.is_reference(cell.config)]
         bases = [cell for cell in cells if is_baseline(layout, cell.config)]
@@ -48,17 +48,17 @@ def pairs(planned: SweepPlan) -> Iterator[Pair]:
 
 
 def is_baseline(layout: TableLayout, config: ExperimentConfig) -> bool:
-    """Whether a training is its table's row that others are compared with."""
+    """Whether a training belongs to its table's baseline row."""
     return not layout.is_reference(config) and config.at(layout.row_path) == layout.baseline
 
 
 def place(cell: PlannedCell) -> tuple[Column, str]:
-    """Where rows are compared: a column, and of that one backbone."""
+    """Rows are compared within a place: one column and one backbone."""
     return Column.of(cell), cell.config.model.backbone_name
 
 
 def _twin_key(layout: TableLayout, config: ExperimentConfig) -> str | None:
-    """Of the training that differs in the table's factor alone; None where that is impossible."""
+    """The key of the training that differs only in the table's factor; None if there can be no such training."""
     try:
         return config.with_paths({layout.row_path: layout.baseline}).key
     except ValueError:

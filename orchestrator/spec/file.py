@@ -1,4 +1,4 @@
-"""Reads a sweep file strictly, and tells every mistake in it at once with its path and what is possible there."""
+"""Reads a sweep file strictly: reports every mistake at once, with its path and what is possible there."""
 
 from __future__ import annotations
 
@@ -31,23 +31,23 @@ from orchestrator.spec.model import (
 )
 
 SETTINGS = ("set", "zip", "grid", "trials", "parameters")
-"""Keys under which dotted paths stand."""
+"""Keys that hold dotted paths."""
 STAND_INS = {"name": "stand-in", "table": "1"}
-"""For the names that can not be left out, while further mistakes are looked for."""
+"""Replace required names that are wrong, so that the rest of the file can be checked."""
 OWN_SECTIONS: dict[str, type[Value]] = {"evaluation": Evaluation, "resources": Resources, "search": Search}
 CHECKED_COMBINATIONS = 1000
-"""Of a search's values; where there are more, each parameter is checked alone."""
+"""The most combinations of a search's values that are checked; if there are more, each parameter is checked alone."""
 MOST_CHARACTERS = 1_000_000
-"""Of a YAML document in which every anchor is copied to where it is named."""
+"""The size limit of a YAML document after its anchors are expanded."""
 
 
 class _Loader(yaml.SafeLoader):
-    """Safe, and a key given twice is a mistake instead of the last one winning; so is a key that is no plain value."""
+    """A safe loader that also refuses a key given twice, and a key that is a list or mapping."""
 
     def construct_document(self, node: yaml.Node) -> Any:
         if _characters(node, {}) > MOST_CHARACTERS:
             raise yaml.constructor.ConstructorError(
-                None, None, f"it stands for over {MOST_CHARACTERS:,} characters, its anchors copied", node.start_mark
+                None, None, f"it has over {MOST_CHARACTERS:,} characters once its anchors are expanded", node.start_mark
             )
         return super().construct_document(node)
 
@@ -55,35 +55,33 @@ class _Loader(yaml.SafeLoader):
         seen: set[str] = set()
         for key, _ in node.value:
             if not isinstance(key, yaml.ScalarNode):
-                raise yaml.constructor.ConstructorError(
-                    None, None, "a list or mapping can not be a key", key.start_mark
-                )
+                raise yaml.constructor.ConstructorError(None, None, "a list or mapping cannot be a key", key.start_mark)
             if key.value in seen:
                 raise yaml.constructor.ConstructorError(
-                    None, None, f"{key.value!r} is given twice, keep one of them", key.start_mark
+                    None, None, f"{key.value!r} is given twice; keep one of them", key.start_mark
                 )
             seen.add(key.value)
         return super().construct_mapping(node, deep)
 
 
 def parse_yaml(text: str, where: str) -> Any:
-    """The YAML document `text` as plain data; a mistake is a ValueError that says where it is."""
+    """Parse the YAML document `text` to plain data; a mistake raises a ValueError that says where it is."""
     try:
         data = yaml.load(text, _Loader)
     except yaml.YAMLError as error:
-        raise ValueError(f"{where} is no YAML: {error}") from None
+        raise ValueError(f"{where} is not valid YAML: {error}") from None
     except RecursionError:
-        raise ValueError(f"{where} is nested too deeply for a sweep") from None
+        raise ValueError(f"{where} is nested too deeply") from None
     except (ValueError, LookupError, AttributeError, TypeError) as error:  # the constructors of dates, !!int and such
-        raise ValueError(f"{where} is no YAML: a value is not what its tag or form says ({error})") from None
+        raise ValueError(f"{where} is not valid YAML: a value does not match its tag or form ({error})") from None
     try:
-        return json.loads(json.dumps(data, default=str))  # what an anchor shares becomes copies
+        return json.loads(json.dumps(data, default=str))  # copies what anchors share
     except (RecursionError, TypeError, ValueError) as error:
-        raise ValueError(f"{where} is no plain data, an anchor may contain itself: {error}") from None
+        raise ValueError(f"{where} is not plain data; an anchor may contain itself: {error}") from None
 
 
 def _characters(node: yaml.Node, known: dict[int, int]) -> int:
-    """How many characters a node stands for; of one that contains itself, which is refused later, once."""
+    """Characters in a node with its anchors expanded; one that contains itself, refused later, counts once."""
     if id(node) not in known:
         known[id(node)] = 1
         pairs = isinstance(node, yaml.MappingNode)
@@ -94,20 +92,20 @@ def _characters(node: yaml.Node, known: dict[int, int]) -> int:
 
 
 def read_spec(path: str | Path, overrides: Sequence[str] = ()) -> SweepSpec:
-    """Read a sweep file with `key=value` settings over it.
+    """Read a sweep file and apply `key=value` overrides.
 
-    Keys are the file's own (`seeds`, `evaluation.episodes`, `resources.gpu`), dotted parameters for every part
-    (`data.root`), or for one part (`parts.1.data.root`); values are YAML.
+    Keys are the file's own (`seeds`, `evaluation.episodes`, `resources.gpu`) or dotted parameters, for every part
+    (`data.root`) or for one part (`parts.1.data.root`); values are YAML.
 
     Raises:
-        ValueError: with every mistake, before anything has started.
+        ValueError: with every mistake in the file.
     """
     try:
         text = Path(path).read_text(encoding="utf-8")
     except OSError as error:
-        raise ValueError(f"{path} can not be read: {error.strerror or error}") from None
+        raise ValueError(f"{path} cannot be read: {error.strerror or error}") from None
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is no UTF-8 text: {error.reason} at byte {error.start}") from None
+        raise ValueError(f"{path} is not UTF-8 text: {error.reason} at byte {error.start}") from None
     data = _mapping(parse_yaml(text, str(path)), str(path))
     for override in overrides:
         _override(data, override)
@@ -115,7 +113,7 @@ def read_spec(path: str | Path, overrides: Sequence[str] = ()) -> SweepSpec:
 
 
 def spec_from(data: dict[str, Any], where: str = "the sweep") -> SweepSpec:
-    """Validate a sweep given as plain data; ValueError with one line per mistake."""
+    """Validate a sweep given as plain data; raise ValueError with one line per mistake."""
     data = _mapping(data, where)
     spec, mistakes = _validated(data)
     sound = spec
@@ -137,10 +135,12 @@ def _mapping(data: Any, where: str) -> dict[str, Any]:
 
 
 def _override(data: dict[str, Any], override: str) -> None:
-    """Put one `key=value` of the command line in place. It wins over every `set`, but not over what is varied."""
+    """Apply one `key=value` from the command line. It overrides every `set`, but not what the sweep varies."""
     key, equals, text = override.partition("=")
     if not equals:
-        raise ValueError(f"{shown(override)} is no setting; write key=value, such as data.root=/images or seeds=[0,1]")
+        raise ValueError(
+            f"{shown(override)} is not a setting; write key=value, such as data.root=/images or seeds=[0,1]"
+        )
     value = parse_yaml(text, override)
     head, _, rest = key.partition(".")
     given = data.get("parts")
@@ -151,26 +151,26 @@ def _override(data: dict[str, Any], override: str) -> None:
         if not (number.isascii() and number.isdigit()) or int(number) >= len(listed) or not path:
             raise ValueError(f"{key!r}: write parts.N.data.root with N from 0 to {len(listed) - 1}")
         if not isinstance(listed[int(number)], dict):
-            raise ValueError(f"{key!r}: parts.{number} is no mapping in this file")
+            raise ValueError(f"{key!r}: parts.{number} is not a mapping in this file")
         _set_in(listed[int(number)], path, value, key)
     elif head in SECTIONS:
         for part in parts:
             if path_is_varied(part, key):
-                raise ValueError(f"{key} is what this sweep varies; change the file to vary it otherwise")
+                raise ValueError(f"{key} is what this sweep varies; change its values in the file")
             if isinstance(part.get("set"), dict):
                 part["set"].pop(key, None)
         _set_in(data, key, value, key)
     elif head in OWN_SECTIONS and rest:
         section = data.setdefault(head, {})
         if not isinstance(section, dict):
-            raise ValueError(f"{key}: {head} is no mapping in this file")
+            raise ValueError(f"{key}: {head} is not a mapping in this file")
         section[rest] = value
     else:
         data[key] = value
 
 
 def path_is_varied(part: dict[str, Any], path: str) -> bool:
-    """Whether a part, as plain data, gives `path` under zip, grid or trials."""
+    """Whether a part, as plain data, has `path` under zip, grid or trials."""
     trials = part.get("trials")
     given = [part.get("zip"), part.get("grid"), *(trials if isinstance(trials, list) else [])]
     return any(isinstance(group, dict) and path in group for group in given)
@@ -178,10 +178,10 @@ def path_is_varied(part: dict[str, Any], path: str) -> bool:
 
 def _set_in(holder: dict[str, Any], path: str, value: Any, key: str) -> None:
     if path_is_varied(holder, path):
-        raise ValueError(f"{key} is what this part varies; change the file to vary it otherwise")
+        raise ValueError(f"{key} is what this part varies; change its values in the file")
     settings = holder.setdefault("set", {})
     if not isinstance(settings, dict):
-        raise ValueError(f"{key}: set is no mapping in this file")
+        raise ValueError(f"{key}: set is not a mapping in this file")
     settings[path] = value
 
 
@@ -191,12 +191,12 @@ def _validated(data: dict[str, Any]) -> tuple[SweepSpec | None, list[Any]]:
     except ValidationError as error:
         mistakes = error.errors()
         below = {where[:depth] for where in (mistake["loc"] for mistake in mistakes) for depth in range(len(where))}
-        # A list is too short for pydantic when its only element is mistaken, and that is told already.
+        # If a list's only element is wrong, pydantic also calls the list too short; one message is enough.
         return None, [m for m in mistakes if not (m["type"] == "too_short" and m["loc"] in below)]
 
 
 def _without(data: dict[str, Any], mistakes: list[Any]) -> dict[str, Any] | None:
-    """The sweep without its mistaken entries, so that the others can be looked at together; None if nothing is left."""
+    """The sweep without its wrong entries, so that the others can be checked together; None if nothing is left."""
     rest = copy.deepcopy(data)
     for mistake in mistakes:
         where = list(mistake["loc"])
@@ -230,10 +230,10 @@ def _impossible(spec: SweepSpec) -> list[str]:
 
 
 def _impossible_proposals(spec: SweepSpec, search: Search) -> list[str]:
-    """What a search might propose and no model can have, one line with an example for every set of parameters."""
+    """Proposals of a search that no model can have: one line, with an example, for each set of parameters."""
     given = (*spec.set.given(), *search.parameters.given())
     if path := next((path for path in given if path.startswith("start.")), None):
-        return [f"{path}: a search trains no pre-training first; leave it out, or write a sweep with parts"]
+        return [f"{path}: a search does not run pre-trainings; leave it out, or write a sweep with parts"]
     ranges = {path: Range.from_dict(given) for path, given in search.parameters.given().items()}
     if math.prod(len(range_.values) for range_ in ranges.values()) <= CHECKED_COMBINATIONS:
         combined = itertools.product(*(range_.values for range_ in ranges.values()))
@@ -270,12 +270,12 @@ def _at(choice: dict[str, Any]) -> str:
 
 
 def _told(mistake: Any) -> str:
-    """One mistake: path, what is wrong, what was got, what to do."""
+    """One mistake as a line: its path, what is wrong, the value given, and what to do."""
     where = mistake["loc"]
     path = ".".join(str(name) for name in where) or "the sweep"
     got = mistake["input"]
     if mistake["type"] == "extra_forbidden" and where[-1] in NEVER_VARIED and "set" not in where:
-        return f"{path}: says where a training runs, not what is trained, so it can not be varied; write it under set"
+        return f"{path}: says where a training runs, not what is trained, so it cannot be varied; write it under set"
     if mistake["type"] == "extra_forbidden":
         return f"{path}: no such name; {_possible(where)}"
     if mistake["type"] == "missing":
@@ -298,7 +298,7 @@ def _hint(where: tuple[Any, ...], got: Any, kind: str) -> str:
 
 
 def _possible(where: tuple[Any, ...]) -> str:
-    """The names that may stand at a path, the nearest first."""
+    """The names that are possible at a path, with the nearest one first."""
     *parents, name = where
     owner = next((parent for parent in reversed(parents) if isinstance(parent, str)), None)
     if owner in SETTINGS:
@@ -311,7 +311,7 @@ def _possible(where: tuple[Any, ...]) -> str:
 
 def _possible_setting(name: str) -> str:
     if name == GIVEN_BY_SEEDS:
-        return "seeds are the sweep's own: write seeds: [0, 1, 2] at the top"
+        return "seeds belong to the whole sweep: write seeds: [0, 1, 2] at the top"
     section = name.split(".")[0]
     if name in SECTIONS:
         return f"write dotted paths, such as {next(path for path in PARAMETERS if path.startswith(name))}"

@@ -1,7 +1,7 @@
-"""What a sweep file asks for that can not be meant.
+"""Warns of what a sweep file probably does not mean.
 
-Rows that differ in more than their table says, settings that nothing reads, cells asked for twice. Each is one
-sentence; none keeps the sweep from running.
+Rows that differ in more than their table says, settings that nothing reads, cells asked for twice. Each warning is one
+sentence; none stops the sweep.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from orchestrator.spec.plan import SweepPlan
 from reports.tables import TABLES
 
 TOLD = 10
-"""Sentences of one kind; of more it is said how many."""
+"""The most sentences of one kind; the rest are counted."""
 
 
 def lint(spec: SweepSpec, planned: SweepPlan) -> tuple[str, ...]:
-    """Every doubt about a sweep file."""
+    """Every warning about a sweep file."""
     compared = list(pairs(planned))
     kinds = (
         _further_differences(compared),
@@ -40,7 +40,7 @@ def _further_differences(compared: Sequence[Pair]) -> Iterator[str]:
     for pair in compared:
         ours, theirs = pair.cell.config, pair.baseline.config
         if not pair.exact and (paths := pair.layout.also_differs(ours, theirs)):
-            told = ", ".join(f"{path}={ours.at(path)} (there {theirs.at(path)})" for path in paths)
+            told = ", ".join(f"{path}={ours.at(path)} (baseline: {theirs.at(path)})" for path in paths)
             yield (
                 f"table {pair.layout.name}: row {pair.name(pair.cell)} differs from its baseline "
                 f"{pair.name(pair.baseline)} not only in {pair.layout.row_path} but also in {told}"
@@ -48,7 +48,7 @@ def _further_differences(compared: Sequence[Pair]) -> Iterator[str]:
 
 
 def _without_baseline(planned: SweepPlan, compared: Sequence[Pair]) -> Iterator[str]:
-    """Of tables of components: a comparison with other methods can do without ours."""
+    """Only for tables of components: a comparison with other methods does not need a baseline of ours."""
     paired = {id(pair.cell) for pair in compared}
     for cell in planned.cells:
         layout = TABLES[cell.table]
@@ -58,12 +58,12 @@ def _without_baseline(planned: SweepPlan, compared: Sequence[Pair]) -> Iterator[
             column, backbone = place(cell)
             yield (
                 f"table {layout.name}: its baseline {base} is not planned for {column.dataset_label}, {column.task}, "
-                f"{backbone}; its rows are compared with nothing there"
+                f"{backbone}; its rows there have nothing to be compared with"
             )
 
 
 def why_unread(config: ExperimentConfig, path: str) -> str | None:
-    """The setting for which a training does not read the parameter at a dotted path; None where it reads it."""
+    """The setting that keeps a training from reading the parameter at a dotted path; None if it reads it."""
     if path in config.unread or has(config.model.method, path):
         return config.unread.get(path)
     return f"model.method={config.model.method}"
@@ -71,7 +71,7 @@ def why_unread(config: ExperimentConfig, path: str) -> str | None:
 
 @dataclass
 class _Given:
-    """One value that the file gives, and the trainings that get it."""
+    """One value in the file, and the trainings that get it."""
 
     where: str
     path: str
@@ -80,7 +80,7 @@ class _Given:
 
 
 def _unread_settings(spec: SweepSpec) -> Iterator[str]:
-    """Settings that no training that gets them reads."""
+    """Settings that are read by none of the trainings that get them."""
     for given in _given(spec):
         reasons = _why_unread_by_all(given)
         if reasons:
@@ -90,7 +90,7 @@ def _unread_settings(spec: SweepSpec) -> Iterator[str]:
 
 
 def _why_unread_by_all(given: _Given) -> list[str]:
-    """The reasons why no training reads a value; none where one does."""
+    """Why no training reads a value; empty if one does."""
     reasons: dict[str, None] = {}
     for config in given.configs:
         reason = why_unread(config, given.path)
@@ -101,7 +101,7 @@ def _why_unread_by_all(given: _Given) -> list[str]:
 
 
 def _given(spec: SweepSpec) -> Iterator[_Given]:
-    """Every value of the sweep's `set`, of parts' `set`, and of what is varied, value by value."""
+    """Every value in the sweep's `set`, in the parts' `set`, and in what is varied."""
     for path, value in spec.set.given().items():
         over = [part.set.given() for part in spec.parts]
         got = [c for c in spec.resolved if path not in c.choice and path not in over[c.part]]
@@ -116,7 +116,7 @@ def _given(spec: SweepSpec) -> Iterator[_Given]:
 def _given_by_choices(
     where: str, combinations: Sequence[Resolved], trials: Sequence[dict[str, object]]
 ) -> Iterator[_Given]:
-    """`zip` and `grid` by value; `trials`, which vary fastest, each for itself."""
+    """Values of `zip` and `grid`, merged if equal; those of `trials`, which vary fastest, one by one."""
     found: dict[tuple[str, str, int], _Given] = {}
     for index, combination in enumerate(combinations):
         trial = index % len(trials) if trials else 0
@@ -132,7 +132,7 @@ def _configs(combinations: Iterable[Resolved]) -> list[ExperimentConfig]:
 
 
 def _repeated(spec: SweepSpec) -> Iterator[str]:
-    """Cells that several combinations ask for, and why they are one where their settings differ."""
+    """Cells that several combinations ask for, and why they are the same if their settings differ."""
     first: dict[tuple[str, str], Resolved] = {}
     for combination in spec.resolved:
         assert isinstance(combination.config, ExperimentConfig)
@@ -150,9 +150,10 @@ def _repeated(spec: SweepSpec) -> Iterator[str]:
             told = " and ".join(f"{path}={theirs[path]} and {ours[path]}" for path in paths)
             config = combination.config
             why = " and ".join(dict.fromkeys(why_unread(config, path) or "the training" for path in paths))
-            yield f"{where}: {told} are one training, since {why} reads no {', '.join(p.split('.')[1] for p in paths)}"
+            names = ", ".join(path.split(".")[1] for path in paths)
+            yield f"{where}: {told} are the same training, since {why} reads no {names}"
         else:
-            yield f"{where}: a cell is asked for twice ({_said(combination)}); it is there once"
+            yield f"{where}: a cell is asked for twice ({_said(combination)}); it is run once"
 
 
 def _said(combination: Resolved) -> str:

@@ -1,7 +1,7 @@
-"""A sweep file: which configurations fill which tables. Strict: every mistake of the file is named at once.
+"""The model of a sweep file: which configurations fill which tables.
 
-A sweep starts from a recipe (`base`), sets dotted paths over it (`set`) and has parts. A part fills one table with
-(rows of `zip`) x (product of `grid`) x (`trials`). A search sweep has `search` instead of parts.
+A sweep starts from a recipe (`base`), overrides dotted paths of it (`set`) and has parts. A part fills one table with
+(rows of `zip`) x (product of `grid`) x (`trials`). A search has `search` instead of parts.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from dmf.values import Count, Seed, Value
 SECTIONS = tuple(ExperimentConfig.model_fields)
 GIVEN_BY_SEEDS = "training.seed"
 MOST_CHOICES = 10_000
-"""That one part may make."""
+"""The most combinations of one part."""
 SWEEP_NAME = r"^[a-z0-9][a-z0-9_-]{0,99}$"
-"""It is also the name of folders."""
+"""A sweep's name is also the name of folders."""
 
 
 def _parameters() -> dict[str, Any]:
@@ -56,21 +56,21 @@ def _paths_of(kind: type[Value], above: str) -> dict[str, Any]:
 
 
 PARAMETERS = _parameters()
-"""Dotted path -> its type with its range. Those of `model` are of any method: a name has one type in all of them."""
+"""Dotted path -> its type and range. `model` has those of every method: a name has the same type in all of them."""
 NEVER_VARIED = frozenset(f"{section}.{name}" for section, names in NOT_IDENTITY.items() for name in names)
-"""Where and with what a training runs: one training, whatever they are, so no list of them makes several."""
+"""Where and with what a training runs. The training is the same whatever they are, so a sweep cannot vary them."""
 
 
 class _Paths(Value):
-    """Dotted paths and what is given for each."""
+    """Values by dotted path."""
 
     def given(self) -> dict[str, Any]:
-        """Only what the file says: dotted path -> plain value."""
+        """Only what the file sets: dotted path -> plain value."""
         return self.model_dump(mode="json", by_alias=True, exclude_unset=True)
 
 
 def _by_path(name: str, kind: Any, without: frozenset[str] = NEVER_VARIED) -> Any:
-    """A model with one optional field per parameter; `kind` makes the field's type of the parameter's."""
+    """A model with one optional field per parameter; `kind` turns a parameter's type into the field's type."""
     fields: dict[str, Any] = {
         path.replace(".", "__"): (kind(type_), Field(default=None, alias=path))
         for path, type_ in PARAMETERS.items()
@@ -91,18 +91,18 @@ def _known(name: str) -> str:
     if name not in RECIPES:
         close = difflib.get_close_matches(name, RECIPES, 1)
         hint = f"did you mean {close[0]}? " if close else ""
-        raise ValueError(f"{name!r} is no recipe; {hint}there are {', '.join(RECIPES)}")
+        raise ValueError(f"{name!r} is not a recipe; {hint}there are {', '.join(RECIPES)}")
     return name
 
 
 def _text(about: str) -> str:
     if strange := [c for c in about if unicodedata.category(c) == "Cc" and c not in "\n\t"]:
-        raise ValueError(f"has the character {strange[0]!r}, which a terminal would obey; write plain text")
+        raise ValueError(f"has the character {strange[0]!r}, which controls a terminal; write plain text")
     return about
 
 
 RecipeName = Annotated[str, AfterValidator(_known)]
-"""A name of `dmf.config.RECIPES`."""
+"""A key of `dmf.config.RECIPES`."""
 
 
 class Part(Value):
@@ -110,22 +110,22 @@ class Part(Value):
 
     table: Literal["1", "2a", "2b", "2c", "2d"]
     base: RecipeName | None = None
-    """A recipe instead of the sweep's."""
+    """A recipe to use instead of the sweep's."""
     set: Settings = Settings()
-    """Over the sweep's `set`."""
+    """Overrides the sweep's `set`."""
     zip: Choices = Choices()
-    """Lists of equal length that go together, row by row."""
+    """Lists of equal length, combined row by row."""
     grid: Choices = Choices()
-    """Lists that are combined in every way."""
+    """Lists, combined in every way."""
     trials: tuple[Varied, ...] = ()
-    """Explicit settings."""
+    """Settings written out one by one."""
 
     @model_validator(mode="after")
     def _is_clear(self) -> Self:
         lengths = {path: len(values) for path, values in self.zip.given().items()}
         if len(set(lengths.values())) > 1:
             told = ", ".join(f"{path} has {length}" for path, length in lengths.items())
-            raise ValueError(f"lists under zip go together and need one length; {told}")
+            raise ValueError(f"lists under zip go together and must be equally long; {told}")
         groups = [self.set.given(), self.zip.given(), self.grid.given()]
         groups.append({path: None for trial in self.trials for path in trial.given()})
         for path in PARAMETERS:
@@ -134,11 +134,11 @@ class Part(Value):
         rows, trials = max(lengths.values(), default=1), len(self.trials) or 1
         count = math.prod([rows, trials, *(len(values) for values in self.grid.given().values())])
         if count > MOST_CHOICES:
-            raise ValueError(f"zip, grid and trials make {count:,} combinations; take {MOST_CHOICES:,} at most")
+            raise ValueError(f"zip, grid and trials make {count:,} combinations; the limit is {MOST_CHOICES:,}")
         return self
 
     def choices(self) -> Iterator[dict[str, Any]]:
-        """Every combination's settings: dotted path -> value."""
+        """The settings of every combination: dotted path -> value."""
         zipped, grid = self.zip.given(), self.grid.given()
         rows = [dict(zip(zipped, row, strict=True)) for row in zip(*zipped.values(), strict=True)] or [{}]
         points = [dict(zip(grid, point, strict=True)) for point in itertools.product(*grid.values())]
@@ -148,7 +148,7 @@ class Part(Value):
 
 
 class Evaluation(EvaluationConfig):
-    """Test settings; `shots` tests every model with several numbers of shots."""
+    """How to test; `shots` tests every model with several numbers of shots."""
 
     shots: tuple[Count, ...] = ()
 
@@ -159,18 +159,18 @@ class Evaluation(EvaluationConfig):
         return self
 
     def configs(self) -> tuple[EvaluationConfig, ...]:
-        """One evaluation for each number of shots."""
+        """One evaluation per number of shots."""
         data = self.model_dump(mode="json", exclude={"shots"})
         return tuple(EvaluationConfig.from_dict({**data, "shot": shot}) for shot in self.shots or (self.shot,))
 
 
 class Resources(Value):
-    """What one trial takes of the machine; fractions of a GPU let trials share one."""
+    """What one trial uses of a machine; with fractions of a GPU, trials share one."""
 
     cpu: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
     """None: as many as `training.threads`."""
     gpu: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
-    """None: 1 where Ray sees a GPU and `training.device` is not "cpu"."""
+    """None: 1 if Ray sees a GPU and `training.device` is not "cpu"."""
 
     @model_validator(mode="after")
     def _is_possible(self) -> Self:
@@ -181,16 +181,16 @@ class Resources(Value):
 
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Whole = Annotated[int, Field(ge=-(2**53), le=2**53)]
-"""Exact as a float too, which Optuna makes of it."""
+"""Also exact as a float, to which Optuna converts it."""
 
 
 class Range(Value):
-    """Where a search looks for one parameter: one of four kinds."""
+    """The values of one parameter that a search tries: one of four kinds."""
 
     uniform: tuple[Finite, Finite] | None = None
     loguniform: tuple[Finite, Finite] | None = None
     integer: Annotated[tuple[Whole, Whole] | None, Field(alias="int")] = None
-    """Both ends included."""
+    """Includes both ends."""
     choice: tuple[JsonValue, ...] | None = None
 
     @model_validator(mode="after")
@@ -210,12 +210,12 @@ class Range(Value):
 
     @property
     def ends(self) -> tuple[Any, ...]:
-        """Values that stand for all: both ends, or every choice."""
+        """Values that represent all: both ends, or every choice."""
         return tuple(next(iter(self.model_dump(exclude_none=True, mode="json").values())))
 
     @property
     def values(self) -> Sequence[Any]:
-        """Every value, where they can be counted; else both ends."""
+        """Every value if they can be counted, else both ends."""
         return range(self.integer[0], self.integer[1] + 1) if self.integer else self.ends
 
 
@@ -223,22 +223,22 @@ Ranges: Any = _by_path("Ranges", lambda type_: Range)
 
 
 class Search(Value):
-    """Optuna proposes, ASHA stops what falls behind; the measure is validation accuracy."""
+    """Optuna proposes values, ASHA stops trials that fall behind; the measure is validation accuracy."""
 
     parameters: Ranges
     trials: Count
     seed: Seed = 0
     grace_epochs: Count = 1
-    """Epochs that every trial gets."""
+    """Epochs that every trial runs before ASHA may stop it."""
     reduction: Annotated[int, Field(ge=2)] = 3
-    """Of trials that reach a rung, one in `reduction` goes on."""
+    """One in `reduction` of the trials that reach a rung continues."""
 
     @model_validator(mode="after")
     def _has_something_to_look_for(self) -> Self:
         if not self.parameters.given():
             raise ValueError("parameters is empty; write such as training.learning_rate: {loguniform: [0.01, 1.0]}")
         if "training.epochs" in self.parameters.given():
-            raise ValueError("training.epochs can not be searched: how long a trial trains is what ASHA decides")
+            raise ValueError("training.epochs cannot be searched: ASHA decides how long a trial trains")
         return self
 
 
@@ -247,11 +247,11 @@ class Resolved:
     """One combination of a part's settings."""
 
     part: int
-    """Number of the part in the file, from 0."""
+    """The part's number in the file, from 0."""
     choice: dict[str, Any]
-    """What the combination sets: dotted path -> value."""
+    """What the combination varies: dotted path -> value."""
     config: ExperimentConfig | ValueError
-    """The whole configuration, for the first seed, or why there is none."""
+    """The whole configuration, for the first seed, or why it is impossible."""
 
 
 class SweepSpec(Value):
@@ -261,28 +261,29 @@ class SweepSpec(Value):
     about: Annotated[str, Field(max_length=5000), AfterValidator(_text)] = ""
     base: RecipeName = "released"
     set: Settings = Settings()
-    """Dotted paths over the base."""
+    """Dotted paths that override the base."""
     seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] = (0,)
-    """Every configuration is trained once with each."""
+    """Every configuration is trained once per seed."""
     evaluation: Evaluation = Evaluation()
     resources: Resources = Resources()
     max_failures: Annotated[int, Field(ge=0, le=1000)] = 2
-    """How often a trial whose worker process died is started again, from its checkpoint."""
+    """How often a trial whose worker process died is restarted, from its checkpoint."""
     fail_fast: bool = False
     """Stop the sweep at the first trial that fails, instead of running the others."""
     keep_weights: bool = True
-    """Of every training's best epoch, 4 bytes per parameter; false: until its tests in this sweep are recorded."""
+    """Keep the weights of every training's best epoch, 4 bytes per parameter. If false, they are deleted once the
+    training's tests in this sweep are recorded."""
     parts: tuple[Part, ...] = ()
     search: Search | None = None
 
     @model_validator(mode="after")
     def _asks_something(self) -> Self:
         if bool(self.parts) == (self.search is not None):
-            raise ValueError("give parts (tables to fill) or search, one of the two")
+            raise ValueError("give either parts (tables to fill) or search")
         if len(set(self.seeds)) < len(self.seeds):
             raise ValueError(f"seeds={list(self.seeds)} has a seed twice")
         if self.search is not None and not self.keep_weights:
-            raise ValueError("a search tests the best of its trainings last and keeps all weights; drop keep_weights")
+            raise ValueError("a search keeps all weights, because it tests the best training last; remove keep_weights")
         if self.search is not None and len(self.seeds) > 1:
             raise ValueError(f"a search takes one seed, got seeds={list(self.seeds)}")
         return self
@@ -310,14 +311,14 @@ class SweepSpec(Value):
         return config.with_paths(self._read_by_method(config, {**settings, **choice})).resolved()
 
     def _start(self, part: Part | None) -> tuple[ExperimentConfig, dict[str, Any]]:
-        """What a part's choices are made over, and the settings that go with each of them.
+        """The configuration that a part's choices start from, and the settings to apply with each choice.
 
-        So that many choices cost little, these are only those that the base's method lacks, since a choice may name
-        another method; or all of them where base and set alone are impossible, since a choice may change that.
+        To keep many choices cheap, those settings are only the ones that the base's method lacks, since a choice may
+        name another method; or all of them if base and set alone are impossible, since a choice may change that.
         """
         base = self._base(part)
         settings = {**self.set.given(), **(part.set.given() if part else {}), GIVEN_BY_SEEDS: self.seeds[0]}
-        if settings.get("data.root"):  # workers stand in other folders
+        if settings.get("data.root"):  # workers run in other folders
             settings["data.root"] = str(Path(settings["data.root"]).expanduser().absolute())
         try:
             read = self._read_by_method(base, settings)
@@ -331,7 +332,7 @@ class SweepSpec(Value):
 
     @functools.cached_property
     def methods(self) -> frozenset[str]:
-        """Every method that some combination asks for."""
+        """Every method that some combination uses."""
         named = {self._base(part).model.method for part in (*self.parts, None)}
         for part in self.parts:
             named |= {trial.given().get("model.method") for trial in part.trials} | {
@@ -341,7 +342,7 @@ class SweepSpec(Value):
         return frozenset(named | {self.set.given().get("model.method")}) & METHODS.keys()
 
     def _read_by_method(self, config: ExperimentConfig, settings: dict[str, Any]) -> dict[str, Any]:
-        """The settings without those that are meant for another method of the sweep, since this one lacks them."""
+        """The settings, without those that this method lacks and another method of the sweep has."""
         method = settings.get("model.method", config.model.method)
         others = self.methods - {method}
         return {
@@ -352,7 +353,7 @@ class SweepSpec(Value):
 
 
 def has(method: str, path: str) -> bool:
-    """Whether a method has the parameter at a dotted path; pre-training is for those with a backbone."""
+    """Whether a method has the parameter at a dotted path; only methods with a backbone have `start.*`."""
     section, _, name = path.partition(".")
     if method not in METHODS:
         return True

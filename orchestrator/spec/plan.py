@@ -1,4 +1,4 @@
-"""What a sweep comes to: the cells of the tables that it fills, and the distinct trainings behind them."""
+"""The plan of a sweep: the table cells that it fills, and the distinct trainings behind them."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from reports.tables import PlannedCell
 
 @dataclass(frozen=True)
 class Trial:
-    """One training and everything that its model is tested on."""
+    """One training, and the evaluations of its model."""
 
     config: AnyTraining
     evaluations: tuple[EvaluationConfig, ...]
     tables: tuple[str, ...] = ()
-    """Of the cells it fills, one entry per cell."""
+    """The table of each cell that it fills."""
 
     @property
     def key(self) -> str:
@@ -36,21 +36,21 @@ class Trial:
 
 
 class SweepPlan(Value):
-    """A sweep, resolved. A search has no cells: what it trains is found on the way."""
+    """The resolved cells of a sweep. A search has none: it finds out what to train on the way."""
 
     format: int = 1
-    """Of the records of its trainings; who writes gives FORMAT."""
+    """The record format of its trainings; new plans have FORMAT."""
     name: Annotated[str, Field(pattern=SWEEP_NAME)]
     about: str
     cells: tuple[PlannedCell, ...]
     cells_repeated: int = 0
-    """How often the file asks for a cell that is among `cells` already."""
+    """How often the file asks again for a cell that is already in `cells`."""
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Self:
-        """What was written, by any format; pydantic's ValidationError for anything else.
+        """Read a plan of any format; raises pydantic's ValidationError for anything else.
 
-        A plan of format 1 keeps the keys that its trainings had then, where they have others today.
+        A plan of format 1 keeps the keys that its trainings had then, if they differ today.
         """
         plan = cls.model_validate_json(text)
         if plan.format == FORMAT:
@@ -61,7 +61,7 @@ class SweepPlan(Value):
 
     @classmethod
     def read(cls, path: str | Path) -> Self:
-        """Read what `write` wrote, by any format."""
+        """Read a plan file of any format."""
         try:
             return cls.from_json(Path(path).read_bytes())
         except ValidationError as error:
@@ -69,18 +69,18 @@ class SweepPlan(Value):
 
     @property
     def trainings_asked(self) -> int:
-        """Trainings that the file's cells ask for, every one counted as often as it is asked for."""
+        """Trainings that the file's cells ask for, duplicates included."""
         return sum(len(cell.seeds) for cell in self.cells) + self.cells_repeated * self.seeds_each
 
     @property
     def seeds_each(self) -> int:
-        """Trainings behind every cell."""
+        """Trainings per cell."""
         return len(self.cells[0].seeds) if self.cells else 0
 
     def trials(self) -> tuple[Trial, ...]:
         """The distinct trainings in the order of the cells, each with its distinct evaluations.
 
-        A pre-training stands before the first training that starts from it.
+        A pre-training comes before the first training that starts from it.
         """
         return self._trials
 
@@ -108,7 +108,7 @@ def _with_former_keys(cell: PlannedCell, written: dict[str, Any]) -> PlannedCell
 
 
 def plan(spec: SweepSpec) -> SweepPlan:
-    """The cells of a sweep, in the file's order; a cell that is asked for twice is there once."""
+    """The cells of a sweep, in the file's order, without duplicates."""
     cells: dict[tuple[str, str, str], PlannedCell] = {}
     tests: dict[tuple[int, int], EvaluationConfig] = {}
     evaluations = spec.evaluation.configs()
@@ -131,9 +131,9 @@ def plan(spec: SweepSpec) -> SweepPlan:
 
 
 def labels(configs: Iterable[AnyTraining]) -> dict[str, str]:
-    """For each training's key, what tells it from the others: `shot=1 groups=64`.
+    """For each training's key, the settings in which it differs from the others: `shot=1 groups=64`.
 
-    Of a pre-training it is `pre-training` and what tells it from other pre-trainings.
+    A pre-training's label is `pre-training` and the settings in which it differs from other pre-trainings.
     """
     found = {config.key: config for config in configs}
     stages = {key: config for key, config in found.items() if isinstance(config, Pretraining)}
@@ -142,7 +142,7 @@ def labels(configs: Iterable[AnyTraining]) -> dict[str, str]:
 
 
 def _read_by(config: AnyTraining) -> dict[str, Any]:
-    """What a training reads, by dotted path; of those with a backbone also what its weights start from."""
+    """The settings that a training reads, by dotted path; with a backbone, also what its weights start from."""
     aside = {*config.unread, "start"}
     found = {path: value for path, value in config.flat().items() if path not in aside}
     if config.kind == "experiment" and config.model.backbone_name:
@@ -168,5 +168,5 @@ def _told_apart(configs: Mapping[str, AnyTraining]) -> dict[str, str]:
 
 
 def shortened(lines: list[str], most: int = 40) -> list[str]:
-    """The first `most` lines, and how many more there are."""
+    """The first `most` lines, and the number of the others."""
     return lines if len(lines) <= most else [*lines[:most], f"... and {len(lines) - most} more"]

@@ -1,8 +1,8 @@
-"""What tables and standings need of every record, in one SQLite file beside them: `<store>/index.db`.
+"""Caches what tables and standings need of every record in one SQLite file: `<store>/index.db`.
 
-The files are the truth. A row counts only while its file has the time of change and the size that it had when it was
-read; what has no such row is read from its file, and its row is added. The index may be deleted at any time, is made
-again when it can not be read, and where it can not be written everybody does without.
+The record files are the truth. A row counts only while its file has the modification time and size with which it was
+read; a record without such a row is read from its file, and gets a row. The index may be deleted at any time. It is
+recreated if it cannot be read, and goes unused if it cannot be written.
 """
 
 from __future__ import annotations
@@ -32,24 +32,24 @@ log = logging.getLogger("dmf.ledger")
 
 FILE = "index.db"
 SETTLED_NS = 2_000_000_000
-"""A file that changed less long ago may change again within the same tick of its file system's clock, which is up to a
-second or two, and look the same: it gets no row yet."""
+"""A file changed more recently may change again within the same tick of its file system's clock (up to a second or two)
+and look the same, so it gets no row yet."""
 BUSY_S = 2.0
-"""To wait for another process that writes."""
+"""How long to wait for another process that writes."""
 ROWS_AT_ONCE = 256
-"""That are written together."""
+"""Rows written in one transaction."""
 MANY = 500
-"""Rows that are asked for one by one: who wants more gets all there are at once, which takes a tenth of the time."""
+"""Rows looked up one by one; after that all rows are read at once, which takes a tenth of the time."""
 TABLE = """
 create table if not exists records (
     name text primary key, modified_ns integer, size integer, value text, levels blob, places blob, seal integer
 )
 """
 TABLES = "select name from sqlite_master where type = 'table' and name not like 'sqlite!_%' escape '!'"
-"""All but SQLite's own."""
+"""Lists all tables except SQLite's own."""
 VALUES = (Ended, MadeBy, Failure)
 VERSION = int(digest([TABLE, str([each.__annotations__ for each in (*VALUES, Tested)])], 7), 16)
-"""Of what rows hold: another one is as good as none."""
+"""Identifies what rows hold; an index of another version is recreated."""
 BROKEN = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_SCHEMA, sqlite3.SQLITE_FORMAT}
 BUSY = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
 COLUMNS = "name, modified_ns, size, value, levels, places, seal"
@@ -58,30 +58,30 @@ ADD = f"insert or replace into records ({COLUMNS}) values (?, ?, ?, ?, ?, ?, ?)"
 
 
 class Row(NamedTuple):
-    """Of one record's file."""
+    """The row of one record file."""
 
     name: str
     """Its path in the store."""
     modified_ns: int
     size: int
     value: str
-    """What is needed of it, as JSON."""
+    """The needed part of the record, as JSON."""
     levels: bytes = b""
-    """The different accuracies of its episodes, float64, in rising order."""
+    """The distinct accuracies of its episodes, float64, in rising order."""
     places: bytes = b""
-    """Which of them each episode has, in the smallest unsigned type that counts them."""
+    """The position of each episode's accuracy in `levels`, in the smallest unsigned type that fits."""
 
     @property
     def seal(self) -> int:
-        """A checksum: SQLite has none, and a row that was damaged on the disk must not fill a table."""
+        """A checksum: SQLite has none, and a row damaged on disk must not get into a table."""
         head = f"{self.name} {self.modified_ns} {self.size} {self.value}".encode()
         return zlib.crc32(self.places, zlib.crc32(self.levels, zlib.crc32(head)))
 
 
 class Index:
-    """Reads records of one store, each from its row if it has one that counts, else from its file.
+    """Reads records of one store, each from its row if that is valid, else from its file.
 
-    Names are paths in the store. May be used by several threads and processes.
+    Names are paths in the store. Several threads and processes may use it.
     """
 
     def __init__(self, store: Path) -> None:
@@ -90,17 +90,17 @@ class Index:
         weakref.finalize(self, self._rows.close)
 
     def ended(self, name: str) -> Ended | None:
-        """What a training's record says of its end; None without a file."""
+        """How a training ended, from its record; None without a file."""
         row = self._row(name, _of_training)
         return Ended.model_validate_json(row.value) if row else None
 
     def tested(self, name: str) -> Tested | None:
-        """What an evaluation's record says; None without a file."""
+        """An evaluation's result, from its record; None without a file."""
         row = self._row(name, _of_evaluation)
         return Tested(**json.loads(row.value), accuracies=_accuracies(row)) if row else None
 
     def made_by(self, name: str) -> MadeBy | None:
-        """By what an evaluation was made; None without a file."""
+        """What made an evaluation; None without a file."""
         row = self._row(name, _of_evaluation)
         if row is None:
             return None
@@ -108,7 +108,7 @@ class Index:
         return MadeBy(format=value["format"], data_fingerprint=value["data_fingerprint"], code=value["code"])
 
     def settled(self, name: str) -> bool:
-        """Whether a file may have a row: it has not just been changed. True where there is none."""
+        """Whether a file may get a row, because it has not just changed. True if there is no file."""
         with suppress(FileNotFoundError):
             return _settled(os.stat(f"{self._store}/{name}").st_mtime_ns, time.time_ns())
         return True
@@ -153,14 +153,14 @@ def _counter(levels: int) -> type[np.unsignedinteger]:
 
 
 def _sound(found: tuple[Any, ...] | None) -> Row | None:
-    """A row as it was found, unless it is damaged."""
+    """A row as it was found; None if it is damaged."""
     if found is None or not (isinstance(found[4], bytes) and isinstance(found[5], bytes)):
         return None
     return row if (row := Row(*found[:-1])).seal == found[-1] else None
 
 
 class _Rows:
-    """The rows of one file; without it, or where it does not do, none are found and none are kept."""
+    """The rows of one database file. If the file is unusable, no rows are found or kept."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -173,7 +173,7 @@ class _Rows:
         self._all: dict[str, tuple[Any, ...]] | None = None
 
     def find(self, name: str) -> Row | None:
-        """The row of a name, unless it is damaged."""
+        """The row of a name; None if there is none or it is damaged."""
         with self._lock:
             if row := self._new.get(name):
                 return row
@@ -186,14 +186,14 @@ class _Rows:
             return _sound(self._all.get(name)) if self._all else None
 
     def add(self, row: Row) -> None:
-        """Keep a row; it is written with others."""
+        """Keep a row, to be written together with others."""
         with self._lock:
             self._new[row.name] = row
             if len(self._new) >= ROWS_AT_ONCE:
                 self.flush()
 
     def flush(self) -> None:
-        """Write what is not written yet. What can not be is read from its file again, another time."""
+        """Write the new rows. Those that cannot be written are read from their files again next time."""
         with self._lock:
             rows, self._new = self._new, {}
             if rows and self._writes:
@@ -203,7 +203,7 @@ class _Rows:
                 self._all |= {name: (*row, row.seal) for name, row in rows.items()}
 
     def close(self) -> None:
-        """Write what is not written yet, and let go of the file."""
+        """Write the new rows and close the file."""
         with self._lock:
             self.flush()
             if self._connection:
@@ -213,15 +213,15 @@ class _Rows:
     def _opened(self) -> sqlite3.Connection:
         if self._connection is None:
             connection = sqlite3.connect(self._path, BUSY_S, check_same_thread=False)
-            connection.text_factory = lambda text: text.decode(errors="replace")  # damaged text fails by its seal
-            connection.execute("pragma synchronous = off")  # what a power cut damages is made again
+            connection.text_factory = lambda text: text.decode(errors="replace")  # damaged text fails the checksum
+            connection.execute("pragma synchronous = off")  # damage by a power cut is repaired from the records
             if connection.execute("pragma user_version").fetchone()[0] != VERSION:
                 self._make(connection)
             self._connection = connection
         return self._connection
 
     def _make(self, connection: sqlite3.Connection) -> None:
-        """Whatever tables are there, of another version or somebody else's, give way to ours."""
+        """Replace whatever tables are there, of another version or foreign, with ours."""
         with connection:
             connection.execute("begin immediate")
             if connection.execute("pragma user_version").fetchone()[0] == VERSION:
@@ -233,13 +233,13 @@ class _Rows:
 
     @contextmanager
     def _trouble(self, what: str) -> Iterator[None]:
-        """Around reading or writing (`what`): a broken file is made again, once; else it is done without."""
+        """Handle errors while reading or writing (`what`): recreate a broken file once, then do without the index."""
         try:
             yield
         except sqlite3.Error as error:
             code = getattr(error, "sqlite_errorcode", 0) & 0xFF
             if code in BUSY:
-                return  # the next one may find it free
+                return  # the next attempt may succeed
             if code in BROKEN and not self._made_again:
                 self._made_again = self._removed()
                 return
@@ -254,6 +254,6 @@ class _Rows:
             self._path.unlink(missing_ok=True)
             Path(f"{self._path}-journal").unlink(missing_ok=True)
         except OSError as error:
-            log.info("%s is broken and can not be removed: %s", self._path, error)
+            log.info("%s is broken and cannot be removed: %s", self._path, error)
             self._reads = self._writes = False
         return True

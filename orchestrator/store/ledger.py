@@ -1,17 +1,17 @@
-"""The store: what has been trained and tested. The only module that knows where in the store things lie.
+"""The ledger: what the store says has been trained and tested. Only this module knows the layout of the store.
 
     <store>/trainings/<training key>/   config.json, checkpoints, log.txt, training.json, evaluations/<key>.json
-    <store>/superseded/<key>-<time>/    the same, of a training that was made anew
+    <store>/superseded/<key>-<time>/    the same, for a training that was retrained
     <store>/sweeps/<name>/              plan.json, search.json
     <store>/code/<hash>/                the code that trials ran
-    <store>/index.db                    of the records, derived from them (`orchestrator.store.index`)
+    <store>/index.db                    derived from the records (`orchestrator.store.index`)
     <store>/mlflow.db, artifacts/, ray/, driver.lock, store.id
 
-Records are written whole or not at all, so what is there is true whenever a process dies. A training is done when its
-record is there and says finished or diverged, whatever a scheduler believes.
+Records are written whole or not at all, so the store is consistent whenever a process dies. A training is done when its
+record says finished or diverged, whatever a scheduler believes.
 
-A store in an object store (`s3://bucket/prefix`) has a mirror, a folder on each machine: files that are written there
-go to the store at once, and files that others wrote come here on `refresh`.
+A store in an object store (`s3://bucket/prefix`) has a mirror, a folder on each machine: files written there go to the
+store at once, and files that others wrote are fetched by `refresh`.
 """
 
 from __future__ import annotations
@@ -40,17 +40,17 @@ from orchestrator.store.bucket.mirror import EVERYTHING, GOING, RemoteStore
 from orchestrator.store.index import Index
 
 State = Literal["missing", "started", "failed", "untested", "done", "diverged"]
-"""Of a trial: not begun; with a checkpoint; ended by an error; trained, with tests missing; tested; not finite."""
+"""In this order: not begun; has a checkpoint; ended by an error; trained, tests missing; tested; loss not finite."""
 
 log = logging.getLogger("dmf.ledger")
 
 IDENTITY = "store.id"
 SECONDS_BETWEEN_TRIES = 5.0
-"""To become an object store's driver."""
+"""Interval between attempts to become an object store's driver."""
 
 
 def local_folder(store: str) -> Path:
-    """The folder of a store: itself, or this machine's mirror of an object store."""
+    """The store's folder, or this machine's mirror of an object store."""
     if not RemoteStore.is_remote(store):
         return Path(store)
     return default_cache_dir() / "stores" / digest(store)
@@ -65,17 +65,17 @@ def _this_process() -> str:
 
 
 class Ledger:
-    """Reads and writes the store in one folder, which all machines of a sweep see."""
+    """Reads and writes a store in a folder that all machines of a sweep see."""
 
     shared: ClassVar[bool] = True
-    """Whether they do."""
+    """Whether all machines see the folder."""
 
     def __init__(self, store: Path) -> None:
         self.store = store
 
     @staticmethod
     def at(store: str) -> Ledger:
-        """The store of that name, with the records that it has now. ValueError when it cannot be reached."""
+        """The ledger of a store, with its present records. Raises ValueError if it cannot be reached."""
         if not RemoteStore.is_remote(store):
             return Ledger(Path(store).resolve())
         ledger = BucketLedger(local_folder(store), RemoteStore.at(store))
@@ -84,21 +84,21 @@ class Ledger:
 
     @staticmethod
     def existing(store: str) -> Ledger:
-        """`at`, where no folder of that name is a mistake."""
+        """Like `at`, but raises ValueError if the store does not exist."""
         if not RemoteStore.is_remote(store) and not Path(store).is_dir():
-            raise ValueError(f"there is no store {store}; name the folder that a sweep was given as --store")
+            raise ValueError(f"there is no store {store}; give the folder that a sweep had as --store")
         return Ledger.at(store)
 
     @property
     def name(self) -> str:
-        """What users call it, and MLflow's tags."""
+        """The store's name for users and in MLflow's tags."""
         return str(self.store.resolve())
 
     @functools.cached_property
     def id(self) -> str:
-        """The store's identity, in MLflow's tags: its path and a number of its own.
+        """The store's identity, in MLflow's tags: a digest of its path and a random number.
 
-        Another machine may have a folder of that path, and a copy has the number.
+        Another machine may have a folder with the same path, and a copy has the same number.
         """
         path = self.store / IDENTITY
         if not path.is_file():
@@ -106,19 +106,19 @@ class Ledger:
         return digest([self.name, path.read_text(encoding="utf-8")])
 
     def refresh(self, key: str | None = None) -> None:
-        """Learn what others have written, of one training or of all the store."""
+        """Fetch what others have written about one training or the whole store."""
 
     def ended(self, key: str, failed: bool) -> None:
-        """For the driver when a trial has ended: one that failed may have died at work on its training."""
+        """Called by the driver when a trial has ended; if it failed, its process may have died at work."""
 
     def all_ended(self) -> None:
-        """For the driver when no trial runs: nobody is at work; learn what all have written."""
+        """Called by the driver when no trial runs: release all trainings and fetch what was written."""
 
     def check(self) -> None:
-        """Raise LeaseLost when another driver may have the store that this one drives."""
+        """Raise LeaseLost if another driver may have taken the store."""
 
     def keep(self, *paths: Path) -> None:
-        """Bring files of the folder to where the store is. To be called after each is written."""
+        """Upload files of the folder to the store. Call it after writing them."""
 
     def _drop(self, *paths: Path) -> None:
         for path in paths:
@@ -126,23 +126,23 @@ class Ledger:
 
     @functools.cached_property
     def index(self) -> Index:
-        """Of the records, for who reads thousands of them. Not for trials, which may be on other machines."""
+        """The index, for reading thousands of records. Trials must not use it: they may be on other machines."""
         return Index(self.store)
 
     def folder(self, key: str) -> Path:
-        """Of one training."""
+        """The folder of one training."""
         return self.store / "trainings" / key
 
     def training(self, key: str) -> TrainingRecord | None:
-        """How a training ended; None: it has not."""
+        """The record of a training; None if it has not ended."""
         path = self.folder(key) / RECORD
         record = TrainingRecord.read(path) if path.is_file() else None
         if record is not None and record.key != key:
-            raise ValueError(f"{path} is of training {record.key}, not of {key}; remove it")
+            raise ValueError(f"{path} belongs to training {record.key}, not to {key}; remove it")
         return record
 
     def how_ended(self, key: str) -> Ended | None:
-        """The same, as far as a table needs it."""
+        """The part of a training's record that tables need; None if it has not ended."""
         return self.index.ended(f"trainings/{key}/{RECORD}")
 
     def write_training(self, record: TrainingRecord) -> None:
@@ -151,12 +151,12 @@ class Ledger:
         self.keep(self.folder(record.key) / RECORD)
 
     def evaluation(self, training_key: str, evaluation_key: str) -> EvaluationRecord | None:
-        """How a trained model did; None: not tested."""
+        """The record of an evaluation; None if it has not been made."""
         path = self._evaluation_path(training_key, evaluation_key)
         return EvaluationRecord.read(path) if path.is_file() else None
 
     def how_tested(self, training_key: str, evaluation_key: str) -> Tested | None:
-        """The same, as far as a table needs it."""
+        """The part of an evaluation's record that tables need; None if it has not been made."""
         return self.index.tested(_name_of_evaluation(training_key, evaluation_key))
 
     def write_evaluation(self, record: EvaluationRecord) -> None:
@@ -166,12 +166,12 @@ class Ledger:
         self.keep(path)
 
     def evaluations(self, training_key: str) -> tuple[EvaluationRecord, ...]:
-        """Everything that a trained model was tested on."""
+        """All evaluations of a training."""
         paths = sorted(self.folder(training_key).glob(f"{EVALUATIONS}/*.json"))
         return tuple(EvaluationRecord.read(path) for path in paths if not path.name.startswith("."))
 
     def running(self, key: str) -> bool:
-        """Whether a process is at work on a training."""
+        """Whether a process is working on a training."""
         path = self.folder(key) / LOCK
         if not path.is_file():
             return False
@@ -182,11 +182,11 @@ class Ledger:
         return self.store / _name_of_evaluation(training_key, evaluation_key)
 
     def state(self, trial: Trial) -> State:
-        """Where a trial stands."""
+        """The state of a trial."""
         return self.state_after(trial, self.how_ended(trial.key))
 
     def state_after(self, trial: Trial, ended: Ended | None) -> State:
-        """The same, for who knows already how its training ended."""
+        """The state of a trial whose training ended as given."""
         if ended is None:
             return "started" if self._begun(trial.key) else "missing"
         if ended.outcome != "finished":
@@ -195,11 +195,11 @@ class Ledger:
         return "done" if all(tested) else "untested"
 
     def _begun(self, key: str) -> bool:
-        """Whether a training has a checkpoint to go on from."""
+        """Whether a training has a checkpoint to continue from."""
         return (self.folder(key) / LAST).is_file()
 
     def checkpoint(self, key: str) -> Going | None:
-        """How far a training that has not ended is, from its last checkpoint, weights aside; None where it has none."""
+        """The progress of a training that has not ended, from its last checkpoint; None if it has none."""
         try:
             return read_state_of(Going, self.folder(key) / LAST)
         except FileNotFoundError:
@@ -207,26 +207,26 @@ class Ledger:
             return Going.read(path) if path.is_file() else None
 
     def tested(self, training_key: str, evaluation_key: str) -> bool:
-        """Whether a trained model has been tested so."""
+        """Whether an evaluation has been made."""
         return self._evaluation_path(training_key, evaluation_key).is_file()
 
     def has_weights(self, key: str) -> bool:
-        """Whether a training's best weights are there to be tested."""
+        """Whether a training's best weights are in the store."""
         return (self.folder(key) / BEST).is_file()
 
     def how_lost(self, key: str) -> str:
-        """Why a training's process ended before it, as far as can be told."""
+        """Why a training's process died, if that is known."""
         stacks = self.folder(key) / STACKS
         if stacks.is_file() and stacks.stat().st_size:
-            return "gave no sign of life and was ended (its stacks are in its log)"
+            return "showed no sign of life and was ended (its stacks are in its log)"
         return "lost its process"
 
     def evaluation_made_by(self, training_key: str, evaluation_key: str) -> MadeBy | None:
-        """By what an evaluation was made, without its episodes; None: not tested."""
+        """What made an evaluation, without its episodes; None if it has not been made."""
         return self.index.made_by(_name_of_evaluation(training_key, evaluation_key))
 
     def indexed(self, trial: Trial) -> bool:
-        """Have the index know a trial's records; false while one of them has changed too recently."""
+        """Add a trial's records to the index; false while one of them has changed too recently."""
         names = [_name_of_evaluation(trial.key, evaluation.key) for evaluation in trial.evaluations]
         if not all(map(self.index.settled, [f"trainings/{trial.key}/{RECORD}", *names])):
             return False
@@ -236,21 +236,21 @@ class Ledger:
         return True
 
     def reopen(self, key: str) -> None:
-        """Drop a training's record, so that it goes on from its checkpoint."""
+        """Delete a training's record, so that it continues from its checkpoint."""
         self._drop(self.folder(key) / RECORD)
 
     def forget(self, key: str) -> None:
-        """Drop a training's record and checkpoints, so that it starts from nothing.
+        """Delete a training's record and checkpoints, so that it starts from scratch.
 
-        ValueError while a process is at work on it; in an object store that process finds it taken over.
+        Raises ValueError while a process works on it; in an object store, that process finds it taken over instead.
         """
         self._check_idle(key)
         self._drop(*(self.folder(key) / name for name in (RECORD, LAST, BEST, GOING)))
 
     def supersede(self, key: str) -> Path:
-        """Put all files of a training aside, so that it is made anew; returns the folder where they lie from now on.
+        """Move all files of a training aside, so that it is retrained; return their new folder.
 
-        ValueError while a process is at work on it, as for `forget`.
+        Raises ValueError while a process works on it, like `forget`.
         """
         self._check_idle(key)
         self._fetch(key)
@@ -267,10 +267,10 @@ class Ledger:
             raise ValueError(f"another process works in {self.folder(key)}; wait for it or end it, then start again")
 
     def _fetch(self, key: str) -> None:
-        """Have all files of a training in its folder, checkpoints too."""
+        """Fetch all files of a training, including checkpoints."""
 
     def kept_keys(self) -> list[str]:
-        """Keys of all trainings that have a folder."""
+        """The keys of all trainings that have a folder."""
         folder = self.store / "trainings"
         if not folder.is_dir():
             return []
@@ -278,11 +278,11 @@ class Ledger:
             return sorted(entry.name for entry in entries if entry.is_dir())
 
     def sweep_folder(self, name: str) -> Path:
-        """Of one sweep."""
+        """The folder of one sweep."""
         return self.store / "sweeps" / name
 
     def write_plan(self, plan: SweepPlan) -> None:
-        """Keep what a sweep plans, for the report."""
+        """Write a sweep's plan, for the report."""
         path = self.sweep_folder(plan.name) / "plan.json"
         plan.write(path)
         self.keep(path)
@@ -295,30 +295,30 @@ class Ledger:
             raise ValueError(f"no sweep {name!r} was started in {self.store}; there are: {there}")
         found = SweepPlan.read(path)
         if found.name != name:
-            raise ValueError(f"{path} is of sweep {found.name!r}, not of {name!r}; remove it")
+            raise ValueError(f"{path} belongs to sweep {found.name!r}, not to {name!r}; remove it")
         return found
 
     def plans(self) -> dict[str, SweepPlan]:
-        """Every sweep that was started here, by name; one whose plan can not be read is left out with a warning."""
+        """The plans of all sweeps started here, by name; one that cannot be read is left out with a warning."""
         found = {}
         for path in sorted(self.store.glob("sweeps/*/plan.json")):
             try:
                 found[path.parent.name] = self.plan(path.parent.name)
             except (ValueError, OSError) as error:
-                log.warning("%s can not be read, that sweep is left out: %s", path, " ".join(str(error).split())[:300])
+                log.warning("%s cannot be read, that sweep is left out: %s", path, " ".join(str(error).split())[:300])
         return found
 
     def no_longer_planned(self, plan: SweepPlan) -> list[str]:
-        """Keys of trainings that the sweep of this name asked for when it was last started, and `plan` does not."""
+        """Keys of trainings that the sweep's last start asked for and `plan` does not."""
         earlier = self.plans().get(plan.name)
         now = {trial.key for trial in plan.trials()}
         return [trial.key for trial in earlier.trials() if trial.key not in now] if earlier else []
 
     @contextlib.contextmanager
     def holding(self, key: str) -> Iterator[Path]:
-        """Have a training's folder to oneself: yield it when no other process works there.
+        """Lock a training's folder and yield it once no other process works there.
 
-        A process that dies lets go at once. Files that it was about to rename are removed.
+        A process that dies releases it at once. Temporary files that it left are removed.
         """
         folder = self.folder(key)
         folder.mkdir(parents=True, exist_ok=True)
@@ -334,10 +334,10 @@ class Ledger:
     def driving(self, wait: bool = False) -> Iterator[Ledger]:
         """Be the only driver of this store, until the process ends, however it ends.
 
-        Files of Ray's that a killed driver left are removed.
+        Files that Ray left under a killed driver are removed.
 
         Raises:
-            BlockingIOError: another driver has the store and `wait` is false.
+            BlockingIOError: if another driver has the store and `wait` is false.
         """
         with self._alone(wait):
             for left in self.store.glob("ray/*"):
@@ -355,7 +355,7 @@ class Ledger:
                     lock.seek(0)
                     raise BlockingIOError(
                         f"{self.store} is in use by {lock.read().strip() or 'another driver'}; wait for it with --wait "
-                        "or take another --store"
+                        "or use another --store"
                     )
                 time.sleep(0.5)
             lock.truncate(0)
@@ -365,9 +365,9 @@ class Ledger:
 
 
 class BucketLedger(Ledger):
-    """Reads and writes a store in an object store, through the folder that mirrors it on this machine.
+    """Reads and writes a store in an object store, through a folder that mirrors it on this machine.
 
-    The folder has the store's records, and no checkpoints. Raises OSError when the object store does not answer.
+    The folder has the store's records but no checkpoints. Raises OSError if the object store does not answer.
     """
 
     shared: ClassVar[bool] = False
@@ -376,11 +376,11 @@ class BucketLedger(Ledger):
         super().__init__(store)
         self.remote = remote
         self._lease: Lease | None = None
-        """Of this driver, while it has the store."""
+        """This driver's lease, while it has the store."""
         self._with_checkpoint: set[str] = set()
-        """Keys of trainings, as of the last look at all of the store."""
+        """Keys of trainings that had a checkpoint when the whole store was last refreshed."""
         self._at_work: set[str] = set()
-        """Keys of those that a process works on, likewise."""
+        """Keys of trainings that a process was working on then."""
 
     @property
     def name(self) -> str:
@@ -437,7 +437,7 @@ class BucketLedger(Ledger):
 
     @contextlib.contextmanager
     def _alone(self, wait: bool) -> Iterator[None]:
-        """Hold the driver's lock on this machine, and the lease that counts for all machines."""
+        """Hold the driver's lock on this machine, and the lease for all machines."""
         with super()._alone(wait), contextlib.ExitStack() as stack:
             while self._lease is None:
                 try:

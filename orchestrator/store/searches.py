@@ -1,4 +1,4 @@
-"""What a search has tried, as the store keeps it."""
+"""What a search has tried, as kept in the store."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from orchestrator.store.ledger import Ledger
 
 
 class Tried(Value):
-    """One proposal and how it did."""
+    """One proposal and its outcome."""
 
     values: dict[Annotated[str, Field(pattern=r"^[a-z]+\.[a-z_]+$")], Any]
     """Dotted path -> value."""
     key: str
     accuracy: Fraction
-    """Best validation accuracy when it ended, 0 if it diverged, failed or is impossible."""
+    """Its best validation accuracy at the end; 0 if it diverged, failed or is impossible."""
     epochs: int
     outcome: Literal["running", "finished", "diverged", "failed", "stopped", "impossible"]
-    """`running`: begun, and not ended as far as is known. `stopped`: by ASHA, before its last epoch; its checkpoint is
-    kept, it has no record. `impossible`: values that no configuration can have together."""
+    """`running`: begun, and not known to have ended. `stopped`: by ASHA, before its last epoch; it has a checkpoint but
+    no record. `impossible`: values that no configuration can combine."""
 
 
 class SearchResults(Value):
@@ -36,37 +36,37 @@ class SearchResults(Value):
     parameters: dict[str, Any]
     tried: tuple[Tried, ...] = ()
     trials: int = 0
-    """How many were asked for last."""
+    """How many trials the last start asked for."""
 
     @property
     def best(self) -> Tried | None:
-        """Of those trained to their end, the one of highest validation accuracy."""
+        """The fully trained proposal with the highest validation accuracy."""
         finished = [tried for tried in self.tried if tried.outcome == "finished"]
         return max(finished, key=lambda tried: tried.accuracy, default=None)
 
     @property
     def open(self) -> tuple[Tried, ...]:
-        """Those that an error or a kill ended: nothing is known of their values."""
+        """Proposals that an error or a kill ended, so nothing is known about their values."""
         return tuple(tried for tried in self.tried if tried.outcome in ("failed", "running"))
 
     def with_tried(self, tried: Iterable[Tried]) -> SearchResults:
-        """The same search with `tried` instead."""
+        """The same search with other proposals."""
         return SearchResults(base=self.base, parameters=self.parameters, tried=tuple(tried), trials=self.trials)
 
 
 def results_path(ledger: Ledger, name: str) -> Path:
-    """Where a search keeps what it has tried."""
+    """The file that holds what a search has tried."""
     return ledger.sweep_folder(name) / "search.json"
 
 
 def results_of(ledger: Ledger, name: str) -> SearchResults | None:
-    """What a search has tried; None where there is no search of that name."""
+    """What a search has tried; None if there is no search of that name."""
     path = results_path(ledger, name)
     return SearchResults.read(path) if path.is_file() else None
 
 
 def kept(spec: SweepSpec, ledger: Ledger) -> SearchResults:
-    """Everything that a search has tried so far. ValueError when it was another search."""
+    """Everything that a search has tried so far. Raises ValueError if the store has another search of its name."""
     assert spec.search is not None
     search = spec.search
     fresh = SearchResults(base=spec.config_for({}), parameters=search.parameters.given(), trials=search.trials)
@@ -75,19 +75,19 @@ def kept(spec: SweepSpec, ledger: Ledger) -> SearchResults:
         return fresh
     if (earlier.base.key, earlier.parameters) != (fresh.base.key, fresh.parameters):
         raise ValueError(
-            f"{path} is of a search with another base or other ranges; give this one a name of its own (name=...)"
+            f"{path} belongs to a search with another base or other ranges; give this one its own name (name=...)"
         )
     return fresh.with_tried(earlier.tried)
 
 
 def resume(spec: SweepSpec, ledger: Ledger) -> SearchResults:
-    """What a search goes on from: `kept` without what failed or was cut off, which is to be tried again."""
+    """What a search continues from: `kept` without what failed or was cut off, which will be retried."""
     results = kept(spec, ledger)
     return results.with_tried(tried for tried in results.tried if tried not in results.open)
 
 
 def first_point(base: ExperimentConfig, search: Search) -> dict[str, Any] | None:
-    """The base configuration as a proposal; None when a range leaves it out."""
+    """The base configuration as a proposal; None if it lies outside a range."""
     point = {}
     for path, given in search.parameters.given().items():
         value, range_ = base.at(path), Range.from_dict(given)
@@ -99,13 +99,13 @@ def first_point(base: ExperimentConfig, search: Search) -> dict[str, Any] | None
 
 
 def label(values: dict[str, Any]) -> str:
-    """Proposed values, short: `learning_rate=0.1 groups=64`."""
+    """Proposed values in short form: `learning_rate=0.1 groups=64`."""
     short = {path.split(".")[1]: f"{v:.4g}" if isinstance(v, float) else v for path, v in values.items()}
     return " ".join(f"{name}={value}" for name, value in short.items())
 
 
 def listing(results: SearchResults) -> str:
-    """What was tried, the best first, and the best configuration as `set` lines of a sweep file."""
+    """What was tried, best first, and the best values as `set` lines for a sweep file."""
     lines = ["validation  epochs  outcome    values"]
     for tried in sorted(results.tried, key=lambda tried: (tried.outcome != "finished", -tried.accuracy)):
         lines.append(f"{100 * tried.accuracy:8.2f} %  {tried.epochs:>6}  {tried.outcome:<10} {label(tried.values)}")

@@ -1,4 +1,4 @@
-"""The code of a sweep as it was when the sweep was started: its trials import it, whatever happens to the checkout."""
+"""Copies the code when a sweep starts; trials import the copy, whatever happens to the checkout."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-"""Of the checkout or the installation."""
+"""The root of the checkout or installation."""
 PARTS = ("dmf", "orchestrator", "reports", "csrc")
 SUFFIXES = {".py", ".so", ".csv", ".jinja", ".cpp", ".cu", ".cuh", ".h"}
 
 
 def snapshot(store: Path) -> Path:
-    """Copy the code to `store`/code/<hash of it> unless it is there, whole; returns that folder."""
+    """Copy the code to `store`/code/<its hash>, unless an intact copy is there; return that folder."""
     files = dict(_files(ROOT))
     digest = _digest(files)
     folder = store / "code" / digest
     if folder.is_dir():
         if _digest(dict(_files(folder))) == digest:
             return folder
-        shutil.rmtree(folder)  # a power cut can leave files empty whose names are there
+        shutil.rmtree(folder)  # a power cut can leave empty files
     folder.parent.mkdir(parents=True, exist_ok=True)
     aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
@@ -47,7 +47,7 @@ def _digest(files: dict[str, Path]) -> str:
 
 
 def _files(root: Path) -> Iterator[tuple[str, Path]]:
-    """Name below `root` and path of every file that trials can need, in a fixed order."""
+    """Relative name and path of every file that trials may need, in a fixed order."""
     for part in PARTS:
         for path in sorted((root / part).rglob("*")):
             if path.suffix in SUFFIXES and path.is_file():

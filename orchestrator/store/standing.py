@@ -1,4 +1,4 @@
-"""Where the trials of a sweep stand: what the ledger holds of each, and whether today's code would make it."""
+"""The standing of trials: what the ledger holds, and whether today's code and images would make the same."""
 
 from __future__ import annotations
 
@@ -13,33 +13,33 @@ from orchestrator.store import ledger as ledgers
 from orchestrator.store.ledger import Ledger
 
 State = ledgers.State | Literal["stale", "no weights", "blocked"]
-"""`stale`: made, or begun, by other code or from other images than today's. `no weights`: trained, with evaluations
-missing, and the weights that they need were not kept. `blocked`: its pre-training failed, diverged or is stale."""
+"""`stale`: made or begun by other code or from other images than today's. `no weights`: trained, but evaluations are
+missing and their weights were not kept. `blocked`: its pre-training failed, diverged or is stale."""
 
 
 @dataclass(frozen=True)
 class Standing:
-    """Of one trial."""
+    """The standing of one trial."""
 
     state: State
     why: str = ""
     """The reason of a failure or divergence, or what makes it stale."""
     again: bool = False
-    """For `failed`: the next start tries it, since a machine was at fault, or it was asked for otherwise than now."""
+    """For `failed`: the next start retries it: a machine was at fault, or data.root, device or threads changed."""
 
     @property
     def ended(self) -> bool:
-        """It has all the records that it can have."""
+        """Whether it has all the records that it can have."""
         return self.state in ("done", "diverged")
 
     @property
     def runs(self) -> bool:
-        """The next start takes it up."""
+        """Whether the next start runs it."""
         return self.state in ("missing", "started", "untested") or self.again
 
 
 def standing(trial: Trial, ledger: Ledger, today: Today) -> Standing:
-    """Where a trial stands."""
+    """The standing of a trial."""
     if trial.config.stage is not None and ledger.how_ended(trial.key) is None:
         before = standing(Trial(trial.config.stage, ()), ledger, today)
         if before.state in ("failed", "diverged", "stale"):
@@ -49,7 +49,7 @@ def standing(trial: Trial, ledger: Ledger, today: Today) -> Standing:
     state = ledger.state_after(trial, ended)
     try:
         made = _made_by(trial, ledger, state, ended)
-    except ValueError as error:  # the trial itself will meet it again, and its record will say so
+    except ValueError as error:  # the trial will meet the same error and record it
         return _failed(trial, ledger) if state == "failed" else Standing("failed", str(error), again=True)
     doubts = [doubt for each in made for doubt in today.doubts(trial.config, *each)]
     if doubts and not today.accept_stale:
@@ -66,12 +66,12 @@ def _failed(trial: Trial, ledger: Ledger) -> Standing:
     assert record is not None
     if record.failure is None:
         return Standing("failed", again=True)
-    moved = record.config != trial.config  # of equal keys: other data.root, device or threads
+    moved = record.config != trial.config  # the keys are equal, so data.root, device or threads differ
     return Standing("failed", record.failure.reason, again=moved or record.failure.kind in ("machine", "disk"))
 
 
 def _made_by(trial: Trial, ledger: Ledger, state: ledgers.State, ended: Ended | None) -> list[tuple[str, str, int]]:
-    """Code, images and record format of everything that is there of a trial."""
+    """Code, images and record format of everything that the store holds for a trial."""
     if state == "missing":
         return []
     if state in ("started", "failed"):

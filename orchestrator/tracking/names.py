@@ -1,4 +1,4 @@
-"""What our runs in MLflow are called, and what is read of them."""
+"""The names of our runs and tags in MLflow, and the part of a run that is read back."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ EXPERIMENT = "dmf"
 SWEEP, TRIAL = "sweep", "trial"
 """Values of the tag `dmf.kind`."""
 STORE = "dmf.store_id"
-"""Tag of every run: the identity of its store, `Ledger.id`."""
+"""A tag of every run: the identity of its store, `Ledger.id`."""
 OUTCOME = "dmf.outcome"
-"""Tag of a training's run: its record's outcome."""
+"""A tag of a training's run: its record's outcome."""
 
 
 @dataclass(frozen=True)
 class MirroredRun:
-    """What is read of a run besides its files."""
+    """The part of a run that is read, besides its files."""
 
     id: str
     status: str
     started: int
     artifacts: str
-    """Its folder's URI."""
+    """The URI of its folder."""
     tags: dict[str, str]
 
 
 def database_of(uri: str) -> Path | None:
-    """The file of an SQLite URI; None for others."""
+    """The file of a SQLite URI; None for other URIs."""
     scheme, _, path = uri.partition(":///")
     return Path(path.partition("?")[0]) if scheme == "sqlite" else None

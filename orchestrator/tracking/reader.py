@@ -1,6 +1,6 @@
-"""A sweep's runs in MLflow as plans and records, for a report that has no store at hand.
+"""Reads plans and records from a sweep's runs in MLflow; the report uses it where it has no store.
 
-Where a store lies beside an SQLite database, the report reads the store itself (`store_beside`).
+If a store lies beside an SQLite database, the report reads the store itself (`store_beside`).
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ def store_beside(uri: str) -> Path | None:
 
 
 class MLflowRecords:
-    """Plans and records as a sweep's runs in MLflow hold them; the report reads them as it reads a ledger."""
+    """Plans and records from a sweep's runs in MLflow, with the interface of a ledger."""
 
     def __init__(self, uri: str) -> None:
-        """Raises ValueError when MLflow can not be reached or has no experiment of ours."""
+        """Raise ValueError if MLflow cannot be reached or has no experiment of ours."""
         self.uri = uri
         database = database_of(uri)
         if database and not database.is_file():
-            raise ValueError(f"there is no database {database}; a sweep makes it, by default in its store as mlflow.db")
+            raise ValueError(f"there is no database {database}; a sweep makes one, by default mlflow.db in its store")
         from orchestrator.tracking.server import runs_through_mlflow  # mlflow takes seconds to import
 
         runs = runs_through_mlflow(uri)
@@ -46,7 +46,7 @@ class MLflowRecords:
         self._trials = [run for run in runs if run.tags.get("dmf.kind") == TRIAL]
 
     def plans(self) -> dict[str, SweepPlan]:
-        """The plan of every sweep, by name; of two stores with a sweep of one name, the one started last."""
+        """The plan of every sweep, by name; if two stores have a sweep of one name, the one started last."""
         texts = {run.tags["dmf.sweep"]: self._text(run, "plan.json") for run in reversed(self._sweeps)}
         found: dict[str, SweepPlan] = {}
         for name, text in sorted(texts.items()):
@@ -54,7 +54,7 @@ class MLflowRecords:
                 found |= {name: SweepPlan.from_json(text)} if text else {}
             except ValueError as error:
                 reason = " ".join(str(error).split())
-                log.warning("the plan of %s can not be read, it is left out: %s", name, reason[:300])
+                log.warning("the plan of %s cannot be read, it is left out: %s", name, reason[:300])
         return found
 
     def plan(self, name: str) -> SweepPlan:
@@ -65,22 +65,22 @@ class MLflowRecords:
         return plans[name]
 
     def training(self, key: str) -> TrainingRecord | None:
-        """How a training ended, whole; None: it has not."""
+        """The record of a training; None if it has not ended."""
         text = self._of_trial(key, RECORD)
         return TrainingRecord.model_validate_json(text) if text else None
 
     def how_ended(self, key: str) -> Ended | None:
-        """How a training ended; None: it has not."""
+        """The part of a training's record that tables need; None if it has not ended."""
         text = self._of_trial(key, RECORD)
         return Ended.model_validate_json(text) if text else None
 
     def evaluation(self, training_key: str, evaluation_key: str) -> EvaluationRecord | None:
-        """How a trained model did; None: not tested."""
+        """The record of an evaluation; None if it has not been made."""
         text = self._of_trial(training_key, f"{EVALUATIONS}/{evaluation_key}.json")
         return EvaluationRecord.model_validate_json(text) if text else None
 
     def how_tested(self, training_key: str, evaluation_key: str) -> Tested | None:
-        """The same, as far as a table needs it."""
+        """The part of an evaluation's record that tables need; None if it has not been made."""
         record = self.evaluation(training_key, evaluation_key)
         return Tested.of(record) if record else None
 
@@ -94,16 +94,16 @@ class MLflowRecords:
         return found
 
     def running(self, key: str) -> bool:
-        """Whether a training is at work."""
+        """Whether a training is running."""
         return any(run.status == "RUNNING" for run in self._by_key.get(key, []))
 
     def _of_trial(self, key: str, path: str) -> bytes | None:
-        """From the run with a finished record, else from the newest with any; one without an outcome goes on."""
+        """From the run with a finished record, else from the newest with any; those without outcome are skipped."""
         ended = (run for run in self._by_key.get(key, []) if run.tags.get(OUTCOME))
         return next((text for run in ended if (text := self._text(run, path))), None)
 
     def _text(self, run: MirroredRun, path: str) -> bytes | None:
-        """A file of a run; None where it has none of that name."""
+        """A file of a run; None if there is no file of that name."""
         folder = _local(run.artifacts)
         if folder is not None:
             file = folder / path
@@ -120,7 +120,7 @@ class MLflowRecords:
 
 
 def _local(uri: str) -> Path | None:
-    """The folder of a run whose files lie on this machine; None for those that a server or a cloud has."""
+    """The folder of a run whose files are on this machine; None if a server or a cloud has them."""
     parts = urlparse(uri)
     if parts.scheme == "file" and parts.netloc in ("", "localhost"):
         return Path(url2pathname(parts.path))

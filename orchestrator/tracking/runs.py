@@ -1,7 +1,7 @@
-"""The runs of one sweep in MLflow: a parent for the sweep, a child for each training.
+"""Writes the runs of one sweep in MLflow: a parent for the sweep, a child for each training.
 
-What a run holds is looked up once and remembered from there on, so a mirror that an outage or a kill left incomplete
-is made whole by whoever brings it to the ledger's state next, and no epoch is there twice.
+What a run holds is looked up once and then remembered. So the next process that updates the mirror from the ledger
+completes what an outage or a kill left incomplete, and no epoch is there twice.
 """
 
 from __future__ import annotations
@@ -27,45 +27,45 @@ if TYPE_CHECKING:
 
 PARENT = "mlflow.parentRunId"
 LOSS = "loss"
-"""A metric that every epoch has, and that is finite."""
+"""A metric that every epoch has and that is always finite."""
 FINAL = ("best_epoch", "best_validation_accuracy", "parameters")
-"""Metrics of a training's end, but for its time."""
+"""Metrics written when a training ends, except its time."""
 FAILURE, MIRRORED = "dmf.failure", "dmf.mirrored"
-"""Tags of a training's run: its record's failure, and a seal over what was written last."""
+"""Tags of a training's run: its record's failure, and a digest of what was last written."""
 METRICS_AT_ONCE = 800
-"""Points in one request, which may have 1,000 entries, and of those 100 params and 100 tags."""
+"""Points in one request, which may have 1,000 entries, including 100 params and 100 tags."""
 
 
 @dataclass
 class TrainingRun:
-    """A training's run, as MLflow holds it: nobody else writes to it while this process drives the store."""
+    """A training's run as MLflow holds it; nobody else writes to it while this process drives the store."""
 
     id: str
     artifacts: str
-    """Its folder's URI."""
+    """The URI of its folder."""
     status: str
     tags: dict[str, str]
     configured: bool
     """Whether it has its parameters and its configuration."""
     metrics: set[str]
-    """Those with any point."""
+    """Metrics that have any point."""
     results: dict[str, float]
-    """The last value of each, as they were looked up."""
+    """The last value of each metric when it was looked up."""
     points: dict[str, set[tuple[int, float]]] = field(default_factory=dict)
-    """Step and value of every point, of the metrics that were asked for."""
+    """Step and value of every point, for metrics that were looked up."""
     uncertain: bool = False
-    """A request failed, so it is to be looked up again."""
+    """Whether a request failed, so that the run must be looked up again."""
 
     @classmethod
     def of(cls, run: Run) -> TrainingRun:
-        """As it was looked up."""
+        """Make it from a run that was looked up."""
         info, data = run.info, run.data
         of_run = info.run_id, info.artifact_uri, info.status, dict(data.tags), bool(data.params)
         return cls(*of_run, set(data.metrics), dict(data.metrics))
 
     @contextlib.contextmanager
     def written(self) -> Iterator[None]:
-        """Around a request that writes: after one that failed nobody knows what is there."""
+        """Mark the run as uncertain if a write inside the block fails."""
         try:
             yield
         except BaseException:
@@ -74,20 +74,20 @@ class TrainingRun:
 
 
 class SweepRuns:
-    """The runs of one sweep in MLflow, brought to what the ledger says."""
+    """The runs of one sweep in MLflow, updated from the ledger."""
 
     def __init__(self, client: MlflowClient, experiment: Experiment, ledger: Ledger, plan: SweepPlan) -> None:
         self.client, self.experiment, self.ledger, self.plan = client, experiment, ledger, plan
         self.commit = git_commit() or ""
         self.trials = {trial.key: trial for trial in plan.trials()}
         self.uncertain = False
-        """A request to make a run failed, so they are to be looked up again."""
+        """Whether creating a run failed, so that the runs must be looked up again."""
         self.writes = 0
-        """How many requests of this object have changed what MLflow holds."""
+        """How many of this object's requests have changed MLflow."""
         self.parent = self._parent()
         self.children = self._children()
         self.complete: set[str] = set()
-        """Keys of trainings that have ended and whose runs this process has brought to their last state."""
+        """Keys of ended trainings whose runs this process has completed."""
 
     def _parent(self) -> Run:
         if found := list(self._mine(SWEEP)):
@@ -109,7 +109,7 @@ class SweepRuns:
         return f"tags.`{STORE}` = '{self.ledger.id}'"
 
     def _first_of(self, runs: list[Run]) -> Run:
-        """The oldest. Others are deleted: a server that was asked again, since its answer was lost, made two."""
+        """The oldest run; the others are deleted. A server makes two if its answer is lost and the request repeated."""
         first, *others = sorted(runs, key=lambda run: (run.info.start_time, run.info.run_id))
         for run in others:
             self.client.delete_run(run.info.run_id)
@@ -123,18 +123,18 @@ class SweepRuns:
         return self.client.create_run(self.experiment.experiment_id, tags=tags, run_name=name)
 
     def open(self) -> None:
-        """Say that the sweep runs, and what it plans."""
+        """Mark the sweep as running, and write its plan."""
         parent = self.parent.info.run_id
         self.client.update_run(parent, status="RUNNING")
         self.keep_plan()
         self.parent = self.client.get_run(parent)
 
     def keep_plan(self) -> None:
-        """Write what the sweep plans into its run's folder."""
+        """Write the sweep's plan into its run's folder."""
         self.client.log_text(self.parent.info.run_id, self.plan.model_dump_json(indent=1), "plan.json")
 
     def begin(self, config: AnyTraining, label: str) -> None:
-        """Say that a training runs. One that failed before has no outcome again."""
+        """Mark a training as running. One that failed before loses its outcome."""
         self.complete.discard(config.key)
         run = self._child(config, label)
         failed_before = run.tags.get(OUTCOME) == "failed"
@@ -146,20 +146,20 @@ class SweepRuns:
             run.status = "RUNNING"
 
     def _child(self, config: AnyTraining, label: str) -> TrainingRun:
-        """The run of a training, made when there is none."""
+        """The run of a training, created if needed."""
         run = self.children.get(config.key)
         if run is None:
             tags = {"dmf.kind": TRIAL, "dmf.key": config.key, PARENT: self.parent.info.run_id}
             try:
                 run = TrainingRun.of(self._create(label, tags))
             except BaseException:
-                self.uncertain = True  # it may be there all the same
+                self.uncertain = True  # it may exist anyway
                 raise
             self.children[config.key] = run
         return self._certain(config.key, run)
 
     def be_certain(self) -> None:
-        """After a request to make a run that failed: look up which there are."""
+        """Look up the runs again if creating one failed."""
         if self.uncertain:
             self.children = self._children()
             self.uncertain = False
@@ -176,7 +176,7 @@ class SweepRuns:
         tags: dict[str, str],
         config: AnyTraining | None = None,
     ) -> None:
-        """Write points and tags, and what is still missing of the configuration, where there is anything to write."""
+        """Write points and tags, and the configuration if the run lacks it; make no request if there is nothing new."""
         params = config.flat() if config and not run.configured else {}
         if config and params:
             self._keep(run, {CONFIG: config.model_dump_json(indent=1)})
@@ -197,14 +197,14 @@ class SweepRuns:
             upload(self.client, run.artifacts, texts)
 
     def _points(self, run: TrainingRun, name: str) -> set[tuple[int, float]]:
-        """Step and value of every point of a metric, asked for once."""
+        """Step and value of every point of a metric, looked up once."""
         if name not in run.points:
             history = self.client.get_metric_history(run.id, name) if name in run.metrics else ()
             run.points[name] = {(point.step, point.value) for point in history}
         return run.points[name]
 
     def forget(self, key: str) -> None:
-        """Delete a training's run: it starts from nothing."""
+        """Delete the run of a training that starts from scratch."""
         self.complete.discard(key)
         if run := self.children.get(key):
             self.client.delete_run(run.id)
@@ -212,13 +212,13 @@ class SweepRuns:
             del self.children[key]
 
     def epochs(self, key: str, history: Iterable[Epoch]) -> None:
-        """Add the epochs that are not there, as curves over the epoch."""
+        """Add the epochs that the run lacks, as curves over the epoch."""
         run = self._certain(key, self.children[key])
         for part in self._new_epochs(run, history):
             self._log(run, part, {})
 
     def _new_epochs(self, run: TrainingRun, history: Iterable[Epoch]) -> list[Points]:
-        """The epochs that are not there, as parts for a request each; an epoch is never in two."""
+        """The epochs that the run lacks, divided into requests; an epoch is never split."""
         there = {step for step, _ in self._points(run, LOSS)}
         parts: list[Points] = []
         room = 0
@@ -235,10 +235,10 @@ class SweepRuns:
     def mirror(
         self, config: AnyTraining, wanted: Iterable[EvaluationConfig], label: str, interrupted: bool = False
     ) -> None:
-        """Bring one training's run to what the ledger says of it, status included. For a training that is not running.
+        """Update the run of a training that is not running from the ledger, including its status.
 
         Without a record it was interrupted: KILLED. One that diverged has ended: FINISHED, with the tag dmf.outcome. A
-        run with numbers of a training that was made anew since is deleted, and made anew too: MLflow deletes no points.
+        run with numbers from before a retraining is deleted and created again, since MLflow cannot delete points.
         """
         record = self.ledger.training(config.key)
         if record is None:
@@ -263,8 +263,8 @@ class SweepRuns:
             self.complete.add(config.key)
 
     def _contradicts(self, run: TrainingRun, record: TrainingRecord, tests: tuple[EvaluationRecord, ...]) -> bool:
-        """Whether a run has a loss or a result that the records do not have: of what was made anew since."""
-        if not run.metrics or record.outcome == "failed":  # whose epochs are in its checkpoint, not in its record
+        """Whether a run has a loss or result that the records lack, because the training was retrained."""
+        if not run.metrics or record.outcome == "failed":  # its epochs are in the checkpoint, not in the record
             return False
         losses = {epoch.epoch: epoch.loss for epoch in record.history}
         if any(not _equal(value, [losses.get(step)]) for step, value in self._points(run, LOSS)):
@@ -280,9 +280,9 @@ class SweepRuns:
         )
 
     def _write(self, run: TrainingRun, record: TrainingRecord, tests: tuple[EvaluationRecord, ...], seal: str) -> None:
-        """Files first, then points, then the tags: the seal is true whenever a process dies.
+        """Write files first, then points, then tags, so that the digest is true whenever a process dies.
 
-        Points and tags can share a request, of which MLflow's stores write the tags last.
+        Points and tags can share a request, because MLflow's stores write its tags last.
         """
         files = {f"{EVALUATIONS}/{test.evaluation_key}.json": test.model_dump_json(indent=1) for test in tests}
         self._keep(run, {RECORD: record.model_dump_json(indent=1), **files})
@@ -301,7 +301,7 @@ class SweepRuns:
         self._log(run, last, {**tags, MIRRORED: seal}, record.config)
 
     def _new_results(self, run: TrainingRun, record: TrainingRecord, tests: Iterable[EvaluationRecord]) -> Points:
-        """What a record and its evaluations come to, as far as it is not there."""
+        """The results of a record and its evaluations that the run lacks."""
         new: Points = {name: [(0, value)] for name, value in _final(record).items() if name not in run.metrics}
         for test in tests:
             for name, value in _test_metrics(test).items():
@@ -318,7 +318,7 @@ class SweepRuns:
             run.status = status
 
     def settle(self, labels: dict[str, str], interrupted: bool) -> None:
-        """Bring every training's run to what the ledger says, in other sweeps of this store too. For when none runs."""
+        """Update every training's run from the ledger, in other sweeps of this store too. Call it when none runs."""
         for key in [*self.trials, *(key for key in self.children if key not in self.trials)]:
             if key in self.complete:
                 continue
@@ -331,10 +331,10 @@ class SweepRuns:
         self._settle_elsewhere()
 
     def _settle_elsewhere(self) -> None:
-        """Bring runs of other sweeps, whose training this one may have ended, to what the ledger says of it.
+        """Update runs of other sweeps whose trainings this one may have ended.
 
-        Where an evaluation that the other sweep wants is missing, the run keeps its status; one that has to be made
-        anew is KILLED then.
+        If an evaluation that the other sweep wants is missing, the run keeps its status, or is KILLED if it has to be
+        created again.
         """
         elsewhere = f"tags.`dmf.kind` = '{TRIAL}' and tags.`dmf.sweep` != '{self.plan.name}' and {self._in_store}"
         plans = self.ledger.plans()
@@ -361,7 +361,7 @@ class SweepRuns:
                 self._end(run, "FINISHED")
 
     def close(self, status: str) -> None:
-        """Say how the sweep ended."""
+        """Write the sweep's final status."""
         if self.parent.info.status != status:
             self.writes += 1
             self.client.set_terminated(self.parent.info.run_id, status)
@@ -369,13 +369,13 @@ class SweepRuns:
 
 
 def _seal(record: TrainingRecord, tests: Iterable[EvaluationRecord]) -> str:
-    """Of what a run is to hold."""
+    """A digest of what a run should hold."""
     told = [[test.evaluation_key, test.accuracy, test.ci95] for test in tests]
     return digest([record.model_dump(mode="json"), told])
 
 
 def _equal(value: float, others: Iterable[float | None]) -> bool:
-    """Whether one of the others is the same, as far as a database may have rounded it."""
+    """Whether one of the others is equal, except for rounding by a database."""
     return any(other is not None and math.isclose(value, other, rel_tol=1e-9) for other in others)
 
 

@@ -1,4 +1,4 @@
-"""The MLflow that a sweep writes to: its URI, our experiment there, and requests. Only this module imports mlflow."""
+"""Connects to MLflow: its URI, our experiment there, and requests. Only this module imports mlflow."""
 
 from __future__ import annotations
 
@@ -25,39 +25,39 @@ from orchestrator.tracking.names import EXPERIMENT, STORE, MirroredRun, database
 from orchestrator.tracking.uris import told, without_password
 
 RUNS_AT_ONCE = 10_000
-"""In one answer to a search."""
+"""The number of runs in one answer to a search."""
 SERVERS = ("http", "https", "postgresql", "mysql", "mssql")
-"""Schemes of what may be away for a while; an SQLite file or a wrong URI stays as it is."""
+"""Schemes of servers, which may be away for a while; a SQLite file or a wrong URI will not change by itself."""
 REFUSALS = ("UNAUTHENTICATED", "PERMISSION_DENIED", "CUSTOMER_UNAUTHORIZED")
-"""Error codes of a server that answers, and not us."""
+"""Error codes of a server that answers but refuses us."""
 
 Points = dict[str, list[tuple[int, float]]]
-"""By metric: step and value."""
+"""Metric -> points, each a step and a value."""
 
 
 def tracking_uri(store: Path, given: str | None) -> str:
-    """`given`, else $MLFLOW_TRACKING_URI, else SQLite in the store; a path in it made absolute."""
+    """`given`, else $MLFLOW_TRACKING_URI, else SQLite in the store; a SQLite path is made absolute."""
     uri = given or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{store.resolve() / 'mlflow.db'}"
     scheme, separator, path = uri.partition(":///")
     return f"{scheme}:///{Path(path).resolve()}" if separator and scheme == "sqlite" else uri
 
 
 class Unreachable(ValueError):
-    """A tracking server does not answer, and may later."""
+    """A tracking server does not answer now, but may later."""
 
 
 def connect(uri: str, artifacts: Path | None = None) -> tuple[MlflowClient, Experiment]:
-    """A client with the experiment made, and with it the database's schema, before anybody else opens it.
+    """A client and the experiment, which is created first, and with it the database's schema.
 
     Args:
-        artifacts: where runs in a database without a server keep their files.
+        artifacts: where runs keep their files if the database has no server.
     """
     if database := database_of(uri):
         try:
             database.parent.mkdir(parents=True, exist_ok=True)
             database.open("ab").close()
         except OSError as error:
-            raise ValueError(f"MLflow's database {database} can not be written: {error.strerror or error}") from None
+            raise ValueError(f"MLflow's database {database} cannot be written: {error.strerror or error}") from None
     client, experiment = reached(uri)
     if experiment is None:
         local = artifacts is not None and uri.startswith("sqlite:")
@@ -66,14 +66,14 @@ def connect(uri: str, artifacts: Path | None = None) -> tuple[MlflowClient, Expe
     if experiment.lifecycle_stage == "deleted":
         shown = without_password(uri)
         raise ValueError(
-            f"the MLflow experiment {EXPERIMENT!r} at {shown} was deleted, and MLflow does not give its name again; "
-            f"bring it back with: MLFLOW_TRACKING_URI={shown} mlflow experiments restore -x {experiment.experiment_id}"
+            f"the MLflow experiment {EXPERIMENT!r} at {shown} was deleted, and MLflow does not reuse its name; "
+            f"restore it with: MLFLOW_TRACKING_URI={shown} mlflow experiments restore -x {experiment.experiment_id}"
         )
     return client, experiment
 
 
 def _made(client: MlflowClient, location: str | None) -> Experiment:
-    """The experiment, which another driver may be making at the same moment."""
+    """Create the experiment, which another driver may be doing at the same moment."""
     try:
         return client.get_experiment(client.create_experiment(EXPERIMENT, artifact_location=location))
     except MlflowException as error:
@@ -86,26 +86,26 @@ def _made(client: MlflowClient, location: str | None) -> Experiment:
 
 
 def reached(uri: str) -> tuple[MlflowClient, Experiment | None]:
-    """A client, and the experiment if it is there.
+    """A client, and the experiment if it exists.
 
-    ValueError when MLflow can not be reached at `uri`, `Unreachable` where that may pass.
+    Raises ValueError if MLflow cannot be reached at `uri`, or `Unreachable` if that may pass.
     """
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.WARNING)
     try:
         client = MlflowClient(uri)
         return client, client.get_experiment_by_name(EXPERIMENT)
-    except Exception as error:  # MLflow's own, or of the database's driver, which may not even be installed
+    except Exception as error:  # from MLflow, or from the database's driver, which may not be installed
         reason = told(error, uri) or type(error).__name__
         text = f"MLflow does not answer at {without_password(uri)}: {reason[:400]}"
         if isinstance(error, ImportError) and uri.startswith("postgresql:"):
-            text += "; with psycopg2 it is postgresql+psycopg2://"
+            text += "; for psycopg2 write postgresql+psycopg2://"
         raise (Unreachable if _may_pass(uri, error) else ValueError)(text) from None
 
 
 @contextlib.contextmanager
 def answering(uri: str) -> Iterator[None]:
-    """Around requests after the first: an error of MLflow's becomes a ValueError, `Unreachable` where it may pass."""
+    """Turn MLflow's errors inside the block into ValueError, or `Unreachable` if they may pass."""
     try:
         yield
     except MlflowException as error:
@@ -114,13 +114,13 @@ def answering(uri: str) -> Iterator[None]:
 
 
 def _may_pass(uri: str, error: Exception) -> bool:
-    """Whether MLflow may answer later what it does not answer now."""
+    """Whether the same request may succeed later."""
     refused = isinstance(error, ImportError) or getattr(error, "error_code", "") in REFUSALS
     return uri.split(":")[0].split("+")[0] in SERVERS and not refused
 
 
 def runs_of(client: MlflowClient, experiment: Experiment, filter_: str) -> Iterator[Run]:
-    """The experiment's runs that MLflow's filter lets through, the newest first; "" lets all."""
+    """The experiment's runs that match MLflow's filter ("": all), newest first."""
     token = None
     while True:
         page = client.search_runs([experiment.experiment_id], filter_, max_results=RUNS_AT_ONCE, page_token=token)
@@ -130,7 +130,7 @@ def runs_of(client: MlflowClient, experiment: Experiment, filter_: str) -> Itera
 
 
 def runs_through_mlflow(uri: str) -> list[MirroredRun]:
-    """Every run of our experiment, the newest first. ValueError when MLflow can not be reached or has none."""
+    """Every run of our experiment, newest first. Raises ValueError if MLflow cannot be reached or lacks it."""
     client, experiment = reached(uri)
     if experiment is None:
         raise ValueError(
@@ -143,13 +143,13 @@ def runs_through_mlflow(uri: str) -> list[MirroredRun]:
 
 
 def runs_of_store(uri: str, ledger: Ledger) -> list[Run]:
-    """Every run in MLflow that was made for a store."""
+    """Every run in MLflow that belongs to a store."""
     client, experiment = reached(uri)
     return list(runs_of(client, experiment, f"tags.`{STORE}` = '{ledger.id}'")) if experiment else []
 
 
 def downloaded(client: MlflowClient, run: str, path: str) -> bytes | None:
-    """A file of a run; None where it has none of that name."""
+    """A file of a run; None if there is no file of that name."""
     folder = path.rpartition("/")[0] or None
     if path not in {file.path for file in client.list_artifacts(run, folder)}:
         return None
@@ -158,7 +158,7 @@ def downloaded(client: MlflowClient, run: str, path: str) -> bytes | None:
 
 
 def log_to(client: MlflowClient, run: str, points: Points, params: Mapping[str, str], tags: Mapping[str, str]) -> None:
-    """Add points, params and tags to a run in one request, which MLflow takes up to 1,000 of."""
+    """Add points, params and tags to a run in one request; MLflow accepts up to 1,000 of them."""
     now = int(time.time() * 1000)
     client.log_batch(
         run,
@@ -169,7 +169,7 @@ def log_to(client: MlflowClient, run: str, points: Points, params: Mapping[str, 
 
 
 def upload(client: MlflowClient, artifacts: str, texts: Mapping[str, str]) -> None:
-    """Write texts, by their paths, into a run's folder, whose URI is `artifacts`."""
+    """Write texts, given by path, into a run's folder at the URI `artifacts`."""
     with TemporaryDirectory() as room:
         for path, text in texts.items():
             file = Path(room, path)

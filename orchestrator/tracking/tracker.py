@@ -1,9 +1,9 @@
-"""MLflow as a mirror of the ledger, fed while a sweep runs and made whole afterwards.
+"""Mirrors the ledger in MLflow while a sweep runs, and completes the mirror afterwards.
 
-Only the driver writes, from one thread. News of trainings is gathered for `SECONDS_BETWEEN_WRITES`: what happened to
-one in that time is one request. News that MLflow does not take waits, and is tried again after longer and longer
-pauses; nothing waits for it. What still waits at the sweep's end is in the ledger, from which the next start or
-`python -m orchestrator.sync` tells it.
+Only the driver writes, from one thread. Updates are collected for `SECONDS_BETWEEN_WRITES`; those of one training in
+that time are one request. Updates that MLflow does not accept are retried after longer and longer pauses, and nothing
+waits for them. What is still missing at the sweep's end is in the ledger, and the next start or
+`python -m orchestrator.sync` adds it.
 """
 
 from __future__ import annotations
@@ -31,23 +31,23 @@ if TYPE_CHECKING:
 log = logging.getLogger("dmf.tracking")
 
 SECONDS_BETWEEN_WRITES = 2.0
-"""Short beside an epoch, and long beside a request."""
+"""Short compared with an epoch, and long compared with a request."""
 LONGEST_PAUSE = 60.0
-"""Seconds between two tries while MLflow does not answer; the first pause is `SECONDS_BETWEEN_WRITES`, each next is
-twice as long."""
+"""The longest pause between retries, in seconds; the first is `SECONDS_BETWEEN_WRITES`, and each is twice the one
+before."""
 FAILURES_AT_ONCE = 2
-"""Requests in a row that fail before what else there is waits for the next try."""
+"""Failed requests in a row after which all other updates wait for the next attempt."""
 
 
 def pause_after(failures: int) -> float:
-    """Seconds until the next request, after so many that failed in a row."""
-    doublings = min(max(0, failures - 1), 16)  # a float ends after a thousand
+    """Seconds until the next request after this many failures in a row."""
+    doublings = min(max(0, failures - 1), 16)  # a float overflows after a thousand
     return float(min(SECONDS_BETWEEN_WRITES * 2**doublings, LONGEST_PAUSE))
 
 
 @dataclass
 class _News:
-    """What MLflow has not yet been told of one training. What came before its last start or end is no news any more."""
+    """Updates about one training that MLflow has not received; only the last start or end counts."""
 
     begun: tuple[AnyTraining, str] | None = None
     epochs: list[Epoch] = field(default_factory=list)
@@ -55,7 +55,7 @@ class _News:
     forgotten: bool = False
 
     def before(self, later: _News) -> _News:
-        """This news, which MLflow did not take, and what came since, as one."""
+        """Merge these updates, which MLflow did not accept, with later ones."""
         if later.forgotten:
             return later
         ended = later.ended or (None if later.begun else self.ended)
@@ -63,14 +63,14 @@ class _News:
 
 
 class Tracker:
-    """Mirrors a sweep while it runs, in a thread of its own: no trial waits for MLflow, and its errors stop none.
+    """Mirrors a sweep in its own thread while it runs: no trial waits for MLflow or stops at its errors.
 
-    A server that does not answer, at the start or on the way, is tried again; `stop` brings everything to the ledger's
-    state and says what is missing.
+    If a server does not answer, at the start or later, requests are retried; `stop` updates everything from the ledger
+    and says what is missing.
     """
 
     def __init__(self, uri: str, ledger: Ledger, plan: SweepPlan, labels: dict[str, str]) -> None:
-        """Connect and set right what a dead driver left RUNNING. ValueError when MLflow can never be written to."""
+        """Connect, and correct runs that a dead driver left RUNNING. Raise ValueError if MLflow cannot ever be used."""
         self.uri, self.ledger, self.plan, self.labels = uri, ledger, plan, labels
         self.runs: SweepRuns | None = None
         self.expected: list[Trial] = []
@@ -81,12 +81,12 @@ class Tracker:
         try:
             self._connect()
         except Unreachable as error:
-            log.warning("%s; the sweep goes on, and MLflow is told once it answers", error)
+            log.warning("%s; the sweep continues, and MLflow is updated once it answers", error)
         self._thread = threading.Thread(target=self._work, name="mlflow", daemon=True)
         self._thread.start()
 
     def _connect(self) -> SweepRuns:
-        """The runs in MLflow, looked up when it first answers."""
+        """The runs in MLflow, looked up once it answers."""
         if self.runs is None:
             client, experiment = connect(self.uri, self.ledger.store / "artifacts")
             with answering(self.uri):
@@ -98,7 +98,7 @@ class Tracker:
         return self.runs
 
     def expect(self, trial: Trial) -> None:
-        """A training that the plan does not have and whose tests are wanted all the same: the best of a search."""
+        """Add a training that is not in the plan, whose tests are wanted: the best of a search."""
         self.expected.append(trial)
 
     @contextlib.contextmanager
@@ -108,29 +108,29 @@ class Tracker:
         self._told.set()
 
     def forget(self, key: str) -> None:
-        """A training that starts from nothing."""
+        """Note that a training starts from scratch."""
         with self._tell(key) as news:
             news.begun, news.epochs, news.ended, news.forgotten = None, [], None, True
 
     def started(self, config: AnyTraining, label: str) -> None:
-        """A training that begins or goes on."""
+        """Note that a training begins or continues."""
         with self._tell(config.key) as news:
             news.begun, news.ended = (config, label), None
 
     def epoch(self, key: str, epoch: Epoch) -> None:
-        """An epoch that has ended."""
+        """Note that an epoch has ended."""
         with self._tell(key) as news:
             news.epochs.append(epoch)
 
     def ended(self, trial: Trial, label: str) -> None:
-        """A training that has ended."""
+        """Note that a training has ended."""
         with self._tell(trial.key) as news:
             news.ended = (trial, label)
 
     def stop(self, status: str, interrupted: bool = False) -> str | None:
-        """Bring all runs to their last state, the sweep's to `status`; None, or why MLflow is incomplete.
+        """Complete all runs and set the sweep's `status`; return None, or why MLflow is incomplete.
 
-        With `interrupted`, what has not ended was stopped with the sweep.
+        With `interrupted`, trainings that have not ended were stopped with the sweep.
         """
         self.abandon(interrupted)
         try:
@@ -144,14 +144,14 @@ class Tracker:
         return None
 
     def abandon(self, skip: bool = True) -> None:
-        """Write no more to MLflow; what is waiting still, unless it is to be skipped."""
+        """Stop writing to MLflow, after the waiting updates unless `skip` is set."""
         self._skip = skip
         self._stop.set()
         self._told.set()
         self._thread.join()
 
     def _work(self) -> None:
-        """Write the first news at once, and what comes while that is written and some seconds after together."""
+        """Write the first update at once, and later ones in batches every few seconds."""
         failures = 0
         while self._told.wait():
             with self._lock:
@@ -171,7 +171,7 @@ class Tracker:
                 return
 
     def _write(self, waiting: dict[str, _News]) -> dict[str, _News]:
-        """Tell MLflow; returns what it did not take. After a second failure the rest is not tried."""
+        """Send updates to MLflow; return those it did not accept. After a second failure the rest is not sent."""
         refused: dict[str, _News] = {}
         for key, news in waiting.items():
             if len(refused) >= FAILURES_AT_ONCE:
@@ -184,14 +184,14 @@ class Tracker:
             except Exception as error:
                 refused[key] = news
                 log.warning(
-                    "MLflow did not take what is new of training %s, it is tried again: %s", key, told(error, self.uri)
+                    "MLflow did not accept an update of training %s, will retry: %s", key, told(error, self.uri)
                 )
         return refused
 
     def _write_one(self, runs: SweepRuns, key: str, news: _News) -> None:
         if news.forgotten:
             runs.forget(key)
-        # What has a record holds its epochs, and its run is made with it.
+        # A record contains its epochs, and the run is written from it.
         whole = news.ended and self.ledger.training(key) is not None
         if news.begun and not whole:
             runs.begin(*news.begun)
@@ -203,7 +203,7 @@ class Tracker:
 
 
 def _settle_left_running(client: MlflowClient, experiment: Experiment, ledger: Ledger) -> None:
-    """Bring sweeps of this store that a dead driver left RUNNING to what the ledger says of them."""
+    """Update sweeps of this store that a dead driver left RUNNING from the ledger."""
     running = runs_of(client, experiment, f"attributes.status = 'RUNNING' and tags.`{STORE}` = '{ledger.id}'")
     left = {run.data.tags["dmf.sweep"] for run in running}
     for name, plan in ledger.plans().items():
@@ -214,9 +214,10 @@ def _settle_left_running(client: MlflowClient, experiment: Experiment, ledger: L
 
 
 def reconcile(uri: str, ledger: Ledger) -> dict[str, int]:
-    """Bring MLflow to what the ledger says of every sweep that was started in its store, when none runs.
+    """Update every sweep in MLflow from the ledger's store. Call it when no sweep runs.
 
-    Returns by sweep how many requests changed something; done again, none does. ValueError when MLflow does not answer.
+    Returns, by sweep, how many requests changed something; a second call changes nothing. Raises ValueError if MLflow
+    does not answer.
     """
     client, experiment = connect(uri, ledger.store / "artifacts")
     writes = {}
@@ -230,6 +231,6 @@ def reconcile(uri: str, ledger: Ledger) -> dict[str, int]:
         if trials and all(ledger.state(trial) in ("done", "diverged") for trial in trials):
             runs.close("FINISHED")
         elif runs.parent.info.status == "RUNNING" or (trials and runs.parent.info.status == "FINISHED"):
-            runs.close("KILLED")  # whether a search, which has no cells, has ended is known to nobody else
+            runs.close("KILLED")  # a search has no cells, so only its driver knows whether it has ended
         writes[name] = runs.writes
     return writes

@@ -1,4 +1,4 @@
-"""URIs as they may be shown: without passwords."""
+"""Removes passwords from URIs before they are shown."""
 
 from __future__ import annotations
 
@@ -7,24 +7,24 @@ from urllib.parse import unquote, urlsplit
 
 HIDDEN = "***"
 SECRETS = re.compile(r"((?:password|secret|token|access_key|secret_key)=)[^&\s]+", re.IGNORECASE)
-"""In the query of a URI."""
+"""Matches secrets in the query of a URI."""
 
 
 def password_of(uri: str) -> str | None:
-    """The password in a URI as it stands there; None where there is none."""
+    """The password in a URI, as written there; None if there is none."""
     userinfo, at, _ = urlsplit(uri).netloc.rpartition("@")
     _, colon, password = userinfo.partition(":")
     return password if at and colon and password else None
 
 
 def without_password(text: str) -> str:
-    """A URI, or a text with URIs in it, with `***` for every password."""
+    """Replace every password in a URI, or in a text with URIs, with `***`."""
     text = re.sub(r"(\w[\w+.-]*://[^\s:/@]*):[^\s/@]*(?:@[^\s/@]*)*@", rf"\1:{HIDDEN}@", text)
     return SECRETS.sub(rf"\1{HIDDEN}", text)
 
 
 def told(error: BaseException, uri: str) -> str:
-    """An error's text on one line, without the password of `uri`, however it is written there."""
+    """An error's text on one line, without the password of `uri` in any spelling."""
     text = " ".join(str(error).split()).partition(" [SQL: ")[0]  # what SQLAlchemy adds is for its developers
     password = password_of(uri)
     for written in {password, unquote(password or "")} - {None, ""}:

@@ -1,4 +1,4 @@
-"""Which objects the files of a mirror are copies of: one SQLite file beside them, with a row for each."""
+"""Remembers which object each file of a mirror is a copy of, in a SQLite file beside them."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from typing import NamedTuple
 
 FILE, FORMER_FILE = ".copies.db", ".remote.json"
 BUSY_S = 30.0
-"""To wait for another process that writes rows."""
+"""How long to wait for another process that writes."""
 TABLE = "create table if not exists copies (name text primary key, e_tag text, modified_ns integer) without rowid"
 
 
 class Copy(NamedTuple):
-    """A file as it was copied, and the object that it is a copy of."""
+    """A copied file, and the object that it is a copy of."""
 
     e_tag: str | None
     modified_ns: int
-    """The file's time of change; 0 where there is no file any more."""
+    """The file's modification time; 0 if the file is gone."""
 
 
 class Copies:
@@ -31,11 +31,11 @@ class Copies:
     @classmethod
     @contextlib.contextmanager
     def of(cls, folder: Path) -> Iterator[Copies]:
-        """Those of the mirror in `folder`, which is made if it is not there.
+        """The copies in the mirror `folder`, which is created if needed.
 
         Raises:
-            ValueError: an earlier version wrote the mirror.
-            OSError: the file cannot be read or written, or is damaged.
+            ValueError: if an earlier version wrote the mirror.
+            OSError: if the file cannot be read or written, or is damaged.
         """
         if (folder / FORMER_FILE).exists():
             raise ValueError(
@@ -54,15 +54,15 @@ class Copies:
             ) from error
 
     def under(self, prefix: str) -> dict[str, Copy]:
-        """Those whose names begin with `prefix`, by name."""
-        # "\U0010ffff" comes after every other character: a range of the primary key.
+        """Copies whose names begin with `prefix`, by name."""
+        # "\U0010ffff" sorts after every other character, so this is a range of the primary key.
         rows = self._connection.execute(
             "select name, e_tag, modified_ns from copies where name >= ? and name < ?", (prefix, f"{prefix}\U0010ffff")
         )
         return {name: Copy(e_tag, modified_ns) for name, e_tag, modified_ns in rows}
 
     def change(self, brought: Mapping[str, Copy], gone: Iterable[str]) -> None:
-        """Write rows and remove rows, in one transaction."""
+        """Write and delete rows in one transaction."""
         with self._connection:
             self._connection.executemany("delete from copies where name = ?", [(name,) for name in gone])
             rows = [(name, *copy) for name, copy in brought.items()]

@@ -1,15 +1,15 @@
-"""One driver per object store: a lease in one object, which conditional writes keep.
+"""Allows one driver per object store, by a lease in one object that is kept by conditional writes.
 
-The object `leases/driver` names its holder; empty, it is nobody's. A driver takes it by a write that succeeds only if
-the object is as the driver has just read it: of several that start together one gets it. While it has the store, a
-thread rewrites the object three times in `seconds`, each time only if nobody else has written it. One that was not
-rewritten for `seconds` has lapsed, and another driver may take it.
+The object `leases/driver` names its holder; if it is empty, the lease is free. A driver takes it by a write that
+succeeds only if the object is still as the driver has just read it, so only one of several that start together gets it.
+While the driver has the store, a thread rewrites the object three times in `seconds`, each time only if nobody else has
+written it. A lease that was not rewritten for `seconds` has lapsed, and another driver may take it.
 
-Guaranteed, where writes are conditional (S3, Google Cloud Storage): no two drivers hold a store at the same moment,
-unless one of them was stopped (SIGSTOP, a suspended machine) or could not reach the store for longer than `seconds`.
-Such a one learns it from `check` before it does anything more: by its own stopwatch, whose zero lies before the rewrite
-reached the store, or because its rewrite is refused. Ages are differences between times that the object store gave,
-where "now" is that of a write just made; no clock of ours is compared with another.
+If writes are conditional (S3, Google Cloud Storage), no two drivers hold a store at the same moment, unless one of them
+was stopped (SIGSTOP, a suspended machine) or could not reach the store for longer than `seconds`. That driver learns it
+from `check` before it does anything more: by its own stopwatch, which started before the rewrite reached the store, or
+because its rewrite is refused. Ages are differences between times given by the object store, where "now" is the time of
+a write just made; our clocks are never compared with others.
 """
 
 from __future__ import annotations
@@ -30,25 +30,25 @@ LEASES = "leases"
 """The folder of these objects."""
 DRIVER, NOW = f"{LEASES}/driver", f"{LEASES}/now"
 LEASE_SECONDS = 60.0
-"""Without being renewed, until a driver's lease has lapsed."""
+"""A lease lapses if it is not renewed for this long."""
 CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
-"""One that goes on while the machine is suspended, where there is one."""
+"""A clock that keeps running while the machine is suspended, if there is one."""
 TICK_S = 1.0
 """Object stores give times in whole seconds."""
 
 
 class Claim(Value):
-    """What the object says."""
+    """The content of the object."""
 
     owner: str
     token: str
-    """Of one lease."""
+    """Identifies one lease."""
     nonce: str
-    """Of one write: no two are alike, so that none succeeds over one that it has not seen."""
+    """Makes every write different, so that none succeeds over one that it has not seen."""
 
 
 class LeaseLost(OSError):
-    """Another driver may have the store."""
+    """Another driver may have taken the store."""
 
 
 class Lease:
@@ -60,36 +60,36 @@ class Lease:
         self.taken_by: str | None = None
 
     def acquire(self) -> None:
-        """Have the store from now on. BlockingIOError when another driver has it."""
+        """Take the store. Raises BlockingIOError if another driver has it."""
         if holder := self._rewrite(take=True):
             raise BlockingIOError(
-                f"{self.objects.uri} is in use by {holder} (one that was killed lets go after {self.seconds:g} s); "
-                "wait for it with --wait or take another --store"
+                f"{self.objects.uri} is in use by {holder} (a killed one releases it after {self.seconds:g} s); "
+                "wait for it with --wait or use another --store"
             )
 
     def renew(self) -> None:
-        """Rewrite the claim. LeaseLost when another driver has written it."""
+        """Rewrite the claim. Raises LeaseLost if another driver has written it."""
         self.check()
         self.taken_by = self._rewrite(take=False)
         self.check()
 
     def check(self) -> None:
-        """Raise LeaseLost unless nobody else can have the store."""
+        """Raise LeaseLost if another driver may have the store."""
         if self.taken_by:
             raise LeaseLost(f"{self.objects.uri} was taken over by {self.taken_by} while this driver was stopped")
         if time.clock_gettime(CLOCK) - self.renewed > self.seconds:
-            raise LeaseLost(f"{self.objects.uri} was not reached for {self.seconds:g} s, another driver may have it")
+            raise LeaseLost(f"{self.objects.uri} was not reached for {self.seconds:g} s; another driver may have it")
 
     def release(self) -> None:
-        """Let go of the store, unless another driver has it."""
+        """Release the store, unless another driver has it."""
         found, holder = self._look()
         if found and holder and holder.token == self.token:
             self.objects.swap(DRIVER, b"", found.version)
 
     def _rewrite(self, take: bool) -> str | None:
-        """Write the claim, over another's only to `take` the store; the owner of the one that stays, if one does."""
+        """Write the claim, over another's only to `take` the store; if refused, return the owner of the other claim."""
         started, version = time.clock_gettime(CLOCK), None
-        while version is None:  # where the answer to a write was lost, the claim is found written
+        while version is None:  # if the answer to a write was lost, the next look finds the claim written
             found, holder = self._look()
             if holder is None or holder.token != self.token:
                 if not take:
@@ -102,7 +102,7 @@ class Lease:
         return None
 
     def _look(self) -> tuple[Found | None, Claim | None]:
-        """The object, and its holder."""
+        """The object and its holder."""
         found = self.objects.find(DRIVER)
         return found, Claim.model_validate_json(found.data) if found and found.data else None
 
@@ -114,16 +114,16 @@ class Lease:
 
 
 def driven(objects: Objects) -> bool:
-    """Whether a driver has the store, for who only reads: by this machine's clock."""
+    """Whether a driver has the store, for readers only: by this machine's clock."""
     found = objects.find(DRIVER)
     return found is not None and found.data != b"" and time.time() - found.modified_s <= LEASE_SECONDS
 
 
 @contextlib.contextmanager
 def held(objects: Objects, owner: str, seconds: float = LEASE_SECONDS) -> Iterator[Lease]:
-    """Have a store to oneself; call the lease's `check` before what only its holder may do.
+    """Hold a store; call the lease's `check` before doing what only its holder may do.
 
-    BlockingIOError when another driver has it.
+    Raises BlockingIOError if another driver has it.
     """
     lease, stop = Lease(objects, owner, seconds), threading.Event()
 
@@ -134,7 +134,7 @@ def held(objects: Objects, owner: str, seconds: float = LEASE_SECONDS) -> Iterat
             except LeaseLost:
                 return  # `check` says so from now on
             except OSError as error:
-                log.warning("the lease of %s could not be renewed, will try again: %s", objects.uri, error)
+                log.warning("could not renew the lease of %s, will retry: %s", objects.uri, error)
 
     lease.acquire()
     thread = threading.Thread(target=keep, name="lease", daemon=True)
@@ -147,4 +147,4 @@ def held(objects: Objects, owner: str, seconds: float = LEASE_SECONDS) -> Iterat
         try:
             lease.release()
         except OSError as error:
-            log.warning("could not let go of %s, the lease lapses by itself: %s", objects.uri, error)
+            log.warning("could not release %s, the lease lapses by itself: %s", objects.uri, error)

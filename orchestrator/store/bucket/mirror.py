@@ -1,10 +1,10 @@
-"""A store in an object store (`--store s3://bucket/prefix`), mirrored by ordinary folders.
+"""Mirrors a store in an object store (`--store s3://bucket/prefix`) in ordinary folders.
 
-Every process works in a folder of its own machine, laid out as the ledger says, and files are copied there and back. An
-object is written whole or not at all, so its name always has the former file or the new one. Its SHA-256 is stored with
-it and checked when it is read.
+Every process works in a folder on its own machine, with the ledger's layout, and files are copied there and back. An
+object is written whole or not at all, so a name always has either the former file or the new one. Its SHA-256 is stored
+with it and checked when it is read.
 
-Beside the store's files there are `leases/` (its driver) and `owners/` (who works on each training).
+Besides the store's files there are `leases/` (the driver) and `owners/` (who works on each training).
 """
 
 from __future__ import annotations
@@ -21,48 +21,48 @@ from orchestrator.store.bucket.lease import LEASE_SECONDS, LEASES, Lease, driven
 from orchestrator.store.bucket.objects import Objects, Seen, sha256
 
 EVERYTHING = ("",)
-"""Suffixes of all files."""
+"""The suffixes that match all files."""
 CHECKPOINT = ".safetensors"
 POINTER = f"{CHECKPOINT}.at"
-"""What earlier versions wrote beside the contents of a checkpoint."""
+"""The suffix of objects that earlier versions wrote beside a checkpoint."""
 OWNERS = "owners"
 GOING = "going.json"
-"""How far a training is, in a small file beside its checkpoint, which only those who train copy."""
+"""A training's progress, in a small file beside its checkpoint, which only trials download."""
 DOWNLOADS_AT_ONCE = 16
 
 
 @dataclass(frozen=True)
 class RemoteStore(Objects):
-    """A store under a URI. Names of files are paths relative to the store, with "/"."""
+    """A store at a URI. File names are paths relative to the store, with "/"."""
 
     @staticmethod
     def is_remote(store: str) -> bool:
-        """Whether `store` is no folder."""
+        """Whether `store` is a URI, not a folder."""
         return "://" in store
 
     def names(self, under: str = "") -> dict[str, Seen]:
-        """Every file in a folder and its folders, by name. ValueError for a store of an earlier version."""
+        """Every file below a folder, by name. Raises ValueError for a store of an earlier version."""
         there = self.listed(under)
         if former := next((name for name in there if name.endswith(POINTER)), None):
             raise ValueError(
                 f"{self.uri} was written by an earlier version, which kept a checkpoint in two objects: {former} names "
-                "the other one. Copy each such other one to the name without .at and delete both, or take another "
+                "the other one. Copy each of those to the name without .at and delete both, or use another "
                 "--store"
             )
         return {name: seen for name, seen in there.items() if not name.startswith((f"{LEASES}/", f"{OWNERS}/"))}
 
     def push(self, folder: Path, names: Sequence[str]) -> None:
-        """Copy files of `folder` to the store, in this order. Where one fails, the store keeps the former file."""
+        """Copy files of `folder` to the store, in this order. If one fails, the store keeps the former file."""
         for name in names:
             data = (folder / name).read_bytes()
             if not name.endswith(CHECKPOINT) or self.checksum(name) != sha256(data):
                 self.write(name, data)
 
     def pull(self, folder: Path, under: str = "", suffixes: tuple[str, ...] = (".json",)) -> int:
-        """Copy to `folder` the files that differ from the store's; returns how many changed here.
+        """Copy files that differ from the store's to `folder`; return how many changed here.
 
-        A file that came from the store, has not changed since and is gone there is removed here too. A file that never
-        came from the store stays.
+        A file that came from the store and has not changed since is deleted here once it is gone there. A file that
+        never came from the store stays.
         """
         there = {name: seen for name, seen in self.names(under).items() if name.endswith(suffixes)}
         with Copies.of(folder) as copies:
@@ -82,7 +82,7 @@ class RemoteStore(Objects):
         return sum(changed for _, changed in answers)
 
     def _bring(self, name: str, path: Path) -> tuple[Copy | None, bool]:
-        """Copy one file here: what it is a copy of (None: the object is gone by now), and whether it changed here."""
+        """Copy one file here; return its copy (None if the object is gone by now), and whether the file changed."""
         if (found := self.find(name)) is None:
             return None, False
         changed = not path.is_file() or path.read_bytes() != found.data
@@ -92,7 +92,7 @@ class RemoteStore(Objects):
         return Copy(found.e_tag, _modified_ns(path)), changed
 
     def at_work(self) -> set[str]:
-        """Keys of trainings that a process works on; none when the store has no driver (by this machine's clock)."""
+        """Keys of trainings that a process works on; none if the store has no driver (by this machine's clock)."""
         return self.owned() if driven(self) else set()
 
     def owned(self) -> set[str]:
@@ -100,15 +100,15 @@ class RemoteStore(Objects):
         return {name.partition("/")[2] for name, seen in self.listed(OWNERS).items() if seen.size}
 
     def free(self, keys: Iterable[str]) -> None:
-        """Release these trainings: a process that still works on one finds it taken over and writes nothing more."""
+        """Release these trainings; a process that still works on one finds it taken over and stops writing."""
         for key in keys:
             self.write(f"{OWNERS}/{key}", b"")
 
     def lease(self, owner: str, seconds: float = LEASE_SECONDS) -> contextlib.AbstractContextManager[Lease]:
-        """Be the only driver of this store, as `owner`. BlockingIOError when it has another one."""
+        """Be the only driver of this store, as `owner`. Raises BlockingIOError if it has another one."""
         return held(self, owner, seconds)
 
 
 def _modified_ns(path: Path) -> int:
-    """A file's time of change; 0 where there is none."""
+    """A file's modification time; 0 if there is no file."""
     return path.stat().st_mtime_ns if path.is_file() else 0

@@ -1,10 +1,10 @@
-"""Objects under one URI of an object store: list, read, write, delete. Only this module imports obstore.
+"""Lists, reads, writes and deletes objects at one URI of an object store. Only this module imports obstore.
 
     s3://bucket/prefix    gs://bucket/prefix    s3://anonymous@bucket/prefix
 
-A query may name another server than Amazon's or Google's, and a region of S3 other than us-east-1:
-`?endpoint_override=host:port&scheme=http&region=eu-west-1`; the scheme is https unless it says otherwise. For S3 the
-environment does the same with AWS_ENDPOINT_URL and AWS_REGION. Credentials come from the environment.
+A query may name another server than Amazon's or Google's, and another S3 region than us-east-1:
+`?endpoint_override=host:port&scheme=http&region=eu-west-1`; the default scheme is https. For S3, AWS_ENDPOINT_URL and
+AWS_REGION in the environment do the same. Credentials come from the environment.
 """
 
 from __future__ import annotations
@@ -27,20 +27,21 @@ if TYPE_CHECKING:
 
 STORES = {"s3": S3Store, "gs": GCSStore}
 QUERY = {"s3": ("endpoint_override", "scheme", "region"), "gs": ("endpoint_override", "scheme")}
-"""What the query of a URI may set, by scheme."""
+"""The keys that a URI's query may have, by scheme."""
 RETRIES = {"max_retries": 5, "retry_timeout": timedelta(seconds=10)}
-"""For how long obstore tries a request again, in practice a second or two; callers that can wait longer try again."""
+"""How long obstore retries a request: in practice a second or two. Callers that can wait longer retry themselves."""
 PARTS_AT_ONCE = 4
-"""Of an object of more than 5 MiB. obstore gives each part 30 s, so a slow line must not carry many at once."""
+"""Parts of an object of more than 5 MiB that are sent at once. obstore gives each part 30 s, so on a slow line there
+must not be many."""
 CHECKSUM = "sha256"
-"""The metadata of every object that is written here."""
+"""The metadata key that every object written here has."""
 ANSWER = re.compile(r"<.*<Code>(.*?)</Code>.*<Message>(.*?)</Message>.*")
-"""An error as S3 and Google Cloud Storage send it."""
+"""Matches an error from S3 or Google Cloud Storage."""
 
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """An object in a list. The time, in seconds since 1970, is the object store's, as a rule in whole seconds."""
+    """An object in a listing. The time is the object store's, in seconds since 1970, usually whole seconds."""
 
     size: int
     e_tag: str | None
@@ -55,30 +56,30 @@ class Found:
     e_tag: str | None
     modified_s: float
     version: UpdateVersion
-    """For `swap`."""
+    """Its version, for `swap`."""
 
 
 @dataclass(frozen=True)
 class Objects:
-    """The objects whose address starts with a URI. Names are relative to it, with "/".
+    """The objects below a URI. Names are relative to it, with "/".
 
-    Every method raises OSError when the object store refuses or does not answer.
+    Every method raises OSError if the object store refuses or does not answer.
     """
 
     uri: str
 
     @classmethod
     def at(cls, uri: str) -> Self:
-        """The objects at `uri`. ValueError when the bucket is not there or refuses us."""
+        """The objects at `uri`. Raises ValueError if the bucket does not exist or refuses access."""
         scheme, _, rest = uri.partition("://")
         if scheme not in STORES:
             raise ValueError(
-                f"got {scheme}://..., and a store is s3://bucket/prefix, gs://bucket/prefix or the path "
-                "of a folder; give one of them"
+                f"got {scheme}://..., but a store is s3://bucket/prefix, gs://bucket/prefix or a folder; "
+                "give one of them"
             )
-        if "@" in rest.removeprefix("anonymous@").partition("?")[0]:  # they would be in logs and in MLflow's tags
+        if "@" in rest.removeprefix("anonymous@").partition("?")[0]:  # they would end up in logs and in MLflow's tags
             raise ValueError(
-                f"the address of the store, {scheme}://..., has credentials in it; give them in the environment "
+                f"the store's address, {scheme}://..., contains credentials; set them in the environment "
                 "instead, as AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY or GOOGLE_APPLICATION_CREDENTIALS"
             )
         objects = cls(uri)
@@ -101,13 +102,13 @@ class Objects:
             bucket,
             prefix=unquote(place.path).strip("/") or None,
             config=options,
-            client_options={"allow_http": True},  # used only where an endpoint begins with http://
+            client_options={"allow_http": True},  # used only if an endpoint begins with http://
             retry_config=RETRIES,
         )
         return opened
 
     def listed(self, under: str = "") -> dict[str, Seen]:
-        """Every object in a folder and its folders, by name."""
+        """Every object below a folder, by name."""
         with _asking():
             pages = self._store.list(under or None, chunk_size=1000)
             return {
@@ -123,10 +124,10 @@ class Objects:
         return _version(put)
 
     def swap(self, name: str, data: bytes, former: UpdateVersion | None) -> UpdateVersion | None:
-        """Write an object if its version is still `former` (None: if there is no object); returns the new version.
+        """Write an object if its version is still `former` (None: if there is no object); return the new version.
 
-        Returns None if the object has changed. Where the answer to a write is lost, obstore tries again, finds the
-        object changed by its own first try, and the result is None too.
+        Returns None if the object has changed. If the answer to a write is lost, obstore retries and finds the object
+        changed by its own first try; then the result is None too.
         """
         with _asking():
             try:
@@ -135,7 +136,7 @@ class Objects:
                 return None
 
     def find(self, name: str) -> Found | None:
-        """An object, whole; None when there is none. OSError when it is damaged."""
+        """Read an object; None if there is none. Raises OSError if it is damaged."""
         try:
             with _asking():
                 answer = self._store.get(name)
@@ -143,11 +144,13 @@ class Objects:
         except FileNotFoundError:
             return None
         if (written := answer.attributes.get(CHECKSUM)) and written != sha256(data):
-            raise OSError(f"{name} at {self.uri} is damaged: its SHA-256 has changed; delete it to go on without it")
+            raise OSError(
+                f"{name} at {self.uri} is damaged: its SHA-256 does not match; delete it to continue without it"
+            )
         return Found(data, meta["e_tag"], meta["last_modified"].timestamp(), _version(meta))
 
     def checksum(self, name: str) -> str | None:
-        """SHA-256 that an object was written with; None without an object, or when somebody else wrote it."""
+        """The SHA-256 stored with an object; None without an object, or if another program wrote it."""
         try:
             with _asking():
                 return self._store.get(name, options={"head": True}).attributes.get(CHECKSUM)
@@ -155,7 +158,7 @@ class Objects:
             return None
 
     def delete(self, names: Iterable[str]) -> None:
-        """Remove objects; one that is not there needs nothing."""
+        """Delete objects, if they exist."""
         for name in names:
             with contextlib.suppress(FileNotFoundError), _asking():
                 self._store.delete(name)
@@ -163,7 +166,7 @@ class Objects:
 
 @contextlib.contextmanager
 def _asking() -> Iterator[None]:
-    """Around a request: an OSError of one sentence in place of obstore's own exceptions, which have many lines."""
+    """Replace obstore's exceptions, which have many lines, with an OSError of one sentence."""
     try:
         yield
     except FileNotFoundError as error:
@@ -173,7 +176,7 @@ def _asking() -> Iterator[None]:
 
 
 def sha256(data: bytes) -> str:
-    """In hexadecimal digits."""
+    """The SHA-256 in hexadecimal digits."""
     return hashlib.sha256(data).hexdigest()
 
 
@@ -186,10 +189,12 @@ def _version(answer: PutResult) -> UpdateVersion:
 
 
 def _options(place: SplitResult) -> dict[str, str | bool]:
-    """What the query of a URI says, as obstore calls it."""
+    """The options in a URI's query, under obstore's names."""
     asked: dict[str, str | bool] = dict(parse_qsl(place.query, keep_blank_values=True))
     if unknown := asked.keys() - set(QUERY[place.scheme]):
-        raise ValueError(f"its query has {', '.join(sorted(unknown))}, and may have {', '.join(QUERY[place.scheme])}")
+        raise ValueError(
+            f"its query has {', '.join(sorted(unknown))}; it may only have {', '.join(QUERY[place.scheme])}"
+        )
     scheme, host = asked.pop("scheme", "https"), asked.pop("endpoint_override", None)
     if host:
         asked["endpoint" if place.scheme == "s3" else "base_url"] = f"{scheme}://{host}"

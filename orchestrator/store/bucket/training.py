@@ -1,4 +1,4 @@
-"""One training in a remote store: brought to this machine, trained here, brought back after every epoch."""
+"""One training in a remote store: downloaded to this machine, trained here, uploaded after every epoch."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from orchestrator.store.bucket.mirror import EVERYTHING, GOING, OWNERS, RemoteSt
 log = logging.getLogger("dmf.remote")
 
 PAUSES_S = (2.0, 4.0, 8.0, 16.0, 32.0)
-"""Between tries; each of them lasts a second or two itself, in which obstore tries again."""
+"""Pauses between attempts; each attempt itself takes a second or two, during which obstore retries."""
 
 
 class TakenOver(Exception):
-    """Another process works on this training."""
+    """Another process has taken over this training."""
 
 
 class RemoteTraining:
-    """A training's folder below `folder`, which is laid out as a store, and the same in `remote`.
+    """A training in `folder`, which has the layout of a store, and its counterpart in `remote`.
 
-    Whoever calls `fetch` last owns the training; an owner of before learns it at its next epoch, and writes nothing
-    from there on. Should both write at the same moment, each file there is still whole and one of the two's.
+    Whoever calls `fetch` last owns the training; a former owner learns this at its next epoch and stops writing. If
+    both write at the same moment, each file is still whole and comes from one of them.
     """
 
     def __init__(self, remote: RemoteStore, folder: Path, key: str) -> None:
@@ -36,18 +36,18 @@ class RemoteTraining:
         self.token = secrets.token_hex(8).encode()
 
     def fetch(self) -> None:
-        """Take the training over: the folder has then what the store has, and else only stacks of who hung here."""
+        """Take over the training, and make the folder equal to the store's, except for stacks left by a hang here."""
         _patiently(self._take_over)
 
     def epoch(self) -> None:
-        """Bring what an epoch has changed. A failure is logged: the next epoch brings it along. Raises TakenOver."""
+        """Upload what an epoch has changed. A failure is logged; the next epoch makes up for it. Raises TakenOver."""
         try:
             self._bring()
         except OSError as error:
             log.warning("training %s: its last epoch did not reach %s: %s", self.key, self.remote.uri, error)
 
     def finish(self) -> None:
-        """Bring everything, the record last, drop from the store what is no more here, and let go. Raises TakenOver."""
+        """Upload everything, the record last; delete from the store what is gone here; release. Raises TakenOver."""
         _patiently(self._bring)
         _patiently(self._let_go)
 
@@ -66,7 +66,7 @@ class RemoteTraining:
         self.remote.delete(self.remote.names(self.under).keys() - here)
 
     def _let_go(self) -> None:
-        self.remote.swap(self.owner, b"", self.owned)  # refused where another process has taken the training over
+        self.remote.swap(self.owner, b"", self.owned)  # refused if another process has taken over the training
 
     def _check_ours(self) -> None:
         found = self.remote.find(self.owner)
@@ -74,10 +74,10 @@ class RemoteTraining:
             raise TakenOver(f"training {self.key} in {self.remote.uri} was taken over by another process")
 
     def _checkpoints(self) -> tuple[str, str]:
-        """In which order they go to the store, so that a kill in between loses no weights and brings back none.
+        """The upload order of the checkpoints: a kill in between neither loses weights nor restores old ones.
 
-        Best weights of the checkpoint's own epoch can be made from it, and go after it: an epoch that is trained again
-        has other bits on a GPU. Those of an earlier epoch, which an upload that failed had kept here, go before it.
+        Best weights of the checkpoint's own epoch can be made from it, and go after it: on a GPU, an epoch that is
+        retrained has other bits. Those of an earlier epoch, which a failed upload left here, go before it.
         """
         going, best = self._state(Going, LAST), self._state(Kept, BEST)
         return (LAST, BEST) if going and best and best.epoch == len(going.history) else (BEST, LAST)
@@ -90,26 +90,26 @@ class RemoteTraining:
             path.unlink(missing_ok=True)
 
     def _state(self, kind: type[State], name: str) -> State | None:
-        """Of a checkpoint; None where it is not there, or can not be read, which the training itself tells."""
+        """The state in a checkpoint; None if it is missing or cannot be read, which the training itself reports."""
         try:
             return read_state_of(kind, self.folder / self.under / name)
         except (FileNotFoundError, ValueError):
             return None
 
     def _here(self) -> set[str]:
-        """Names of the training's files that all machines share: no locks, no stacks, nothing about to be renamed."""
+        """Names of the training's files that all machines share: no locks, stacks or temporary files."""
         paths = (path for path in (self.folder / self.under).rglob("[!.]*") if path.is_file() and path.name != STACKS)
         return {path.relative_to(self.folder).as_posix() for path in paths}
 
 
 def _patiently(action: Callable[[], None]) -> None:
-    """Do what may be done twice, again after pauses while the object store does not answer."""
+    """Run an action that may be repeated; retry after pauses while the object store does not answer."""
     for pause_s in PAUSES_S:
         try:
             action()
             return
         except OSError as error:
-            log.warning("to be tried again in %g s: %s", pause_s, error)
+            log.warning("will retry in %g s: %s", pause_s, error)
             time.sleep(pause_s)
     action()
 
