@@ -211,7 +211,7 @@ COMMANDS = [
     line("no shots", train.main, "--nExemplars 0", "episodes.shot", "greater than or equal to 1, got 0"),
     line("a seed below 0", train.main, "--seed -1", "training.seed", "greater than or equal to 0, got -1"),
     line("a seed beyond 32 bits", train.main, "--seed 4294967296", "training.seed", "less than 4294967296"),
-    line("a recipe that is none", train.main, "--base papr", "base='papr' is no recipe; there are released, paper"),
+    line("a recipe that is none", train.main, "--base papr", "base='papr' is not a recipe; choose one of released, paper"),
     line("a section as value", train.main, "model=3", "model: Input should be an object, got 3"),
     line("a path too deep", train.main, "model.groups.x=3", "'model.groups' is no section; there are data"),
     line("a path of nothing", train.main, "=3", "'' is no parameter; there are data, augmentation"),
@@ -600,8 +600,8 @@ def test_omniglot_with_a_folder_of_no_character(place: Path, capsys: pytest.Capt
 @pytest.mark.parametrize(
     ("setting", "words"),
     [
-        ("episodes.way=5", ("way=5 needs as many classes, the split has 3",)),
-        ("episodes.way=2", ("queries=6 need 7 images per class, the smallest class has 4",)),
+        ("episodes.way=5", ("way=5 needs 5 classes, but the split has 3",)),
+        ("episodes.way=2", ("queries=6 need 7 images per class, but the smallest class has 4",)),
         ("episodes.queries=2", ("way=5",)),
     ],
 )
@@ -617,7 +617,7 @@ def test_validation_names_the_split_that_is_too_small(place: Path, capsys: pytes
     layouts.write_folders(place / "root", pictures())
     settings = "episodes.way=2 episodes.queries=2 data.image_size=20 model.backbone=conv64f training.device=cpu".split()
     said = answer(train.main, ["--dataset", "mine", "--root", place / "root", *settings], capsys)
-    check(said, ("episodes of the val split", "queries=15 need 16 images per class, the smallest class has 4"))
+    check(said, ("episodes of the val split", "queries=15 need 16 images per class, but the smallest class has 4"))
 
 
 @pytest.mark.parametrize("damage", [cut("val.csv", 1.0), *(
@@ -755,7 +755,7 @@ def test_an_evaluation_of_another_training_than_the_folder_holds(
 
 def test_more_queries_than_images(trainings: Path, capsys: pytest.CaptureFixture[str]) -> None:
     said = answer(evaluate.main, [trainings / "ended", "--queries", "5000"], capsys)
-    check(said, ("episodes of the test split", "queries=5000 need 5001 images per class, the smallest class has"))
+    check(said, ("episodes of the test split", "queries=5000 need 5001 images per class, but the smallest class has"))
 
 
 def test_a_folder_with_an_equals_sign_is_one(trainings: Path, place: Path) -> None:

@@ -34,7 +34,7 @@ def test_identity_is_what_is_trained_not_where() -> None:
 
 def test_precision_is_chosen_before_there_is_an_identity() -> None:
     auto = ExperimentConfig().replace(training__precision="auto")
-    with pytest.raises(ValueError, match="training.precision='auto' is no precision yet"):
+    with pytest.raises(ValueError, match="training.precision='auto' has to be resolved first"):
         assert auto.key
     chosen = auto.resolved()
     expected = "bf16" if has_bf16(device_of("auto")) else "fp32"
@@ -78,7 +78,7 @@ def test_another_method_keeps_what_both_have() -> None:
 
 def test_a_pre_training_is_a_training_that_several_share() -> None:
     base = ExperimentConfig().replace(model__backbone="conv64f")
-    with pytest.raises(ValueError, match="baseline works on pre-trained features; give start.head"):
+    with pytest.raises(ValueError, match="baseline needs pre-trained features; set start.head"):
         base.replace(model__method="baseline")
     proto_net = base.with_paths({"model.method": "proto_net", "start.head": "cosine"})
     nearest = base.with_paths({"model.method": "classifier_baseline", "start.head": "cosine"})

@@ -357,7 +357,7 @@ def test_values_never_reach_a_shell(place: Path) -> None:
     layouts.write_folders(place / everything_at_once, pictures())
     os.rename(place / everything_at_once / "val" / "n04", place / everything_at_once / "val" / EXPANSIONS[0])
     done = run("dmf.train", "--dataset", "mine", "--root", everything_at_once, "data.image_size=12")
-    assert done.returncode == 2 and "way=5 needs as many classes, the split has 3" in done.stderr
+    assert done.returncode == 2 and "way=5 needs 5 classes, but the split has 3" in done.stderr
     assert not list(place.rglob("victim"))
 
 
