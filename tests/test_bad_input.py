@@ -146,7 +146,7 @@ SPECS = [
     spec("images of four channels", b"set: {data.channels: 4}\n" + START.encode(), "Input should be 1 or 3, got 4"),
     spec(
         "a border wider than the image", b"set: {augmentation.crop_padding: 100}\n" + START.encode(),
-        "crop_padding=100 is more than data.image_size=84", "take about a tenth",
+        "crop_padding=100 is more than data.image_size=84", "use about a tenth",
     ),
     spec("a rate that is infinite", b"set: {training.learning_rate: .inf}\n" + START.encode(), "a finite number"),
     spec("a rate below 0", b"set: {training.learning_rate: -0.1}\n" + START.encode(), "greater than 0, got -0.1"),
@@ -211,7 +211,7 @@ COMMANDS = [
     line("no shots", train.main, "--nExemplars 0", "episodes.shot", "greater than or equal to 1, got 0"),
     line("a seed below 0", train.main, "--seed -1", "training.seed", "greater than or equal to 0, got -1"),
     line("a seed beyond 32 bits", train.main, "--seed 4294967296", "training.seed", "less than 4294967296"),
-    line("a recipe that is none", train.main, "--base papr", "base='papr' is not a recipe; choose one of released, paper"),
+    line("a recipe that is none", train.main, "--base papr", "base='papr' is not a recipe; choose one of released"),
     line("a section as value", train.main, "model=3", "model: Input should be an object, got 3"),
     line("a path too deep", train.main, "model.groups.x=3", "'model.groups' is no section; there are data"),
     line("a path of nothing", train.main, "=3", "'' is no parameter; there are data, augmentation"),
@@ -229,7 +229,7 @@ COMMANDS = [
     line("no queries", evaluate.main, "folder --queries 0", "queries: Input should be greater than or equal to 1"),
     line("one episode", evaluate.main, "folder --episodes 1", "episodes: Input should be greater than or equal to 2"),
     line("a split that is none", evaluate.main, "folder --split base", "invalid choice: 'base'", "val", "test"),
-    line("two folders", evaluate.main, "one two", "give a training's folder or --resume", "one of the two"),
+    line("two folders", evaluate.main, "one two", "give either one training's folder or --resume"),
     line("a folder as checkpoint", evaluate.main, "--resume .", "there is no checkpoint at ."),
     line("no sweep file", sweep.main, "", "the following arguments are required: spec"),
     line("a format that is none", report.main, "--formats pdf", "invalid choice: 'pdf'", "latex"),
@@ -709,8 +709,8 @@ CHECKPOINTS = [
         "groups=7 does not divide the 640 channels", "try one of 1, 2"),
     going("the configuration of another", entries(CONFIG, lambda config: config | {"training": {"seed": 3}}),
         "last.safetensors belongs to training"),
-    ended("no configuration", gone(CONFIG), "holds no finished training: its config.json is missing", "a sweep left"),
-    ended("no record", gone(RECORD), "holds no finished training: its training.json is missing"),
+    ended("no configuration", gone(CONFIG), "holds no finished training: config.json is missing", "of a training"),
+    ended("no record", gone(RECORD), "holds no finished training: training.json is missing"),
     ended("half a record", cut(RECORD), "TrainingRecord in", "training.json: damaged", "EOF while parsing"),
     ended("an empty record", put(RECORD, ""), "training.json: damaged (Invalid JSON: EOF", "put a whole file back"),
     ended("a record that is an image", put(RECORD, b"\x89PNG\x00\xff"), "training.json: damaged (Invalid JSON"),
@@ -750,7 +750,7 @@ def test_an_evaluation_of_another_training_than_the_folder_holds(
     trainings: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     said = answer(evaluate.main, [trainings / "ended", "training.seed=3"], capsys)
-    check(said, ("training.seed: not as in training", "only root, device and threads may differ"))
+    check(said, ("training.seed: not as in training", "only root, device and threads can differ"))
 
 
 def test_more_queries_than_images(trainings: Path, capsys: pytest.CaptureFixture[str]) -> None:

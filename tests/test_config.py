@@ -172,11 +172,11 @@ def test_every_mistake_is_named_at_once() -> None:
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"model.kernel_size": 3, "model.solver": "exact"}, "closed form for kernel_size=1"),
-        ({"training.epochs": 5}, "leaves nothing"),
+        ({"model.kernel_size": 3, "model.solver": "exact"}, "works only for kernel_size=1"),
+        ({"training.epochs": 5}, "has to be less than epochs=5"),
         ({"training.validation_episodes": 1}, "greater than or equal to 2"),
-        ({"model.backbone": "conv64f", "model.last_pooling": True, "data.image_size": 15}, "pooled away"),
-        ({"training.episodes_per_epoch": 1201}, "no multiple"),
+        ({"model.backbone": "conv64f", "model.last_pooling": True, "data.image_size": 15}, "too small for conv64f"),
+        ({"training.episodes_per_epoch": 1201}, "not a multiple"),
         ({"training.learning_rate": 0.0}, "greater than 0"),
         ({"training.learning_rate": float("nan")}, "training.learning_rate"),
         ({"model.group": 1}, "'model.group' is no parameter; there are method"),
@@ -195,7 +195,7 @@ def test_impossible_values_are_refused(values: dict, message: str) -> None:
 def test_recipes_can_be_built_and_differ() -> None:
     keys = {name: recipe(name).key for name in RECIPES}
     assert len(set(keys.values())) == len(RECIPES)
-    with pytest.raises(ValueError, match="there are released, paper, released_tiered, paper_tiered"):
+    with pytest.raises(ValueError, match="choose one of released, paper, released_tiered, paper_tiered"):
         recipe("relased")
 
 

@@ -163,7 +163,7 @@ def test_a_checkpoint_of_strangers_runs_nothing(
     said = answer(evaluate.main, ["--resume", "theirs.pth.tar", "--dataset", "glyphs"], capsys)
     assert "theirs.pth.tar is no checkpoint that holds only tensors and numbers" in said
     said = answer(train.main, ["--resume", "theirs.pth.tar"], capsys)
-    assert "no config.json there" in said
+    assert "there is no config.json" in said
     assert not victim.exists() and {path.name for path in place.iterdir()} == {"theirs.pth.tar"}
 
 

@@ -163,13 +163,13 @@ def test_batches_go_through_all_images_pass_by_pass(images: DataSet) -> None:
 def test_a_training_starts_from_the_weights_of_its_stage(tmp_path: Path, images: DataSet) -> None:
     config = configs()["classifier_baseline"]
     assert config.stage is not None
-    with pytest.raises(ValueError, match=f"starts from pre-training {config.stage.key}, whose weights are not at"):
+    with pytest.raises(ValueError, match=f"starts from pre-training {config.stage.key}, but its weights are not at"):
         train(config, images, tmp_path / "early", start=tmp_path / "stage" / BEST)
     train(config.stage, images, tmp_path / "stage")
     train(config, images, tmp_path / "own", start=tmp_path / "stage" / BEST)
     stage, own = (read_checkpoint(tmp_path / name / BEST)[0] for name in ("stage", "own"))
     assert own and all(torch.equal(stage[name], value) for name, value in own.items())
-    with pytest.raises(ValueError, match="is of training"):
+    with pytest.raises(ValueError, match="holds training .*; expected pre-training"):
         train(configs()["proto_net"], images, tmp_path / "other", start=tmp_path / "own" / BEST)
 
 
@@ -277,4 +277,4 @@ def test_the_command_trains_the_pre_training_first(place: Path, capsys: pytest.C
     assert first.count("pre-training in runs/trainings/") == 1 and "epoch 2: classification" in first
     assert len(list(Path("runs/trainings").iterdir())) == 2
     assert train_command(command) == 0
-    assert capsys.readouterr().out.startswith("done already")
+    assert capsys.readouterr().out.startswith("already done")

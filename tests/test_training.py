@@ -243,10 +243,10 @@ def test_records_and_checkpoints(tmp_path: Path, data: DataSet) -> None:
 def test_a_folder_of_another_training_is_refused(tmp_path: Path, data: DataSet) -> None:
     with pytest.raises(KeyboardInterrupt):
         train(TINY, data, tmp_path, stopped_after(1))
-    with pytest.raises(ValueError, match="give this training a folder of its own"):
+    with pytest.raises(ValueError, match="use another folder for this training"):
         train(TINY.replace(model__groups=16), data, tmp_path)
     (tmp_path / LAST).unlink()
-    with pytest.raises(ValueError, match="give this training a folder of its own"):
+    with pytest.raises(ValueError, match="use another folder for this training"):
         train(TINY.replace(model__groups=16), data, tmp_path)
 
 

@@ -70,8 +70,7 @@ class FewShotMethod(nn.Module, ABC):
         return {"maps": maps}
 
     def class_table(self, images: Table, rows: Tensor) -> Table:
-        """What `score_rows` needs per class: tensors of J rows, from the rows [J, K] of the classes' support images in
-        an image table."""
+        """What `score_rows` needs of J classes, from the rows [J, K] of their support in an image table."""
         return {"maps": images["maps"][rows]}
 
     def score_rows(self, classes: Table, class_rows: Tensor, images: Table, query_rows: Tensor) -> Tensor:
