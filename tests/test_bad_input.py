@@ -213,8 +213,8 @@ COMMANDS = [
     line("a seed beyond 32 bits", train.main, "--seed 4294967296", "training.seed", "less than 4294967296"),
     line("a recipe that is none", train.main, "--base papr", "base='papr' is not a recipe; choose one of released"),
     line("a section as value", train.main, "model=3", "model: Input should be an object, got 3"),
-    line("a path too deep", train.main, "model.groups.x=3", "'model.groups' is no section; there are data"),
-    line("a path of nothing", train.main, "=3", "'' is no parameter; there are data, augmentation"),
+    line("a path too deep", train.main, "model.groups.x=3", "'model.groups' is not a section; the sections are data"),
+    line("a path of nothing", train.main, "=3", "'' is not a parameter; the parameters there are data, augmentation"),
     line("a rate that is no number", train.main, "training.learning_rate=NaN", "training.learning_rate", "got nan"),
     line("a rate in words", train.main, "training.learning_rate=high", "valid number, got 'high'"),
     line("a number of 5000 digits", train.main, f"training.epochs={DIGITS}", "valid integer", "...9999"),
@@ -224,7 +224,7 @@ COMMANDS = [
     line("a home that is none", train.main, "--dataset mine --root ~nobody-has-it/x", "~nobody", "expected a folder"),
     line("a root in unicode", train.main, "--dataset mine --root /дані/图像", "/дані/图像", "does not exist; expected"),
     line("a device as root", train.main, "--dataset mine --root /dev/null", "/dev/null", "expected a folder or a zip"),
-    line("a root for glyphs", train.main, "--dataset glyphs --root /x", "glyphs are embedded; leave the root out"),
+    line("a root for glyphs", train.main, "--dataset glyphs --root /x", "glyphs are embedded; leave out data.root"),
     line("episodes of one class", evaluate.main, "folder --way 1", "way: Input should be greater than or equal to 2"),
     line("no queries", evaluate.main, "folder --queries 0", "queries: Input should be greater than or equal to 1"),
     line("one episode", evaluate.main, "folder --episodes 1", "episodes: Input should be greater than or equal to 2"),
@@ -284,7 +284,7 @@ def test_commands_of_a_shell(place: Path) -> None:
     (place / "s.yaml").write_text(BOMB)
     for line, told in (
         ("dmf.train --dataset mine --root images", "found none of the known layouts"),
-        ("dmf.evaluate --resume s.yaml", "s.yaml is no checkpoint that holds only tensors and numbers"),
+        ("dmf.evaluate --resume s.yaml", "s.yaml is not a checkpoint of tensors and numbers only"),
         ("orchestrator.sweep s.yaml --plan", "stands for over 1,000,000 characters"),
         ("orchestrator.report --output /dev/null/x", "no sweep's plan was found"),
     ):
@@ -681,20 +681,20 @@ WEIGHT = "model.meta_filter.filter_conv.weight"
 MOMENTUM = "momentum.meta_filter.filter_conv.weight"
 ANEW = "delete it to start this training anew"
 CHECKPOINTS = [
-    going("an empty checkpoint", put(LAST, b""), "last.safetensors is no readable checkpoint", ANEW),
-    going("half a checkpoint", cut(LAST), "last.safetensors is no readable checkpoint", ANEW),
-    going("a header of 10^18 bytes", put(LAST, struct.pack("<Q", 10**18) + b"{}"), "is no readable checkpoint", ANEW),
-    going("a header that is no JSON", put(LAST, struct.pack("<Q", 8) + b"no JSON!"), "is no readable checkpoint"),
-    going("tensors of another program", bare(LAST, None), "no checkpoint of dmf", "no 'dmf' metadata"),
-    going("a state that is no JSON", bare(LAST, {STATE: "{'a'"}), "its 'dmf' metadata is no JSON"),
-    going("a state without end", bare(LAST, {STATE: "[" * 100_000}), "its 'dmf' metadata is no JSON"),
-    going("a state that is a list", bare(LAST, {STATE: "[]"}), "does not hold what this version writes", "got []"),
+    going("an empty checkpoint", put(LAST, b""), "last.safetensors is not a readable checkpoint", ANEW),
+    going("half a checkpoint", cut(LAST), "last.safetensors is not a readable checkpoint", ANEW),
+    going("a header of 10^18 bytes", put(LAST, struct.pack("<Q", 10**18) + b"{}"), "not a readable checkpoint", ANEW),
+    going("a header that is no JSON", put(LAST, struct.pack("<Q", 8) + b"no JSON!"), "is not a readable checkpoint"),
+    going("tensors of another program", bare(LAST, None), "not a checkpoint of dmf", "no 'dmf' metadata"),
+    going("a state that is no JSON", bare(LAST, {STATE: "{'a'"}), "its 'dmf' metadata is not JSON"),
+    going("a state without end", bare(LAST, {STATE: "[" * 100_000}), "its 'dmf' metadata is not JSON"),
+    going("a state that is a list", bare(LAST, {STATE: "[]"}), "not hold what this version of dmf writes", "got []"),
     going("a state without threads", checkpoint(LAST, lambda _, state: state.pop("threads")), "threads: Field req"),
     going("no threads", checkpoint(LAST, lambda _, state: state.update(threads=0)), "threads: Input should be greater"),
     going("a history in words", checkpoint(LAST, lambda _, state: state.update(history="long")), "history: Input"),
     going("another key", checkpoint(LAST, lambda _, state: state.update(key="0" * 16)), "belongs to training 0000"),
     going("a weight is missing", checkpoint(LAST, lambda tensors, _: tensors.pop(WEIGHT)),
-        "is of another model: 1 of its tensors differ", "got nothing, expected (8,"),
+        "holds another model: 1 of its tensors differ", "got nothing, expected (8,"),
     going("a weight too much", checkpoint(LAST, lambda tensors, _: tensors.update({"model.x": torch.ones(2)})),
         "first x: got (2,), expected nothing"),
     going("a weight of another shape", checkpoint(LAST, lambda tensors, _: tensors.update({WEIGHT: torch.ones(1)})),
@@ -703,7 +703,7 @@ CHECKPOINTS = [
         "of another model", "got (1,), expected (8,"),
     going("a momentum of nothing", checkpoint(LAST, lambda tensors, _: tensors.update({"momentum.x": torch.ones(1)})),
         "first x: got (1,), expected nothing"),
-    going("half a configuration", cut(CONFIG), "ExperimentConfig in", "config.json: damaged", "put a whole file back"),
+    going("half a configuration", cut(CONFIG), "ExperimentConfig in", "config.json: damaged", "restore the file"),
     going("a configuration that is a list", put(CONFIG, "[]"), "config.json: Input should be an object", "got []"),
     going("an edited configuration", entries(CONFIG, lambda config: config | {"model": {"groups": 7}}),
         "groups=7 does not divide the 640 channels", "try one of 1, 2"),
@@ -712,7 +712,7 @@ CHECKPOINTS = [
     ended("no configuration", gone(CONFIG), "holds no finished training: config.json is missing", "of a training"),
     ended("no record", gone(RECORD), "holds no finished training: training.json is missing"),
     ended("half a record", cut(RECORD), "TrainingRecord in", "training.json: damaged", "EOF while parsing"),
-    ended("an empty record", put(RECORD, ""), "training.json: damaged (Invalid JSON: EOF", "put a whole file back"),
+    ended("an empty record", put(RECORD, ""), "training.json: damaged (Invalid JSON: EOF", "restore the file"),
     ended("a record that is an image", put(RECORD, b"\x89PNG\x00\xff"), "training.json: damaged (Invalid JSON"),
     ended("an outcome that is none", entries(RECORD, lambda record: record | {"outcome": "great"}),
         "outcome: Input should be 'finished', 'diverged' or 'failed', got 'great'"),
@@ -720,9 +720,9 @@ CHECKPOINTS = [
         "score: no such parameter"),
     ended("one that failed", entries(RECORD, lambda record: record | {"outcome": "failed"}), "no finished training"),
     ended("no weights", gone(BEST), "its weights were not kept", "best.safetensors was deleted", "to train it anew"),
-    ended("half of the weights", cut(BEST), "best.safetensors is no readable checkpoint"),
+    ended("half of the weights", cut(BEST), "best.safetensors is not a readable checkpoint"),
     ended("weights without an epoch", checkpoint(BEST, lambda _, state: state.pop("epoch")), "epoch: Field required"),
-    ended("weights of another model", checkpoint(BEST, lambda tensors, _: tensors.pop(WEIGHT)), "is of another model"),
+    ended("weights of another model", checkpoint(BEST, lambda tensors, _: tensors.pop(WEIGHT)), "holds another model"),
 ]  # fmt: skip
 
 
@@ -765,7 +765,7 @@ def test_a_folder_with_an_equals_sign_is_one(trainings: Path, place: Path) -> No
 
 Weights = dict[str, Any]
 CLASSIFIER, KERNELS = "global_clasifier.weight", "dw_gen.kernel_conv.weight"
-NO_CHECKPOINT = "is no checkpoint that holds only tensors and numbers"
+NO_CHECKPOINT = "is not a checkpoint of tensors and numbers only"
 
 
 @pytest.fixture(scope="module")
@@ -781,20 +781,20 @@ def state(name: str, change: Callable[[Weights], Any], *words: str) -> Any:
 
 RELEASED = [
     state("a list", lambda weights: list(weights), "holds a list, expected a state dict"),
-    state("a tensor as state dict", lambda weights: {"state_dict": torch.ones(3)}, "a Tensor, expected tensors by"),
-    state("numbers as names", lambda weights: {"state_dict": {1: torch.ones(3)}}, "expected tensors by name"),
-    state("nothing", lambda weights: {}, "is no checkpoint of the released DMF: it lacks global_clasifier.weight"),
+    state("a tensor as state dict", lambda weights: {"state_dict": torch.ones(3)}, "a Tensor, expected a dict of"),
+    state("numbers as names", lambda weights: {"state_dict": {1: torch.ones(3)}}, "expected a dict of tensors by name"),
+    state("nothing", lambda weights: {}, "is not a checkpoint of the released DMF: it lacks global_clasifier.weight"),
     state("a number as weight", lambda weights: weights | {CLASSIFIER: 3}, f"{CLASSIFIER} is a int, expected a tensor"),
     state("seven groups", lambda weights: weights | {KERNELS: torch.zeros(7, 1280, 3, 3)}, "7 groups do not divide"),
     state("no groups", lambda weights: weights | {KERNELS: torch.zeros(0, 1280)}, "0 groups do not divide"),
-    state("a classifier of one side", lambda weights: weights | {CLASSIFIER: torch.zeros(4)}, "have no two sides"),
+    state("a classifier of one side", lambda weights: weights | {CLASSIFIER: torch.zeros(4)}, "are not matrices"),
     state("a billion classes", lambda weights: weights | {CLASSIFIER: torch.zeros(1, 1).expand(10**9, 640)},
         "1000000000 base classes, expected 1 to 100000"),
     state("a weight of another shape", lambda weights: weights | {"base.layer1.0.conv1.weight": torch.zeros(2)},
-        "is of another model: 1 of its tensors differ, first backbone.", "got (2,), expected (64, 3, 3, 3)"),
+        "holds another model: 1 of its tensors differ, first backbone.", "got (2,), expected (64, 3, 3, 3)"),
     state("a weight too much", lambda weights: weights | {"x": torch.zeros(2)}, "unknown keys ['x']"),
     state("weights that are no number", lambda weights: weights | {CLASSIFIER: weights[CLASSIFIER] * torch.nan},
-        "1 tensors hold NaN or infinity, first global_clasifier.weight", "take another checkpoint"),
+        "1 tensors hold NaN or infinity, first global_clasifier.weight", "use another checkpoint"),
 ]  # fmt: skip
 
 
@@ -848,7 +848,7 @@ def stored(name: str, damage: Damage, *words: str) -> Any:
 
 PLAN = "sweeps/demo/plan.json"
 STORED = [
-    stored("half an evaluation", cut("evaluation.json"), "EvaluationRecord in", "damaged", "put a whole file back"),
+    stored("half an evaluation", cut("evaluation.json"), "EvaluationRecord in", "damaged", "restore the file"),
     stored("an empty evaluation", put("evaluation.json", ""), "EvaluationRecord in", "damaged"),
     stored("an evaluation that is a list", put("evaluation.json", "[1]"), "Input should be an object, got [1]"),
     stored("an accuracy in words", entries("evaluation.json", lambda record: record | {"accuracy": "high"}),
@@ -864,7 +864,7 @@ STORED = [
         "bank: Field required"),
     stored("the evaluation of another", entries("evaluation.json", lambda record: record | {"training_key": "0" * 16}),
         "lies where", "remove it and evaluate again"),
-    stored("half a training", cut("training.json"), "training.json: damaged", "put a whole file back"),
+    stored("half a training", cut("training.json"), "training.json: damaged", "restore the file"),
     stored("an outcome that is none", entries("training.json", lambda record: record | {"outcome": 1}),
         "outcome: Input should be 'finished'", "got 1"),
     stored("half a plan", cut(PLAN), "no sweep's plan was found", "run one first"),
@@ -901,7 +901,7 @@ TRIED = {"values": {"model.groups": 1}, "key": "k", "accuracy": 0.5, "epochs": 1
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        named("empty", "", ("search.json: damaged", "put a whole file back")),
+        named("empty", "", ("search.json: damaged", "restore the file")),
         named("a list", "[]", ("SearchResults in", "Input should be an object, got []")),
         named("no base", "{}", ("base: Field required", "parameters: Field required")),
         named("an accuracy of 5", {"accuracy": 5.0}, ("tried.0.accuracy: Input should be less than or equal to 1",)),

@@ -47,7 +47,7 @@ def test_precision_is_chosen_before_there_is_an_identity() -> None:
 def test_only_what_a_training_reads_tells_it_apart() -> None:
     proto_net = ExperimentConfig().replace(model__method="proto_net")
     assert proto_net.key != ExperimentConfig().key
-    with pytest.raises(ValueError, match="'model.groups' is no parameter; there are method, backbone"):
+    with pytest.raises(ValueError, match="'model.groups' is not a parameter; the parameters there are method"):
         proto_net.replace(model__groups=160)
     assert proto_net.replace(model__last_pooling=True).key != proto_net.key
     unaligned = ExperimentConfig().replace(model__alignment=0)
@@ -179,12 +179,12 @@ def test_every_mistake_is_named_at_once() -> None:
         ({"training.episodes_per_epoch": 1201}, "not a multiple"),
         ({"training.learning_rate": 0.0}, "greater than 0"),
         ({"training.learning_rate": float("nan")}, "training.learning_rate"),
-        ({"model.group": 1}, "'model.group' is no parameter; there are method"),
-        ({"modell.groups": 1}, "'modell' is no section"),
-        ({"model.alignment": True}, "model.alignment: got true, which is no number"),
-        ({"model.score_border": False}, "model.score_border: got false, which is no number"),
-        ({"model.kernel_size": True}, "model.kernel_size: got true, which is no number"),
-        ({"data.channels": True}, "data.channels: got true, which is no number"),
+        ({"model.group": 1}, "'model.group' is not a parameter; the parameters there are method"),
+        ({"modell.groups": 1}, "'modell' is not a section"),
+        ({"model.alignment": True}, "model.alignment: got true, which is not a number"),
+        ({"model.score_border": False}, "model.score_border: got false, which is not a number"),
+        ({"model.kernel_size": True}, "model.kernel_size: got true, which is not a number"),
+        ({"data.channels": True}, "data.channels: got true, which is not a number"),
     ],
 )
 def test_impossible_values_are_refused(values: dict, message: str) -> None:

@@ -388,7 +388,7 @@ def test_a_split_without_images_is_refused(images: Images, tmp_path: Path) -> No
 def test_overlapping_classes_are_refused(images: Images, tmp_path: Path) -> None:
     images["val"]["n01"] = 255 - images["train"]["n01"]
     write_folders(tmp_path / "root", images)
-    refused(tmp_path / "root", tmp_path, "1 classes are both in 'train' and in 'val', first 'n01'")
+    refused(tmp_path / "root", tmp_path, "1 classes are in both 'train' and 'val', first 'n01'")
 
 
 def test_the_same_images_under_other_names_are_refused(images: Images, tmp_path: Path) -> None:

@@ -161,7 +161,7 @@ def test_a_checkpoint_of_strangers_runs_nothing(
         with open(place / "theirs.pth.tar", "rb") as file:
             assert_real(lambda: careless(file), victim)
     said = answer(evaluate.main, ["--resume", "theirs.pth.tar", "--dataset", "glyphs"], capsys)
-    assert "theirs.pth.tar is no checkpoint that holds only tensors and numbers" in said
+    assert "theirs.pth.tar is not a checkpoint of tensors and numbers only" in said
     said = answer(train.main, ["--resume", "theirs.pth.tar"], capsys)
     assert "there is no config.json" in said
     assert not victim.exists() and {path.name for path in place.iterdir()} == {"theirs.pth.tar"}

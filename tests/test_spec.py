@@ -262,7 +262,7 @@ def test_the_command_line_does_not_collapse_what_is_varied(tmp_path: Path) -> No
         ("parts.3.data.root=/x", "with N from 0 to 0"),
         ("parts.².data.root=1", "parts.².data.root.: write parts.N.data.root with N from 0 to 0"),
         ("data.root=&a [*a]", "data.root=&a .* no plain data"),
-        ("model.alignment=on", "model.alignment: got true, which is no number"),
+        ("model.alignment=on", "model.alignment: got true, which is not a number"),
         ("training.learning_rate=1e-3", "write 1.0e-3"),
     ],
 )

@@ -261,7 +261,7 @@ def test_other_images_at_the_root_are_refused(tmp_path: Path, data: DataSet) -> 
 
 def test_a_broken_checkpoint_is_named(tmp_path: Path, data: DataSet) -> None:
     tmp_path.joinpath(LAST).write_bytes(b"half a checkpoint")
-    with pytest.raises(ValueError, match="last.safetensors is no readable checkpoint"):
+    with pytest.raises(ValueError, match="last.safetensors is not a readable checkpoint"):
         train(TINY, data, tmp_path)
 
 
