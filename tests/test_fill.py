@@ -129,7 +129,7 @@ def test_a_summary_that_is_no_number_is_refused(records: InMemory) -> None:
 def test_episodes_that_are_missing_from_a_record_are_noticed(records: InMemory) -> None:
     cell = planned("2a", FOUR)
     records.tested(cell, [0.4, 0.6, 0.4])
-    with pytest.raises(ValueError, match="holds 3 episodes, its config says 4"):
+    with pytest.raises(ValueError, match="holds 3 episodes, but its config says 4"):
         fill(TABLES["2a"], [cell], records)
 
 
@@ -137,7 +137,7 @@ def test_a_record_in_the_wrong_place_is_noticed(records: InMemory) -> None:
     cell, other = pair()
     stray = records.tested(other, [0.4, 0.6, 0.4, 0.5])
     records.evaluations[cell.trainings[0].key, cell.evaluation.key] = stray
-    with pytest.raises(ValueError, match=f"{stray.training_key}.* lies where {cell.trainings[0].key}"):
+    with pytest.raises(ValueError, match=f"{stray.training_key}.* is in the place of {cell.trainings[0].key}"):
         fill(TABLES["2a"], [cell], records)
 
 
@@ -375,5 +375,5 @@ def test_a_baseline_of_another_method_need_not_have_dmfs_fields(records: InMemor
 
 
 def test_a_table_that_nothing_is_planned_for_is_refused(records: InMemory) -> None:
-    with pytest.raises(ValueError, match="nothing is planned for table 2b"):
+    with pytest.raises(ValueError, match="no cell is planned for table 2b"):
         fill(TABLES["2b"], pair(), records)
