@@ -170,7 +170,7 @@ def test_texture_is_bilinear_between_its_cells() -> None:
 
 @pytest.mark.parametrize("arguments", [(4, 3), (32, 2), (32, 3, -1)])
 def test_impossible_sizes_are_refused(arguments: tuple[int, ...]) -> None:
-    with pytest.raises(ValueError, match="channels are 1 or 3"):
+    with pytest.raises(ValueError, match="channels 1 or 3"):
         glyphs(*arguments)
 
 

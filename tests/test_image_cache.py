@@ -99,7 +99,7 @@ def test_a_killed_writer_leaves_nothing_that_counts(
     processes[0].wait()
     assert cache_folder(cache).name.endswith(".partial")
     data = opened(root, cache)  # would wait for ever if the lock had not died with its process
-    assert "is not whole" in caplog.text and not cache_folder(cache).name.endswith(".partial")
+    assert "is incomplete" in caplog.text and not cache_folder(cache).name.endswith(".partial")
     assert data.fingerprint == opened(root, tmp_path / "other cache").fingerprint
 
 
@@ -123,7 +123,7 @@ def test_a_cache_that_lost_a_file_is_written_anew(
     cache = tmp_path / "cache"
     before = opened(root, cache)
     (cache_folder(cache) / file).unlink()
-    assert opened(root, cache).fingerprint == before.fingerprint and "is not whole" in caplog.text
+    assert opened(root, cache).fingerprint == before.fingerprint and "is incomplete" in caplog.text
     os.truncate(cache_folder(cache) / "test.npy", 1000)
     after = opened(root, cache)
     np.testing.assert_array_equal(after.test.pixels(np.arange(100)), before.test.pixels(np.arange(100)))
