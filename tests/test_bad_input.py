@@ -530,7 +530,7 @@ DATA = [
     data("pngs that are none", in_png, dump("val_images_png.pkl", lambda _: [PIXELS[0, 0]] * N), "cannot be decoded"),
     # PIL pickles
     data("two lists", in_pil, dump("val.pth", lambda data: data[:2]), "expected (images, labels, {class: label})"),
-    data("a label of no class", in_pil, dump("val.pth", lambda data: (data[0], [9] * N, data[2])), "00009 belongs to no"),
+    data("a label of no class", in_pil, dump("val.pth", lambda data: (data[0], [9] * N, data[2])), "belongs to no"),
     data("labels in lists", in_pil, dump("val.pth", lambda data: (data[0], [[0]] * N, data[2])), "label [0]", LABEL),
     data("arrays for pictures", in_pil, dump("val.pth", lambda data: (list(PIXELS), *data[1:])), "is a ndarray", "PIL"),
     # class lists
