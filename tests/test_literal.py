@@ -93,7 +93,7 @@ def test_like_copies_the_whole_model() -> None:
 
 def test_like_refuses_what_the_released_code_is_not() -> None:
     model = build_method(DMFConfig(backbone="conv64f", groups=16, score_border=0), DataConfig(), base_classes=3)
-    with pytest.raises(ValueError, match="choices of the released code"):
+    with pytest.raises(ValueError, match="only the released code's settings"):
         LiteralDMF.like(model)
 
 
