@@ -1,4 +1,4 @@
-"""Records for tests: real record values, kept in a dict, with episodes drawn from a seed."""
+"""Records for tests: real record values in a dict, with episodes drawn from a seed."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def episodes(mean: float, count: int, seed: int = 0) -> np.ndarray:
 
 
 def evaluation_of(training_key: str, test: EvaluationConfig, **different: Any) -> EvaluationRecord:
-    """A model's test over two episodes, in which it got half of the queries right."""
+    """An evaluation over two episodes, with half of the queries correct."""
     values = {
         "training_key": training_key,
         "evaluation_key": test.key,
@@ -81,7 +81,7 @@ class InMemory:
     def tested(
         self, cell: PlannedCell, accuracies: np.ndarray | list[float], seed: int = 0, bank: str = "bank", **changed: Any
     ) -> EvaluationRecord:
-        """Record one seed's evaluation with these episodes, its summary right unless `changed`."""
+        """Record one seed's evaluation with these episodes; its summary is right unless `changed` overrides it."""
         config = cell.config.replace(training__seed=seed)
         accuracy, ci95 = mean_ci95(accuracies)
         record = EvaluationRecord(

@@ -1,7 +1,7 @@
-"""What users and strangers give us that is malformed: every command answers in a sentence with what and what instead.
+"""Malformed input: every command answers in a sentence that says what is wrong and what was expected.
 
-Each case is a real file, folder or command line, given to the command that a user would type. Its message must hold all
-of the words in the case: the cause, and a hint of what was expected.
+Each case is a real file, folder or command line, given to the command that a user would type. The message has to
+contain all words in the case, which are the cause and a hint of what was expected.
 """
 
 from __future__ import annotations
@@ -47,10 +47,10 @@ pytestmark = pytest.mark.usefixtures("place")
 
 
 def answer(command: Command, arguments: list[str | Path], capsys: pytest.CaptureFixture[str]) -> str:
-    """What a command that must refuse says on stderr."""
+    """The error message of a command that has to fail."""
     try:
         status = command([str(argument) for argument in arguments])
-    except SystemExit as stop:  # argparse refuses so
+    except SystemExit as stop:  # raised by argparse
         status = stop.code
     said = capsys.readouterr().err
     assert status == 2, said
@@ -175,7 +175,7 @@ def test_sweep_files(content: bytes, words: tuple[str, ...], place: Path, capsys
     path = place / "bad.yaml"
     path.write_bytes(content)
     said = answer(sweep.main, [path, "--plan", "--store", place / "runs"], capsys)
-    check(said, (str(path), *words), lines=10)  # a YAML mistake shows its place, several mistakes have a line each
+    check(said, (str(path), *words), lines=10)  # a YAML mistake shows its place; several mistakes take one line each
     assert len(said) < 3000, "a message is not as long as its cause"
     assert not (place / "runs").exists()
 
@@ -267,7 +267,7 @@ def test_settings_over_a_sweep_file(
 
 
 def test_a_root_of_no_words_is_not_the_current_folder(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """As `--root "$DATA"` gives it, where DATA is not set."""
+    """As `--root "$DATA"` gives it if DATA is not set."""
     layouts.write_folders(place, pictures())
     said = answer(train.main, ["--dataset", "mine", "--root", ""], capsys)
     check(said, ("data.root: String should have at least 1 character, got ''",))
@@ -279,7 +279,7 @@ def test_a_root_whose_bytes_are_no_text(place: Path, capsys: pytest.CaptureFixtu
 
 
 def test_commands_of_a_shell(place: Path) -> None:
-    """Without pytest's logging and in processes of their own."""
+    """In separate processes, without pytest's logging."""
     (place / "images").mkdir()
     (place / "s.yaml").write_text(BOMB)
     for line, told in (
@@ -297,7 +297,7 @@ def test_commands_of_a_shell(place: Path) -> None:
 
 
 def pictures() -> layouts.Images:
-    """By split and class, as the tests of layouts have them."""
+    """Images by split and class, as in the tests of layouts."""
     random = np.random.default_rng(0)
     shape = (layouts.PER_CLASS, layouts.SIDE, layouts.SIDE, 3)
     return {
@@ -307,24 +307,24 @@ def pictures() -> layouts.Images:
 
 
 def put(name: str, content: bytes | str) -> Damage:
-    """Write a file anew."""
+    """Overwrite a file."""
     data = content.encode() if isinstance(content, str) else content
     return lambda root: (root / name).write_bytes(data)
 
 
 def add(name: str, content: bytes | str) -> Damage:
-    """Write behind the end of a file."""
+    """Append to a file."""
     data = content.encode() if isinstance(content, str) else content
     return lambda root: (root / name).write_bytes((root / name).read_bytes() + data)
 
 
 def cut(name: str, share: float = 0.5) -> Damage:
-    """Keep the first part of a file."""
+    """Truncate a file to its first part."""
     return lambda root: os.truncate(root / name, int(share * (root / name).stat().st_size))
 
 
 def dump(name: str, change: Callable[[Any], Any]) -> Damage:
-    """Change what a pickle holds."""
+    """Change the content of a pickle."""
 
     def damage(root: Path) -> None:
         (root / name).write_bytes(pickle.dumps(change(pickle.loads((root / name).read_bytes()))))
@@ -338,12 +338,12 @@ def entry(name: str, **values: Any) -> Damage:
 
 
 def entries(name: str, change: Callable[[Any], Any]) -> Damage:
-    """Change what a JSON file holds."""
+    """Change the content of a JSON file."""
     return lambda root: (root / name).write_text(json.dumps(change(json.loads((root / name).read_text()))))
 
 
 def picture(name: str, image: Image.Image, kind: str = "png", share: float = 1.0) -> Damage:
-    """Write an image file, or the first part of it."""
+    """Write an image file, or only its first part."""
     data = io.BytesIO()
     image.save(data, kind)
     return put(name, data.getvalue()[: int(share * len(data.getvalue()))])
@@ -354,12 +354,12 @@ def link(name: str, target: str) -> Damage:
 
 
 def folder(name: str | bytes) -> Damage:
-    """A class folder of that name, with the images of another one."""
+    """A class folder with the given name and another class's images."""
     return lambda root: os.rename(root / "val" / "n04", os.path.join(os.fsencode(root), b"val", os.fsencode(name)))
 
 
 def flagged(name: str) -> Damage:
-    """Say of every entry of a zip archive that it is encrypted."""
+    """Mark every entry of a zip archive as encrypted."""
 
     def damage(root: Path) -> None:
         data = bytearray((root / name).read_bytes())
@@ -388,7 +388,7 @@ def rotten(name: str, inner: str) -> Damage:
 
 
 def zipped(name: str, inner: str, content: bytes) -> Damage:
-    """Write an entry of a zip archive anew, and the other entries as they are."""
+    """Replace an entry of a zip archive, and keep the other entries."""
 
     def damage(root: Path) -> None:
         with zipfile.ZipFile(root / name) as old:
@@ -405,7 +405,7 @@ def npz(**arrays: np.ndarray) -> Damage:
 
 
 def npy(shape: tuple[int, ...], data: bytes) -> bytes:
-    """An npy file whose header and bytes need not agree."""
+    """An npy file whose header and bytes can disagree."""
     file = io.BytesIO()
     np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
     return file.getvalue() + data
@@ -572,7 +572,7 @@ def test_data_sets(
 
 @pytest.mark.parametrize("write", [write for writers in layouts.LAYOUTS.values() for write in writers])
 def test_data_sets_with_wrong_bytes_are_read_or_refused(write: Write, place: Path) -> None:
-    """Whatever bytes they are: with another exception than ValueError a command would end in a traceback."""
+    """Any other exception than ValueError would end a command in a traceback."""
     random = np.random.default_rng(0)
     (place / "whole").mkdir()
     write(place / "whole", pictures())
@@ -631,7 +631,7 @@ def test_csv_files_of_other_programs_are_read(damage: Damage, place: Path, cache
 
 
 def test_links_that_lead_elsewhere_are_followed(place: Path, cache: Path) -> None:
-    """Data sets are put together of links; only those that lead back are refused."""
+    """Data sets can be made of links; only links back to a parent folder are refused."""
     layouts.write_folders(place / "real", pictures())
     (place / "root").mkdir()
     for split in layouts.CLASSES:
@@ -770,7 +770,7 @@ NO_CHECKPOINT = "is not a checkpoint of tensors and numbers only"
 
 @pytest.fixture(scope="module")
 def weights() -> Weights:
-    """Those of a small released model."""
+    """The weights of a small released model."""
     torch.manual_seed(0)
     return dict(released.to_state_dict(build_method(DMFConfig(), DataConfig(), base_classes=4)))
 

@@ -1,4 +1,4 @@
-"""Configurations: identity, recipes, and mistakes."""
+"""Configurations: identity, recipes and mistakes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from dmf.records.records import Failure
 
 
 def test_defaults_are_the_released_hyper_parameters() -> None:
-    """Identities leave defaults out, so none may ever change; a new field may only be added."""
+    """Identities leave defaults out, so a default can never change; new fields can be added."""
     config = ExperimentConfig()
     assert config.key == "44136fa355b3678a", "a default changed: old records would be taken for what they are not"
     training = config.training
@@ -152,7 +152,7 @@ def test_a_copy_is_validated_again() -> None:
     ],
 )
 def test_a_copy_is_what_validating_the_whole_would_give(values: dict) -> None:
-    """Sections that do not change are kept as they are; a section given whole is plain data."""
+    """Sections that do not change are kept; a section that is given as a whole is plain data."""
     config = recipe("paper").replace(data__name="cifar_fs")
     assert config.key != ExperimentConfig().key, "a key is known before the copy is made"
     copy = config.with_paths(values)

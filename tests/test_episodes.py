@@ -44,7 +44,7 @@ def test_seeds() -> None:
 
 
 def test_the_bank_stays_what_it_is() -> None:
-    """Published numbers refer to these episodes."""
+    """Published numbers use these episodes, so they must not change."""
     assert sampler(112)(range(50)).hash == "c8c1a6fd7bc12b43"
 
 

@@ -1,4 +1,4 @@
-"""Cells carry what their records say, worked by hand, and refuse records that contradict themselves."""
+"""Cells hold the numbers of their records, computed by hand, and reject records that contradict themselves."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def records() -> InMemory:
 
 
 def only(table: Table) -> dict[str, Cell]:
-    """Cells of a table with one section, by label."""
+    """The cells of a table with one section, by label."""
     (section,) = table.sections
     return {cell.label: cell for cell in section.cells}
 
@@ -46,7 +46,7 @@ def test_one_seed_by_hand(records: InMemory) -> None:
     assert with_it.seed_sd is None
     against = with_it.to_baseline
     assert against is not None and against.baseline == "without dynamic sampling"
-    # the differences of test_statistics.test_paired_t_by_hand
+    # the same differences as in test_statistics.test_paired_t_by_hand
     assert (against.difference, against.p) == (pytest.approx(0.2), pytest.approx(0.016280, abs=1e-5))
     assert (against.p_holm, against.verdict) == (against.p, "better")
     assert against.published_difference == pytest.approx(0.0103)

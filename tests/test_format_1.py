@@ -1,4 +1,4 @@
-"""A store of record format 1, as an earlier version wrote it: read, shown as what it is, never mixed with new ones."""
+"""A store of record format 1, as an earlier version wrote it, is read, shown as stale, and not mixed with new ones."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A whole sweep on a disk that has no room for a checkpoint, and then has: a real small file system."""
+"""A whole sweep on a small real file system, first without room for a checkpoint and then with it."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ mount -t tmpfs -o remount,size=64m tmpfs runs/trainings
 mkdir ended
 cp -a runs/trainings runs/mlflow.db ended
 """
-"""Copies to `stopped` and `ended` what is there after the first start and after the second, which has more room."""
+"""Copies what exists after the first start to `stopped`, and after the second, which has more room, to `ended`."""
 
 
 def in_a_namespace(folder: Path) -> list[str]:
-    """What commands begin with that mount file systems for themselves alone; tried at `folder`."""
+    """The prefix of commands that mount file systems only for themselves; tried at `folder`."""
     isolated = ["unshare", "--mount", *(["--user", "--map-root-user"] if os.getuid() else [])]
     try:
         done = subprocess.run(

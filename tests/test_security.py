@@ -1,4 +1,4 @@
-"""Hostile files and names: each would make a file, which no test may find. Attacks are first shown to be real."""
+"""Hostile files and names. Each would create a file, which must not exist; tests first show that it is real."""
 
 from __future__ import annotations
 
@@ -46,12 +46,12 @@ ROOT = Path(__file__).resolve().parents[1]
 
 @pytest.fixture
 def victim(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The file that an attack would make, outside of every folder that a command is given."""
+    """The file that an attack would create, outside every folder that a command is given."""
     return tmp_path_factory.mktemp("elsewhere") / "victim"
 
 
 class Touches:
-    """Pickled, a call of os.system; unpickled by a careless program, a file."""
+    """Pickles to a call of os.system, which creates a file in a careless program that unpickles it."""
 
     def __init__(self, victim: Path) -> None:
         self.victim = victim
@@ -61,7 +61,7 @@ class Touches:
 
 
 def assert_real(attack: Callable[[], object], victim: Path) -> None:
-    """That the attack works on who is careless."""
+    """Assert that the attack works on a careless program."""
     attack()
     assert victim.exists(), "the attack is a real one"
     victim.unlink()
@@ -117,7 +117,7 @@ def test_a_cache_of_pictures_that_torch_saved_is_not_loaded(
 
 
 def test_names_of_admitted_modules_lead_nowhere(victim: Path) -> None:
-    """A pickle may name attributes of what it may name: `Image.os.system`, or a method of a stand-in's class."""
+    """A pickle can refer to attributes of what it can name: `Image.os.system`, or a method of a stand-in's class."""
     for module, name in (("PIL.Image", "os.system"), ("numpy", "ndarray.__reduce__"), ("builtins", "object.__class__")):
         attack = b"\x80\x04\x8c" + bytes([len(module)]) + module.encode() + b"\x8c" + bytes([len(name)]) + name.encode()
         attack += b"\x93\x8c" + bytes([len(f"touch {victim}")]) + f"touch {victim}".encode() + b"\x85R."
@@ -132,7 +132,7 @@ def test_names_of_admitted_modules_lead_nowhere(victim: Path) -> None:
 
 
 def tar_of_torch(path: Path, victim: Path) -> None:
-    """PyTorch's oldest format: a tar archive of pickles, with a name that leads out of it besides."""
+    """PyTorch's oldest format, a tar archive of pickles, here also with a name that leads outside."""
     with tarfile.open(path, "w") as archive:
         for name in ("sys_info", "pickle", "storages", "tensors", f"../../../../../../../..{victim}"):
             data = pickle.dumps(Touches(victim), 2)
@@ -267,7 +267,7 @@ def everything(folder: Path) -> set[Path]:
 
 @pytest.mark.parametrize("name", ["../victim", "/{}", "train/../../victim", "train/n01/../../../v.png", "C:\\victim"])
 def test_names_in_an_archive_are_never_written(name: str, victim: Path, place: Path, cache: Path) -> None:
-    """Nothing is extracted: an archive with such names is refused, or read with them as the names that they are."""
+    """Nothing is extracted: an archive with such names is refused, or the names are used as plain names."""
     layouts.write_folders(place / "extracted", pictures())
     layouts.zip_folder(place / "extracted", place / "root.zip", "")
     with zipfile.ZipFile(place / "root.zip", "a") as archive:

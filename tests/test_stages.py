@@ -1,4 +1,4 @@
-"""Pre-training as a training of its own: trained once, shared, resumed, and told as the reason of what waits for it."""
+"""Pre-training as a separate training: it runs once, is shared and resumed, and is the reason why others wait."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ parts:
 
 
 def configs(**more: Any) -> dict[str, ExperimentConfig]:
-    """Of SWEEP, by method."""
+    """The configurations in SWEEP, by method."""
     (spec,) = [spec_from(yaml.safe_load(SWEEP) | more)]
     return {c.config.model.method: c.config for c in spec.resolved if isinstance(c.config, ExperimentConfig)}
 
@@ -196,7 +196,7 @@ def test_an_adapted_evaluation_goes_on_after_a_kill(
         run_trial(config, (test,), tmp_path / "killed")
     ledger = Ledger(tmp_path / "killed")
     partial = partial_path(ledger.folder(config.key), test.key)
-    partial.write_bytes(partial.read_bytes()[:-3])  # the last line was cut off by a kill
+    partial.write_bytes(partial.read_bytes()[:-3])  # as if a kill had truncated the last line
     run_trial(config, (test,), tmp_path / "killed")
     ours, theirs = ledger.evaluation(config.key, test.key), Ledger(tmp_path / "whole").evaluation(config.key, test.key)
     assert ours is not None and theirs is not None and ours.correct == theirs.correct

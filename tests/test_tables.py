@@ -1,4 +1,4 @@
-"""Planned cells find their rows and columns, and the paper's rows stand where nothing is planned."""
+"""Planned cells go to their rows and columns, and the paper's rows appear even if nothing is planned for them."""
 
 from __future__ import annotations
 

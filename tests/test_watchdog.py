@@ -1,4 +1,4 @@
-"""A process that hangs ends by itself and leaves its stacks; one that shows signs of life does not."""
+"""A process that hangs is ended and leaves its stack traces; one that shows signs of life is not."""
 
 from __future__ import annotations
 

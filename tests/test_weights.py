@@ -1,4 +1,4 @@
-"""Sweeps that keep records only: weights go when everything is tested, and what is then asked for is refused."""
+"""Sweeps that keep only records: weights are deleted once everything is evaluated, and new evaluations are refused."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ MORE = TEST.replace(episodes=3)
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """With CONFIG trained and tested, and its weights gone."""
+    """A store in which CONFIG is trained and evaluated, and its weights are deleted."""
     store = tmp_path_factory.mktemp("store")
     run_trial(CONFIG, (TEST,), store, keep_weights=False)
     return store
