@@ -202,7 +202,7 @@ def sweep_command(spec: Path, folder: Path) -> list[str]:
 
 
 def our_function(name: str, spec: Path, folder: Path) -> list[str]:
-    """A function of this module as a command."""
+    """The command that runs a function of this module."""
     return [sys.executable, "-c", f"from benchmarks.sweep import {name}; {name}({str(spec)!r}, {str(folder)!r})"]
 
 

@@ -27,7 +27,7 @@ CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"))
 
 
 class Value(BaseModel):
-    """A frozen pydantic model: unknown keys and wrong types are errors, lists become tuples."""
+    """A frozen pydantic model. Unknown keys and wrong types are errors; lists become tuples."""
 
     model_config = ConfigDict(
         frozen=True, extra="forbid", strict=True, allow_inf_nan=True, ser_json_inf_nan="constants"

@@ -89,7 +89,7 @@ class Cell(Value):
     training_seconds: float | None = None
     published: Published | None = None
     library: tuple[Published, ...] = ()
-    """LibFewShot's numbers."""
+    """The row's numbers in LibFewShot."""
     to_published: Comparison | None = None
     to_baseline: AgainstBaseline | None = None
     """None for the baseline's row and for reference rows."""

@@ -155,7 +155,7 @@ def _library(cells: Sequence[tuple[Section, Cell]]) -> list[str]:
 
 def _accepted(cells: Sequence[tuple[Section, Cell]]) -> list[str]:
     return [
-        f"{_name(cell)}, {section.label}: its records are stale and were accepted: {'; '.join(cell.doubts)}."
+        f"{_name(cell)}, {section.label}: its records are stale but were accepted: {'; '.join(cell.doubts)}."
         for section, cell in cells
         if cell.doubts
     ]

@@ -205,7 +205,7 @@ class Records(Protocol):
 
 @dataclass(frozen=True, order=True)
 class Column:
-    """What the cells of a section have in common."""
+    """The settings that the cells of a section share."""
 
     dataset: str
     way: int
@@ -223,7 +223,7 @@ class Column:
 
     @property
     def dataset_label(self) -> str:
-        """The data set as the paper writes it."""
+        """The paper's name for the data set."""
         return DATASETS.get(self.dataset, self.dataset)
 
     @property

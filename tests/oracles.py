@@ -58,7 +58,7 @@ def sample_taps_gradients(
 
 
 def deformable_convolution(maps: np.ndarray, weight: np.ndarray, offsets: np.ndarray) -> np.ndarray:
-    """Maps [M, C, H, W], weight [out, C, kh, kw] and offsets [M, Q, 2T, H, W] -> [M, Q, out, H, W]: samples, weighted."""
+    """Maps [M, C, H, W], weight [out, C, kh, kw], offsets [M, Q, 2T, H, W] -> weighted samples [M, Q, out, H, W]."""
     height, width = maps.shape[2:]
     kernel_size = weight.shape[2:]
     out = np.zeros((len(maps), offsets.shape[1], len(weight), height, width))

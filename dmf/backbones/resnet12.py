@@ -40,7 +40,7 @@ class ResidualBlock(nn.Module):
 
 
 class ResNet12(nn.Module):
-    """64-160-320-640 channels; 84x84 images become 640x11x11, or 640x6x6 with the last pooling."""
+    """Four blocks of 64, 160, 320 and 640 channels; 84x84 images become 640x11x11, or 640x6x6 with the last pooling."""
 
     widths = (64, 160, 320, 640)
 

@@ -58,7 +58,7 @@ class StartConfig(Value):
 
 
 class _Training(Value):
-    """What experiments and pre-trainings share."""
+    """Base class of experiments and pre-trainings."""
 
     if TYPE_CHECKING:  # each subclass declares these in its own order
         data: DataConfig
@@ -179,7 +179,7 @@ class ExperimentConfig(_Training):
     training: TrainingConfig = TrainingConfig()
     validation: ValidationConfig = ValidationConfig()
     start: StartConfig | None = None
-    """None: from random weights."""
+    """None: start from random weights."""
 
     @model_validator(mode="before")
     @classmethod

@@ -55,7 +55,7 @@ class AugmentationConfig(Value):
 
 
 class EpisodeConfig(Value):
-    """Training episodes."""
+    """The training episodes."""
 
     way: Way = 5
     shot: Count = 1
@@ -68,7 +68,7 @@ USUAL_WAY, USUAL_SHOT, USUAL_QUERIES = 5, 1, 15
 
 
 TABLE_BYTES = 6 * 2**30
-"""Memory that an evaluation on a CPU may use for its tables. If the image table needs more, it goes to temporary
+"""Memory that an evaluation on a CPU can use for its tables. If the image table needs more, it goes to temporary
 memory-mapped files. The class table of single examples gets the memory that is left; if that is too little, classes are
 computed again for each batch of episodes."""
 

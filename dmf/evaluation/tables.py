@@ -33,7 +33,7 @@ class Tables:
     support: Tensor
     """[E, N, K]: rows of `images`."""
     query: Tensor
-    """[E, Q], likewise."""
+    """[E, Q]: rows of `images`."""
     examples: tuple[Table, Tensor] | None
     """With one shot, a class is a single support image: a class table of all support images, and the row of each image
     in it. None if the table is not worth its memory."""

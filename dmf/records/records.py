@@ -56,7 +56,7 @@ class Epoch(Value):
     losses: dict[str, float]
     """Parts of the loss by name, as the method calls them: `few_shot`, `global`."""
     learning_rate: float
-    """At the epoch's last step."""
+    """The learning rate at the epoch's last step."""
     validation_accuracy: float | None = None
     seconds: float
     """Wall time, including validation."""
@@ -86,7 +86,7 @@ class Started(Value):
 
     key: str
     weights: str
-    """SHA-256 of its weights."""
+    """SHA-256 of the pre-training's weights."""
 
 
 class Failure(Value):

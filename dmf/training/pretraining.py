@@ -48,7 +48,7 @@ class BaseClassifier(nn.Module):
 class PretrainingStage:
     """A classifier and its batches. Implements `dmf.training.stage.Stage`.
 
-    Batches follow each other through one random order of all training images after the other. Validation is the
+    Batches run through all training images in one random order, then in another, and so on. Validation is the
     accuracy of the nearest class mean by cosine over validation episodes (`ClassifierBaseline`).
     """
 

@@ -142,7 +142,7 @@ def _array_image(where: str, index: int, pixels: np.ndarray) -> RawImage:
 
 @contextlib.contextmanager
 def _npz_array(tree: Tree, name: str) -> Iterator[tuple[IO[bytes], tuple[int, ...]]]:
-    """The array `images` of an npz file, open at its first pixel, and its shape."""
+    """Open the array `images` in an npz file at its first pixel; yields the open file and the array's shape."""
     where = tree.where(name)
     try:
         with tree.open(name) as file, zipfile.ZipFile(file) as archive, archive.open("images.npy") as member:

@@ -69,7 +69,7 @@ def read_csv(tree: Tree, split: str, parts: list[str]) -> RawSplit:
 
 
 def read_class_folders(tree: Tree, split: str, parts: list[str]) -> RawSplit:
-    """`<split>/<class>/.../<image>`."""
+    """Class folders: `<split>/<class>/.../<image>`."""
     return _file_split(tree, [(name.split("/")[1], name) for name in _images_in(tree, parts[0], levels=1)])
 
 

@@ -165,7 +165,7 @@ class Archive(Tree):
 
 
 def open_tree(root: Path) -> Tree:
-    """The folder or zip archive at `root`."""
+    """Open the folder or zip archive at `root`."""
     if root.is_dir():
         return Folder(root)
     if root.is_file():

@@ -27,7 +27,7 @@ from torch import Tensor
 from torchdiffeq import odeint
 
 DOPRI5_RTOL, DOPRI5_ATOL = 1e-5, 1e-6
-"""The paper names Dormand-Prince but no tolerances; these keep phi to five digits in float32."""
+"""The paper names Dormand-Prince but gives no tolerances; these keep five digits of phi in float32."""
 
 
 @dataclass(frozen=True)

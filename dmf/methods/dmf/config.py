@@ -29,7 +29,7 @@ class DMFConfig(EmbeddingMethodConfig):
     """Solver of the neural ODE: `rk4` takes one 3/8-rule step (released), `dopri5` is adaptive Dormand-Prince (paper),
     `exact` is the closed form (`kernel_size` 1 only)."""
     rectified: bool = True
-    """dX/dt = relu(filter (*) X) (released); False: without the relu (paper, eq. 7 as printed)."""
+    """Whether dX/dt = relu(filter (*) X) (released), or without the relu (paper, eq. 7 as printed)."""
     score_border: Annotated[Literal[0, 1], NO_BOOL] = 1
     """Width of the zero border of the score map: 1 (released, from a padded 1x1 convolution) or 0 (paper)."""
     class_weight: Literal["normalised", "pooled"] = "normalised"

@@ -79,8 +79,7 @@ class DMF(FewShotMethod):
         return self._mean_score(self.score_map(wide(support).mean(2), query))
 
     def score_map(self, classes: Tensor, query: Tensor) -> Tensor:
-        """<class weight, aligned query> at each position: class maps [B, N, C, H, W] and query maps [B, Q, C, H, W] ->
-        [B, Q, N, H, W]."""
+        """Class maps [B, N, C, H, W] and query maps [B, Q, C, H, W] -> score map [B, Q, N, H, W]."""
         return self.scorer.score_map(classes, query)
 
     def image_table(self, maps: Tensor) -> Table:
@@ -93,8 +92,10 @@ class DMF(FewShotMethod):
         return self._mean_score(self.scorer.score_map_of_rows(classes, class_rows, images, query_rows))
 
     def _mean_score(self, scores: Tensor) -> Tensor:
-        """Score map [B, Q, N, H, W] -> mean over positions [B, Q, N]. It includes the zero border, which changes no
-        argmax."""
+        """Score map [B, Q, N, H, W] -> mean over positions [B, Q, N].
+
+        The mean includes the zero border, which changes no argmax.
+        """
         height, width = scores.shape[-2:]
         positions = (height + 2 * self.score_border) * (width + 2 * self.score_border)
         return scores.sum((-2, -1)) / positions
