@@ -1,1 +1,1 @@
-"""What is fast here, measured: one file per subject, each `python -m benchmarks.SUBJECT [--json] [--short]`."""
+"""Benchmarks, one file per subject: `python -m benchmarks.SUBJECT [--json] [--short]`."""

@@ -1,8 +1,8 @@
-"""2,000 test episodes over 12,000 images of 84 x 84: every image once, against forwarding every episode.
+"""2,000 test episodes over 12,000 images of 84 x 84: forwarding every image once, compared with every episode.
 
-What costs is linear in images and episodes, so both sides are measured on a sample and scaled: ours on a bank of
-episodes over a split with the same 6 images per episode, the literal path, and per-episode forwarding with our own
-head, on single episodes of it. The model is ResNet-12 as released (G = 64 for 1-shot, 160 for 5-shot), untrained.
+Costs are linear in images and episodes, so all sides are measured on a sample and scaled: ours on a bank of episodes
+over a split with the same 6 images per episode; the literal path, and per-episode forwarding with our own head, on
+single episodes of it. The model is the released ResNet-12 (G = 64 for 1-shot, 160 for 5-shot), untrained.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ from dmf.methods.base import FewShotMethod
 
 EPISODES, IMAGES = 2000, 12_000
 AT_LEAST = {1: 20.0, 5: 22.0}
-"""Times faster than the literal path, by shots."""
+"""Least speed-up over the literal path, by shots."""
 GROUPS = {1: 64, 5: 160}
 TIED = 1e-5
-"""Predictions may differ where the two best scores are this close."""
+"""Predictions can differ where the two best scores are this close."""
 
 
 def run(report: Report) -> None:
-    """Time evaluations of 1 and 5 shots, and hold their predictions to each other."""
+    """Time 1-shot and 5-shot evaluations, and compare their predictions."""
     settings = report.settings
     device = torch.device(settings.device)
     set_up(settings.threads)
@@ -105,7 +105,7 @@ def run(report: Report) -> None:
 def forwarded(
     method: FewShotMethod, split: ImageSplit, bank: EpisodeIndices, augment: Augmentation, device: torch.device
 ) -> Tensor:
-    """Logits [B, Q, N] of episodes that pass the model as they are, images and all."""
+    """Logits [B, Q, N] of episodes whose images are all forwarded."""
     support, query = (
         augment.evaluate(split.pixels(rows.flatten()).to(device)).unflatten(0, rows.shape)
         for rows in (bank.support, bank.query)
@@ -122,17 +122,17 @@ def _check_alike(
     augment: Augmentation,
     device: torch.device,
 ) -> None:
-    """RuntimeError where ours, the literal path and per-episode forwarding predict differently."""
+    """Raise RuntimeError if ours, the literal path and per-episode forwarding predict differently."""
     ours = forwarded(method, split, bank, augment, device).cpu()
     best = ours.topk(2, dim=-1).values
     clear = best[..., 0] - best[..., 1] > TIED
     theirs = episode_logits(literal, split, bank, augment, device).cpu()
     if not torch.equal(ours.argmax(-1)[clear], theirs.argmax(-1)[clear]):
-        raise RuntimeError("the literal path predicts otherwise than per-episode forwarding")
+        raise RuntimeError("the literal path and per-episode forwarding predict differently")
     right = (ours.argmax(-1) == bank.targets).double().mean().item()
     unclear = (~clear).double().mean().item()
     if abs(episode_accuracies(method, split, bank, augment)[0].item() - right) > unclear:
-        raise RuntimeError("the evaluation predicts otherwise than per-episode forwarding")
+        raise RuntimeError("the evaluation and per-episode forwarding predict differently")
 
 
 if __name__ == "__main__":

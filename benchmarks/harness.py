@@ -1,4 +1,4 @@
-"""What every benchmark shares: alternating runs, peak memory, the machine's rates, claims and their report.
+"""Shared by all benchmarks: alternating runs, peak memory, the machine's rates, claims and the report.
 
 A benchmark is a function that measures and fills a `Report`:
 
@@ -41,18 +41,18 @@ from dmf.records.provenance import git_commit, versions
 
 REPEATS, SHORT_REPEATS, GPU_REPEATS = 5, 3, 20
 GEMM_SIZE = {"cpu": 2048, "cuda": 8192}
-"""Side of the square product that the machine's rate is measured with: beyond caches, a second or less."""
+"""Side of the square matrices that measure the machine's rate: larger than caches, and done in a second or less."""
 COPY_BYTES = {"cpu": 2**28, "cuda": 2**31}
 BUSY = 0.5
-"""Processes that wait for a core, from which on a benchmark says that it is not alone."""
+"""Load average above which a benchmark warns that other work is running."""
 MATRIX_FLAGS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "amx_tile")
-"""What /proc/cpuinfo calls the instructions that decide about matrix products."""
+"""Flags in /proc/cpuinfo for the instructions that matter for matrix products."""
 SCALES = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 
 
 @dataclass(frozen=True)
 class Claim:
-    """A measured number and the bound that it is held to."""
+    """A measured number and its bound."""
 
     name: str
     measured: float
@@ -63,11 +63,11 @@ class Claim:
 
     def __post_init__(self) -> None:
         if (self.at_least is None) == (self.at_most is None):
-            raise ValueError(f"claim {self.name!r} needs one bound, at_least or at_most")
+            raise ValueError(f"claim {self.name!r} needs exactly one bound, at_least or at_most")
 
     @property
     def holds(self) -> bool:
-        """Whether the bound is met; a bound itself meets."""
+        """Whether the number meets the bound; it can be equal to it."""
         return self.measured >= self.at_least if self.at_least is not None else self.measured <= self.at_most
 
     @property
@@ -79,7 +79,7 @@ class Claim:
         return "holds" if self.holds else "MISSED"
 
     def json(self) -> dict[str, Any]:
-        """As in the report's `claims`; unit and note only where there are some."""
+        """As in the report's `claims`, with unit and note only if there are any."""
         bound = {"at_least": self.at_least} if self.at_least is not None else {"at_most": self.at_most}
         more = {key: value for key, value in (("unit", self.unit), ("note", self.note)) if value}
         return {"name": self.name, "measured": self.measured, **bound, "holds": self.holds, **more}
@@ -87,23 +87,23 @@ class Claim:
 
 @dataclass(frozen=True)
 class Settings:
-    """How a benchmark is run."""
+    """How to run a benchmark."""
 
     short: bool = False
-    """Smaller and fewer: to see that all is well, not to quote."""
+    """Whether to run fewer and smaller cases, as a check and not for quotable numbers."""
     threads: int = 1
     device: str = "cpu"
 
     @property
     def repeats(self) -> int:
-        """Timed rounds; a GPU's calls are short, so it has more."""
+        """Number of timed rounds; more on a GPU, where calls are short."""
         if self.short:
             return SHORT_REPEATS
         return GPU_REPEATS if self.device == "cuda" else REPEATS
 
 
 class Report:
-    """What one benchmark found."""
+    """The results of one benchmark."""
 
     def __init__(self, subject: str, settings: Settings = Settings()) -> None:
         self.subject, self.settings = subject, settings
@@ -114,7 +114,7 @@ class Report:
         self.tables: list[tuple[str, list[dict[str, Any]]]] = []
         self._started = time.perf_counter()
         if self.machine["load before"] > BUSY:
-            self.say(f"other work runs here (load {number(self.machine['load before'])}): times will be too long")
+            self.say(f"other work is running here (load {number(self.machine['load before'])}); times will be too long")
 
     def claim(
         self,
@@ -125,37 +125,37 @@ class Report:
         unit: str = "",
         note: str = "",
     ) -> Claim:
-        """Hold a number to a bound."""
+        """Compare a number with a bound."""
         claim = Claim(name, float(measured), at_least, at_most, unit, note)
         self.claims.append(claim)
         self.say(f"{name}: {number(claim.measured)}{unit}, {claim.bound}: {claim.verdict}")
         return claim
 
     def state(self, name: str, measured: float | str, unit: str = "", note: str = "") -> None:
-        """Tell a number that is held to nothing."""
+        """Report a number that has no bound."""
         self.stated[name] = _figure(measured, unit, note)
         self.say(f"{name}: {quantity(measured, unit)}")
 
     def floor(self, name: str, measured: float, unit: str, note: str = "") -> None:
-        """Tell what the machine can do, or the least that the work can cost on it."""
+        """Report what the machine can do, or the least that the work can cost on it."""
         self.floors[name] = _figure(measured, unit, note)
         self.say(f"{name}: {quantity(measured, unit)}")
 
     def table(self, title: str, rows: list[dict[str, Any]]) -> None:
-        """Rows of plain values, printed in columns."""
+        """Report rows of plain values, printed in columns."""
         self.tables.append((title, rows))
 
     def times(self, title: str, times: Mapping[str, Sequence[float]]) -> None:
-        """A table of what `alternate` returned."""
+        """Report a table of the times that `alternate` returned."""
         self.table(title, [{"variant": name, **spread(values)} for name, values in times.items()])
         self.say(f"{title}: " + ", ".join(f"{name} {number(median(values))} s" for name, values in times.items()))
 
     def say(self, text: str) -> None:
-        """Progress, on stderr."""
+        """Print progress on stderr."""
         print(f"[{self.subject} {time.perf_counter() - self._started:6.1f} s] {text}", file=sys.stderr, flush=True)
 
     def json(self) -> dict[str, Any]:
-        """Everything, as plain values."""
+        """The whole report as plain values."""
         return {
             "subject": self.subject,
             "machine": self.machine,
@@ -171,7 +171,7 @@ class Report:
         }
 
     def markdown(self) -> str:
-        """Everything, to be read."""
+        """The whole report as Markdown."""
         settings = self.settings
         lines = [f"# {self.subject}" + (" (short)" if settings.short else ""), ""]
         lines += [f"- {name}: {value}" for name, value in self.machine.items()]
@@ -212,17 +212,17 @@ def alternate(
     repeats: int | Mapping[str, int] = REPEATS,
     warmup: int | Mapping[str, int] = 1,
 ) -> dict[str, list[float]]:
-    """Wall seconds of each variant; in every round they run in turn, so that all see the same load.
+    """Wall-clock seconds of each variant. In every round the variants run in turn, so that all see the same load.
 
-    There are `repeats` rounds, after `warmup` untimed calls of each variant. Either may be given by name: a variant
-    takes part in so many of the first rounds; no warm-up where `warmup` lacks the name. Garbage of the call before is
-    collected outside the time. On CUDA the clock stops when the device has finished.
+    There are `repeats` rounds, after `warmup` untimed calls of each variant. Both can be given per variant: it then
+    takes part in that many of the first rounds, and has no warm-up if `warmup` lacks its name. Garbage is collected
+    outside the timed part. On CUDA, the clock stops when the device has finished.
     """
     rounds = (
         dict.fromkeys(variants, repeats) if isinstance(repeats, int) else {name: repeats[name] for name in variants}
     )
     if not variants or min(rounds.values()) < 1:
-        raise ValueError(f"repeats={repeats} of {len(variants)} variants: one of each is needed at least")
+        raise ValueError(f"repeats={repeats} of {len(variants)} variants: expected at least one of each")
     for name, function in variants.items():
         for _ in range(warmup if isinstance(warmup, int) else warmup.get(name, 0)):
             function()
@@ -235,7 +235,7 @@ def alternate(
 
 
 def seconds(function: Callable[[], object]) -> float:
-    """Wall seconds of one call."""
+    """Wall-clock seconds of one call."""
     gc.collect()
     _synchronise()
     started = time.perf_counter()
@@ -249,14 +249,14 @@ def median(values: Sequence[float]) -> float:
 
 
 def ratio(times: Mapping[str, Sequence[float]], slow: str, fast: str) -> float:
-    """How many times faster `fast` is: the median over rounds of slow / fast; of the medians, where rounds differ."""
+    """Speed-up of `fast` over `slow`: the median ratio over rounds, or the ratio of medians if their rounds differ."""
     if len(times[slow]) != len(times[fast]):
         return median(times[slow]) / median(times[fast])
     return median([one / other for one, other in zip(times[slow], times[fast], strict=True)])
 
 
 def spread(values: Sequence[float]) -> dict[str, Any]:
-    """Median, least and greatest of some seconds, and their number."""
+    """Median, minimum, maximum and number of some times in seconds."""
     return {
         "median s": median(values),
         "min s": min(values),
@@ -271,15 +271,15 @@ def _synchronise() -> None:
 
 
 def peak_bytes(prepare: Callable[..., Callable[[], object]], *arguments: Any, threads: int, device: str = "cpu") -> int:
-    """Most bytes that one call needs above what its process held before, measured in a fresh process.
+    """Peak memory of one call in bytes, above what its process held before, measured in a fresh process.
 
-    There `prepare(*arguments)` makes the inputs and returns the call (both pickled: a function of a module, plain
-    values). On the CPU: the resident set's highest mark during the call (VmHWM of /proc/self/status, reset before it)
-    less the resident set before. What `prepare` has freed is given back to the kernel before, since malloc would hand
-    it out again unseen. What libraries load or cache at their first use counts, unless `prepare` has used them. On
-    CUDA: PyTorch's highest mark of allocated bytes less those allocated before.
+    In that process, `prepare(*arguments)` makes the inputs and returns the call; both are pickled, so they have to be a
+    module's function and plain values. On a CPU, the result is the peak resident set during the call (VmHWM in
+    /proc/self/status, reset before it) minus the resident set before. Memory that `prepare` has freed is returned to
+    the kernel first, since malloc would reuse it unnoticed. What libraries load or cache on first use counts, unless
+    `prepare` has used them. On CUDA, the result is PyTorch's peak of allocated bytes minus those allocated before.
     """
-    _give_back_freed_memory()  # `set_up` has this process keep it, and the other one may need the room
+    _give_back_freed_memory()  # `set_up` makes this process keep it, and the new process can need it
     context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
     child = context.Process(target=_measure_peak, args=(sender, prepare, arguments, threads, device))
@@ -312,7 +312,7 @@ def _measure_peak(
         return
     _give_back_freed_memory()
     with open("/proc/self/clear_refs", "w") as marks:
-        marks.write("5")  # the highest mark comes down to what is held now (proc(5))
+        marks.write("5")  # resets the peak to the memory held now, see proc(5)
     held = _own_memory("VmRSS")
     function()
     sender.send(_own_memory("VmHWM") - held)
@@ -320,12 +320,12 @@ def _measure_peak(
 
 def _give_back_freed_memory() -> None:
     if platform.libc_ver()[0] != "glibc":
-        raise OSError("peak memory is measured with glibc's malloc_trim, and this is another libc")
+        raise OSError("measuring peak memory needs glibc's malloc_trim, but this is another libc")
     ctypes.CDLL(None).malloc_trim(0)
 
 
 def _own_memory(field: str) -> int:
-    """Bytes of a line of /proc/self/status."""
+    """The value of a line in /proc/self/status, in bytes."""
     for line in Path("/proc/self/status").read_text().splitlines():
         name, _, value = line.partition(":")
         if name == field:
@@ -334,7 +334,7 @@ def _own_memory(field: str) -> int:
 
 
 def gemm_rate(dtype: torch.dtype, device: str = "cpu", size: int | None = None, repeats: int = REPEATS) -> float:
-    """FLOP per second of a square matrix product, the fastest of some: what floors are computed with."""
+    """FLOP per second of a square matrix product, from the fastest of several; floors are computed with it."""
     size = size or GEMM_SIZE[device]
     one, other = torch.randn(2, size, size, device=device).to(dtype)
     out = torch.empty_like(one)
@@ -343,7 +343,7 @@ def gemm_rate(dtype: torch.dtype, device: str = "cpu", size: int | None = None, 
 
 
 def copy_rate(device: str = "cpu", size: int | None = None, repeats: int = REPEATS) -> float:
-    """Bytes per second that a copy moves, read and written ones, the fastest of some."""
+    """Bytes per second that a copy reads and writes together, from the fastest of several."""
     source = torch.ones((size or COPY_BYTES[device]) // 4, device=device)
     out = torch.empty_like(source).copy_(source)
     return 2 * source.nbytes / min(seconds(lambda: out.copy_(source)) for _ in range(repeats))
@@ -365,7 +365,7 @@ def state_rates(report: Report) -> dict[str, float]:
 
 
 def machine(settings: Settings) -> dict[str, Any]:
-    """What the numbers depend on besides the code."""
+    """Facts that the numbers depend on besides the code."""
     cpuinfo = Path("/proc/cpuinfo")
     text = cpuinfo.read_text() if cpuinfo.is_file() else ""
     flags = next((line.partition(":")[2].split() for line in text.splitlines() if line.startswith("flags")), [])
@@ -388,12 +388,12 @@ def machine(settings: Settings) -> dict[str, Any]:
 
 
 def cores() -> int:
-    """CPU cores that this process may use."""
+    """Number of CPU cores available to this process."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def number(value: Any) -> str:
-    """A value as in a table: floats to three or four digits."""
+    """A value as tables show it; floats have three or four digits."""
     if not isinstance(value, float):
         return str(value)
     digits = 0 if abs(value) >= 1000 else 1 if abs(value) >= 100 else 2 if abs(value) >= 10 else 3
@@ -401,7 +401,7 @@ def number(value: Any) -> str:
 
 
 def quantity(value: Any, unit: str = "") -> str:
-    """A value with its unit, in thousands of it where it is large."""
+    """A value with its unit and, if it is large, an SI prefix."""
     if isinstance(value, float | int) and unit in ("B", "B/s", "FLOP", "FLOP/s"):
         scale, prefix = next(((scale, prefix) for scale, prefix in SCALES if abs(value) >= scale), (1, ""))
         return f"{number(value / scale if scale > 1 else value)} {prefix}{unit}"
@@ -409,7 +409,7 @@ def quantity(value: Any, unit: str = "") -> str:
 
 
 def aligned(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Lines of a markdown table whose columns line up; columns are the keys of all rows in order of appearance."""
+    """Lines of a Markdown table with aligned columns, which are the keys of all rows in order of appearance."""
     names = list(dict.fromkeys(name for row in rows for name in row))
     names = [name for name in names if any(row.get(name, "") != "" for row in rows)]
     cells = [names] + [[number(row.get(name, "")) for name in names] for row in rows]
@@ -425,16 +425,16 @@ def aligned(rows: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def main(subject: str, run: Callable[[Report], None], argv: Sequence[str] | None = None) -> int:
-    """The command line of a benchmark -> its exit status: 0 when measured, met or missed, 2 for a user's mistake."""
+    """Run a benchmark's command. Returns 0, whether or not its claims hold, or 2 for a user's mistake."""
     parser = argparse.ArgumentParser(prog=f"python -m benchmarks.{subject}", description=run.__doc__)
-    parser.add_argument("--json", action="store_true", help="one JSON object on stdout in place of tables")
-    parser.add_argument("--short", action="store_true", help="smaller and fewer, to see that all is well")
+    parser.add_argument("--json", action="store_true", help="print one JSON object instead of tables")
+    parser.add_argument("--short", action="store_true", help="fewer and smaller cases, as a quick check")
     parser.add_argument("--threads", type=int, default=cores(), help="CPU threads (default: all cores, %(default)s)")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--output", type=Path, metavar="FILE", help="write the JSON object there too")
+    parser.add_argument("--output", type=Path, metavar="FILE", help="also write the JSON object to this file")
     arguments = parser.parse_args(argv)
     if arguments.threads < 1:
-        parser.error(f"--threads {arguments.threads}: at least 1 is needed")
+        parser.error(f"--threads {arguments.threads}: expected at least 1")
     if arguments.device == "cuda" and not torch.cuda.is_available():
         parser.error("--device cuda: PyTorch sees no GPU here")
     if arguments.output is not None and not arguments.output.absolute().parent.is_dir():
@@ -442,7 +442,7 @@ def main(subject: str, run: Callable[[Report], None], argv: Sequence[str] | None
     set_up(arguments.threads)
     settings = Settings(arguments.short, arguments.threads, arguments.device)
     report = Report(subject, settings)
-    with contextlib.redirect_stdout(sys.stderr):  # stdout is the report's alone
+    with contextlib.redirect_stdout(sys.stderr):  # stdout is for the report only
         try:
             run(report)
         except ValueError as error:

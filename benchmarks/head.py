@@ -1,7 +1,8 @@
-"""The head, everything after the backbone: filters, alignment, score and both losses, against the literal version.
+"""The head, which is everything after the backbone (filters, alignment, score, both losses), and the literal version.
 
-Inputs are feature maps of 640 x 11 x 11 that require gradients, of one shot: for ours as dmf's backbone leaves them,
-channels last, for the literal version contiguous. Weights are the same, with offsets of about 1.5 positions.
+Inputs are feature maps of 640 x 11 x 11 that require gradients, for 1-shot episodes. They are in channels-last layout
+for ours, as dmf's backbone returns them, and contiguous for the literal version. Weights are the same, with offsets of
+about 1.5 positions.
 """
 
 from __future__ import annotations
@@ -27,14 +28,14 @@ SIDE, BASE_CLASSES, WAY = 11, 64, EpisodeConfig().way
 QUERIES = {"training": EpisodeConfig().queries * WAY, "evaluation": EvaluationConfig().queries * WAY}
 SAMPLING = "torchvision's deform_conv2d"
 OFFSET = 1.5
-"""Standard deviation of the offsets, in positions: that of the released numbers in tests/released_numbers."""
+"""Standard deviation of the offsets in positions, the same as for the released numbers in tests/released_numbers."""
 SPEED = {("training", 64): 35, ("training", 640): 15, ("evaluation", 64): 35, ("evaluation", 640): 20}
 MEMORY = {64: 1 / 6, 640: 1 / 4}
 TASKS = {"training": "forward+backward", "evaluation": "evaluation"}
 TOLERANCE = {"cpu": 1e-4, "cuda": 2e-3}
-"""Of float32 losses and scores, relative. cuDNN's convolutions round to TF32 where PyTorch's defaults let them."""
+"""Relative tolerance for float32 losses and scores. By PyTorch's default, cuDNN's convolutions can round to TF32."""
 GRADIENT_TOLERANCE = 10
-"""Times the tolerance, for gradients by their norm: their slopes jump where a sample passes a position."""
+"""Multiple of the tolerance for gradients, by their norm: their slopes jump where a sample crosses a position."""
 
 
 def run(report: Report) -> None:
@@ -54,7 +55,7 @@ def run(report: Report) -> None:
             slow = 1 if settings.short else settings.repeats
             repeats = {"literal": slow, "ours": settings.repeats, "ours bf16": settings.repeats}
             part = {SAMPLING: deformable(task, groups, episodes, settings.device)}
-            # The literal version is warm: it was just checked.
+            # The check has just warmed up the literal version.
             times = alternate(variants | part, repeats | {SAMPLING: 1}, warmup={"ours": 1, "ours bf16": 1})
             report.times(name, times)
             report.claim(
@@ -99,8 +100,8 @@ def run(report: Report) -> None:
 def call(variant: str, task: str, groups: int, episodes: int, device: str = "cpu") -> Callable[[], dict[str, Tensor]]:
     """A function without arguments that computes losses and gradients, or scores, and returns them by name.
 
-    `variant` is "literal", "ours" or "ours bf16" (autocast, of maps in bfloat16, as a backbone under autocast makes
-    them). Small maps have passed it once, so that libraries are loaded.
+    `variant` is "literal", "ours" or "ours bf16", which uses autocast on maps in bfloat16, as a backbone under autocast
+    returns them. The function has already run on small maps, so that libraries are loaded.
     """
     torch.manual_seed(0)
     maps = feature_maps(episodes * (WAY + QUERIES[task])).to(device)
@@ -136,9 +137,9 @@ def call(variant: str, task: str, groups: int, episodes: int, device: str = "cpu
 
 
 def deformable(task: str, groups: int, episodes: int, device: str = "cpu") -> Callable[[], object]:
-    """A function that does the literal version's deformable convolution and nothing else.
+    """A function that runs only the literal version's deformable convolution.
 
-    torchvision's, on CPUs, has one thread for the most of it, and a slow backward: a large part of the literal time.
+    On CPUs, torchvision's is mostly single-threaded and has a slow backward, a large part of the literal time.
     """
     torch.manual_seed(0)
     maps = feature_maps(episodes * (WAY + QUERIES[task])).to(device)
@@ -159,12 +160,12 @@ def deformable(task: str, groups: int, episodes: int, device: str = "cpu") -> Ca
 
 
 def feature_maps(count: int) -> Tensor:
-    """[count, C, H, W], as after a leaky ReLU."""
+    """Random maps [count, C, H, W], as after a leaky ReLU."""
     return F.leaky_relu(torch.randn(count, DMFConfig().channels, SIDE, SIDE), 0.1)
 
 
 def head(groups: int, maps: Tensor) -> DMF:
-    """DMF without its backbone, its offsets on pairs of `maps` of a standard deviation of OFFSET."""
+    """DMF without its backbone; its offsets on pairs of `maps` have standard deviation OFFSET."""
     model = DMF.build(nn.Identity(), DMFConfig(groups=groups), BASE_CLASSES).to(memory_format=torch.channels_last)
     weight = model.meta_filter.offset_conv.weight
     fan = math.prod(weight.shape[1:])
@@ -173,7 +174,7 @@ def head(groups: int, maps: Tensor) -> DMF:
 
 
 def as_episode(maps: Tensor, episodes: int) -> Episode:
-    """The rows of `maps`, support first, as a batch of one-shot episodes."""
+    """The rows of `maps`, support first, as a batch of 1-shot episodes."""
     support, query = maps.split([episodes * WAY, len(maps) - episodes * WAY])
     query = query.unflatten(0, (episodes, -1))
     targets = torch.arange(query.shape[1], device=maps.device).expand(episodes, -1) % WAY
@@ -181,10 +182,10 @@ def as_episode(maps: Tensor, episodes: int) -> Episode:
 
 
 def flops(task: str, groups: int, episodes: int) -> float:
-    """Of the head's matrix products: the two parts of the offset convolution, tap maps, global classifier.
+    """FLOPs of the head's matrix products: the two parts of the offset convolution, tap maps, global classifier.
 
-    A training step has two products of the same size for the gradients of each. The sampling itself and the score are
-    left out, since they are no matrix products: 72 G + 2 C operations for each pair and position.
+    A training step has two more products of the same size for each one's gradients. Sampling and score, with 72 G + 2 C
+    operations per pair and position, are not matrix products and are left out.
     """
     channels, positions = DMFConfig().channels, SIDE * SIDE
     classes, queries = episodes * WAY, episodes * QUERIES[task]
@@ -195,7 +196,7 @@ def flops(task: str, groups: int, episodes: int) -> float:
 
 
 def _check_equal(name: str, literal: dict[str, Tensor], ours: dict[str, Tensor], device: str) -> None:
-    """Numbers that differ by more than rounding make a comparison of times worthless."""
+    """Raise RuntimeError if results differ by more than rounding, which would make a comparison of times worthless."""
     for field, theirs in literal.items():
         error = ((ours[field].float() - theirs).norm() / theirs.norm()).item()
         tolerance = TOLERANCE[device] * (GRADIENT_TOLERANCE if field == "gradient" else 1)

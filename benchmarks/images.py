@@ -1,4 +1,4 @@
-"""Images to measure with: textures of noise in files, 84 x 84."""
+"""Images for benchmarks: JPEG files with noise textures of 84 x 84."""
 
 from __future__ import annotations
 
@@ -14,7 +14,10 @@ NAME, SIDE = "noise_textures", 84
 
 
 def write_images(root: Path, counts: dict[str, tuple[int, int]]) -> list[Path]:
-    """Class folders of JPEG files below `root`, (classes, images of each) by split -> the training files, in order."""
+    """Write class folders of JPEG files below `root`, for (classes, images per class) by split.
+
+    Returns the training files, in order.
+    """
     random = np.random.default_rng(0)
     files = []
     for split, (classes, per_class) in counts.items():
@@ -30,7 +33,7 @@ def write_images(root: Path, counts: dict[str, tuple[int, int]]) -> list[Path]:
 
 
 def texture(random: np.random.Generator) -> Image.Image:
-    """Noise with the most of its power in low frequencies, as photographs have it."""
+    """Noise with most of its power in low frequencies, like photographs."""
     total = np.full((SIDE, SIDE, 3), 128.0)
     for cells, strength in ((3, 50), (10, 30), (28, 15), (84, 6)):
         coarse = random.normal(0, strength, (cells, cells, 3)).clip(-127, 127).astype(np.int8)
@@ -40,5 +43,5 @@ def texture(random: np.random.Generator) -> Image.Image:
 
 
 def opened(root: Path, cache: Path) -> DataSet:
-    """What `write_images` wrote, read into the uint8 cache in the folder `cache`."""
+    """Open the images that `write_images` wrote, with the uint8 cache in the folder `cache`."""
     return open_data(DataConfig(name=NAME, root=str(root), image_size=SIDE), cache_dir=cache)

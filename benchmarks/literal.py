@@ -1,10 +1,10 @@
-"""DMF as the released code computes it, operation by operation, in our own words: what the fast paths are compared to.
+"""DMF as the released code computes it, operation by operation, rewritten as a reference for the fast paths.
 
-Held to the released code's numbers by tests/test_literal.py. Letters: B episodes, N way, K shot, Q queries, C channels,
-H W space, G groups, P = B*Q*N pairs of a query and a class.
+tests/test_literal.py checks it against the released code's numbers. Letters: B episodes, N way, K shot, Q queries,
+C channels, H W space, G groups, P = B*Q*N pairs of a query and a class.
 
-Left out, where it would only make this slower: two DropBlock counters, and images that are opened anew in evaluation.
-The backbone is dmf's, in contiguous layout.
+Two things that would only make it slower are left out: two DropBlock counters, and opening image files anew in
+evaluation. The backbone is dmf's, in contiguous layout.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ SAMPLING_TAPS = 9
 
 
 class LiteralMetaFilter(nn.Module):
-    """A filter for each pair: nothing is shared between the pairs of one query or of one class."""
+    """Generates a filter for each pair, sharing nothing between pairs with the same query or the same class."""
 
     def __init__(self, channels: int, groups: int) -> None:
         super().__init__()
@@ -51,7 +51,7 @@ class LiteralMetaFilter(nn.Module):
 
 
 class LiteralDMF(FewShotMethod):
-    """The released model for 1x1 filters, with the names of `DMF`'s weights: each takes the other's state dict."""
+    """The released model for 1x1 filters. It can load `DMF`'s state dict, and the reverse."""
 
     def __init__(self, backbone: nn.Module, channels: int, base_classes: int, groups: int) -> None:
         super().__init__()
@@ -62,13 +62,13 @@ class LiteralDMF(FewShotMethod):
 
     @classmethod
     def like(cls, model: DMF) -> Self:
-        """A copy of `model`, contiguous, on its device and of its type.
+        """A copy of `model` in contiguous layout, with its device and type.
 
-        Raises ValueError for a model that is not the released one, but for its backbone.
+        Raises ValueError if `model` differs from the released one in anything but its backbone.
         """
         choices = (model.alignment, model.class_weight, model.score_border, model.global_input)
         if choices != (Alignment(), "normalised", 1, "query"):
-            raise ValueError(f"the literal version has the choices of the released code, not {choices}")
+            raise ValueError(f"the literal version supports only the released code's settings, got {choices}")
         base_classes, channels = model.global_classifier.weight.shape[:2]
         made = cls(copy.deepcopy(model.backbone), channels, base_classes, model.groups)
         made.load_state_dict(model.state_dict())
@@ -80,13 +80,13 @@ class LiteralDMF(FewShotMethod):
         return self.backbone(images.contiguous())
 
     def score(self, support: Tensor, query: Tensor) -> Tensor:
-        """Mean of the score map, its border included."""
+        """Logits [B, Q, N], the mean of the score map including its border."""
         return self.score_map(*self.pairs(support, query)).mean((-2, -1))
 
     def losses_of_maps(self, maps: Episode) -> Losses:
         classes, queries = self.pairs(maps.support, maps.query)
         scores = self.score_map(classes, queries).flatten(0, 1)
-        # Each query's map is taken out of its pairs by a product with the one-hot target.
+        # A product with the one-hot target selects each query's map from its pairs.
         own = F.one_hot(maps.targets, classes.shape[2]).to(queries)[:, :, :, None]
         seen = (queries.flatten(3).transpose(2, 3) @ own).view_as(maps.query)
         logits = self.global_classifier(seen.flatten(0, 1))
@@ -97,7 +97,7 @@ class LiteralDMF(FewShotMethod):
         return Losses(total, {"few_shot": few_shot, "global": global_loss})
 
     def pairs(self, support: Tensor, query: Tensor) -> tuple[Tensor, Tensor]:
-        """Class maps and query maps, both [B, Q, N, C, H, W] and in memory of their own."""
+        """Class maps and query maps of all pairs, both [B, Q, N, C, H, W] and copied."""
         classes = support.mean(2)
         ways, queries = classes.shape[1], query.shape[1]
         by_class = classes[:, :, None].repeat(1, 1, queries, 1, 1, 1)
@@ -105,7 +105,7 @@ class LiteralDMF(FewShotMethod):
         return by_class.transpose(1, 2).contiguous(), by_query.transpose(1, 2).contiguous()
 
     def score_map(self, classes: Tensor, queries: Tensor) -> Tensor:
-        """Pairs [B, Q, N, C, H, W] twice -> scores with their border of zeros [B, Q, N, H+2, W+2]."""
+        """Class maps and query maps [B, Q, N, C, H, W] -> scores with a border of zeros [B, Q, N, H+2, W+2]."""
         pairs, shape = classes.shape[:3], classes.shape[3:]
         weights = F.normalize(classes, dim=3).flatten(0, 2).mean((-2, -1), keepdim=True)  # [P, C, 1, 1]
         filters = self.meta_filter(classes.flatten(0, 2), queries.flatten(0, 2))
@@ -115,7 +115,7 @@ class LiteralDMF(FewShotMethod):
         return scores.view(*pairs, *scores.shape[2:])
 
     def align(self, queries: Tensor, filters: Tensor) -> Tensor:
-        """One rk4 step over t in [0, 1]; the filters are a part of the state, with derivative zero."""
+        """One rk4 step over t in [0, 1]. The filters are part of the state, with derivative zero."""
 
         def rate(_: Tensor, state: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
             maps, constant = state
@@ -125,7 +125,7 @@ class LiteralDMF(FewShotMethod):
         return odeint(rate, (queries, filters), times, method="rk4")[0][1]
 
     def filtered(self, maps: Tensor, filters: Tensor) -> Tensor:
-        """`maps` [P, C, H, W] times `filters` [P, G, H, W] by group and position: a batch of [C/G, 1] x [1, 1]."""
+        """`maps` [P, C, H, W] times `filters` [P, G, H, W] per group and position, as a batch of [C/G, 1] x [1, 1]."""
         pairs, channels, height, width = maps.shape
         positions, members = height * width, channels // self.groups
         columns = F.unfold(maps, 1).view(pairs, self.groups, members, positions)
@@ -136,7 +136,7 @@ class LiteralDMF(FewShotMethod):
 
 
 def _cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
-    """Of maps of logits [P, classes, H, W] with one target per map [P], mean over maps and positions."""
+    """Cross-entropy of logit maps [P, classes, H, W] with one target per map [P], averaged over maps and positions."""
     logs = F.log_softmax(logits, dim=1)
     one_hot = F.one_hot(targets, logits.shape[1]).to(logits)[:, :, None, None]
     return -(one_hot * logs).sum(1).mean()
@@ -146,7 +146,7 @@ def _cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
 def episode_logits(
     method: FewShotMethod, split: ImageSplit, bank: EpisodeIndices, augment: Augmentation, device: str = "cpu"
 ) -> Tensor:
-    """Logits [episodes, Q, N] with every episode forwarded whole, by itself; the method is in the mode it is in."""
+    """Logits [episodes, Q, N], with every episode forwarded separately; the method's training mode is not changed."""
     logits = []
     for index in range(len(bank)):
         rows = bank[index : index + 1]
@@ -160,13 +160,13 @@ def episode_logits(
 
 
 class Erasing:
-    """A rectangle of random area and aspect, filled after normalisation, with probability 1/2."""
+    """Fills a rectangle of random area and aspect with a given probability, after normalisation."""
 
     def __init__(self, probability: float = 0.5) -> None:
         self.probability = probability
 
     def __call__(self, image: Tensor) -> Tensor:
-        """`image` [3, S, S], in place."""
+        """Erase in `image` [3, S, S], in place."""
         if random.uniform(0, 1) >= self.probability:
             return image
         _, height, width = image.shape
@@ -182,7 +182,7 @@ class Erasing:
 
 
 def training_transform(side: int = 84) -> transforms.Compose:
-    """From a PIL image to what the backbone trains on, one image at a time."""
+    """The transform from a PIL image to the backbone's training input."""
     mean, std = NORMALISATIONS["imagenet"]
     return transforms.Compose(
         [
@@ -197,7 +197,7 @@ def training_transform(side: int = 84) -> transforms.Compose:
 
 
 class EpisodeFiles(Dataset):
-    """Episodes of images in files: an item opens and transforms all images of one episode."""
+    """Episodes of image files; getting an item opens and transforms all images of one episode."""
 
     def __init__(self, files: Sequence[Path], episodes: EpisodeIndices, transform: transforms.Compose) -> None:
         self.files, self.episodes, self.transform = list(files), episodes, transform
@@ -221,7 +221,7 @@ class EpisodeFiles(Dataset):
 def training_loader(
     files: Sequence[Path], episodes: EpisodeIndices, episodes_per_step: int, workers: int, side: int = 84
 ) -> DataLoader:
-    """Batches of `episodes_per_step` episodes made in `workers` processes."""
+    """A loader of batches of `episodes_per_step` episodes, with `workers` processes."""
     return DataLoader(
         EpisodeFiles(files, episodes, training_transform(side)),
         batch_size=episodes_per_step,

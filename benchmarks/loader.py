@@ -1,9 +1,9 @@
-"""Training images: from disk to augmented batches, against PIL transforms in worker processes, and against the step.
+"""Loading and augmenting training images, compared with PIL transforms in worker processes and with a training step.
 
-Images are textures of noise, written as JPEG files of 84 x 84 in class folders. Ours reads them from the uint8 cache
-that it has made of them (made before the clock starts, as in the second run of a user) and augments whole batches in
-the process that trains; the literal version opens and transforms file by file, in as many worker processes as there
-are threads, whose start is in its time.
+Images are noise textures, written as JPEG files of 84 x 84 in class folders. Ours reads them from the uint8 cache,
+which is written before the clock starts, as in a user's second run, and augments whole batches in the training process.
+The literal version opens and transforms file by file, in as many worker processes as there are threads; its time
+includes their start.
 """
 
 from __future__ import annotations
@@ -27,19 +27,19 @@ from dmf.episodes import EpisodeSampler
 from dmf.machine.device import has_bf16
 
 COUNTS = {"train": (20, 60), "val": (5, 20), "test": (5, 20)}
-"""Classes, and images of each."""
+"""Classes, and images per class."""
 TASK = EpisodeConfig()
 PER_STEP = TrainingConfig().episodes_per_step
 IMAGES_PER_EPISODE = TASK.way * (TASK.shot + TASK.queries)
 IMAGES = PER_STEP * IMAGES_PER_EPISODE
 AT_LEAST = {"cpu": 3.0, "cuda": 1.0}
-"""Throughput over consumption: on a GPU the loader is only never to be the bottleneck."""
+"""Least ratio of throughput to consumption; on a GPU, the loader only has to not be the bottleneck."""
 ALIKE = 0.2
-"""Greatest difference of mean and deviation between the two versions' normalised images."""
+"""Largest difference in mean and standard deviation between the two versions' normalised images."""
 
 
 def run(report: Report) -> None:
-    """Images per second of both loaders, and of a ResNet-12 training step."""
+    """Images per second of both loaders and of a ResNet-12 training step."""
     settings = report.settings
     steps = 4 if settings.short else 20
     rates = state_rates(report)
@@ -91,7 +91,7 @@ def sampler(data: DataSet) -> EpisodeSampler:
 
 
 def ours(data: DataSet, device: str) -> Callable[[int], Tensor]:
-    """Step -> its images [140, 3, 84, 84] on the device, made as `dmf.training.run` makes them."""
+    """A function that maps a step to its images [140, 3, 84, 84] on the device, as in training."""
     tasks, augment = sampler(data), Augmentation(AugmentationConfig(), DataConfig(name=NAME, image_size=SIDE))
 
     def load(step: int) -> Tensor:
@@ -104,22 +104,22 @@ def ours(data: DataSet, device: str) -> Callable[[int], Tensor]:
 
 
 def first_batch(root: str, cache: str, device: str) -> Callable[[], Tensor]:
-    """A function that makes one batch; one before has warmed what is made once."""
+    """A function that loads one batch, after another batch as warm-up."""
     load = ours(opened(Path(root), Path(cache)), device)
     load(0)
     return lambda: load(1)
 
 
 def literal_pass(files: list[Path], data: DataSet, steps: int, workers: int) -> Callable[[], object]:
-    """A function that starts an epoch of `steps` steps, an iterable of (support, query, targets)."""
+    """A function that starts an epoch of `steps` steps and returns an iterable of (support, query, targets)."""
     loader = training_loader(files, sampler(data)(range(steps * PER_STEP)), PER_STEP, workers, SIDE)
     assert [path.parent.name for path in files] == [data.train.classes[label] for label in data.train.labels]
     return lambda: iter(loader)
 
 
 def _check_alike(load: Callable[[int], Tensor], literal: Callable[[], object]) -> None:
-    """The two draw other numbers, so that only their images' mean and deviation can be compared."""
-    torch.manual_seed(0)  # the workers' seeds come from it
+    """Compare mean and standard deviation of the images; the two versions draw different random numbers."""
+    torch.manual_seed(0)  # determines the workers' seeds
     batches = [torch.cat([support.flatten(0, 1), query.flatten(0, 1)]) for support, query, _ in literal()]
     theirs, mine = torch.cat(batches), torch.cat([load(step).cpu() for step in range(len(batches))])
     if mine.shape != theirs.shape:

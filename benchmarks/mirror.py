@@ -1,8 +1,8 @@
-"""What a training that has ended asks of a driver whose store is in an object store, by how many its mirror has.
+"""The driver's cost of a finished training with a store in an object store, by the number of rows in its mirror.
 
-The driver fetches that training's records, and notes in the mirror's rows which objects they are copies of. Timed is
-the processor time of `BucketLedger.ended`, all threads, against an S3 server of another process; the rows of the other
-trainings are there, their files are not, since nothing looks at them.
+The driver fetches the training's records, and notes in the mirror's rows which objects they are copies of. The
+benchmark measures the processor time of `BucketLedger.ended` over all threads, with an S3 server in another process.
+The mirror has the rows of other trainings but not their files, which nothing reads.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from orchestrator.store.ledger import BucketLedger
 from tests.s3_server import ENVIRONMENT, s3_server, uri
 
 ROWS = (1_000, 10_000, 100_000)
-"""In the mirror: one for each file, three to five of a training."""
+"""Rows in the mirror: one per file, three to five per training."""
 ENDED = 20
 AT_MOST = 0.05
 
 
 def run(report: Report) -> None:
-    """Processor seconds of the driver per training that has ended."""
+    """Processor seconds of the driver per finished training."""
     os.environ.update(ENVIRONMENT)
     for rows in ROWS:
         with TemporaryDirectory(prefix="bench-") as place, s3_server(Path(place)) as port:
@@ -36,7 +36,7 @@ def run(report: Report) -> None:
 
 
 def seconds(room: Path, store: str, rows: int) -> float:
-    """Of one training, over `ENDED` that have ended."""
+    """Processor seconds per training, averaged over `ENDED` trainings."""
     remote, worker = RemoteStore.at(store), room / "worker"
     ledger = BucketLedger(room / "mirror", remote)
     with Copies.of(ledger.store) as copies:

@@ -1,7 +1,7 @@
-"""How long it takes to see what a sweep of 10,000 trainings comes to: `python -m orchestrator.sweep SPEC --plan`.
+"""How long it takes to plan a sweep of 10,000 trainings: `python -m orchestrator.sweep SPEC --plan`.
 
-The command is timed whole, in a fresh process each time, on an empty store: one sweep of 80 configurations and 125
-seeds, and one of 10,000 different learning rates, each of which is a configuration of its own.
+The whole command is timed, in a fresh process each time, on an empty store: one sweep of 80 configurations and 125
+seeds or more, and one of 10,000 different learning rates, each its own configuration.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def specs(count: int) -> dict[str, dict]:
         "episodes.shot": [1, 5],
         "model.last_pooling": [False, True],
     }
-    # Without alignment no number of groups is read: of 80 combinations 64 + 4 are trainings.
+    # Without alignment, the number of groups has no effect, so 80 combinations make 64 + 4 trainings.
     distinct = 4 * 4 * 4 + 4
     rates = [round(0.01 + 0.99 * number / count, 6) for number in range(count)]
     return {
@@ -66,14 +66,14 @@ def write(room: Path, spec: dict) -> Path:
 
 
 def command(file: Path, count: int) -> Callable[[], None]:
-    """The plan as users ask for it; it must know of all trainings."""
+    """A function that runs the command as users do, and checks that the plan has all trainings."""
 
     def call() -> None:
         line = [sys.executable, "-m", "orchestrator.sweep", str(file), "--plan"]
         done = subprocess.run(line, cwd=file.parent, env=environment(), stdout=subprocess.PIPE, check=True, text=True)
         planned = int(done.stdout.split(" distinct (")[0].split()[-1])
         if planned < count:
-            raise RuntimeError(f"{file} plans {planned} trainings, expected {count} at least")
+            raise RuntimeError(f"{file} plans {planned} trainings, expected at least {count}")
 
     return call
 
@@ -107,7 +107,7 @@ print(json.dumps({name: end - start for (_, start), (name, end) in zip(marks, ma
 
 
 def stages(file: Path) -> dict[str, float]:
-    """Seconds of the parts of a plan."""
+    """Seconds that each stage of planning takes."""
     line = [sys.executable, "-c", STAGES, str(file)]
     done = subprocess.run(line, cwd=file.parent, env=environment(), stdout=subprocess.PIPE, check=True, text=True)
     return json.loads(done.stdout.splitlines()[-1])

@@ -1,13 +1,13 @@
-"""How long tables and states of many runs take: `python -m orchestrator.report` of sweeps/table2.yaml, many seeds.
+"""How long reports on many runs take: `python -m orchestrator.report` on sweeps/table2.yaml with many seeds.
 
-The command is timed whole, in a fresh process each time: from MLflow (a SQLite database and its folder of artifacts),
-and from the ledger; `python -m orchestrator.status` of the same store, too. The records are as large as real ones: 95
-epochs, 2,000 test episodes. From the ledger both read its index (`orchestrator.store.index`), which a sweep fills
-as its trainings end; how long the first of them takes without one, and makes it, is stated.
+The whole command is timed, in a fresh process each time, with records from MLflow (a SQLite database and its folder of
+artifacts) and from the ledger; so is `python -m orchestrator.status` on the same store. Records are as large as real
+ones: 95 epochs, 2,000 test episodes. From the ledger, both commands read its index (`orchestrator.store.index`), which
+a sweep fills as its trainings end. The benchmark also states how long the first command takes that has to make it.
 
 `WRITTEN` runs are written by the sweep's own code through MLflow's interface. The others are copies of their rows in
-the database, under ids, keys and seeds of their own, with files of their own beside them: through the interface a run
-of 95 epochs takes about 0.1 s, so 10,000 would take longer than all else here.
+the database, with their own ids, keys, seeds and files: through the interface, a run of 95 epochs takes about 0.1 s, so
+10,000 runs would take longer than everything else here.
 """
 
 from __future__ import annotations
@@ -46,14 +46,14 @@ from orchestrator.store.index import FILE
 from orchestrator.store.ledger import Ledger
 
 SIZES = {1_000: 3.0, 10_000: 15.0}
-"""Runs in MLflow -> seconds that the command may take."""
+"""Number of runs in MLflow -> most seconds that the command can take."""
 SHORT_SIZES = {1_000: 3.0}
 AT_MOST = 2.0
-"""Seconds that report and status may take from the ledger, whatever the size."""
+"""Most seconds that report and status can take from the ledger, whatever the number of runs."""
 WRITTEN = 44
-"""Runs of two seeds of table2, through MLflow's interface."""
+"""Number of runs written through MLflow's interface: two seeds of table2."""
 COPIED = ("params", "tags", "metrics", "latest_metrics")
-"""MLflow's tables of what a run has, all with a column `run_uuid`."""
+"""MLflow's tables with the data of runs, all with a column `run_uuid`."""
 QUERIES = 75
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -95,7 +95,7 @@ def run(report: Report) -> None:
 
 
 def command(place: str, source: list[str], output: Path) -> Callable[[], None]:
-    """The report as users call it."""
+    """A function that runs the report command as users do."""
 
     def call() -> None:
         line = [sys.executable, "-m", "orchestrator.report", "table2", *source, "--output", str(output)]
@@ -105,7 +105,7 @@ def command(place: str, source: list[str], output: Path) -> Callable[[], None]:
 
 
 def status_command(place: str, room: Path) -> Callable[[], None]:
-    """The status as users call it; every training must be done."""
+    """A function that runs the status command as users do; it fails unless every training is done."""
 
     def call() -> None:
         line = [sys.executable, "-m", "orchestrator.status", "--store", str(room / "runs")]
@@ -125,7 +125,7 @@ def environment() -> dict[str, str]:
 
 
 def check_equal(one: Path, other: Path) -> None:
-    """Both sources have given the same tables, byte for byte."""
+    """Raise RuntimeError unless both sources give the same tables, byte for byte."""
     paths = sorted(path.relative_to(one) for path in one.rglob("*.*"))
     assert paths, f"{one} holds no tables"
     for path in paths:
@@ -154,14 +154,14 @@ print(json.dumps({name: end - start for (_, start), (name, end) in zip(marks, ma
 
 
 def stages(source: list[str], room: Path) -> dict[str, float]:
-    """Seconds of the parts of a report."""
+    """Seconds that each stage of a report takes."""
     line = [sys.executable, "-c", STAGES, "table2", *source, "--output", str(room / "stages")]
     done = subprocess.run(line, cwd=room, env=environment(), stdout=subprocess.PIPE, check=True, text=True)
     return json.loads(done.stdout.splitlines()[-1])
 
 
 def make(room: Path, runs: int) -> tuple[str, int]:
-    """A store and a database that hold at least `runs` trainings of table2, all tested -> the URI, how many."""
+    """Make a store and a database with at least `runs` evaluated trainings of table2; returns URI and number."""
     from orchestrator.tracking.runs import SweepRuns
     from orchestrator.tracking.server import connect, tracking_uri
 
@@ -189,7 +189,7 @@ def make(room: Path, runs: int) -> tuple[str, int]:
 
 
 def write_files(trial: Trial, folder: Path) -> None:
-    """What a training leaves in its folder, without waiting for the disk as a sweep does."""
+    """Write the files of a training's folder, without waiting for the disk as a sweep does."""
     random = np.random.default_rng(int(trial.key, 16))
     (test,) = trial.evaluations
     training, evaluation = training_record(trial.config, random), evaluation_record(trial.config, test, random)
@@ -259,9 +259,9 @@ def evaluation_record(
 
 
 def copy_runs(ledger: Ledger, trials: list[Trial], patterns: dict[str, str], names: dict[str, str]) -> None:
-    """Runs of `trials`, each as its row's run of another seed is (`patterns`: key of seed 0 -> run).
+    """Add runs of `trials` by copying the run of another seed (`patterns`: key of seed 0 -> run).
 
-    Their files are links to the ledger's, which are the same text.
+    Their files are links to the ledger's, which have the same content.
     """
     with sqlite3.connect(ledger.store / "mlflow.db") as database:
         columns = {

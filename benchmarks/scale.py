@@ -1,9 +1,9 @@
-"""Whether a sweep of many trainings stays as light as one of few: the same trivial trainings, 100 and 1,000 of them.
+"""Whether a sweep of many trainings costs no more per training than one of few: 1,000 trivial trainings and 100.
 
-`python -m orchestrator.sweep` is run as users start it, two trainings at a time, in the order few, many, few; the
-many's wall time per training is held to the mean of the two others', so that a machine that gets slower meanwhile does
-not count. What the driver itself takes is read from the system while it runs: the most memory that it had at once, and
-its processor time, which other work on the machine does not stretch.
+`python -m orchestrator.sweep` runs as users start it, two trainings at a time, in the order few, many, few. The wall
+time per training of the large sweep is compared with the mean of the two small ones, so that a machine that slows down
+meanwhile makes no difference. The driver's own costs are read from the system while it runs: its peak memory, and its
+processor time, which does not depend on other work on the machine.
 """
 
 from __future__ import annotations
@@ -30,38 +30,38 @@ TICKS = os.sysconf("SC_CLK_TCK")
 
 @dataclass(frozen=True)
 class Moment:
-    """When a training had ended."""
+    """The moment at which a training has ended."""
 
     seconds: float
-    """Since the command's start."""
+    """Seconds since the command's start."""
     driver_seconds: float
-    """Processor time of the driver until then, all of its threads."""
+    """Processor time of the driver until then, over all threads."""
     driver_peak: int
-    """Bytes: the most resident memory that it had until then."""
+    """Peak resident memory of the driver until then, in bytes."""
 
 
 @dataclass(frozen=True)
 class Course:
-    """A sweep from its start to its end."""
+    """The course of a sweep from its start to its end."""
 
     trainings: tuple[Moment, ...]
     seconds: float
-    """Until the end of the command, tables and MLflow included."""
+    """Seconds until the end of the command, including tables and MLflow."""
     driver_peak: int
 
     @property
     def per_training(self) -> float:
-        """Wall time after as many trainings have ended as run at a time: the workers have imported all they need."""
+        """Wall time per training, without the first ones that run at a time, in which workers import what they need."""
         return (self.seconds - self.trainings[AT_A_TIME - 1].seconds) / (len(self.trainings) - AT_A_TIME)
 
     def driver_per_training(self, part: slice) -> float:
-        """Processor time of the driver per training, over some of them."""
+        """Processor time of the driver per training, over `part` of the trainings."""
         those = self.trainings[part]
         return (those[-1].driver_seconds - those[0].driver_seconds) / (len(those) - 1)
 
 
 def run(report: Report) -> None:
-    """Memory and time of a sweep's driver, 1,000 trivial trainings against 100."""
+    """Memory and time of a sweep's driver, for 1,000 trivial trainings and for 100."""
     few, many = (SHORT_FEW, SHORT_MANY) if report.settings.short else (FEW, MANY)
     with TemporaryDirectory(prefix="bench-") as place:
         courses = [of_sweep(Path(place) / str(number), count) for number, count in enumerate((few, many, few))]
@@ -69,7 +69,7 @@ def run(report: Report) -> None:
 
 
 def tell(report: Report, courses: list[Course]) -> None:
-    """The claims, and where driver time goes."""
+    """Report the claims, and where the driver's time goes."""
     rows = [
         {
             "trainings": len(course.trainings),
@@ -102,26 +102,26 @@ def tell(report: Report, courses: list[Course]) -> None:
 
 
 def first_half(course: Course) -> slice:
-    """Of its trainings, without those that wait for workers."""
+    """The first half of the trainings, without those that wait for workers."""
     return slice(AT_A_TIME, len(course.trainings) // 2)
 
 
 def second_half(course: Course) -> slice:
-    """The rest."""
+    """The second half of the trainings."""
     return slice(len(course.trainings) // 2, None)
 
 
 def of_sweep(folder: Path, count: int) -> Course:
-    """Run a sweep of `count` trivial trainings in a folder of its own."""
+    """Run a sweep of `count` trivial trainings in its own folder."""
     folder.mkdir()
     spec = folder / "trivial.yaml"
     spec.write_text(SPEC.format(cpu=cores() / AT_A_TIME, seeds=list(range(count))))
-    open_for(plan(read_spec(spec, ())).trials()[0].config)  # draws the images, once for all
+    open_for(plan(read_spec(spec, ())).trials()[0].config)  # draws the images once
     return followed(sweep_command(spec, folder), folder, count)
 
 
 def followed(command: list[str], folder: Path, count: int) -> Course:
-    """Run a sweep of `count` trainings and look at its driver whenever one has ended."""
+    """Run a sweep of `count` trainings, and measure its driver whenever one ends."""
     started = time.perf_counter()
     moments: list[Moment] = []
     peak = 0
@@ -137,7 +137,7 @@ def followed(command: list[str], folder: Path, count: int) -> Course:
 
 
 def peak_of(process: int) -> int:
-    """The most resident memory that a process had, bytes; 0 once it has ended."""
+    """Peak resident memory of a process in bytes; 0 once it has ended."""
     for line in Path(f"/proc/{process}/status").read_text().splitlines():
         if line.startswith("VmHWM:"):
             return 1024 * int(line.split()[1])
@@ -145,7 +145,7 @@ def peak_of(process: int) -> int:
 
 
 def processor_time_of(process: int) -> float:
-    """Seconds that a process has computed, in the kernel too."""
+    """Processor seconds of a process, in user and kernel mode."""
     fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / TICKS
 

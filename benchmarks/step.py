@@ -1,9 +1,9 @@
-"""A ResNet-12 training step: what it costs over its backbone, and over plain PyTorch.
+"""The cost of a ResNet-12 training step, compared with its backbone and with plain PyTorch.
 
-The whole step is that of `dmf.training.run`: episodes drawn, images read from the uint8 cache and augmented, forward,
-backward, optimiser. Beside it, at the same precision: the backbone alone on given images, and the head alone on given
-maps. The literal version is the same model in contiguous layout, eager and in float32, in a process of its own that
-leaves malloc as glibc has it.
+The whole step is that of `dmf.training.run`: draw episodes, read images from the uint8 cache, augment them, forward,
+backward, optimiser. It is compared, at the same precision, with the backbone alone on given images and the head alone
+on given maps. The literal version is the same model in contiguous layout, eager and in float32, in a separate process
+with glibc's default malloc.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ from dmf.training.run import Run
 
 COUNTS = {"train": (20, 20), "val": (5, 20), "test": (5, 20)}
 SHARES = {64: 0.03, 160: 0.05, 640: 0.12}
-"""Greatest share of the head in a step, by groups."""
+"""Largest share of the head in a step, by groups."""
 WHOLE = {"fp32": 1.10, "bf16": 1.15}
-"""Greatest ratio of the whole step to the backbone's."""
+"""Largest ratio of the whole step's time to the backbone's."""
 OVER_PLAIN = 2.4
 
 
@@ -105,7 +105,7 @@ def run(report: Report) -> None:
 def training_step(
     data: DataSet, folder: Path, episodes: int, settings: Settings, precision: str
 ) -> Callable[[], object]:
-    """A function that does the next step of a real training."""
+    """A function that runs the next step of a real training."""
     config = ExperimentConfig().replace(
         data__name=NAME,
         training__episodes_per_step=episodes,
@@ -125,7 +125,7 @@ def training_step(
 
 
 class PlainProcess:
-    """The literal step in another process, which answers a call with the seconds that it took."""
+    """The literal step in another process, which answers each call with the seconds that the step took."""
 
     def __init__(self, episodes: int, threads: int, device: str) -> None:
         context = multiprocessing.get_context("spawn")
@@ -137,7 +137,7 @@ class PlainProcess:
         return self
 
     def step(self) -> float:
-        """One step, timed here as every variant is: the message takes microseconds."""
+        """Run one step. It is timed by the caller, like every variant; the messages take microseconds."""
         self.connection.send(True)
         return self.connection.recv()
 

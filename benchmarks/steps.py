@@ -1,4 +1,4 @@
-"""Training steps to be timed: ResNet-12 on given images, whole or in parts."""
+"""Training steps to time: ResNet-12 on given images, whole or in parts."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ IMAGES_PER_EPISODE = TASK.way * (TASK.shot + TASK.queries)
 
 
 def fresh_method(device: torch.device, **model: object) -> FewShotMethod:
-    """The released configuration's model, fields of `DMFConfig` aside, in training mode."""
+    """The released configuration's model with the given fields of `DMFConfig` changed, in training mode."""
     torch.manual_seed(0)
     return build_method(DMFConfig().replace(**model), DataConfig(), BASE_CLASSES).to(device).train()
 
 
 def random_episodes(episodes: int, device: torch.device) -> Episode:
-    """Images of noise, in the numbers of the released training."""
+    """Episodes of noise images, with the released training's way, shot and queries."""
     generator = torch.Generator().manual_seed(0)
     images = torch.randn(episodes, TASK.way, TASK.shot + TASK.queries, 3, SIDE, SIDE, generator=generator)
     support, query = images.split([TASK.shot, TASK.queries], dim=2)
@@ -35,7 +35,7 @@ def random_episodes(episodes: int, device: torch.device) -> Episode:
 
 
 def backbone_flops(method: FewShotMethod) -> int:
-    """Of the backbone's convolutions for one image, forward: two per multiply-add; backward takes twice as many."""
+    """Forward FLOPs of the backbone's convolutions for one image (backward: twice as many), two per multiply-add."""
     image = torch.zeros(1, 3, SIDE, SIDE, device=next(method.parameters()).device)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         method.maps(image)
@@ -43,7 +43,7 @@ def backbone_flops(method: FewShotMethod) -> int:
 
 
 def optimizer_of(module: nn.Module) -> torch.optim.Optimizer:
-    """As `dmf.training.run` has it, at a rate that keeps noise from diverging."""
+    """The optimiser of `dmf.training.run`, with a learning rate at which training on noise does not diverge."""
     return torch.optim.SGD(
         module.parameters(),
         lr=1e-4,
@@ -55,18 +55,18 @@ def optimizer_of(module: nn.Module) -> torch.optim.Optimizer:
 
 
 def whole_step(method: FewShotMethod, episode: Episode, precision: str) -> Callable[[], None]:
-    """Forward, backward and optimiser of the whole model."""
+    """A function that runs forward, backward and optimiser of the whole model."""
     return _step(method, lambda: method.losses(episode).total, next(method.parameters()).device, precision)
 
 
 def backbone_step(method: FewShotMethod, episode: Episode, precision: str) -> Callable[[], None]:
-    """The same of the backbone alone; its loss is the mean of its map."""
+    """The same for the backbone alone, with the mean of its map as the loss."""
     images = torch.cat([episode.support.flatten(0, 2), episode.query.flatten(0, 1)])
     return _step(method.backbone, lambda: method.maps(images).float().mean(), images.device, precision)
 
 
 def head_step(method: FewShotMethod, episode: Episode, precision: str) -> Callable[[], None]:
-    """Forward and backward of everything behind the backbone, on its maps."""
+    """A function that runs forward and backward of everything after the backbone, on its maps."""
     device = episode.query.device
     with torch.no_grad(), autocast(device, precision):
         maps = method.features(episode)

@@ -11,7 +11,7 @@ from benchmarks.harness import aligned, number
 
 
 def rows(reports: list[dict]) -> list[dict[str, str]]:
-    """One row per claim of reports as `harness.main` writes them."""
+    """One row per claim in reports that `harness.main` wrote."""
     return [
         {
             "subject": report["subject"],
@@ -28,9 +28,9 @@ def rows(reports: list[dict]) -> list[dict[str, str]]:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Print the table; 2 when there is nothing to print."""
+    """Print the table. Returns 2 if a file cannot be read."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.summary", description=__doc__)
-    parser.add_argument("files", nargs="+", type=Path, metavar="FILE", help="what --output of a benchmark wrote")
+    parser.add_argument("files", nargs="+", type=Path, metavar="FILE", help="file that a benchmark's --output wrote")
     try:
         reports = [json.loads(file.read_text()) for file in parser.parse_args(argv).files]
     except (OSError, ValueError) as error:

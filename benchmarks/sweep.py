@@ -1,16 +1,16 @@
-"""What a sweep costs besides its trainings, against Ray Tune alone: the same trivial trainings, two at a time.
+"""The cost of a sweep besides its trainings, compared with bare Ray Tune: the same trivial trainings, two at a time.
 
-Three commands run in turn, each in processes of its own:
+Three commands run in turn, each in its own processes:
 
 - ours: `python -m orchestrator.sweep`, with its ledger, MLflow in SQLite, progress and tables;
-- bare: Ray Tune with re-used actors and nothing else (no ledger, MLflow, progress, loggers or tables); its trainable
-  trains and tests by the same functions of `dmf` with the same threads, and returns one number;
+- bare: Ray Tune with reused actors and nothing else (no ledger, MLflow, progress, loggers or tables); its trainable
+  trains and evaluates with the same functions of `dmf` and the same threads, and returns one number;
 - alone: the same trainings in a loop in two processes, without a scheduler.
 
-A command's start-up ends when as many trainings have ended as run at a time: its workers have then imported and opened
-what they need.
-A trial's wall time is all that follows, the end of the command (for ours: MLflow brought up to date, tables written)
-included, over the remaining trainings; its overhead is what that is more than alone.
+A command's start-up ends when as many trainings have ended as run at a time, because its workers have then imported and
+opened what they need. The wall time per trial is the time from there to the end of the command (which for ours includes
+updating MLflow and writing tables), divided by the number of remaining trainings. The overhead is its excess over
+`alone`.
 """
 
 from __future__ import annotations
@@ -70,36 +70,36 @@ parts:
 
 @dataclass(frozen=True)
 class Course:
-    """Seconds from a command's start to the end of each of its trainings, and to its own."""
+    """Seconds from a command's start to the end of each of its trainings, and to its own end."""
 
     trainings: tuple[float, ...]
     command: float
 
     @property
     def start_up(self) -> float:
-        """Until as many trainings have ended as run at a time."""
+        """Seconds until as many trainings have ended as run at a time."""
         return self.trainings[AT_A_TIME - 1]
 
     @property
     def wind_up(self) -> float:
-        """After the last training."""
+        """Seconds after the last training."""
         return self.command - self.trainings[-1]
 
     @property
     def per_trial(self) -> float:
-        """After the start-up."""
+        """Seconds per trial after the start-up."""
         return (self.command - self.start_up) / (len(self.trainings) - AT_A_TIME)
 
 
 def run(report: Report) -> None:
-    """Sweep overhead: wall time per trial after start-up, ours against bare Ray Tune with re-used actors."""
+    """Sweep overhead: wall time per trial after start-up, of ours and of bare Ray Tune with reused actors."""
     count = SHORT_TRIALS if report.settings.short else TRIALS
     with TemporaryDirectory(prefix="bench-") as place:
         room = Path(place)
         spec = room / "trivial.yaml"
         spec.write_text(SPEC.format(cpu=cores() / AT_A_TIME, seeds=list(range(count))))
         planned = plan(read_spec(spec, ()))
-        open_for(planned.trials()[0].config)  # draws the images, once for all
+        open_for(planned.trials()[0].config)  # draws the images once
         courses: dict[str, list[Course]] = {"ours": [], "bare": [], "alone": []}
 
         def timed(name: str, command: Callable[[Path], list[str]], end: str) -> Callable[[], None]:
@@ -120,7 +120,7 @@ def run(report: Report) -> None:
 
 
 def tell(report: Report, courses: dict[str, list[Course]], count: int) -> None:
-    """The claim, and what it is made of; medians over the rounds."""
+    """Report the claim and the times behind it, as medians over rounds."""
     rows = [
         {
             "variant": name,
@@ -159,8 +159,8 @@ def tell(report: Report, courses: dict[str, list[Course]], count: int) -> None:
 
 
 def shares(report: Report, planned: SweepPlan, room: Path) -> None:
-    """Where ours goes: parts of one trial timed by themselves in this process, nothing beside them."""
-    # Not at the top: the workers of `bare` import this module, and need none of it.
+    """Report where our time goes: parts of one trial, each timed by itself in this process."""
+    # Not at the top, because the workers of `bare` import this module and need none of these.
     from orchestrator.running.trial import run_trial
     from orchestrator.tracking.runs import SweepRuns
     from orchestrator.tracking.server import connect, tracking_uri
@@ -186,7 +186,7 @@ def shares(report: Report, planned: SweepPlan, room: Path) -> None:
 
 
 def seconds_each(trials: tuple[Trial, ...], call: Callable[[Trial], object]) -> float:
-    """Median seconds of `call` on each trial but the first."""
+    """Median seconds of `call` over the trials, without the first."""
     times = []
     for trial in trials:
         started = time.perf_counter()
@@ -196,22 +196,22 @@ def seconds_each(trials: tuple[Trial, ...], call: Callable[[Trial], object]) -> 
 
 
 def sweep_command(spec: Path, folder: Path) -> list[str]:
-    """Ours, as users start it."""
+    """Our command, as users start it."""
     places = ["--store", str(folder / "runs"), "--results", str(folder / "results")]
     return [sys.executable, "-m", "orchestrator.sweep", str(spec), *places]
 
 
 def our_function(name: str, spec: Path, folder: Path) -> list[str]:
-    """A function of this module as a command."""
+    """The command that runs a function of this module."""
     return [sys.executable, "-c", f"from benchmarks.sweep import {name}; {name}({str(spec)!r}, {str(folder)!r})"]
 
 
 ENDED = "a training has ended"
-"""What `bare` and `alone` print for each."""
+"""The line that `bare` and `alone` print when a training ends."""
 
 
 def course(command: list[str], end: str, folder: Path, count: int) -> Course:
-    """Run `command`, which prints a line with `end` in it for each of `count` trainings."""
+    """Run `command`, which prints a line that contains `end` for each of `count` trainings."""
     started = time.perf_counter()
     ended: list[float] = []
 
@@ -224,9 +224,9 @@ def course(command: list[str], end: str, folder: Path, count: int) -> Course:
 
 
 def listen(command: list[str], folder: Path, heard: Callable[[str, int], None], expected: Callable[[], bool]) -> None:
-    """Run `command` in `folder` and hand on every line that it prints, with its process's number, as it comes.
+    """Run `command` in `folder`, and call `heard` with every line that it prints, as it comes, and its process id.
 
-    RuntimeError, with all that it said, when it fails or what was heard is not what was `expected`.
+    Raises RuntimeError, with all its output, if the command fails or `expected` returns False afterwards.
     """
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
     environment.pop("MLFLOW_TRACKING_URI", None)
@@ -244,12 +244,12 @@ def listen(command: list[str], folder: Path, heard: Callable[[str, int], None], 
 
 @functools.cache
 def images(config: str) -> DataSet:
-    """Opened once per process. All trainings here have the same."""
+    """The images, which all trainings here share, opened once per process."""
     return open_for(ExperimentConfig.model_validate_json(config))
 
 
 def train_and_test(config: ExperimentConfig, tests: tuple[EvaluationConfig, ...], folder: Path) -> float:
-    """The work of a sweep's trial by the same functions; nothing is kept of it but what `train` itself writes."""
+    """Do the work of a sweep's trial with the same functions, keeping only what `train` itself writes."""
     folder.mkdir(parents=True)
     data = images(config.replace(training__seed=0).model_dump_json())
     train(config, data, folder)
@@ -257,7 +257,7 @@ def train_and_test(config: ExperimentConfig, tests: tuple[EvaluationConfig, ...]
 
 
 def bare(spec: str, folder: str) -> None:
-    """Ray Tune with re-used actors, set up as lean as it can be."""
+    """Run the trainings by Ray Tune with reused actors, in as lean a setup as possible."""
     os.environ |= {"TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1", "RAY_USAGE_STATS_ENABLED": "0"}
     import ray
     from ray import tune
@@ -286,7 +286,7 @@ def bare(spec: str, folder: str) -> None:
 
 
 def alone(spec: str, folder: str) -> None:
-    """The trainings in a loop, in processes that share them out."""
+    """Run the trainings in a loop, shared between two processes."""
     trials = plan(read_spec(Path(spec), ())).trials()
     context = multiprocessing.get_context("spawn")
     with context.Pool(AT_A_TIME, initializer=torch.set_num_threads, initargs=(1,)) as pool:

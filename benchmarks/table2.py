@@ -1,10 +1,10 @@
-"""What the paper's Table 2 costs, as a model: the backbone's products of every training over a rate.
+"""A cost model of the paper's Table 2: the backbone's FLOPs in every training, divided by a rate.
 
-python -m benchmarks.table2 --rate 2e14          # FLOP/s that training reaches; hours, per training and together
+python -m benchmarks.table2 --rate 2e14          # FLOP/s that training reaches; prints hours per training and in total
 
-Counted are the convolutions of ResNet-12, which are all but a few percent of a step (`benchmarks.step` measures how
-few, and the rate that is reached here): forward and backward of every training image, forward of every validation and
-test image once per evaluation. For comparison, the same with every episode of an evaluation forwarded.
+It counts the convolutions of ResNet-12, which are all but a few percent of a step (`benchmarks.step` measures how few,
+and the rate): forward and backward for every training image, and forward for every validation and test image once per
+evaluation. For comparison, it also gives the cost if every episode of an evaluation were forwarded.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ TABLE2 = Path(__file__).resolve().parents[1] / "sweeps" / "table2.yaml"
 
 @dataclass(frozen=True)
 class Cost:
-    """FLOPs of one training's parts."""
+    """FLOPs of one training, by part."""
 
     training: float
     validation: float
     test: float
     validation_by_episodes: float
-    """Were every episode forwarded."""
+    """FLOPs of validation if every episode were forwarded."""
 
     @property
     def all(self) -> float:
@@ -43,7 +43,7 @@ class Cost:
 
 
 def cost(config: ExperimentConfig, test: EvaluationConfig, per_image: float) -> Cost:
-    """Of a training and its test, with `per_image` FLOPs for one image, forward."""
+    """The cost of a training and its test, with `per_image` FLOPs for the forward pass of one image."""
     training, episodes = config.training, config.episodes
     images = training.epochs * training.episodes_per_epoch * episodes.way * (episodes.shot + episodes.queries)
     validations = sum(validates(epoch, training) for epoch in range(1, training.epochs + 1))
@@ -61,14 +61,14 @@ def cost(config: ExperimentConfig, test: EvaluationConfig, per_image: float) -> 
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Print the model."""
+    """Print the costs."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.table2", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--rate", type=float, required=True, help="FLOP/s")
     rate = parser.parse_args(argv).rate
     if not rate > 0:
-        parser.error(f"--rate {rate}: a positive number of FLOP/s, such as 2e14")
+        parser.error(f"--rate {rate}: expected a positive number of FLOP/s, such as 2e14")
     trials = plan(read_spec(TABLE2, [])).trials()
     per_image = backbone_flops(fresh_method(torch.device("cpu")))
     kinds: dict[int, list[Cost]] = {}

@@ -1,11 +1,12 @@
-// CPU kernels of dmf::aligned_score. Autograd and shape inference are registered from Python (dmf/ops/aligned_score.py).
+// CPU kernels of dmf::aligned_score. Python registers autograd and shape inference (dmf/ops/aligned_score.py).
 //
-// Work goes by blocks of groups, as many as fill four vectors: a block of a class map's taps ("slab") is packed, in the
-// type of the sums, with a row of zeros for corners outside, and stays in the second-level cache while all queries
-// sample it. A position's sums live in registers from the samples to the score.
+// Groups are processed in blocks that fill four vectors. A block of a class map's taps (the "slab") is packed in the
+// type of the sums, with a row of zeros for corners outside the map, and stays in the second-level cache while all
+// queries sample it. A position's sums stay in registers from the samples to the score.
 //
-// No sum is split between threads, so results do not depend on their number: forward owns class maps; backward owns
-// (episode, block) pairs, except for the offsets, whose gradients are summed over the blocks afterwards, in order.
+// No sum is split between threads, so results do not depend on the number of threads. In forward, a thread owns class
+// maps; in backward, it owns (episode, block) pairs, except that gradients of the offsets are summed over the blocks
+// afterwards, in order.
 #include "aligned_score.h"
 
 #include <torch/csrc/stable/library.h>
@@ -26,7 +27,7 @@ struct Lanes<float> {
   typedef float V __attribute__((vector_size(kVectorBytes)));
   typedef int32_t I __attribute__((vector_size(kVectorBytes)));
   static constexpr int mantissa = 23, bias = 127, taylor = 7;
-  // ln 2 in two parts, the first short enough for exact products with whole numbers.
+  // ln 2 in two parts; the first has few enough digits for exact products with integers.
   static constexpr double ln2_high = 0.693359375, ln2_low = -2.121944400546905827679e-4, most = 87;
 };
 template <>
@@ -63,7 +64,7 @@ DMF_HOST_DEVICE A lane_sum(Vector<A> v) {
   return lanes[0];
 }
 
-// exp(x) = 2^k exp(x - k ln 2), the second factor by Taylor's series; x is limited to where 2^k is a normal number.
+// exp(x) = 2^k exp(x - k ln 2), with a Taylor series for the second factor; x is clamped to where 2^k is normal.
 template <typename A>
 DMF_HOST_DEVICE Vector<A> exponential(Vector<A> x) {
   using L = Lanes<A>;
@@ -72,7 +73,7 @@ DMF_HOST_DEVICE Vector<A> exponential(Vector<A> x) {
   const V most = V{} + A(L::most);
   x = x > most ? most : x;
   x = x < -most ? -most : x;
-  // Adding 1.5 * 2^mantissa leaves a whole number in the lowest bits.
+  // Adding 1.5 * 2^mantissa leaves an integer in the lowest bits.
   const A shift = A(1.5) * A(int64_t(1) << L::mantissa);
   const V shifted = x * A(1.4426950408889634074) + shift;
   const V k = shifted - shift;
@@ -95,7 +96,7 @@ DMF_HOST_DEVICE Vector<A> sigmoid(Vector<A> x) {
   return A(1) / (A(1) + exponential<A>(-x));
 }
 
-// phi(f) - 1, and its derivative.
+// phi(f) - 1 and its derivative.
 template <typename A>
 DMF_HOST_DEVICE Vector<A> grown(const Growth& growth, Vector<A> f, Vector<A>& slope) {
   if (growth.exponential) {
@@ -107,7 +108,7 @@ DMF_HOST_DEVICE Vector<A> grown(const Growth& growth, Vector<A> f, Vector<A>& sl
   return f * (c1 + f * (c2 + f * (c3 + f * c4)));
 }
 
-// One vector of numbers of any type.
+// Loads one vector of numbers of any type.
 template <typename A, typename T>
 DMF_HOST_DEVICE Vector<A> load_as(const T* from) {
   if constexpr (std::is_same_v<T, A>) {
@@ -125,7 +126,7 @@ DMF_HOST_DEVICE Vector<A> load_as(const T* from) {
   }
 }
 
-// NV vectors of a row of which `count` numbers are there; zeros follow.
+// Loads NV vectors from a row of `count` numbers, padded with zeros.
 template <int NV, typename T, typename A>
 DMF_HOST_DEVICE void load_row(const T* from, int64_t count, Vector<A> (&row)[NV]) {
   if (count == NV * kLanes<A>) {
@@ -160,15 +161,15 @@ class Aligned {
   std::vector<A> room_;
 };
 
-// What a thread works in, for a block of at most `width` groups.
+// A thread's working memory, for a block of at most `width` groups.
 template <typename A>
 struct Scratch {
   Aligned<A> slab_room, grad_slab_room, weights_room, grad_weights_room;
   std::vector<A> weight, down, right, row, column;
   std::vector<int32_t> corner;
 
-  A* slab;          // [T, H * W + 1, width]: taps; the last row of a tap is zero
-  A* grad_slab;     // the same; the last row is what corners outside got
+  A* slab;          // [T, H * W + 1, width]: taps; the last row of each tap is zero
+  A* grad_slab;     // the same shape; the last row collects gradients of corners outside the map
   A* weights;       // [R, width]
   A* grad_weights;  // [R, width]
 
@@ -194,7 +195,7 @@ struct Scratch {
   }
 };
 
-// Groups [first, first + count) in a block of NV vectors.
+// The groups [first, first + count), in a block of NV vectors.
 struct Block {
   int64_t first, count;
 };
@@ -221,8 +222,8 @@ DMF_HOST_DEVICE void pack(const Regrouped& n, const ScoreInputs<T, A>& in, int64
   }
 }
 
-// Where a pair's taps read: for tap t, corner c and position p the row of the slab at [4t + c, p] of `corner`, in
-// numbers from its start, and its weight; `down` and `right` are a and b of `Sample`.
+// Finds where a pair's taps read. For tap t, corner c and position p, `corner` [4t + c, p] is the slab's row, as an
+// offset from its start in numbers, and `weight` its weight; `down` and `right` are a and b of `Sample`.
 template <typename T, typename A>
 DMF_HOST_DEVICE void locate_all(const Regrouped& n, const ScoreInputs<T, A>& in, int64_t j, int64_t i, int32_t width,
                                 Scratch<A>& s) {
@@ -241,7 +242,7 @@ DMF_HOST_DEVICE void locate_all(const Regrouped& n, const ScoreInputs<T, A>& in,
     const int32_t start = int32_t(t) * (outside + 1);
 #pragma omp simd
     for (int64_t p = 0; p < positions; ++p) {
-      // As in `locate`: tested before the conversion; a NaN spreads through its weights.
+      // As in `locate`, the range is tested before the conversion, and a NaN propagates through the weights.
       const A v = from_row[p] + row + (class_y[p] + query_y[p]);
       const A h = from_column[p] + column + (class_x[p] + query_x[p]);
       const bool inside = (v >= A(-1)) & (v < most_row) & (h >= A(-1)) & (h < most_column);
@@ -280,14 +281,14 @@ DMF_HOST_DEVICE void sample_all(const Regrouped& n, const Scratch<A>& s, int64_t
   }
 }
 
-// `value` where a query's number x grows, which with a rectified growth is above 0; 0 elsewhere.
+// `value` where a query's number x grows (with a rectified growth, where x > 0), and 0 elsewhere.
 template <typename A>
 DMF_HOST_DEVICE Vector<A> where_growing(const Growth& growth, Vector<A> x, Vector<A> value) {
   return growth.rectified ? (x > A(0) ? value : Vector<A>{}) : value;
 }
 
-// Query numbers x at a position, `query` [R, G], weighed with the class weights w: in `product` the sums over each
-// group's channels of w times what grows, in `all` parts of the sum of w x over all channels.
+// Weights the query's numbers x at a position, `query` [R, G], with the class weights w. `product` gets, for each
+// group, the sum over its channels of w times what grows; `all` gets partial sums of w x over all channels.
 template <int NV, typename T, typename A>
 DMF_HOST_DEVICE void weigh(const Regrouped& n, const Growth& growth, const T* query, Block block,
                            const Scratch<A>& s, Vector<A> (&product)[NV], Vector<A>& all) {
@@ -332,7 +333,7 @@ DMF_HOST_DEVICE void forward_block(const Regrouped& n, const Growth& growth, con
   }
 }
 
-// Gradients of one pair (class map j, query map i) of a block, added to what is there.
+// Adds the gradients of one pair (class map j, query map i) in a block to those that are there.
 template <int NV, typename T, typename A>
 DMF_HOST_DEVICE void backward_pair(const Regrouped& n, const Growth& growth, const T* query, const A* grad,
                                    Block block, Scratch<A>& s, A* to_query, A* to_class_offsets,
@@ -345,7 +346,7 @@ DMF_HOST_DEVICE void backward_pair(const Regrouped& n, const Growth& growth, con
     const T* from = query + p * n.channels();
     sample_all<NV>(n, s, p, sum);
     weigh<NV, T, A>(n, growth, from, block, s, product, all);
-    // `sum` becomes the gradient by the sampled sum.
+    // `sum` becomes the gradient with respect to the sampled sum.
 #pragma GCC unroll 4
     for (int v = 0; v < NV; ++v) {
       const V f = sigmoid<A>(sum[v]);
@@ -386,7 +387,7 @@ DMF_HOST_DEVICE void backward_pair(const Regrouped& n, const Growth& growth, con
         const V s0 = load<V>(slab + c0), s1 = load<V>(slab + c1), s2 = load<V>(slab + c2), s3 = load<V>(slab + c3);
         by_y += sum[v] * ((A(1) - b) * (s2 - s0) + b * (s3 - s1));
         by_x += sum[v] * ((A(1) - a) * (s1 - s0) + a * (s3 - s2));
-        // One after the other: corners outside share a row.
+        // One after the other, because corners outside the map share a row.
         A* to = s.grad_slab + v * lanes;
         store(to + c0, load<V>(to + c0) + w0 * sum[v]);
         store(to + c1, load<V>(to + c1) + w1 * sum[v]);
@@ -438,7 +439,7 @@ DMF_HOST_DEVICE void backward_block(const Regrouped& n, const Growth& growth, co
   }
 }
 
-// Calls `run` with the number of vectors that hold `count` groups, as a constant.
+// Calls `run` with the number of vectors that hold `count` groups, as a compile-time constant.
 #define DMF_BY_VECTORS(count, lanes, run)          \
   switch (((count) + (lanes) - 1) / (lanes)) {     \
     case 1: run(1); break;                         \
@@ -460,8 +461,8 @@ DMF_HOST_DEVICE void forward_classes(const Regrouped& n, const Growth& growth, c
   }
 }
 
-// Pairs [begin, end) of B * parts, a part being one block, or all where blocks have filters in common; the gradients by
-// offsets of part k go to the k-th copy of theirs.
+// Computes pairs [begin, end) of B * parts, where a part is one block, or all blocks if blocks share filters. The
+// gradients of offsets from part k go to their k-th copy.
 template <typename T, typename A>
 DMF_HOST_DEVICE void backward_parts(const Regrouped& n, const Growth& growth, const ScoreInputs<T, A>& in,
                                     const A* grad, const ScoreGradients<A>& to, int64_t parts, Scratch<A>& s,
@@ -482,7 +483,7 @@ DMF_HOST_DEVICE void backward_parts(const Regrouped& n, const Growth& growth, co
   }
 }
 
-// target_clones takes no templates: the types by name. float64 is for comparisons and has no clones.
+// target_clones does not work on templates, hence one function per type. float64 is for comparisons and has no clones.
 #define DMF_ENTRIES(CLONES, T, A)                                                                                     \
   CLONES void forward(const Regrouped& n, const Growth& growth, const ScoreInputs<T, A>& in, A* out, Scratch<A>& s,    \
                       int64_t begin, int64_t end) {                                                                   \
@@ -524,7 +525,7 @@ void score_backward(const ScoreSizes& sizes, const Growth& growth, const ScoreIn
   const int64_t parts = n.filters == n.groups ? (n.groups + widest - 1) / widest : 1;
   const int64_t per_map = 2 * n.taps * n.positions();
   const int64_t class_numbers = n.episodes * n.ways * per_map, query_numbers = n.episodes * n.queries * per_map;
-  // With one part the gradients by offsets go where they belong, with more into one copy for each, then summed.
+  // With one part, the gradients of offsets go to their place; with more, each part has a copy, which are then summed.
   const int64_t copies = parts > 1 ? parts : 0;
   std::vector<A> class_offsets(copies * class_numbers), query_offsets(copies * query_numbers);
   ScoreGradients<A> apart = to;

@@ -1,8 +1,8 @@
-// CUDA kernels for the schema in aligned_score.cpp, in the library of dynamic_sampling.cu.
+// CUDA kernels for the schema in aligned_score.cpp, in the same library as dynamic_sampling.cu.
 //
-// One warp per pair and position, its lanes along the groups. Forward shares nothing: results are reproducible.
-// Backward: a block per pair, whose warps take positions in turn; gradients are added atomically (the order of these
-// sums is the only thing that may change between runs), those by the class weights within the block first.
+// There is one warp per pair and position, with its lanes along the groups. Forward shares nothing, so results are
+// reproducible. Backward uses one block per pair, whose warps take positions in turn. Gradients are added atomically,
+// those of the class weights within the block first, so only the order of these sums can change between runs.
 #include "cuda.cuh"
 
 #include "aligned_score.h"
@@ -18,7 +18,7 @@ __device__ A sigmoid(A x) {
   return A(1) / (A(1) + exp(-x));
 }
 
-// phi(f) - 1, and its derivative.
+// phi(f) - 1 and its derivative.
 template <typename A>
 __device__ A grown(const Growth& growth, A f, A& slope) {
   if (growth.exponential) {
@@ -30,12 +30,12 @@ __device__ A grown(const Growth& growth, A f, A& slope) {
   return f * (c1 + f * (c2 + f * (c3 + f * c4)));
 }
 
-// One position of a pair: where its numbers lie.
+// One position of a pair, and where its numbers are in the tables.
 template <typename T, typename A>
 struct Place {
   int64_t j, i, p, y, x;
 
-  // The sample of tap t; false where it lies outside.
+  // Finds the sample of tap t; returns false if it lies outside the map.
   __device__ bool sample(const Regrouped& n, const ScoreInputs<T, A>& in, int64_t t, Sample<A>& sample) const {
     const int64_t positions = n.positions(), by_class = (j * n.taps + t) * 2 * positions + p,
                   by_query = (i * n.taps + t) * 2 * positions + p;
@@ -44,7 +44,7 @@ struct Place {
                      in.class_offsets[by_class + positions] + in.query_offsets[by_query + positions], sample);
   }
 
-  // Where the row of numbers of tap t at a corner begins.
+  // The start of the row of numbers of tap t at a corner.
   __device__ int64_t tap_row(const Regrouped& n, int64_t t, int64_t corner) const {
     return ((j * n.taps + t) * n.positions() + corner) * n.filters;
   }
@@ -59,7 +59,7 @@ struct Place {
       for (int c = 0; c < 4; ++c) {
         const int64_t corner = at.index(c, n);
         const A value = corner < 0 ? A(0) : static_cast<A>(in.taps[tap_row(n, t, corner) + g % n.filters]);
-        sum += at.weight(c) * value;  // also outside: NaN * 0 is how a NaN offset spreads
+        sum += at.weight(c) * value;  // also outside the map: NaN * 0 propagates a NaN offset
       }
     }
     return sum;
@@ -93,7 +93,7 @@ __global__ void __launch_bounds__(kWarp * kWarps)
   }
 }
 
-// Shared memory: gradients by the pair's class weights [C], and for each warp those by the sampled sums [G].
+// Shared memory holds the gradients of the pair's class weights [C], and, for each warp, those of the sampled sums [G].
 template <typename T, typename A>
 __global__ void backward_kernel(Regrouped n, Growth growth, ScoreInputs<T, A> in, const A* __restrict__ grad,
                                 ScoreGradients<A> to) {

@@ -1,15 +1,15 @@
-// The operators of dmf::aligned_score up to their kernels, for CPU and CUDA alike.
+// The part of the operators of dmf::aligned_score that CPU and CUDA share: everything but the kernels.
 //
-// Letters as in dmf/ops/aligned_score.py: B episodes, N classes and Q queries each, T taps, H x W positions, C channels
-// in G groups of R. Class maps and query maps are rows of tables of J and I rows:
+// Letters as in dmf/ops/aligned_score.py: B episodes with N classes and Q queries each, T taps, H x W positions,
+// C channels in G groups of R. Class maps and query maps are rows of tables with J and I rows:
 //
 //   taps [J, T, H, W, G], class_offsets [J, 2T, H, W], weights [J, R, G];  query [I, H, W, R, G],
 //   query_offsets [I, 2T, H, W];  out [B, Q, N, H, W].
 //
-// taps and query have one type, T in templates, which may be a 16-bit one. Everything else, and every sum, has the type
-// A: double for float64, float for the others.
+// taps and query have the type T, which can be a 16-bit one. Everything else, and every sum, has the type A: double for
+// float64, and float for all other types.
 //
-// Forward. At each position of a pair of class j and query i, with X a row of `query` and w of `weights`:
+// Forward. At each position of a pair of class j and query i, with X a row of `query` and w a row of `weights`:
 //
 //   a_g       = sum_t bilinear(taps[j, t, ..., g], position + tap t + class_offsets[j, t] + query_offsets[i, t])
 //   f_g       = sigmoid(a_g)                         the pair's meta-filter
@@ -18,16 +18,17 @@
 //   product_g = sum_{c in g} w_c moving_c
 //   score     = sum_c w_c X_c + sum_g gain_g product_g
 //
-// Backward. With d the gradient by the score, and grows_c = 1 where phi acts (X_c > 0, or not rectified), 0 elsewhere:
+// Backward. With d the score's gradient, and grows_c = 1 where phi acts (X_c > 0, or not rectified) and 0 elsewhere,
+// the gradients are:
 //
-//   by w_c     d (1 + gain_g grows_c) X_c            summed over positions and queries
-//   by X_c     d (1 + gain_g grows_c) w_c            summed over classes
-//   by a_g     d product_g phi'(f_g) f_g (1 - f_g)   written A_g below
-//   by taps    A_g times the corner's weight, at each of the four corners of a tap's sample
-//   by offsets sum_g A_g times the slope of bilinear(...); the same for the class's offset and the query's
+//   of w_c     d (1 + gain_g grows_c) X_c            summed over positions and queries
+//   of X_c     d (1 + gain_g grows_c) w_c            summed over classes
+//   of a_g     d product_g phi'(f_g) f_g (1 - f_g)   called A_g below
+//   of taps    A_g times the corner's weight, at each of the four corners of a tap's sample
+//   of offsets sum_g A_g times the slope of bilinear(...), the same for the class's offset and the query's
 //
-// The kernels' names: `sampled` and `sum` are a_g; `by_product` is d gain_g, `by_weighed` d (1 + gain_g grows_c), the
-// gradient by w_c X_c; `by_sum` is A_g.
+// Names in the kernels: `sampled` and `sum` are a_g; `by_product` is d gain_g; `by_weighed` is d (1 + gain_g grows_c),
+// the gradient of w_c X_c; `by_sum` is A_g.
 #pragma once
 
 #include "sampling.h"
@@ -56,12 +57,12 @@ struct ScoreSizes : Grid {
   DMF_HOST_DEVICE int64_t channels() const { return group_size * groups; }
 };
 
-// Sizes in which a row of channels fills whole vectors (or warps), where this is possible.
+// Sizes with which a row of channels fills whole vectors (or warps), if that is possible.
 //
-// A row [R, G] of `query` or `weights` is read in runs of G numbers, one per group; a run that leaves part of a vector
-// empty wastes lanes. The same memory is also a row [R / k, kG]: k consecutive runs read as one, over k copies of each
-// group. `groups` is then kG and `group_size` R / k, while taps still have G numbers, called `filters`: group g uses
-// filter g % filters. For every G that divides 64 or 640, some k fills whole vectors.
+// A row [R, G] of `query` or `weights` is read in runs of G numbers, one per group, and a run that leaves part of a
+// vector empty wastes lanes. The same memory is also a row [R / k, kG], in which k consecutive runs are read as one,
+// over k copies of each group. `groups` is then kG and `group_size` is R / k, while taps still have G numbers, called
+// `filters`, and group g uses filter g % filters. For every G that divides 64 or 640, some k fills whole vectors.
 struct Regrouped : ScoreSizes {
   int64_t filters;
 };
@@ -78,8 +79,8 @@ inline Regrouped regrouped(const ScoreSizes& n, int64_t lanes) {
   return result;
 }
 
-// What a kernel reads. Class n of episode b is row class_rows[b, n] of its tables, query q is row query_rows[b, q].
-// Null pointers stand for episodes that follow each other: rows b * N + n and b * Q + q.
+// A kernel's inputs. Class n of episode b is row class_rows[b, n] of its tables, and query q is row query_rows[b, q].
+// Null pointers stand for consecutive episodes, with rows b * N + n and b * Q + q.
 template <typename T, typename A>
 struct ScoreInputs {
   const T* taps;
@@ -94,14 +95,14 @@ struct ScoreInputs {
   DMF_HOST_DEVICE int64_t query_row(int64_t bq) const { return query_rows ? query_rows[bq] : bq; }
 };
 
-// Where a kernel adds the gradients by its inputs; zero at first.
+// The gradients of a kernel's inputs, zero at first; the kernel adds to them.
 template <typename A>
 struct ScoreGradients {
   A *taps, *class_offsets, *query, *query_offsets, *weights;
 };
 
 // The kernels: aligned_score.cpp defines them for CPU tensors, aligned_score.cu for CUDA tensors. All memory is
-// contiguous, `out` starts as zeros, and `device` is the index of the CUDA device.
+// contiguous, `out` is filled with zeros beforehand, and `device` is the index of the CUDA device.
 namespace {
 
 template <typename T, typename A>
@@ -114,16 +115,16 @@ void score_backward(const ScoreSizes& n, const Growth& growth, const ScoreInputs
 struct ScoreTables {
   Tensor taps, class_offsets, query, query_offsets, weights;
 
-  // The last check before raw memory. dmf builds the tables itself, so the messages are for its developers.
+  // The last check before raw memory is accessed. dmf builds the tables itself, so the messages are for its developers.
   ScoreSizes checked(int64_t episodes, int64_t ways, int64_t queries, const std::vector<int64_t>& kernel_size) const {
     check_kernel_size(kernel_size);
-    STD_TORCH_CHECK(taps.dim() == 5 && query.dim() == 5, "dmf::aligned_score: taps and query have 5 axes");
+    STD_TORCH_CHECK(taps.dim() == 5 && query.dim() == 5, "dmf::aligned_score: expected taps and query with 5 axes");
     const Grid grid(kernel_size, taps.size(2), taps.size(3));
     const ScoreSizes n{grid, episodes, ways, queries, query.size(3), taps.size(4)};
     check_shapes(n);
     check_types();
     for (const Tensor& other : {class_offsets, query, query_offsets, weights}) {
-      STD_TORCH_CHECK(together(taps, other), "dmf::aligned_score: all tensors are on one device");
+      STD_TORCH_CHECK(together(taps, other), "dmf::aligned_score: expected all tensors on one device");
     }
     return n;
   }
@@ -147,23 +148,23 @@ struct ScoreTables {
     STD_TORCH_CHECK(has_shape(taps, {classes, n.taps, n.height, n.width, n.groups}) &&
                         has_shape(class_offsets, {classes, 2 * n.taps, n.height, n.width}) &&
                         has_shape(weights, {classes, n.group_size, n.groups}),
-                    "dmf::aligned_score: the tables of classes are taps [J, T, H, W, G], class_offsets [J, 2T, H, W] "
+                    "dmf::aligned_score: expected tables of classes taps [J, T, H, W, G], class_offsets [J, 2T, H, W] "
                     "and weights [J, R, G]");
     STD_TORCH_CHECK(has_shape(query, {images, n.height, n.width, n.group_size, n.groups}) &&
                         has_shape(query_offsets, {images, 2 * n.taps, n.height, n.width}),
-                    "dmf::aligned_score: the tables of images are query [I, H, W, R, G] and query_offsets "
-                    "[I, 2T, H, W], with the sizes of the classes");
+                    "dmf::aligned_score: expected tables of images query [I, H, W, R, G] and query_offsets "
+                    "[I, 2T, H, W], with the sizes of the tables of classes");
   }
 
   void check_types() const {
     const ScalarType sum = taps.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
     STD_TORCH_CHECK(query.scalar_type() == taps.scalar_type() && class_offsets.scalar_type() == sum &&
                         query_offsets.scalar_type() == sum && weights.scalar_type() == sum,
-                    "dmf::aligned_score: taps and query have one type, offsets and weights the type of the sums");
+                    "dmf::aligned_score: expected taps and query of one type, offsets and weights of the sums' type");
   }
 };
 
-// Calls run(T(), A()) for taps and query of a type: T is that type in C++, A the type of the sums.
+// Calls run(T(), A()) with T, the C++ type of taps and query, and A, the type of the sums.
 template <typename Run>
 void by_type(ScalarType type, const Run& run) {
   if (type == ScalarType::Float) {
@@ -178,18 +179,18 @@ void by_type(ScalarType type, const Run& run) {
 #endif
   } else {
     STD_TORCH_CHECK(false,
-                    "dmf::aligned_score: taps and query are float32, float64, bfloat16 or, on a GPU, float16");
+                    "dmf::aligned_score: expected taps and query in float32, float64, bfloat16 or, on a GPU, float16");
   }
 }
 
 Growth growth_of(const std::vector<double>& coefficients, bool rectified) {
-  STD_TORCH_CHECK(coefficients.size() <= kDegree, "dmf::aligned_score: growth has at most 4 coefficients");
+  STD_TORCH_CHECK(coefficients.size() <= kDegree, "dmf::aligned_score: expected at most 4 coefficients of the growth");
   Growth growth{rectified, coefficients.empty(), {}};
   for (size_t i = 0; i < coefficients.size(); ++i) growth.c[i] = coefficients[i];
   return growth;
 }
 
-// The score map of episodes, from checked tables.
+// Computes the score map of episodes from checked tables.
 Tensor score(ScoreTables given, const ScoreSizes& n, const Growth& growth, const int64_t* class_rows,
              const int64_t* query_rows) {
   given.make_contiguous();
@@ -203,11 +204,11 @@ Tensor score(ScoreTables given, const ScoreSizes& n, const Growth& growth, const
   return out;
 }
 
-// Sizes where the rows of B episodes follow each other: J = B * N, I = B * Q.
+// Sizes for B consecutive episodes: J = B * N, I = B * Q.
 ScoreSizes checked_in_order(const ScoreTables& given, int64_t episodes, const std::vector<int64_t>& kernel_size) {
   const int64_t classes = given.taps.size(0), queries = given.query.size(0);
   STD_TORCH_CHECK(episodes > 0 && classes % episodes == 0 && queries % episodes == 0,
-                  "dmf::aligned_score: the rows divide into whole episodes");
+                  "dmf::aligned_score: expected rows that divide into whole episodes");
   return given.checked(episodes, classes / episodes, queries / episodes, kernel_size);
 }
 
@@ -219,7 +220,7 @@ Tensor aligned_score(Tensor taps, Tensor class_offsets, Tensor query, Tensor que
   return score(given, n, growth_of(coefficients, rectified), nullptr, nullptr);
 }
 
-// Whether all of `rows`, a contiguous tensor on the CPU, lie in a table of `count` rows.
+// Whether all `rows`, a contiguous tensor on the CPU, are in a table of `count` rows.
 bool within(const Tensor& rows, int64_t count) {
   const int64_t* row = rows.const_data_ptr<int64_t>();
   for (int64_t i = 0; i < rows.numel(); ++i) {
@@ -235,11 +236,11 @@ Tensor aligned_score_of_rows(Tensor taps, Tensor class_offsets, Tensor query, Te
   STD_TORCH_CHECK(class_rows.dim() == 2 && query_rows.dim() == 2 && class_rows.size(0) == query_rows.size(0) &&
                       class_rows.scalar_type() == ScalarType::Long && query_rows.scalar_type() == ScalarType::Long &&
                       together(class_rows, taps) && together(query_rows, taps),
-                  "dmf::aligned_score_of_rows: class_rows [B, N] and query_rows [B, Q] are int64, on the same device");
+                  "dmf::aligned_score_of_rows: expected int64 class_rows [B, N] and query_rows [B, Q] on that device");
   const ScoreSizes n = given.checked(class_rows.size(0), class_rows.size(1), query_rows.size(1), kernel_size);
   class_rows = torch::stable::contiguous(class_rows);
   query_rows = torch::stable::contiguous(query_rows);
-  // On a GPU this check would wait for the device.
+  // Not on a GPU, where this check would have to wait for the device.
   STD_TORCH_CHECK(taps.is_cuda() || (within(class_rows, taps.size(0)) && within(query_rows, query.size(0))),
                   "dmf::aligned_score_of_rows: a row lies outside of its table");
   return score(given, n, growth_of(coefficients, rectified), class_rows.const_data_ptr<int64_t>(),
@@ -253,7 +254,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> aligned_score_backward(
   const ScoreSizes n = checked_in_order(given, episodes, kernel_size);
   STD_TORCH_CHECK(has_shape(grad, {n.episodes, n.queries, n.ways, n.height, n.width}) &&
                       grad.scalar_type() == weights.scalar_type() && together(grad, taps),
-                  "dmf::aligned_score_backward: grad is [B, Q, N, H, W], of the sums' type and on the same device");
+                  "dmf::aligned_score_backward: expected grad [B, Q, N, H, W] of the sums' type, on the same device");
   given.make_contiguous();
   grad = torch::stable::contiguous(grad);
   const auto zeros = [&](const Tensor& like) {

@@ -1,7 +1,7 @@
-// What the CUDA kernels share. Include this file first.
+// Shared by the CUDA kernels. Include this file first.
 #pragma once
 
-#define USE_CUDA  // PyTorch then declares aoti_torch_get_current_cuda_stream
+#define USE_CUDA  // makes PyTorch declare aoti_torch_get_current_cuda_stream
 #include "sampling.h"
 
 #include <cuda_runtime.h>
@@ -15,7 +15,7 @@ namespace dmf {
 constexpr int kWarp = 32;
 constexpr int64_t kMostBlocks = 1 << 20;
 
-// The sum over a warp's lanes, in its first lane.
+// The sum over a warp's lanes; only its first lane has the result.
 template <typename T>
 __device__ T warp_sum(T value) {
 #pragma unroll

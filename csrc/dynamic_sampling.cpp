@@ -1,7 +1,7 @@
-// Schema and CPU kernels. Autograd and shape inference are registered from Python (dmf/ops/dynamic_sampling.py).
+// Schema and CPU kernels. Python registers autograd and shape inference (dmf/ops/dynamic_sampling.py).
 //
-// No sum is split between threads, so results do not depend on their number: forward owns output rows, backward owns
-// (map, tap) pairs, and a tap's gradient and its offsets' gradients belong to that pair alone.
+// No sum is split between threads, so results do not depend on the number of threads. In forward, a thread owns output
+// rows; in backward, it owns (map, tap) pairs, and with them the gradients of the tap map and of its offsets.
 #include "dynamic_sampling.h"
 
 #include <torch/csrc/stable/library.h>
@@ -11,7 +11,7 @@
 namespace dmf {
 namespace {
 
-// Output rows [begin, end) of M * Q * H; `zeros` is a row of G zeros, read for corners outside the map.
+// Computes output rows [begin, end) of M * Q * H. `zeros` is a row of G zeros, read for corners outside the map.
 template <typename T>
 DMF_HOST_DEVICE void forward_rows(const Sizes& n, const T* taps, const T* offsets, const T* zeros, T* out,
                                   int64_t begin, int64_t end) {
@@ -44,7 +44,7 @@ DMF_HOST_DEVICE void forward_rows(const Sizes& n, const T* taps, const T* offset
   }
 }
 
-// Pairs [begin, end) of M * T; gradients into corners outside the map end in `discard`, a row of G.
+// Computes gradients of pairs [begin, end) of M * T. Those of corners outside the map go to `discard`, a row of G.
 template <typename T>
 DMF_HOST_DEVICE void backward_pairs(const Sizes& n, const T* grad, const T* taps, const T* offsets, const T* zeros,
                                     T* discard, T* grad_taps, T* grad_offsets, int64_t begin, int64_t end) {
@@ -94,7 +94,7 @@ DMF_HOST_DEVICE void backward_pairs(const Sizes& n, const T* grad, const T* taps
   }
 }
 
-// target_clones takes no templates: the two types by name.
+// target_clones does not work on templates, hence one function per type.
 DMF_CLONES void forward(const Sizes& n, const float* taps, const float* offsets, const float* zeros, float* out,
                         int64_t begin, int64_t end) {
   forward_rows(n, taps, offsets, zeros, out, begin, end);

@@ -1,9 +1,9 @@
-// CUDA kernels for the schema in dynamic_sampling.cpp, a library of its own (dmf.ops._C_cuda).
+// CUDA kernels for the schema in dynamic_sampling.cpp, in a separate library (dmf.ops._C_cuda).
 //
-// Forward: one thread per output number, G fastest, so that neighbouring threads read neighbouring numbers; a block is
-// a run of positions and the threads of a position agree on their samples. Nothing is shared: results are reproducible.
-// Backward: one warp per output position with its lanes along G. A corner's gradient is added atomically (the order of
-// these sums is the only thing that may change between runs), an offset's is a sum over the warp.
+// Forward uses one thread per output number, with G fastest, so that neighbouring threads read neighbouring numbers. A
+// block covers a run of positions, and all threads of a position use the same samples. Nothing is shared, so results
+// are reproducible. Backward uses one warp per output position, with its lanes along G. Gradients of corners are added
+// atomically, so only the order of these sums can change between runs; gradients of offsets are sums over the warp.
 #include "cuda.cuh"
 
 #include "dynamic_sampling.h"
@@ -34,7 +34,7 @@ __global__ void __launch_bounds__(kThreads) forward_kernel(Sizes n, const T* __r
         for (int c = 0; c < 4; ++c) {
           const int64_t index = sample.index(c, n);
           const T value = index < 0 ? T(0) : map[(t * positions + index) * n.groups];
-          sum += sample.weight(c) * value;  // also outside: NaN * 0 is how a NaN offset spreads
+          sum += sample.weight(c) * value;  // also outside the map: NaN * 0 propagates a NaN offset
         }
       }
     }
@@ -50,7 +50,7 @@ __global__ void __launch_bounds__(kThreads)
   const int64_t total = n.maps * n.queries * positions;
   const int lane = threadIdx.x % kWarp;
   const int64_t warps = int64_t(gridDim.x) * (kThreads / kWarp);
-  // Every branch below depends on the position alone, so the lanes of a warp stay together for warp_sum.
+  // Every branch below depends only on the position, so the lanes of a warp stay together for warp_sum.
   for (int64_t i = (int64_t(blockIdx.x) * kThreads + threadIdx.x) / kWarp; i < total; i += warps) {
     const int64_t p = i % positions, mq = i / positions, m = mq / n.queries;
     const int64_t y = p / n.width - n.top, x = p % n.width - n.left;

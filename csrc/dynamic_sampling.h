@@ -1,7 +1,7 @@
-// The operator dmf::sample_taps up to its kernels, for CPU and CUDA alike.
+// The part of the operator dmf::sample_taps that CPU and CUDA share: everything but the kernels.
 //
-// Letters as in dmf/ops/dynamic_sampling.py: M maps, Q queries, T taps, H x W positions, G groups; taps [M, T, H, W, G],
-// offsets [M, Q, 2T, H, W], output [M, Q, H, W, G].
+// Letters as in dmf/ops/dynamic_sampling.py: M maps, Q queries, T taps, H x W positions, G groups. Shapes: taps
+// [M, T, H, W, G], offsets [M, Q, 2T, H, W], output [M, Q, H, W, G].
 #pragma once
 
 #include "sampling.h"
@@ -12,29 +12,29 @@ struct Sizes : Grid {
   int64_t maps, queries, groups;
 };
 
-// The last check before raw memory; dmf.ops.dynamic_sampling.sample_taps has the messages for users.
+// The last check before raw memory is accessed; dmf.ops.dynamic_sampling.sample_taps has the messages for users.
 inline Sizes checked_sizes(const Tensor& taps, const Tensor& offsets, const std::vector<int64_t>& kernel_size) {
   check_kernel_size(kernel_size);
-  STD_TORCH_CHECK(taps.dim() == 5 && offsets.dim() == 5, "dmf::sample_taps: taps and offsets have 5 axes");
+  STD_TORCH_CHECK(taps.dim() == 5 && offsets.dim() == 5, "dmf::sample_taps: expected taps and offsets with 5 axes");
   const int64_t count = kernel_size[0] * kernel_size[1];
   STD_TORCH_CHECK(taps.size(1) == count && offsets.size(2) == 2 * count && offsets.size(0) == taps.size(0) &&
                       offsets.size(3) == taps.size(2) && offsets.size(4) == taps.size(3),
-                  "dmf::sample_taps: taps are [M, T, H, W, G] and offsets [M, Q, 2T, H, W] with T = ", count);
+                  "dmf::sample_taps: expected taps [M, T, H, W, G] and offsets [M, Q, 2T, H, W] with T = ", count);
   STD_TORCH_CHECK(taps.scalar_type() == offsets.scalar_type() &&
                       (taps.scalar_type() == ScalarType::Float || taps.scalar_type() == ScalarType::Double),
-                  "dmf::sample_taps: taps and offsets are both float32 or both float64");
-  STD_TORCH_CHECK(together(taps, offsets), "dmf::sample_taps: taps and offsets are on one device");
+                  "dmf::sample_taps: expected taps and offsets both in float32 or both in float64");
+  STD_TORCH_CHECK(together(taps, offsets), "dmf::sample_taps: expected taps and offsets on one device");
   return {Grid(kernel_size, taps.size(2), taps.size(3)), taps.size(0), offsets.size(1), taps.size(4)};
 }
 
 inline void check_grad(const Tensor& grad, const Tensor& taps, const Sizes& n) {
   STD_TORCH_CHECK(has_shape(grad, {n.maps, n.queries, n.height, n.width, n.groups}) &&
                       grad.scalar_type() == taps.scalar_type() && together(grad, taps),
-                  "dmf::sample_taps_backward: grad is [M, Q, H, W, G], of the taps' type and on their device");
+                  "dmf::sample_taps_backward: expected grad [M, Q, H, W, G] with the type and device of the taps");
 }
 
 // The kernels: dynamic_sampling.cpp defines them for CPU tensors, dynamic_sampling.cu for CUDA tensors. All tensors are
-// contiguous; grad_taps starts as zeros, the other results uninitialised.
+// contiguous; grad_taps is filled with zeros beforehand, and the other results are uninitialised.
 namespace {
 
 template <typename T>

@@ -1,7 +1,7 @@
-// What all operators share: checks of their arguments, the grid of taps, and bilinear samples.
+// Shared by all operators: checks of arguments, the grid of taps, and bilinear samples.
 //
-// Include this file first. Only PyTorch's stable ABI is used, so one build serves every Python and every PyTorch from
-// 2.11 on.
+// Include this file first. The operators use only PyTorch's stable ABI, so one build works with every Python version
+// and with PyTorch 2.11 and later.
 #pragma once
 
 #define TORCH_TARGET_VERSION 0x020b000000000000  // 2.11
@@ -23,7 +23,7 @@
 #define DMF_HOST_DEVICE inline
 #endif
 
-// Compiles a hot loop for three instruction sets, of which the loader picks one.
+// Compiles a hot loop for three instruction sets; the loader picks one of them.
 #if defined(__x86_64__) && defined(__linux__) && defined(__GNUC__) && !defined(__clang__) && __GNUC__ >= 12
 #define DMF_CLONES __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
 #else
@@ -52,7 +52,7 @@ struct Grid {
 
 inline void check_kernel_size(const std::vector<int64_t>& kernel_size) {
   STD_TORCH_CHECK(kernel_size.size() == 2 && kernel_size[0] > 0 && kernel_size[1] > 0,
-                  "dmf: kernel_size is two positive numbers");
+                  "dmf: expected kernel_size of two positive numbers");
 }
 
 inline bool together(const Tensor& a, const Tensor& b) {
@@ -78,19 +78,20 @@ struct Sample {
   DMF_HOST_DEVICE T weight(int corner) const {
     return (corner & 2 ? a : T(1) - a) * (corner & 1 ? b : T(1) - b);
   }
-  // The corner's index in its map, or -1 where it lies outside: there the map reads 0.
+  // The corner's index in its map, or -1 if it lies outside the map, where values are 0.
   DMF_HOST_DEVICE int64_t index(int corner, const Grid& n) const {
     const int y = row + (corner >> 1), x = column + (corner & 1);
     return y >= 0 && y < n.height && x >= 0 && x < n.width ? int64_t(y) * n.width + x : -1;
   }
 };
 
-// Finds the sample at (row + dy, column + dx), where (row, column) is where the tap reads without offset; false if all
-// four corners lie outside the map.
+// Finds the sample at (row + dy, column + dx), where (row, column) is the tap's position without offset. Returns false
+// if all four corners lie outside the map.
 //
-// The range is tested in floating point, before the conversion to int, which is undefined for 1e30. At exactly -1 the
-// value is 0, but the derivative (the one from the right, as in torchvision and grid_sample) is not: the sample is
-// kept. A NaN is in no range: it is placed outside with weights NaN, so that it spreads instead of reading 0.
+// The range is tested in floating point, before the conversion to int, which is undefined for values such as 1e30. At
+// exactly -1 the value is 0, but the derivative (from the right, as in torchvision and grid_sample) is not, so the
+// sample is kept. A NaN lies in no range; it is placed outside the map with weights NaN, so that it propagates instead
+// of giving 0.
 template <typename T>
 DMF_HOST_DEVICE bool locate(const Grid& n, int64_t row, int64_t column, T dy, T dx, Sample<T>& sample) {
   const T v = T(row) + dy, h = T(column) + dx;
@@ -104,7 +105,7 @@ DMF_HOST_DEVICE bool locate(const Grid& n, int64_t row, int64_t column, T dy, T 
   return true;
 }
 
-// The least number of work items per thread: some 2^17 multiply-adds.
+// The smallest number of work items per thread, worth about 2^17 multiply-adds.
 inline int64_t grain(int64_t work_per_item) {
   return work_per_item >= (1 << 17) ? 1 : (1 << 17) / (work_per_item > 0 ? work_per_item : 1);
 }

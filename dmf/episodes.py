@@ -1,4 +1,4 @@
-"""Episodes: which images make a few-shot task, as a pure function of seed and index."""
+"""Episodes: which images make up a few-shot task, as a pure function of seed and index."""
 
 from __future__ import annotations
 
@@ -11,35 +11,35 @@ from torch import Tensor
 
 
 def derived_seed(*numbers: int) -> int:
-    """A seed in [0, 2^63) from several numbers below 2^32 (NumPy's SeedSequence).
+    """A seed in [0, 2^63) derived from several numbers below 2^32 (by NumPy's SeedSequence).
 
-    As many other numbers give an unrelated seed; fewer stand for ones with zeros behind them.
+    Different numbers give unrelated seeds, except that a shorter list counts as one padded with zeros.
     """
     return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
 @dataclass(frozen=True)
 class Episode:
-    """A batch of B tasks, as images or as their feature maps (`...`)."""
+    """A batch of B tasks. `...` stands for the shape of an image or of its feature map."""
 
     support: Tensor
-    """[B, N, K, ...]: K examples of each of N classes."""
+    """[B, N, K, ...]: K images of each of N classes."""
     query: Tensor
     """[B, Q, ...]"""
     targets: Tensor
-    """[B, Q]: which of the N classes, int64."""
+    """[B, Q], int64: each query's class within the episode, 0..N-1."""
     labels: Tensor
-    """[B, Q]: which class of the whole split, int64; what a global classifier learns."""
+    """[B, Q], int64: each query's class within the split, the target of a global classifier."""
 
 
 @dataclass(frozen=True)
 class EpisodeIndices:
-    """Rows of a split that make B tasks."""
+    """The images of B tasks, as rows of a split."""
 
     support: Tensor
     """[B, N, K], int64"""
     query: Tensor
-    """[B, Q], int64, query j is of class j // (Q / N)"""
+    """[B, Q], int64; query j has class j // (Q / N)"""
     targets: Tensor
     """[B, Q], int64"""
 
@@ -51,32 +51,32 @@ class EpisodeIndices:
 
     @property
     def hash(self) -> str:
-        """16 hexadecimal digits over the rows: for one data set, equal hashes are equal episodes."""
+        """A hash of the rows, in 16 hexadecimal digits; on one data set, equal hashes mean equal episodes."""
         rows = np.concatenate([self.support.flatten(1).numpy(), self.query.numpy()], axis=1).astype("<i8")
         return hashlib.sha256(repr(tuple(self.support.shape)).encode() + rows.tobytes()).hexdigest()[:16]
 
 
 class EpisodeSampler:
-    """N-way K-shot tasks with Q/N queries per class. Task i is a function of (labels, seed, i) alone.
+    """Samples N-way K-shot tasks with Q/N queries per class. Task i is a function of (labels, seed, i) alone.
 
-    No state passes from one task to the next, so the order of asking, the number of workers and an interruption
-    change nothing. Classes, and images within a class, are drawn without replacement.
+    Tasks share no state, so they do not depend on the order of calls, the number of workers or an interruption.
+    Classes, and images within a class, are drawn without replacement.
     """
 
     def __init__(self, labels: np.ndarray, way: int, shot: int, queries: int, seed: int) -> None:
-        """`labels` [M], 0..classes-1; `queries` per class.
+        """`labels` [M] are in 0..classes-1; `queries` counts per class.
 
-        Raises ValueError when the labels do not hold enough classes or images.
+        Raises ValueError if there are too few classes or images.
         """
         order = np.argsort(labels, kind="stable")
         classes = np.split(order, np.cumsum(np.bincount(labels))[:-1])
         if len(classes) < way:
-            raise ValueError(f"way={way} needs as many classes, the split has {len(classes)}")
+            raise ValueError(f"way={way} needs {way} classes, but the split has {len(classes)}")
         fewest = min(len(rows) for rows in classes)
         if fewest < shot + queries:
             raise ValueError(
                 f"shot={shot} and queries={queries} need {shot + queries} images per class, "
-                f"the smallest class has {fewest}"
+                f"but the smallest class has {fewest}"
             )
         self.classes = classes
         self.way, self.shot, self.queries, self.seed = way, shot, queries, seed
@@ -98,12 +98,12 @@ class EpisodeSampler:
 
 
 def drawn_ways(seed: int, index: int, classes: int, way: int) -> np.ndarray:
-    """The classes that `EpisodeSampler` draws for task `index`, int64 [way]: they do not depend on the images."""
+    """The classes that `EpisodeSampler` draws for task `index`, int64 [way]. They do not depend on the images."""
     return _ways(_random(seed, index), classes, way)
 
 
 def _random(seed: int, index: int) -> np.random.RandomState:
-    # RandomState's stream is frozen by NumPy's policy: episodes stay the same across versions.
+    # NumPy's policy freezes RandomState's stream, so episodes stay the same across versions.
     return np.random.RandomState(np.random.SeedSequence((seed, index)).generate_state(4))
 
 

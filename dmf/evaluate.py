@@ -1,4 +1,4 @@
-"""Test one trained model: `python -m dmf.evaluate FOLDER`, or a released checkpoint with `--resume FILE.pth.tar`."""
+"""Evaluate one trained model: `python -m dmf.evaluate FOLDER`, or a released checkpoint: `--resume FILE.pth.tar`."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from dmf.train import assignment
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command's arguments; those of the released scripts keep their names."""
+    """The command's arguments; arguments of the released scripts keep their names."""
     arguments = argparse.ArgumentParser(prog="python -m dmf.evaluate", description=__doc__)
     arguments.add_argument(
         "what",
         nargs="*",
         metavar="FOLDER | path=value",
-        help="a training's folder, as dmf.train or a sweep left it; fields such as training.device=cpu",
+        help="the folder of a training by dmf.train or a sweep; settings such as training.device=cpu",
     )
-    arguments.add_argument("--resume", type=Path, help="in place of a folder: a checkpoint of the released code")
-    arguments.add_argument("--base", help="with --resume: the recipe that names data and transforms (released)")
+    arguments.add_argument("--resume", type=Path, help="instead of a folder: a checkpoint of the released code")
+    arguments.add_argument("--base", help="with --resume: the recipe for data and transforms (released)")
     arguments.add_argument("--root", help="folder or archive with the images (default: as in training)")
     arguments.add_argument("--dataset", help="with --resume: name of the data set")
-    arguments.add_argument("--groups", type=int, help="with --resume: the checkpoint's groups, to be checked")
+    arguments.add_argument("--groups", type=int, help="with --resume: the number of groups to expect")
     arguments.add_argument("--nExemplars", type=int, help="shots per class (default: as in training)")
     arguments.add_argument("--way", type=int, default=EvaluationConfig().way, help="classes per episode (%(default)s)")
     arguments.add_argument("--queries", type=int, default=EvaluationConfig().queries, help="per class (%(default)s)")
@@ -42,10 +42,10 @@ def parser() -> argparse.ArgumentParser:
 
 
 def test(arguments: argparse.Namespace) -> EvaluationRecord:
-    """Evaluate what the arguments name; a training's folder also keeps the record."""
+    """Evaluate the model that the arguments name; if it is a training's folder, write the record there."""
     folders = [Path(text) for text in arguments.what if "=" not in text or Path(text).is_dir()]
     if len(folders) != (arguments.resume is None):
-        raise ValueError("give a training's folder or --resume with a released checkpoint, one of the two")
+        raise ValueError("give either one training's folder or --resume with a released checkpoint")
     settings = dict(assignment(text) for text in arguments.what if Path(text) not in folders)
     if arguments.root is not None:
         settings["data.root"] = arguments.root
@@ -55,22 +55,22 @@ def test(arguments: argparse.Namespace) -> EvaluationRecord:
         return _test_released(arguments, settings, evaluation)
     for name in ("base", "dataset", "groups"):
         if getattr(arguments, name) is not None:
-            raise ValueError(f"--{name} goes with --resume; a training's folder has its own configuration")
+            raise ValueError(f"--{name} needs --resume; a training's folder has its own configuration")
     return _test_folder(folders[0], settings, evaluation)
 
 
 def _test_folder(folder: Path, settings: dict[str, object], evaluation: EvaluationConfig) -> EvaluationRecord:
     if not (folder / CONFIG).is_file():
-        raise ValueError(f"{folder} holds no finished training: its {CONFIG} is missing; name one that a sweep left")
+        raise ValueError(f"{folder} holds no finished training: {CONFIG} is missing; name the folder of a training")
     if not (folder / RECORD).is_file() or TrainingRecord.read(folder / RECORD).outcome != "finished":
-        raise ValueError(f"{folder} holds no finished training: its {RECORD} is missing or says otherwise")
+        raise ValueError(f"{folder} holds no finished training: {RECORD} is missing, or its outcome is not 'finished'")
     kept = ExperimentConfig.read(folder / CONFIG)
     if not (folder / BEST).is_file():
         raise ValueError(f"{folder}: {without_weights(kept.key)}")
     config = kept.with_paths(settings)
     if config.key != kept.key:
         raise ValueError(
-            f"{', '.join(settings)}: not as in training {kept.key}; only root, device and threads may differ"
+            f"{', '.join(settings)}: not as in training {kept.key}; only root, device and threads can differ"
         )
     record = evaluate_folder(folder, config, evaluation, open_for(config))
     record.write(folder / EVALUATIONS / f"{record.evaluation_key}.json")
@@ -82,7 +82,7 @@ def _test_released(
 ) -> EvaluationRecord:
     model = released.load(arguments.resume)
     if arguments.groups not in (None, model.groups):
-        raise ValueError(f"--groups {arguments.groups}, but {arguments.resume} has {model.groups}")
+        raise ValueError(f"got --groups {arguments.groups}, but {arguments.resume} has {model.groups} groups")
     if arguments.dataset is not None:
         settings["data.name"] = arguments.dataset
     base = recipe(arguments.base or "released")
@@ -92,7 +92,7 @@ def _test_released(
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Print accuracy and interval."""
+    """Evaluate, and print the accuracy and its interval."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
         record = test(parser().parse_intermixed_args(argv))

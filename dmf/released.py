@@ -1,4 +1,4 @@
-"""Checkpoints of the released DMF code (`.pth.tar`), read and written without running pickled code."""
+"""Reads and writes checkpoints of the released DMF code (`.pth.tar`) without running pickled code."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from dmf.methods.dmf.model import DMF
 from dmf.records.checkpoints import load_weights
 
 HEAD = {
-    "global_classifier.weight": "global_clasifier.weight",  # as spelt there
+    "global_classifier.weight": "global_clasifier.weight",  # the released code's spelling
     "global_classifier.bias": "global_clasifier.bias",
     "meta_filter.offset_conv.weight": "dw_gen.off_conv.weight",
     "meta_filter.filter_conv.weight": "dw_gen.kernel_conv.weight",
 }
-"""Our names of the head's weights, and the released ones."""
+"""Our names of the head's weights -> the released code's."""
 MOST_CLASSES = 100_000
-"""Of a global classifier: a checkpoint can name any size in a few bytes."""
+"""Upper limit for the global classifier, because a few bytes of a checkpoint can declare any size."""
 
-# The released scripts save an accuracy beside the weights, a NumPy number: `scalar` makes it, and runs no code. Its
-# module has two names, NumPy 1's and NumPy 2's.
+# The released scripts save an accuracy beside the weights, as a NumPy number. `scalar` rebuilds it and runs no
+# code. Its module has different names in NumPy 1 and NumPy 2.
 _SCALAR: Any = np.float64(0).__reduce__()[0]
 _NUMBERS: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [
     np.dtype,
@@ -42,10 +42,10 @@ _NUMBERS: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [
 
 
 def load(source: str | Path | Mapping[str, Any]) -> DMF:
-    """The DMF model of a released checkpoint, given as a path or as a state dict already in memory.
+    """Load the DMF model of a released checkpoint, given as a path or as a state dict in memory.
 
-    The number of groups and of base classes is read off the shapes. Keys may carry `module.` prefixes, and the state
-    dict may lie under `state_dict`. Raises ValueError when keys are missing, unknown or of another shape.
+    The numbers of groups and of base classes follow from the shapes. Keys can have `module.` prefixes, and the state
+    dict can be nested under `state_dict`. Raises ValueError if keys are missing or unknown or have another shape.
     """
     where = "the state dict"
     if isinstance(source, (str, Path)):
@@ -53,17 +53,17 @@ def load(source: str | Path | Mapping[str, Any]) -> DMF:
         source = _read(Path(source))
     state = source.get("state_dict", source)
     if not (isinstance(state, Mapping) and all(isinstance(key, str) for key in state)):
-        raise ValueError(f"{where}: its state_dict is a {type(state).__name__}, expected tensors by name")
+        raise ValueError(f"{where}: its state_dict is a {type(state).__name__}, expected a dict of tensors by name")
     state = {key.removeprefix("module."): value for key, value in state.items()}
     missing = [name for name in HEAD.values() if name not in state]
     if missing:
-        raise ValueError(f"{where} is no checkpoint of the released DMF: it lacks {', '.join(missing)}")
+        raise ValueError(f"{where} is not a checkpoint of the released DMF: it lacks {', '.join(missing)}")
     for name, value in state.items():
         if not isinstance(value, Tensor):
             raise ValueError(f"{where}: {name} is a {type(value).__name__}, expected a tensor")
     model = _model_of(state, where)
     ours = {key: state.pop(name) for key, name in _names(model).items() if name in state}
-    # Blocks 1 and 2 count forwards for a DropBlock that they do not have.
+    # Blocks 1 and 2 of the released code count forward passes although they have no DropBlock.
     unknown = [name for name in state if not re.fullmatch(r"base\.layer[12]\.0\.num_batches_tracked", name)]
     absent = [name for key, name in _names(model).items() if key not in ours]
     if unknown or absent:
@@ -71,16 +71,16 @@ def load(source: str | Path | Mapping[str, Any]) -> DMF:
     load_weights(model, ours, where)
     broken = [_names(model)[key] for key, value in ours.items() if not value.isfinite().all()]
     if broken:
-        told = f"{len(broken)} tensors hold NaN or infinity, first {broken[0]}; take another checkpoint"
+        told = f"{len(broken)} tensors hold NaN or infinity, first {broken[0]}; use another checkpoint"
         raise ValueError(f"{where}: {told}")
     return model
 
 
 def _model_of(state: Mapping[str, Tensor], where: str) -> DMF:
-    """A model with as many groups and base classes as the state dict's shapes say."""
+    """A new model with the numbers of groups and base classes that the state dict's shapes imply."""
     classifier, kernels = state["global_clasifier.weight"], state["dw_gen.kernel_conv.weight"]
     if classifier.dim() < 2 or kernels.dim() < 2:
-        raise ValueError(f"{where}: the head's weights have no two sides; expected those of the released DMF")
+        raise ValueError(f"{where}: the head's weights are not matrices; expected those of the released DMF")
     groups, channels = kernels.shape[0], DMFConfig().channels
     if not groups or channels % groups:
         raise ValueError(f"{where}: {groups} groups do not divide the {channels} channels of the released backbone")
@@ -91,22 +91,22 @@ def _model_of(state: Mapping[str, Tensor], where: str) -> DMF:
 
 
 def save(model: DMF, path: str | Path) -> None:
-    """Write `model` for the released code. Raises ValueError for a model that it cannot express."""
+    """Write `model` as a checkpoint for the released code. Raises ValueError if that code cannot express the model."""
     state = to_state_dict(model)
     with replacing(path) as aside:
         torch.save({"state_dict": state}, aside)
 
 
 def to_state_dict(model: DMF) -> dict[str, Tensor]:
-    """The released keys, with our weights."""
+    """Our weights under the released code's keys."""
     ours = model.state_dict()
     names = _names(model)
     strange = sorted(set(ours) - set(names)) + sorted(set(names) - set(ours))
     other = [] if strange else _departures(model)
     if strange or other:
         raise ValueError(
-            "the released code has ResNet-12 without last pooling, dynamic sampling, the ODE by rk4 with k=1, "
-            f"rectified, and normalised class weights; this model differs in {', '.join(strange + other)}"
+            "the released code has only ResNet-12 without last pooling, dynamic sampling, the rectified ODE by rk4 "
+            f"with k=1, and normalised class weights; this model differs in {', '.join(strange + other)}"
         )
     state = {name: ours[key].detach().cpu() for key, name in names.items()}
     for layer in (1, 2):
@@ -115,7 +115,7 @@ def to_state_dict(model: DMF) -> dict[str, Tensor]:
 
 
 def _departures(model: DMF) -> list[str]:
-    """What a state dict does not show."""
+    """Settings that differ from the released code and that a state dict does not show."""
     same = {
         "alignment": model.alignment == Alignment(),
         "class_weight": model.class_weight == "normalised",
@@ -130,21 +130,21 @@ def _read(path: Path) -> Mapping[str, Any]:
     try:
         with torch.serialization.safe_globals(_NUMBERS):
             content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch.load raises many types for what is no checkpoint; all are the file's fault
-        raise ValueError(f"{path} is no checkpoint that holds only tensors and numbers: {_reason(error)}") from error
+    except Exception as error:  # torch.load raises many types for a bad file, and nothing else can fail here
+        raise ValueError(f"{path} is not a checkpoint of tensors and numbers only: {_reason(error)}") from error
     if not isinstance(content, Mapping):
         raise ValueError(f"{path} holds a {type(content).__name__}, expected a state dict")
     return content
 
 
 def _reason(error: Exception) -> str:
-    """What is wrong with a checkpoint, without PyTorch's advice to load it with code and all."""
+    """What is wrong with a checkpoint, without PyTorch's advice to load it unsafely."""
     told = str(error).rpartition("WeightsUnpickler error: ")[2].strip() or type(error).__name__
     return told.splitlines()[0].split(". ")[0]
 
 
 def _names(model: DMF) -> dict[str, str]:
-    """Our keys, and the released ones, of a ResNet-12 DMF."""
+    """Our keys -> the released code's, for DMF with ResNet-12."""
     names = dict(HEAD)
     for key in model.backbone.state_dict():
         match = re.fullmatch(r"blocks\.(\d)\.(.+)", key)

@@ -1,4 +1,4 @@
-"""One training without a sweep: `python -m dmf.train --root DATA [--groups 64] [--nExemplars 1] [path=value ...]`."""
+"""Train one model: `python -m dmf.train --root DATA [--groups 64] [--nExemplars 1] [path=value ...]`."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from dmf.values import shown
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command's arguments; those of the released scripts keep their names."""
+    """The command's arguments; arguments of the released scripts keep their names."""
     arguments = argparse.ArgumentParser(prog="python -m dmf.train", description=__doc__)
-    arguments.add_argument("values", nargs="*", metavar="path=value", help="any field, e.g. training.learning_rate=0.1")
+    arguments.add_argument("values", nargs="*", metavar="path=value", help="any setting, e.g. training.epochs=10")
     arguments.add_argument("--base", default="released", help=f"recipe to start from: {', '.join(RECIPES)}")
     arguments.add_argument("--root", help="folder or archive with the images (data.root)")
     arguments.add_argument("--dataset", help="name of the data set (data.name)")
@@ -32,7 +32,7 @@ def parser() -> argparse.ArgumentParser:
     arguments.add_argument(
         "--resume",
         type=Path,
-        help="go on with the training in this folder (or of this checkpoint in it), with the configuration it holds",
+        help="resume the training in this folder (or of this checkpoint in it), with its own configuration",
     )
     return arguments
 
@@ -47,7 +47,7 @@ FLAGS = {
 
 
 def configuration(arguments: argparse.Namespace) -> ExperimentConfig:
-    """Recipe, then flags, then path=value; or, for --resume, what the folder holds, at another root if one is given."""
+    """The recipe, changed by the flags and then by each path=value; for --resume, the configuration in the folder."""
     if arguments.resume is not None and arguments.resume.is_file():
         arguments.resume = arguments.resume.parent
     values = {path: getattr(arguments, flag) for flag, path in FLAGS.items() if getattr(arguments, flag) is not None}
@@ -55,34 +55,36 @@ def configuration(arguments: argparse.Namespace) -> ExperimentConfig:
     if arguments.resume is None:
         return recipe(arguments.base).with_paths(values).resolved()
     if not (arguments.resume / CONFIG).is_file():
-        raise ValueError(f"--resume {arguments.resume}: no config.json there, so nothing to go on with")
+        raise ValueError(f"--resume {arguments.resume}: there is no config.json, so there is nothing to resume")
     kept = ExperimentConfig.read(arguments.resume / CONFIG)
     config = kept.with_paths(values)
     if config.key != kept.key:
-        raise ValueError(f"--resume goes on with training {kept.key}; other values than its own make {config.key}")
+        raise ValueError(
+            f"--resume continues training {kept.key}, but these values make it training {config.key}; leave them out"
+        )
     return config
 
 
 def assignment(text: str) -> tuple[str, Any]:
-    """`model.groups=64` -> ("model.groups", 64); what is no JSON is text."""
+    """`model.groups=64` -> ("model.groups", 64). A value that is not JSON is a string."""
     path, equals, value = text.partition("=")
     if not equals:
         raise ValueError(f"got {shown(text)}, expected path=value, e.g. model.groups=64")
     try:
         return path, json.loads(value)
-    except (ValueError, RecursionError):  # also a number of thousands of digits
+    except (ValueError, RecursionError):  # ValueError also for a number of thousands of digits
         return path, value
 
 
 def show(epoch: Epoch) -> None:
-    """One line per epoch."""
+    """Print one line about an epoch."""
     losses = "  ".join(f"{name} {value:.4f}" for name, value in epoch.losses.items())
     accuracy = "" if epoch.validation_accuracy is None else f"  validation {epoch.validation_accuracy:.2%}"
     print(f"epoch {epoch.epoch}: {losses}{accuracy}  ({epoch.seconds:.1f} s)", flush=True)
 
 
 def _command(name: str, *arguments: str | Path | None) -> str:
-    """A command to be copied into a shell."""
+    """A command that can be pasted into a shell."""
     return shlex.join(["python", "-m", f"dmf.{name}", *map(str, arguments)])
 
 
@@ -95,10 +97,10 @@ def _ended(folder: Path, config: AnyTraining) -> bool:
 
 
 def run(config: AnyTraining, folder: Path) -> TrainingRecord | None:
-    """Train in `folder`, after the pre-training that `config` starts from, in a folder beside it named by its key.
+    """Train in `folder`. If `config` starts from a pre-training, run it first, in a folder beside it named by its key.
 
-    Returns the record of what ended last, of a pre-training that diverged that one's; None: all had ended before.
-    BlockingIOError while another process trains there.
+    Returns the training's record, the pre-training's record if that diverged, or None if the training had finished
+    before. Raises BlockingIOError while another process trains there.
     """
     if _ended(folder, config):
         return None
@@ -111,7 +113,7 @@ def run(config: AnyTraining, folder: Path) -> TrainingRecord | None:
             return stage
     data = open_for(config)
     with locked(folder / LOCK):
-        if _ended(folder, config):  # by another process, meanwhile
+        if _ended(folder, config):  # another process has finished it meanwhile
             return None
         record = train(config, data, folder, show, start and start / BEST)
         close(folder, record)
@@ -119,7 +121,7 @@ def run(config: AnyTraining, folder: Path) -> TrainingRecord | None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Train, write the record, and say where; 0 when the training finished, 1 when it diverged."""
+    """Train and write the record. Returns 0 if the training finished, 1 if it diverged, 2 for an error."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     arguments = parser().parse_intermixed_args(argv)
     folder = None
@@ -128,16 +130,16 @@ def main(argv: list[str] | None = None) -> int:
         folder = arguments.resume or arguments.save_dir or Path("runs/trainings") / config.key
         record = run(config, folder)
     except BlockingIOError:
-        print(f"error: another process trains in {folder}; wait for it, or take another --save-dir", file=sys.stderr)
+        print(f"error: another process trains in {folder}; wait for it, or use another --save-dir", file=sys.stderr)
         return 2
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print(f"stopped; go on with: {_command('train', '--resume', folder)}", file=sys.stderr)
+        print(f"stopped; resume with: {_command('train', '--resume', folder)}", file=sys.stderr)
         return 130
     if record is None:
-        print(f"done already; next: {_command('evaluate', folder)}")
+        print(f"already done; next: {_command('evaluate', folder)}")
         return 0
     if record.failure is not None:
         print(f"{record.outcome}: {record.failure.reason}; last finite: {record.failure.last_finite}", file=sys.stderr)

@@ -1,6 +1,6 @@
-"""The base of every value that crosses a file: configurations, records, plans.
+"""The base class of every value that is stored in a file: configurations, records, plans.
 
-Pydantic's own defaults drop a misspelt key silently and read `"3"` as 3; `Value` refuses both and names the path.
+By default, pydantic silently drops a misspelt key and reads `"3"` as 3; `Value` rejects both and names the path.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from dmf.machine.files import write_text
 
 LONGEST_SHOWN = 200
-"""Characters of a wrong value that an error repeats."""
+"""Characters of a wrong value that an error message shows."""
 _SHORT = reprlib.Repr()
 _SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = LONGEST_SHOWN
 _SHORT.maxlist = _SHORT.maxtuple = _SHORT.maxdict = 20
@@ -27,7 +27,7 @@ CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"))
 
 
 class Value(BaseModel):
-    """A frozen pydantic model: unknown keys and wrong types are errors, lists become tuples."""
+    """A frozen pydantic model. Unknown keys and wrong types are errors; lists become tuples."""
 
     model_config = ConfigDict(
         frozen=True, extra="forbid", strict=True, allow_inf_nan=True, ser_json_inf_nan="constants"
@@ -35,12 +35,12 @@ class Value(BaseModel):
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Self:
-        """Validate plain data (as YAML or JSON give it); a mistake is a ValueError that names every wrong path."""
+        """Validate plain data, as from YAML or JSON. Raises a ValueError that names every wrong path."""
         try:
             text = json.dumps(data, ensure_ascii=False).encode()
-        except UnicodeEncodeError as error:  # a path with bytes that are no UTF-8
+        except UnicodeEncodeError as error:  # a path with bytes that are not UTF-8
             near = error.object[max(0, error.start - 30) : error.end + 30]
-            raise ValueError(f"{cls.__name__}: {shown(near)} is no UTF-8 text; rename what it names") from None
+            raise ValueError(f"{cls.__name__}: {shown(near)} is not UTF-8 text; rename the file or folder") from None
         try:
             return cls.model_validate_json(text)
         except ValidationError as error:
@@ -48,28 +48,28 @@ class Value(BaseModel):
 
     @classmethod
     def read(cls, path: str | Path) -> Self:
-        """Read what `write` wrote."""
+        """Read a file that `write` wrote. Raises ValueError for any other content."""
         try:
             return cls.model_validate_json(Path(path).read_bytes())
         except ValidationError as error:
             raise ValueError(describe(error, f"{cls.__name__} in {path}")) from None
 
     def write(self, path: str | Path) -> None:
-        """Write as JSON, whole or not at all."""
+        """Write as JSON, completely or not at all."""
         write_text(path, self.model_dump_json(indent=1) + "\n")
 
     def replace(self, **paths: Any) -> Self:
-        """A copy with other values at dotted paths (`__` for the dot), validated again.
+        """A copy with other values at the given paths (`__` stands for the dot), validated again.
 
         >>> config.replace(model__groups=160, episodes__shot=5)
         """
         return self.with_paths({path.replace("__", "."): value for path, value in paths.items()})
 
     def with_paths(self, values: dict[str, Any]) -> Self:
-        """A copy with `values` (dotted path -> value) in place, validated again.
+        """A copy with `values` (dotted path -> value) replaced, validated again.
 
-        Sections that no path leads into are kept as they are. Where that does not do, the whole is validated as plain
-        data: lists become tuples, and of what is mistaken every path is named.
+        Only the sections that change are validated. If that fails, everything is validated as plain data, which turns
+        lists into tuples, and whose error names every wrong path.
         """
         try:
             return self._with_fields(values)
@@ -88,22 +88,23 @@ class Value(BaseModel):
         for name, paths in below.items():
             section = fields.get(name)
             if not isinstance(section, Value):
-                raise ValueError(f"{name!r} is no section of {type(self).__name__}")
+                raise ValueError(f"{name!r} is not a section of {type(self).__name__}")
             fields[name] = section._with_fields(paths)
         return type(self)(**fields)
 
     def _with_plain(self, values: dict[str, Any], data: dict[str, Any] | None = None) -> Self:
-        """The same from `data`, which is changed, or from this value as plain data."""
+        """As `with_paths`, by way of plain data: `data`, which is modified, or this value's own."""
         data = self.model_dump(mode="json") if data is None else data
         for path, value in values.items():
             *parents, leaf = path.split(".")
             node = data
             for depth, name in enumerate(parents):
                 if not isinstance(node.get(name), dict):
-                    raise ValueError(f"{'.'.join(parents[: depth + 1])!r} is no section; there are {', '.join(data)}")
+                    section = ".".join(parents[: depth + 1])
+                    raise ValueError(f"{section!r} is not a section; the sections are {', '.join(data)}")
                 node = node[name]
             if leaf not in node:
-                raise ValueError(f"{path!r} is no parameter; there are {', '.join(node)}")
+                raise ValueError(f"{path!r} is not a parameter; the parameters there are {', '.join(node)}")
             node[leaf] = value
         return type(self).from_dict(data)
 
@@ -128,15 +129,15 @@ class Value(BaseModel):
 
 
 def describe(error: ValidationError, what: str) -> str:
-    """Every mistake of a pydantic error on a line of its own: path, what was got, what was expected."""
+    """One line per mistake in a pydantic error: the path, what was expected and what was given."""
     lines = []
     for mistake in error.errors():
         path = ".".join(str(part) for part in untagged(mistake["loc"]))
         message = mistake["msg"].removeprefix("Value error, ")
         if mistake["type"] == "extra_forbidden":
             message = "no such parameter"
-        elif mistake["type"] == "json_invalid":  # the input is the whole file
-            message = f"damaged ({message}); put a whole file back, or remove it"
+        elif mistake["type"] == "json_invalid":  # the input would be the whole file
+            message = f"damaged ({message}); restore the file, or remove it"
         elif mistake["type"] == "union_tag_invalid":
             message = f"got {mistake['ctx']['tag']}, expected one of {mistake['ctx']['expected_tags']}"
             message = re.sub(r"'?<(.*?)>'?", r"\1", message)
@@ -147,7 +148,7 @@ def describe(error: ValidationError, what: str) -> str:
 
 
 def untagged(place: tuple[int | str, ...]) -> tuple[int | str, ...]:
-    """Where a mistake of pydantic's is, without the tags of unions (`tag_by`)."""
+    """The location of a pydantic mistake, without the tags of unions (`tag_by`)."""
     return tuple(part for part in place if not re.fullmatch("<.*>", str(part)))
 
 
@@ -157,13 +158,13 @@ def digest(data: Any, length: int = 16) -> str:
 
 
 def shown(value: Any) -> str:
-    """`value` as an error shows it, cut where it is long or deep; also what is large only in words (YAML's anchors)."""
+    """`value` for an error message, cut if it is long or deep; safe even for a huge value that YAML anchors build."""
     text = _SHORT.repr(value)
     return text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]}..."
 
 
 def printable(text: str) -> str:
-    """`text` with an escape for every character that would steer a terminal or hide, as names in archives may hold."""
+    """`text` with control and invisible characters escaped: names in archives can hold some."""
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
@@ -171,7 +172,7 @@ def printable(text: str) -> str:
 
 Count = Annotated[int, Field(ge=1, le=1_000_000_000)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
-"""Larger ones would be the streams of smaller ones (`dmf.episodes.derived_seed`)."""
+"""Larger seeds would repeat the streams of other seeds (`dmf.episodes.derived_seed`)."""
 Fraction = Annotated[float, Field(ge=0, le=1)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -180,12 +181,12 @@ Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 def _no_bool(value: Any) -> Any:
     if isinstance(value, bool):
         said = str(value).lower()
-        raise ValueError(f"got {said}, which is no number (YAML reads on, yes and true so); write 0, 1, ...")
+        raise ValueError(f"got {said}, which is not a number (YAML reads on, yes and true as true); write 0, 1, ...")
     return value
 
 
 def tag_by(field: str, default: str) -> Callable[[Any], str]:
-    """The discriminator of a union by `field`, whose tags are "<value>"; without the field, that of `default`."""
+    """A discriminator that reads the tag "<value>" from `field`, or "<default>" if the field is missing."""
 
     def tag(value: Any) -> str:
         return f"<{value.get(field, default) if isinstance(value, dict) else getattr(value, field, default)}>"
@@ -194,4 +195,4 @@ def tag_by(field: str, default: str) -> Callable[[Any], str]:
 
 
 NO_BOOL = BeforeValidator(_no_bool)
-"""For a Literal of numbers, which would take true for 1."""
+"""For a Literal of numbers, which would accept true as 1."""

@@ -1,1 +1,1 @@
-"""From records to tables: planned cells, published numbers, statistics, and every output format."""
+"""Turns records into tables: planned cells, published numbers, statistics and output formats."""

@@ -9,18 +9,18 @@ from reports.statistics import PairedTest, PublishedVerdict, Verdict
 
 
 class Comparison(Value):
-    """Ours minus the paper's, in accuracy; no numbers and no verdict where the two cannot be compared."""
+    """Our accuracy minus the paper's; without numbers and verdict if the two are not comparable."""
 
     difference: float | None = None
     ci95: float | None = None
-    """Half-width: episodes of both, and our seeds (Student's t) where there are several."""
+    """Half-width; covers the episodes on both sides and, with several seeds, our seeds (Student's t)."""
     their_ci95: float | None = None
-    """As used; for Table 2 assumed, see the table's notes."""
+    """The paper's half-width; assumed for Table 2 (see the table's notes)."""
     verdict: PublishedVerdict | None = None
     obstacles: tuple[str, ...] = ()
     """Why there is no verdict: what differs, in words."""
     departures: tuple[str, ...] = ()
-    """`path=value` where our training departs from the paper's and the released code's."""
+    """`path=value` of each setting in which our training departs from the paper's and the released code's."""
 
     @property
     def words(self) -> str:
@@ -29,24 +29,25 @@ class Comparison(Value):
 
 
 class AgainstBaseline(Value):
-    """A cell minus its baseline over the same episodes, in accuracy; without a test no numbers and no verdict."""
+    """A cell's accuracy minus its baseline's on the same episodes; without numbers and verdict if there is no test."""
 
     baseline: str
-    """Its row's name."""
+    """Name of the baseline's row."""
     difference: float | None = None
     low: float | None = None
+    """Lower end of the 95 % interval."""
     high: float | None = None
-    """Of the 95 % interval."""
+    """Upper end of the 95 % interval."""
     p: float | None = None
     p_holm: float | None = None
-    """Adjusted for all the comparisons of the table."""
+    """Adjusted for all comparisons of the table."""
     test: PairedTest | None = None
     seeds: tuple[int, ...] = ()
-    """Those that both have."""
+    """Seeds that both sides have."""
     published_difference: float | None = None
     """The same difference in the paper."""
     also_differs: tuple[str, ...] = ()
-    """Dotted paths in which the two trainings differ besides what the table's rows vary: then there is no test."""
+    """Dotted paths in which the two trainings differ besides what the table's rows vary; if any, there is no test."""
     verdict: Verdict | None = None
     obstacle: str = ""
     """Why there is no test, in words."""
@@ -58,45 +59,45 @@ class AgainstBaseline(Value):
 
 
 class Cell(Value):
-    """One row in one section. Accuracies are fractions in [0, 1]."""
+    """One row of one section. Accuracies are fractions in [0, 1]."""
 
     label: str
     name: str
-    """The label with what it is of: `groups 64`."""
+    """The label with its meaning, as in `groups 64`."""
     backbone: str
     variant: tuple[str, ...] = ()
     state: State
     reasons: tuple[str, ...] = ()
-    """Why there is no value, or which seeds it lacks and why."""
+    """Why there is no value, or which seeds are absent and why."""
     accuracy: float | None = None
     """Mean over seeds and episodes."""
     ci95: float | None = None
     """Half-width over episodes of the seed-averaged accuracies."""
     seed_sd: float | None = None
-    """Standard deviation of the seeds' means; None for one seed."""
+    """Standard deviation of the seeds' mean accuracies; None for one seed."""
     episodes: int | None = None
     seeds_done: tuple[int, ...] = ()
     seeds_planned: tuple[int, ...] = ()
     best: bool = False
-    """The best of its section, or not distinguishable from it by a paired test."""
+    """Whether it is the best of its section, or a paired test cannot distinguish it from the best."""
     bank: str = ""
     records: tuple[str, ...] = ()
     """`training key/evaluation key`."""
     doubts: tuple[str, ...] = ()
-    """Why its records are stale, if they were accepted all the same."""
+    """Why its records are stale, if they were accepted anyway."""
     parameters: int | None = None
     training_seconds: float | None = None
     published: Published | None = None
     library: tuple[Published, ...] = ()
-    """LibFewShot's numbers."""
+    """The row's numbers in LibFewShot."""
     to_published: Comparison | None = None
     to_baseline: AgainstBaseline | None = None
-    """None in the baseline's row and in reference rows."""
+    """None for the baseline's row and for reference rows."""
     is_baseline: bool = False
 
 
 class Section(Value):
-    """The cells of one data set, way and shot."""
+    """The cells for one data set, way and shot."""
 
     label: str
     dataset: str
@@ -106,7 +107,7 @@ class Section(Value):
 
 
 class Table(Value):
-    """A table, filled as far as its records go."""
+    """A table, filled as far as there are records."""
 
     name: str
     title: str
@@ -114,7 +115,7 @@ class Table(Value):
     baseline: str
     """Name of the baseline's row."""
     published_header: str
-    """Names the data set and backbone of the published numbers if they are not those of the runs."""
+    """Heading of the paper's column; names the data set and backbone if they are not those of the runs."""
     sections: tuple[Section, ...]
     verdict: str
     notes: tuple[str, ...]

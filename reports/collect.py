@@ -1,4 +1,4 @@
-"""The episodes behind a planned cell, read from its records and checked against their summaries."""
+"""Collects the episodes behind a planned cell from its records, and checks the records' summaries against them."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from reports.statistics import Samples, means_ci95
 from reports.tables import PlannedCell, Records
 
 TOLERANCE = 1e-9
-"""Between a stored summary and the same recomputed from its episodes."""
+"""Largest difference between a stored summary and the value recomputed from the episodes."""
 
 
 class State(StrEnum):
-    """How far a cell is; the value is what tables print."""
+    """How far a cell has come. Tables print the value."""
 
     DONE = "done"
     PARTIAL = "partial"
@@ -33,12 +33,12 @@ class State(StrEnum):
     NOT_EVALUATED = "not evaluated"
     MISSING = "missing"
     REFUSED = "refused"
-    """Its seeds cannot be averaged."""
+    """Its seeds were tested on different episodes and cannot be averaged."""
     NOT_PLANNED = "not planned"
 
 
 GRAVEST_FIRST = (State.FAILED, State.DIVERGED, State.STALE, State.RUNNING, State.NOT_EVALUATED, State.MISSING)
-"""States of seeds; a cell without any seed done has the first that one of its seeds has."""
+"""States of seeds in order of gravity. A cell with no seed done takes the gravest state among its seeds."""
 
 
 class Absence(NamedTuple):
@@ -46,31 +46,31 @@ class Absence(NamedTuple):
 
     state: State
     reason: str
-    """For people."""
+    """In words."""
 
 
 @dataclass(frozen=True)
 class Collected:
-    """What a planned cell has: its state, why seeds are absent, and the episodes of the seeds done."""
+    """The results of a planned cell: its state, why seeds are absent, and the episodes of the seeds done."""
 
     state: State
     reasons: tuple[str, ...] = ()
     seeds: tuple[int, ...] = ()
-    """Those done, in the order of `accuracies`."""
+    """Seeds done, in the order of `accuracies`."""
     accuracies: Samples | None = None
     """[S, E]: accuracy of every episode for every seed done."""
     bank: str = ""
-    """Identifies the test episodes and their images: cells of one bank can be compared episode by episode."""
+    """Identifies the test episodes and their images. Cells with the same bank can be compared episode by episode."""
     records: tuple[str, ...] = ()
     """`training key/evaluation key` for every seed done."""
     parameters: int | None = None
     training_seconds: float | None = None
     """Mean over the seeds done."""
     doubts: tuple[str, ...] = ()
-    """Why its records are stale, if they were accepted all the same."""
+    """Why its records are stale, if they were accepted anyway."""
 
     def of_seeds(self, seeds: tuple[int, ...]) -> Samples:
-        """Accuracies [len(seeds), E] of some of the seeds, in the order asked for."""
+        """Accuracies [len(seeds), E] of the given seeds, in that order."""
         assert self.accuracies is not None
         if seeds == self.seeds:
             return self.accuracies
@@ -79,9 +79,9 @@ class Collected:
 
 
 def collect(cell: PlannedCell, records: Records, today: Today | None = None) -> Collected:
-    """Read the records of a planned cell; with `today`, stale ones count only if it accepts them.
+    """Read the records of a planned cell; if `today` is given, stale records count only if it accepts them.
 
-    ValueError if a record contradicts itself or the plan; the message names the record.
+    Raises ValueError, naming the record, if a record contradicts itself or the plan.
     """
     found: list[tuple[int, Ended | None, Tested]] = []
     absent: dict[int, Absence] = {}
@@ -106,7 +106,7 @@ def collect(cell: PlannedCell, records: Records, today: Today | None = None) -> 
     reasons = _by_reason({seed: absent[seed].reason for seed in cell.seeds if seed in absent}, len(cell.seeds))
     if not done:
         return Collected(min((absence.state for absence in absent.values()), key=GRAVEST_FIRST.index), reasons)
-    # A bank holds positions in a split: with other images there, its episodes are others.
+    # A bank holds rows of a split, so with other images its episodes are different ones.
     banks = {f"{tested.bank} of {tested.data_fingerprint[:16]}" for _, _, tested in done}
     if len(banks) > 1:
         return Collected(State.REFUSED, (f"its seeds were tested on different episodes ({', '.join(sorted(banks))})",))
@@ -125,7 +125,7 @@ def collect(cell: PlannedCell, records: Records, today: Today | None = None) -> 
 
 
 def _doubts(training: ExperimentConfig, ended: Ended | None, tested: Tested, today: Today) -> tuple[str, ...]:
-    """Why a training (of any seed) or its evaluation is stale, each reason once."""
+    """The distinct reasons why a training or its evaluation is stale; `training` can have any seed."""
     found = today.doubts(training, tested.code, tested.data_fingerprint, tested.format)
     if ended and ended.provenance:
         made = ended.provenance
@@ -134,7 +134,7 @@ def _doubts(training: ExperimentConfig, ended: Ended | None, tested: Tested, tod
 
 
 def _by_reason(reasons: dict[int, str], planned: int) -> tuple[str, ...]:
-    """Each reason once, from reasons by seed; with its seeds, unless it holds for all `planned` of them."""
+    """The distinct reasons, each with its seeds unless it holds for all `planned` seeds."""
     seeds: dict[str, list[str]] = {}
     for seed, reason in reasons.items():
         seeds.setdefault(reason, []).append(str(seed))
@@ -145,7 +145,7 @@ def _by_reason(reasons: dict[int, str], planned: int) -> tuple[str, ...]:
 
 
 def _absence(training: ExperimentConfig, key: str, records: Records) -> Absence:
-    """Why a training has no evaluation."""
+    """Why a training has no evaluation that counts."""
     record = records.how_ended(key)
     if record is None:
         stage = training.stage
@@ -164,18 +164,18 @@ def _absence(training: ExperimentConfig, key: str, records: Records) -> Absence:
 
 def _check(tested: Tested, expected: str, asked: EvaluationConfig) -> None:
     if tested.name != expected or tested.config_key != asked.key:
-        raise ValueError(f"evaluation {tested.name} lies where {expected} belongs; remove it and evaluate again")
+        raise ValueError(f"evaluation {tested.name} is in the place of {expected}; remove it and evaluate again")
     count = len(tested.accuracies)
     if count != asked.episodes:
         raise ValueError(
-            f"evaluation {tested.name} holds {count} episodes, its config says {asked.episodes}; evaluate again"
+            f"evaluation {tested.name} holds {count} episodes, but its config says {asked.episodes}; evaluate again"
         )
     if tested.accuracies.min() < 0 or tested.accuracies.max() > 1:
-        raise ValueError(f"evaluation {tested.name} holds accuracies beyond 0 and 1; evaluate again")
+        raise ValueError(f"evaluation {tested.name} holds accuracies outside [0, 1]; evaluate again")
 
 
 def _check_summaries(found: Sequence[Tested], accuracies: Samples) -> None:
-    """ValueError unless each record's mean and interval are those of its episodes, a row of `accuracies`."""
+    """Raise ValueError unless each record's mean and interval match its episodes, which are a row of `accuracies`."""
     if not found:
         return
     recomputed = means_ci95(accuracies)
@@ -183,6 +183,6 @@ def _check_summaries(found: Sequence[Tested], accuracies: Samples) -> None:
         for what, stored, right in (("accuracy", tested.accuracy, accuracy), ("ci95", tested.ci95, ci95)):
             if not abs(stored - right) <= TOLERANCE:
                 raise ValueError(
-                    f"evaluation {tested.name} says {what}={stored!r}, its episodes give {float(right)!r}; "
+                    f"evaluation {tested.name} says {what}={stored!r}, but its episodes give {float(right)!r}; "
                     "evaluate again"
                 )

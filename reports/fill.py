@@ -18,7 +18,7 @@ NOT_PLANNED = Collected(State.NOT_PLANNED, (State.NOT_PLANNED.value,))
 
 @dataclass(frozen=True, eq=False)
 class Place:
-    """A row in a column, with the cell planned for it and what its records hold."""
+    """A row in a column, with its planned cell and the results that the cell's records hold."""
 
     column: Column
     row: Row
@@ -27,14 +27,14 @@ class Place:
 
 
 def fill(layout: TableLayout, cells: Iterable[PlannedCell], records: Records, today: Today | None = None) -> Table:
-    """Fill the planned cells of a table from `records`; with `today`, stale ones count only if it accepts them.
+    """Fill a table's planned cells from `records`; if `today` is given, stale records count only if it accepts them.
 
     Raises:
-        ValueError: nothing is planned for the table, or a record contradicts itself; the message names the record.
+        ValueError: no cell is planned for the table, or a record, which the message names, contradicts itself.
     """
     grid = arrange(layout, cells)
     if not grid:
-        raise ValueError(f"nothing is planned for table {layout.name}; plan cells for it, or leave it out")
+        raise ValueError(f"no cell is planned for table {layout.name}; plan cells for it, or leave it out")
     columns = [
         [Place(column, row, cell, collect(cell, records, today) if cell else NOT_PLANNED) for row, cell in rows.items()]
         for column, rows in grid.items()
@@ -96,7 +96,7 @@ def _cell(layout: TableLayout, place: Place, to_baseline: AgainstBaseline | None
 
 
 def _published(layout: TableLayout, place: Place) -> Published | None:
-    """The paper's number for a row; in Table 2 the one for miniImageNet and ResNet-12, whatever the runs use."""
+    """The paper's number for a row. Table 2 has numbers for miniImageNet and ResNet-12 only, whatever the runs use."""
     row, column = place.row, place.column
     if row.published is None:
         return None
@@ -105,7 +105,7 @@ def _published(layout: TableLayout, place: Place) -> Published | None:
 
 
 def _library(layout: TableLayout, place: Place) -> tuple[Published, ...]:
-    """LibFewShot's numbers for a row. Of DMF it has the full model only, which is one row of each part of Table 2."""
+    """LibFewShot's numbers for a row. For DMF, it has only the full model, which is one row in each part of Table 2."""
     row, column = place.row, place.column
     method = row.published
     if layout.components and row.published is not None:
@@ -128,7 +128,7 @@ def _to_published(
         "image size": column.dataset != theirs.dataset or config.data.image_size == published.IMAGE_SIZE,
         "shots in training": column.trained_shot == column.shot,
         "classes": column.split == "test",
-        # Published numbers of other methods come from training protocols that no recipe here follows.
+        # Published numbers of other methods come from training protocols that none of our recipes follows.
         "training protocol": config.model.method == "dmf",
     }
     their_ci95 = published.assumed_ci95(theirs)
@@ -151,7 +151,7 @@ def _is_baseline(layout: TableLayout, row: Row) -> bool:
 
 
 def _baseline(layout: TableLayout, place: Place, section: Sequence[Place]) -> Place | None:
-    """The baseline's row with the same backbone; of several, the one trained and tested most alike."""
+    """The baseline's row with the same backbone; if there are several, the one with the most similar settings."""
     assert place.planned is not None
     ours = place.planned
 
@@ -167,7 +167,7 @@ def _baseline(layout: TableLayout, place: Place, section: Sequence[Place]) -> Pl
 
 
 def _compare_with_baselines(layout: TableLayout, columns: Sequence[Sequence[Place]]) -> dict[Place, AgainstBaseline]:
-    """Compares each planned row with its baseline; p is adjusted over the whole table."""
+    """Compare each planned row with its baseline; p values are adjusted over the whole table."""
     answers: dict[Place, AgainstBaseline] = {}
     tested: dict[Place, tuple[AgainstBaseline, statistics.Difference]] = {}
     for section in columns:
@@ -195,7 +195,7 @@ def _compare_with_baselines(layout: TableLayout, columns: Sequence[Sequence[Plac
 
 
 def _unpaired_answer(layout: TableLayout, place: Place, base: Place | None) -> AgainstBaseline:
-    """What can be said without a test, and the obstacle to one if there is any."""
+    """The comparison without a test's results, and with the obstacle to a test if there is one."""
     if base is None:
         name = layout.row_name.format(layout.labels[layout.baseline])
         return AgainstBaseline(baseline=name, obstacle=f"baseline {State.NOT_PLANNED}")
@@ -234,7 +234,7 @@ def _difference(ours: Collected, base: Collected) -> statistics.Difference:
 
 
 def _among_best(place: Place, section: Sequence[Place]) -> bool:
-    """Whether a place has the highest accuracy of its section, or one that a paired test cannot tell from it."""
+    """Whether a place has the highest accuracy of its section, or a paired test cannot distinguish it from that."""
     rivals = [p.found for p in section if p.found.accuracies is not None]
     if place.found.accuracies is None or len(rivals) < 2:
         return False
@@ -252,13 +252,13 @@ def _accuracy(found: Collected) -> float:
 
 
 def _baseline_name(layout: TableLayout, columns: Sequence[Sequence[Place]]) -> str:
-    """The name of its row, which for groups depends on the backbone."""
+    """The name of the baseline's row, which in the table of groups depends on the backbone."""
     rows = [place.row for places in columns for place in places if _is_baseline(layout, place.row)]
     return rows[0].name if rows else layout.row_name.format(layout.labels[layout.baseline])
 
 
 def _section_label(column: Column, datasets: set[str]) -> str:
-    """The task, and the data set if the table has several (a single one is in the title)."""
+    """The task, preceded by the data set if the table has several (otherwise the title names it)."""
     return f"{column.dataset_label}, {column.task}" if len(datasets) > 1 else column.task
 
 

@@ -1,4 +1,4 @@
-"""A table's sentences: its verdict, and the notes without which its numbers could be misread."""
+"""A table's text: its verdict in one line, and notes that prevent its numbers from being misread."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from reports.statistics import MARGIN, PairedTest
 from reports.tables import PlannedCell, TableLayout
 
 PLAIN = frozenset({State.NOT_PLANNED, State.MISSING, State.RUNNING, State.NOT_EVALUATED})
-"""States that need no note where they hold for all seeds of a cell."""
+"""States that need no note if they hold for all seeds of a cell."""
 
 
 def verdict(sections: Sequence[Section], baseline: str) -> str:
-    """In one line: how many cells are done, and the verdicts against the baseline and against the paper."""
+    """One line: the number of cells done, and the verdicts against the baseline and against the paper."""
     planned = [cell for section in sections for cell in section.cells if cell.seeds_planned]
     states = Counter(cell.state for cell in planned)
     parts = [f"{states[State.DONE]} of {len(planned)} cells {State.DONE}"]
@@ -40,7 +40,7 @@ def _counted(counts: Counter[str]) -> str:
 
 
 def notes(layout: TableLayout, sections: Sequence[Section], planned: Sequence[PlannedCell]) -> tuple[str, ...]:
-    """The table's notes, those first that hold for all of it."""
+    """The table's notes; those about the whole table come first."""
     cells = [(section, cell) for section in sections for cell in section.cells]
     said = [
         _protocol(planned),
@@ -78,8 +78,11 @@ def _intervals(cells: Sequence[tuple[Section, Cell]]) -> str:
     text = "± is 1.96 std / sqrt(episodes) over the test episodes, given the trained models and the test classes."
     if counts == [1]:
         return f"{text} 1 seed; the interval covers episodes only."
-    text += f" {_either(counts)} seeds, whose accuracies are averaged for each episode; sd is that of the seeds' means."
-    return f"{text} Where there is 1 seed the interval covers episodes only." if 1 in counts else text
+    text += (
+        f" {_either(counts)} seeds, whose accuracies are averaged for each episode; sd is the standard deviation of "
+        "the seeds' means."
+    )
+    return f"{text} With 1 seed, the interval covers episodes only." if 1 in counts else text
 
 
 def _comparisons(cells: Sequence[tuple[Section, Cell]]) -> str:
@@ -91,8 +94,8 @@ def _comparisons(cells: Sequence[tuple[Section, Cell]]) -> str:
     margin = f"{100 * MARGIN:g}"
     uncovered = any(m.test is PairedTest.OVER_EPISODES for m in made)
     return (
-        f"Differences to {made[0].baseline} on the same episodes: {tests}, 95 % interval in brackets; p adjusted after "
-        f"Holm for the {len(made)} comparisons of this table. "
+        f"Differences from {made[0].baseline} on the same episodes: {tests}, with 95 % intervals in brackets; p values "
+        f"are adjusted by Holm's method for the {len(made)} comparisons in this table. "
         + ("A test over episodes covers the episodes only, not the training seeds. " if uncovered else "")
         + f"Same within {margin}: the whole interval lies within ±{margin} points; better and worse: adjusted p below "
         "0.05; undecided: neither."
@@ -106,7 +109,7 @@ def _seeds(counts: set[int]) -> str:
 def _best(cells: Sequence[tuple[Section, Cell]]) -> str:
     if sum(cell.accuracy is not None for _, cell in cells) < 2:
         return ""
-    return "Bold: not told from the section's highest of ours by a paired test at 5 %, unadjusted."
+    return "Bold: our best in the section, and those that a paired test at 5 % (unadjusted) cannot distinguish from it."
 
 
 def _published(layout: TableLayout, cells: Sequence[tuple[Section, Cell]]) -> str:
@@ -117,12 +120,12 @@ def _published(layout: TableLayout, cells: Sequence[tuple[Section, Cell]]) -> st
     compared = [cell for _, cell in cells if cell.to_published and cell.to_published.difference is not None]
     if compared:
         text += (
-            " Ours minus paper is unpaired; ± joins both intervals"
+            " Ours minus paper is unpaired; ± combines both intervals"
             + (" and our seeds' spread (Student's t)" if any(cell.seed_sd is not None for cell in compared) else "")
-            + ", consistent means that it holds 0."
+            + ", and consistent means that the interval contains 0."
         )
     if any(cell.published.ci95 is None for cell in compared if cell.published):
-        text += " Table 2 gives no intervals: those of Table 1's DMF row are assumed."
+        text += " Table 2 gives no intervals, so those of Table 1's DMF row are assumed."
     return text
 
 
@@ -132,13 +135,13 @@ def _departures(cells: Sequence[tuple[Section, Cell]]) -> list[str]:
         if cell.to_published and cell.to_published.departures:
             found.setdefault(cell.to_published.departures, []).append(f"{_name(cell)} ({section.label})")
     return [
-        f"Departing from the paper's and the released protocol: {', '.join(names)}: {', '.join(paths)}."
+        f"Departures from the protocols of the paper and the released code: {', '.join(names)}: {', '.join(paths)}."
         for paths, names in found.items()
     ]
 
 
 def _library(cells: Sequence[tuple[Section, Cell]]) -> list[str]:
-    """Where LibFewShot's numbers are from, in the order in which a row gives them."""
+    """The sources of LibFewShot's numbers, in the order in which a row lists them."""
     found: dict[str, list[str]] = {}
     for section, cell in cells:
         pages: dict[float, list[str]] = {}
@@ -152,7 +155,7 @@ def _library(cells: Sequence[tuple[Section, Cell]]) -> list[str]:
 
 def _accepted(cells: Sequence[tuple[Section, Cell]]) -> list[str]:
     return [
-        f"{_name(cell)}, {section.label}: its records are stale and were accepted: {'; '.join(cell.doubts)}."
+        f"{_name(cell)}, {section.label}: its records are stale but were accepted: {'; '.join(cell.doubts)}."
         for section, cell in cells
         if cell.doubts
     ]

@@ -1,7 +1,7 @@
 """Published numbers with their sources (`published.csv`), and the protocol behind them.
 
-Accuracies and intervals are fractions, as everywhere before `render`. For some methods LibFewShot's pages disagree: all
-their numbers are kept, each with its page.
+Accuracies and intervals are fractions, as everywhere before `render`. For some methods, LibFewShot's pages disagree; we
+keep all numbers, each with its page.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ NUMBERS = Path(__file__).with_name("published.csv")
 LIBRARY = "LibFewShot"
 
 DATASETS = {"mini_imagenet": "miniImageNet", "tiered_imagenet": "tieredImageNet"}
-"""Data sets of the paper and how it writes them."""
+"""The paper's data sets -> the paper's names for them."""
 BACKBONES = {"conv64f": "Conv4", "wrn28": "WRN-28", "resnet12": "ResNet-12"}
-"""Backbones of the paper, in the order of its Table 1."""
+"""The paper's backbones -> the paper's names for them, in the order of its Table 1."""
 ABLATED = ("mini_imagenet", "resnet12")
 """Data set and backbone of Table 2."""
 IMAGE_SIZE = 84
-"""Pixels of a side."""
+"""Side of the paper's images, in pixels."""
 FULL_MODEL = {"model.dynamic_sampling": True, "model.last_pooling": False, "model.alignment": "ode"}
-"""The model that the paper proposes; FULL_GROUPS has its groups."""
+"""The model that the paper proposes; its groups are in FULL_GROUPS."""
 FULL_GROUPS = {
     ("mini_imagenet", 1): 64,
     ("mini_imagenet", 5): 160,
@@ -38,10 +38,10 @@ FULL_GROUPS = {
 
 
 class Published(Value):
-    """One published number. Accuracy and ci95 (half-width, None where not given) are fractions in [0, 1]."""
+    """One published number. Accuracy and ci95 (half-width; None if not published) are fractions in [0, 1]."""
 
     method: str
-    """As the paper writes it; rows of Table 2 as `DMF groups=64`."""
+    """The paper's name; rows of Table 2 have names such as `DMF groups=64`."""
     backbone: str
     dataset: str
     way: int
@@ -49,12 +49,12 @@ class Published(Value):
     accuracy: float
     ci95: float | None
     source: str
-    """Paper or page, and table."""
+    """The paper or web page, and the table."""
 
 
 @functools.cache
 def numbers() -> tuple[Published, ...]:
-    """Every number of `published.csv`, in its order (that of the paper's tables)."""
+    """Every number in `published.csv`, in the file's order, which is that of the paper's tables."""
     with open(NUMBERS, newline="", encoding="utf-8") as lines:
         return tuple(_number(row) for row in csv.DictReader(lines))
 
@@ -88,17 +88,17 @@ def in_paper(method: str, backbone: str, dataset: str, way: int, shot: int) -> P
 
 
 def in_library(method: str, backbone: str, dataset: str, way: int, shot: int) -> tuple[Published, ...]:
-    """LibFewShot's numbers, one from each page that has one."""
+    """LibFewShot's numbers for a row of the paper's tables, one from each page that has one."""
     return _matching(method, backbone, dataset, way, shot, library=True)
 
 
 def methods_of_table_1() -> tuple[tuple[str, str], ...]:
-    """(method, backbone) of every row of the paper's Table 1, in its order."""
+    """(method, backbone) of every row of the paper's Table 1, in order."""
     return tuple(dict.fromkeys((n.method, n.backbone) for n in numbers() if n.source.endswith("Table 1")))
 
 
 def assumed_ci95(number: Published) -> float | None:
-    """The number's interval; for Table 2, which gives none, that of Table 1's DMF row with the same shot."""
+    """The number's half-width; for Table 2, which gives none, that of Table 1's DMF row with the same shot."""
     if number.ci95 is not None:
         return number.ci95
     full = in_paper("DMF", number.backbone, number.dataset, number.way, number.shot)
@@ -106,9 +106,10 @@ def assumed_ci95(number: Published) -> float | None:
 
 
 def departures(config: ExperimentConfig, row_path: str) -> tuple[str, ...]:
-    """Parameters in which a DMF training departs from the nearest recipe, as `path=value`; `row_path` does not count.
+    """Settings in which a DMF training departs from the nearest recipe, as `path=value`, leaving out `row_path`.
 
-    The groups of the full model depend on data set and shot (`FULL_GROUPS`); a seed is not part of a protocol.
+    The seed and the shot do not count either, and neither do the full model's groups, which depend on data set and shot
+    (`FULL_GROUPS`).
     """
     usual = {"episodes.shot": config.episodes.shot, "training.seed": config.training.seed}
     groups = FULL_GROUPS.get((config.data.name, config.episodes.shot))

@@ -1,7 +1,7 @@
-"""A filled table as terminal text, Markdown, LaTeX, CSV, HTML and JSON; the same table gives the same bytes.
+"""Renders a filled table as terminal text, Markdown, LaTeX, CSV, HTML and JSON. The same table gives the same bytes.
 
-`columns` defines the columns of all formats but JSON, which is the table itself with every number unrounded. Elsewhere
-fractions become percent with two decimals, here and nowhere before.
+`columns` defines the columns of all formats except JSON, which is the table itself with unrounded numbers. In all other
+formats, fractions become percent with two decimals; everywhere before this module, they are fractions.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ from reports.published import BACKBONES
 from reports.statistics import Verdict
 
 Fields = dict[str, str | int | None]
-"""Fields of CSV by name, numbers as percent or points with two decimals; None: empty."""
+"""CSV fields by name. Numbers are percent or percentage points with two decimals; None is an empty field."""
 NOTHING = "–"
-"""Printed where a column has nothing to say of a cell."""
+"""Printed if a column has no value for a cell."""
 LONGEST_REASON = 24
-"""Characters that a table has room for; longer reasons stand in its notes."""
+"""Longest reason that a table prints, in characters; longer ones go to its notes."""
 WIDE = 140
-"""Characters of a terminal from which on a table stands in one piece."""
+"""Terminal width, in characters, from which a table is printed as a single grid."""
 
 
 def percent(fraction: float, signed: bool = False) -> str:
-    """0.6776 -> 67.76, signed +67.76; halves are rounded away from zero, as on paper."""
+    """0.6776 -> 67.76, or +67.76 if signed. Halves are rounded away from zero."""
     value = (Decimal(repr(fraction)) * 100).quantize(Decimal("0.01"), ROUND_HALF_UP)
     text = f"{abs(value)}" if value == 0 else f"{value}"
     if signed and value > 0:
@@ -43,7 +43,7 @@ def percent(fraction: float, signed: bool = False) -> str:
 
 
 def _plain(fraction: float | None) -> str | None:
-    """Percent for CSV, with a hyphen as minus."""
+    """Percent for CSV, with a hyphen as minus sign."""
     return None if fraction is None else percent(fraction).replace("−", "-")
 
 
@@ -75,7 +75,7 @@ def _published_fields(cell: Cell) -> Fields:
 
 
 def _library(cell: Cell) -> str:
-    """All numbers on LibFewShot's pages, each once."""
+    """The distinct numbers on LibFewShot's pages."""
     return " / ".join(dict.fromkeys(percent(number.accuracy) for number in cell.library)) or NOTHING
 
 
@@ -199,37 +199,37 @@ def _verdict_fields(cell: Cell) -> Fields:
 
 @dataclass(frozen=True)
 class Column:
-    """A column: what it prints for a cell, and the fields that CSV has in its place."""
+    """A column: its text for a cell, and the CSV fields that correspond to it."""
 
     heading: str
     text: Callable[[Cell], str]
     fields: Callable[[Cell], Fields]
     left: bool = False
-    """Aligned left."""
+    """Whether it is aligned left."""
     of_row: bool = False
-    """Says which row it is."""
+    """Whether it identifies the row."""
     ours: bool = False
-    """Our accuracy, bold where it is among the best."""
+    """Whether it holds our accuracy, which is bold if it is among the best."""
     verdict: bool = False
-    """Coloured on a page: better, worse."""
+    """Whether HTML pages colour its values better and worse."""
     comparison: bool = False
-    """Below `WIDE` in a terminal's second grid."""
+    """Whether it goes to the second grid in terminals narrower than `WIDE`."""
     unbroken: bool = False
-    """On one line."""
+    """Whether its text stays on one line."""
     optional: bool = False
-    """Not printed where no cell has a value."""
+    """Whether it is left out if no cell has a value."""
 
     def is_empty(self, cell: Cell) -> bool:
-        """Whether there is nothing to print for a cell."""
+        """Whether the column has no value for a cell."""
         return self.text(cell) == NOTHING
 
     def is_strong(self, cell: Cell) -> bool:
-        """Whether a cell prints bold."""
+        """Whether a cell's text is bold."""
         return self.ours and cell.best
 
 
 def columns(table: Table) -> list[Column]:
-    """All columns of a table, in the order of every format."""
+    """All columns of a table, in the order that every format uses."""
     return [
         Column(table.row_header, _label, lambda cell: {"row": _label(cell)}, left=True, of_row=True),
         Column("backbone", _backbone, lambda cell: {"backbone": cell.backbone}, left=True, of_row=True),
@@ -252,7 +252,7 @@ def columns(table: Table) -> list[Column]:
 
 
 def printed(table: Table) -> list[Column]:
-    """The columns that a table prints: optional ones that say something, and the backbone if there are several."""
+    """The columns that a table prints: without optional columns that are empty, and without a single backbone."""
     cells = [cell for section in table.sections for cell in section.cells]
     several = len({cell.backbone for cell in cells} - {""}) > 1
     return [
@@ -264,12 +264,12 @@ def printed(table: Table) -> list[Column]:
 
 
 def title(table: Table) -> str:
-    """Such as `Table 2c: Number of groups`."""
+    """The full title, such as `Table 2c: Number of groups`."""
     return f"Table {table.name}: {table.title}"
 
 
 def to_terminal(table: Table, width: int = WIDE) -> Group:
-    """For rich's console of `width` characters; below `WIDE` the comparisons get a grid of their own."""
+    """Render for a rich console of `width` characters; below `WIDE`, comparisons go to a second grid."""
     shown = printed(table)
     if width >= WIDE:
         grids = [_grid(table, shown)]
@@ -284,7 +284,7 @@ def to_terminal(table: Table, width: int = WIDE) -> Group:
 
 
 def _grid(table: Table, shown: Sequence[Column]) -> Grid:
-    """Leaves out rows that would show nothing but their name."""
+    """One grid, without rows that would show only their names."""
     grid = Grid(title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 0))
     for column in shown:
         grid.add_column(
@@ -304,7 +304,7 @@ def _grid(table: Table, shown: Sequence[Column]) -> Grid:
 
 
 def to_markdown(table: Table) -> str:
-    """A pipe table per section, then verdict and notes."""
+    """Render one pipe table per section, then the verdict and the notes."""
     shown = printed(table)
     lines = [f"## {title(table)}", ""]
     for section in table.sections:
@@ -348,16 +348,16 @@ LATEX = {
     "[": "{[}",
     "]": "{]}",
 }
-"""Characters that LaTeX would read as something else. A bracket behind `\\\\` would be read as a length."""
+"""Replacements for characters with a special meaning in LaTeX. After `\\\\`, a bracket would start a length."""
 
 
 def latex_text(text: str) -> str:
-    """Text that LaTeX prints as it stands."""
+    """`text` escaped so that LaTeX prints it literally."""
     return " ".join("".join(LATEX.get(character, character) for character in text).split())
 
 
 def to_latex(table: Table) -> str:
-    r"""A `table*` with booktabs' rules; the notes stand below it in small print."""
+    r"""Render a `table*` with booktabs' rules, and the notes below it in small print."""
     shown = printed(table)
     lines = [
         r"% Needs \usepackage{booktabs}",
@@ -386,7 +386,7 @@ def _ampersands(texts: Iterable[str]) -> str:
 
 
 def to_csv(table: Table) -> str:
-    """One line for each row and section, with every column; percent and points with two decimals, empty for nothing."""
+    """Render one line per section and row, with all columns; percent and percentage points have two decimals."""
     records = [_record(table, section, cell) for section in table.sections for cell in section.cells]
     lines = io.StringIO()
     writer = csv.DictWriter(lines, fieldnames=list(records[0]), lineterminator="\n")
@@ -409,23 +409,24 @@ def _record(table: Table, section: Section, cell: Cell) -> Fields:
 
 
 def to_json(table: Table) -> str:
-    """Every number unrounded (accuracies as fractions), with the keys of the records behind it."""
+    """Render the table itself: unrounded numbers, accuracies as fractions, with the keys of the records behind them."""
     return table.model_dump_json(indent=1) + "\n"
 
 
 @dataclass(frozen=True)
 class Strip:
-    """Where a row's numbers lie on its section's axis: percent of the axis' width."""
+    """Positions of a row's numbers on its section's axis, in percent of the axis's width."""
 
     low: float
+    """Lower end of the interval."""
     width: float
-    """Of the interval, from `low` on."""
+    """Width of the interval."""
     mean: float
     paper: float | None
 
 
 def strips(section: Section) -> list[Strip | None]:
-    """A picture of every row's interval, on an axis from the section's lowest to its highest number."""
+    """Positions of every row's interval on an axis from the section's lowest number to its highest."""
     papers = [_comparable(section, cell) for cell in section.cells]
     ours = [_span(cell) for cell in section.cells]
     ends = [paper for paper in papers if paper is not None] + [end for span in ours if span for end in span]
@@ -451,7 +452,7 @@ def _span(cell: Cell) -> tuple[float, float] | None:
 
 
 def _comparable(section: Section, cell: Cell) -> float | None:
-    """The paper's number, where it is of the section's data set and the row's backbone."""
+    """The paper's number, if it has the section's data set and the row's backbone."""
     paper = cell.published
     same = paper is not None and (paper.dataset, paper.backbone) == (section.dataset, cell.backbone)
     return paper.accuracy if paper and same else None
@@ -467,7 +468,7 @@ PAGE = jinja2.Environment(
 
 
 def to_html(tables: Sequence[Table], page_title: str, about: str = "") -> str:
-    """One page of one or more tables, with nothing outside it."""
+    """Render one or more tables as a self-contained page."""
     shown = [
         {
             "table": table,
@@ -494,7 +495,7 @@ def _section_for_page(table: Table, section: Section) -> dict[str, object]:
 
 
 def _classes(column: Column, cell: Cell) -> str:
-    """Of a table's cell in the page's style sheet."""
+    """The CSS classes of a table cell."""
     classes = ["left" if column.left else "right"]
     if column.ours:
         classes.append("ours")

@@ -1,7 +1,7 @@
 """Means, intervals and tests over episodes and seeds.
 
-Accuracies come as [S, E]: S training seeds, each tested on the same E episodes. The interval over episodes covers the
-choice of episodes, given the trained models; it covers neither the training seed nor the choice of test classes.
+Accuracies have shape [S, E]: S training seeds, each tested on the same E episodes. The interval over episodes covers
+the choice of episodes, given the trained models; it covers neither the training seed nor the choice of test classes.
 """
 
 from __future__ import annotations
@@ -11,37 +11,37 @@ from enum import StrEnum
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import stdtr, stdtrit  # scipy.stats' Student's t is these two, and takes a second to import
+from scipy.special import stdtr, stdtrit  # what scipy.stats.t uses, which takes a second to import
 
 LEVEL = 0.05
 """Significance level; intervals are 95 %."""
 MARGIN = 0.005
-"""Differences within half a point count as none."""
+"""Differences within half a percentage point count as none."""
 COVERED_SEEDS = 3
-"""From this many common seeds on, tests cover the seeds too; two say next to nothing about their spread."""
+"""Number of common seeds from which tests also cover the seeds; two say almost nothing about their spread."""
 
 Samples = NDArray[np.float64]
 
 
 class PairedTest(StrEnum):
-    """A paired test; the value is what tables print."""
+    """A paired test. Tables print the value."""
 
     OVER_EPISODES = "paired t-test over episodes"
     OVER_SEEDS = "paired t-test over seeds and episodes"
 
 
 class Verdict(StrEnum):
-    """A row against its baseline; the value is what tables print."""
+    """A row compared with its baseline. Tables print the value."""
 
     BETTER = "better"
     WORSE = "worse"
     SAME = f"same within {100 * MARGIN:g}"
-    """In points."""
+    """The margin is in percentage points."""
     UNDECIDED = "undecided"
 
 
 class PublishedVerdict(StrEnum):
-    """Ours against a published number; the value is what tables print."""
+    """Our number compared with a published one. Tables print the value."""
 
     CONSISTENT = "consistent"
     ABOVE = "above"
@@ -50,7 +50,7 @@ class PublishedVerdict(StrEnum):
 
 @dataclass(frozen=True)
 class Difference:
-    """A mean difference with its 95 % interval [low, high] and two-sided p; all but p in accuracy."""
+    """A mean difference of accuracies with its 95 % interval [low, high] and two-sided p value."""
 
     mean: float
     low: float
@@ -60,7 +60,7 @@ class Difference:
 
 
 def mean_ci95(accuracies: ArrayLike) -> tuple[float, float]:
-    """Mean and half-width 1.96 * std / sqrt(E) of [E] accuracies, with the std's divisor E, as few-shot papers do."""
+    """Mean and half-width 1.96 * std / sqrt(E) of [E] accuracies; std has divisor E, as in few-shot papers."""
     values = np.asarray(accuracies, dtype=np.float64)
     if values.ndim != 1 or values.size == 0:
         raise ValueError(f"an interval needs accuracies [E] with E >= 1, got shape {list(values.shape)}")
@@ -68,21 +68,21 @@ def mean_ci95(accuracies: ArrayLike) -> tuple[float, float]:
 
 
 def means_ci95(accuracies: Samples) -> tuple[Samples, Samples]:
-    """`mean_ci95` of each row of [S, E], as [S] and [S]."""
+    """`mean_ci95` of each row of [S, E]: means [S] and half-widths [S]."""
     return accuracies.mean(axis=1), 1.96 * accuracies.std(axis=1, ddof=0) / np.sqrt(accuracies.shape[1])
 
 
 def seed_sd(accuracies: Samples) -> float | None:
-    """Standard deviation (divisor S - 1) of the S seeds' means of [S, E]; None for one seed."""
+    """Standard deviation (divisor S - 1) of the S row means of [S, E]; None for one seed."""
     return float(accuracies.mean(axis=1).std(ddof=1)) if len(accuracies) > 1 else None
 
 
 def paired_difference(ours: Samples, baseline: Samples) -> Difference:
-    """`ours` minus `baseline`, both [S, E]: same seeds in the same order, same episodes.
+    """`ours` minus `baseline`, both [S, E] with the same seeds, in the same order, and the same episodes.
 
-    With fewer than `COVERED_SEEDS` seeds, Student's t over episodes of the seed-averaged differences, which covers the
-    episodes only; with more, Student's t that covers the training seeds too. ValueError for unequal shapes and for
-    fewer than 2 episodes.
+    With fewer than `COVERED_SEEDS` seeds, it is Student's t-test over episodes on seed-averaged differences, which
+    covers only the episodes; otherwise a Student's t-test that also covers the training seeds. Raises ValueError for
+    unequal shapes and for fewer than 2 episodes.
     """
     if ours.shape != baseline.shape:
         raise ValueError(f"pairs need equal shapes [seeds, episodes], got {ours.shape} and {baseline.shape}")
@@ -94,16 +94,16 @@ def paired_difference(ours: Samples, baseline: Samples) -> Difference:
     variance = float(differences.mean(axis=0).var(ddof=1) / episodes)
     if seeds < COVERED_SEEDS:
         return _student(mean, variance, episodes - 1, PairedTest.OVER_EPISODES)
-    # All seeds are tested on the same episodes: d_ij = d + s_i + e_j + r_ij, whose mean has the variance
-    # var(s)/S + var(e)/E + var(r)/(SE). The variance of the seeds' means estimates var(s) + var(r)/E, that of the
-    # episodes' means var(e) + var(r)/S: the sum of both terms counts var(r) twice, which is cautious. Its uncertain
-    # term is that of the few seeds, hence S - 1 degrees of freedom.
+    # All seeds are tested on the same episodes: d_ij = d + s_i + e_j + r_ij, and the variance of the mean is
+    # var(s)/S + var(e)/E + var(r)/(SE). The variance of the seeds' means estimates var(s) + var(r)/E, and that of the
+    # episodes' means estimates var(e) + var(r)/S, so adding the two terms counts var(r) twice, which is conservative.
+    # With few seeds, the term of the seeds is the uncertain one, hence S - 1 degrees of freedom.
     variance += float(differences.mean(axis=1).var(ddof=1) / seeds)
     return _student(mean, variance, seeds - 1, PairedTest.OVER_SEEDS)
 
 
 def _student(mean: float, variance: float, freedom: int, test: PairedTest) -> Difference:
-    """Test of, and interval around, a mean whose estimated `variance` has `freedom` degrees of freedom."""
+    """Student's t-test and interval for a mean whose estimated `variance` has `freedom` degrees of freedom."""
     if variance == 0:
         return Difference(mean, mean, mean, 1.0 if mean == 0 else 0.0, test)
     error = float(np.sqrt(variance))
@@ -112,12 +112,12 @@ def _student(mean: float, variance: float, freedom: int, test: PairedTest) -> Di
 
 
 def t_quantile(freedom: int) -> float:
-    """Half-width of a 95 % interval in standard errors."""
+    """Half-width of a 95 % interval, in standard errors."""
     return float(stdtrit(freedom, 1 - LEVEL / 2))
 
 
 def holm(p_values: list[float]) -> list[float]:
-    """Holm's step-down adjustment: the i-th smallest of m times m - i + 1, never below the one before, at most 1."""
+    """Holm's step-down adjustment: the i-th smallest of m p values times m - i + 1, made monotone and at most 1."""
     adjusted = [0.0] * len(p_values)
     largest = 0.0
     for rank, index in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
@@ -127,9 +127,10 @@ def holm(p_values: list[float]) -> list[float]:
 
 
 def verdict(difference: Difference, p_adjusted: float) -> Verdict:
-    """A row against its baseline.
+    """The verdict on a row compared with its baseline.
 
-    The margin goes first: a difference whose whole interval lies within it counts as none, significant or not.
+    The margin takes precedence: if the whole interval lies within it, the difference counts as none, even if it is
+    significant.
     """
     if difference.low > -MARGIN and difference.high < MARGIN:
         return Verdict.SAME
@@ -141,10 +142,10 @@ def verdict(difference: Difference, p_adjusted: float) -> Verdict:
 def against_published(
     accuracy: float, ci95: float, sd: float | None, seeds: int, theirs: float, their_ci95: float
 ) -> tuple[float, float, PublishedVerdict]:
-    """Ours minus published, unpaired: (difference, half-width of its 95 % interval, verdict).
+    """Our accuracy minus a published one, unpaired: (difference, half-width of its 95 % interval, verdict).
 
-    Only a summary of the published episodes exists, so the variances of both sides' episodes add, and with several
-    seeds that of ours (t sd / sqrt(seeds), Student's t with seeds - 1 degrees of freedom).
+    Published episodes are known only by their summary, so the variances of both sides add up, plus, with several seeds,
+    that of our seeds (t sd / sqrt(seeds), Student's t with seeds - 1 degrees of freedom).
     """
     spread = 0.0 if sd is None else t_quantile(seeds - 1) * sd / float(np.sqrt(seeds))
     half = float(np.sqrt(ci95**2 + their_ci95**2 + spread**2))

@@ -1,6 +1,6 @@
-"""The tables, what their rows and columns mean, and the place of each planned cell.
+"""The tables, the meaning of their rows and columns, and the place of each planned cell.
 
-A table is one entry in `TABLES`: a parameter whose values are the rows, their names in the paper, and the baseline.
+A table is one entry in `TABLES`: the parameter that its rows vary, the rows' names in the paper, and the baseline.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ METHODS = {
     "baseline": "Baseline",
     "raw_pixels": "raw pixels, cosine",
 }
-"""How tables write `model.method`."""
+"""`model.method` -> the method's name in tables."""
 
 
 @dataclass(frozen=True)
 class TableLayout:
-    """A table of the paper. Columns are (data set, way, shot) of the test."""
+    """A table of the paper. Its columns are data set, way and shot of the test episodes."""
 
     name: str
     title: str
@@ -45,9 +45,9 @@ class TableLayout:
     baseline: Any
     """Value of the parameter in the row that the others are compared with."""
     row_name: str = "{}"
-    """Format of a row's name outside its table, from its label."""
+    """Format string that turns a row's label into its name outside the table."""
     components: bool = True
-    """Rows are DMF with one component changed; other methods are reference rows, listed first."""
+    """Whether rows are DMF with one component changed; other methods are then reference rows, listed first."""
 
     def label(self, config: ExperimentConfig) -> str:
         """The row label of a training."""
@@ -59,27 +59,27 @@ class TableLayout:
         return f"{text} of {CHANNELS[backbone]} channels" if self._other_channels(backbone) else text
 
     def is_reference(self, config: ExperimentConfig) -> bool:
-        """Whether a training is another method in a table of DMF's components."""
+        """Whether a training is of another method, in a table of DMF's components."""
         return self.components and config.model.method != "dmf"
 
     def published(self, config: ExperimentConfig) -> str | None:
-        """The method in `published.csv` that a training's row stands for; None where it has no counterpart."""
+        """The method in `published.csv` that corresponds to a training's row, if any."""
         if self.is_reference(config) or self._other_channels(config.model.backbone_name):
             return None
         return self.published_as.get(config.at(self.row_path))
 
     def also_differs(self, config: ExperimentConfig, baseline: ExperimentConfig) -> tuple[str, ...]:
-        """Dotted paths, other than the one the rows vary, in which a row's training differs from its baseline's.
+        """Dotted paths, other than the one that the rows vary, in which a row's training differs from its baseline's.
 
-        A setting that one of the two does not read does not count, nor does pre-training between methods: it is part of
-        the method.
+        Settings that one of the two ignores do not count. Between methods, pre-training does not count either, since it
+        is part of the method.
         """
         ours, theirs = published.identity(config), published.identity(baseline)
         aside = {self.row_path} if self.components else {self.row_path, "start"}
         return tuple(p for p in ours if p in theirs and p not in aside and ours[p] != theirs[p])
 
     def _other_channels(self, backbone: str) -> bool:
-        """Whether rows are numbers of groups and the backbone has not the channels that the paper divides into them."""
+        """Whether rows are numbers of groups, and the backbone has another number of channels than the paper's."""
         return self.row_path == "model.groups" and CHANNELS.get(backbone) != CHANNELS["resnet12"]
 
 
@@ -145,9 +145,9 @@ TABLES = {
 
 
 def layout_of(name: str) -> TableLayout:
-    """The table of that name."""
+    """The layout of the table called `name`."""
     if name not in TABLES:
-        raise ValueError(f"table={name!r} is no table; there are {', '.join(map(repr, TABLES))}")
+        raise ValueError(f"table={name!r} is not a table; choose one of {', '.join(map(repr, TABLES))}")
     return TABLES[name]
 
 
@@ -156,61 +156,61 @@ def _known(name: str) -> str:
 
 
 class PlannedCell(Value):
-    """A cell that a sweep means to fill: `config` trained once for each of `seeds`, each tested as `evaluation`."""
+    """A cell that a sweep plans to fill: `config`, trained once with each of `seeds` and tested as in `evaluation`."""
 
     table: Annotated[str, AfterValidator(_known)]
     config: ExperimentConfig
-    """`seeds` replaces its `training.seed`."""
+    """The training; `seeds` replace its `training.seed`."""
     evaluation: EvaluationConfig
-    """Its shot is set (`EvaluationConfig.resolve`)."""
+    """The evaluation, with its shot set (`EvaluationConfig.resolve`)."""
     seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)] = (0,)
     former_keys: tuple[str, ...] = ()
-    """Of a plan of record format 1: the keys of its trainings, where that format computed others than today's."""
+    """For a plan of record format 1: the keys of its trainings, if that format computed them differently."""
 
     @model_validator(mode="after")
     def _is_resolved(self) -> Self:
         if self.evaluation.shot is None:
-            raise ValueError("evaluation.shot is None; give the shot, or take EvaluationConfig.resolve(config)")
+            raise ValueError("evaluation.shot is None; set it, or use EvaluationConfig.resolve(config)")
         if len(set(self.seeds)) < len(self.seeds):
             raise ValueError(f"seeds={list(self.seeds)} names a seed twice")
         return self
 
     @property
     def trainings(self) -> tuple[ExperimentConfig, ...]:
-        """One training for each seed, in the order of `seeds`."""
+        """One training per seed, in the order of `seeds`."""
         return self.config.with_seeds(self.seeds)
 
     @property
     def training_keys(self) -> tuple[str, ...]:
-        """Their keys."""
+        """The keys of `trainings`."""
         return self.former_keys or self.config.keys(self.seeds)
 
     def of_seed(self, seed: int) -> ExperimentConfig:
-        """The training with one of `seeds`."""
+        """The training with the given seed."""
         return self.config.replace(training__seed=seed)
 
 
 class Records(Protocol):
-    """Gives the records of planned cells: the store's ledger, MLflow, or a dict in a test."""
+    """A source of records for planned cells: the store's ledger, MLflow, or a dict in a test."""
 
     def how_ended(self, key: str) -> Ended | None:
         """How a training ended; None if it has not ended."""
 
     def how_tested(self, training_key: str, evaluation_key: str) -> Tested | None:
-        """The results of a trained model in one evaluation; None if it was not tested."""
+        """The results of one evaluation of a training; None if it has not been evaluated."""
 
     def running(self, key: str) -> bool:
-        """Whether a training that has no record is running."""
+        """Whether a training that has no record yet is running."""
 
 
 @dataclass(frozen=True, order=True)
 class Column:
-    """What the cells of a section have in common."""
+    """The settings that the cells of a section share."""
 
     dataset: str
     way: int
     shot: int
-    """Of the test."""
+    """Shots of the test episodes."""
     trained_shot: int
     split: str
 
@@ -223,12 +223,12 @@ class Column:
 
     @property
     def dataset_label(self) -> str:
-        """The data set as the paper writes it."""
+        """The paper's name for the data set."""
         return DATASETS.get(self.dataset, self.dataset)
 
     @property
     def task(self) -> str:
-        """Such as `5-way 1-shot`."""
+        """The task in words, such as `5-way 1-shot`."""
         text = f"{self.way}-way {self.shot}-shot"
         if self.trained_shot != self.shot:
             text += f", trained {self.trained_shot}-shot"
@@ -237,23 +237,23 @@ class Column:
 
 @dataclass(frozen=True)
 class Row:
-    """A row: the value it varies, its backbone, and (`variant`) what else tells it from rows with the same label."""
+    """A row: the value of the layout's parameter, the backbone, and what else tells it from rows with its label."""
 
     label: str
     name: str
-    """The label with what it is of: `groups 64`."""
+    """The label with its meaning, as in `groups 64`."""
     backbone: str
     published: str | None
     """Method in `published.csv`."""
     value: Any = None
-    """Of the layout's parameter; None for methods of the paper that are not implemented here."""
+    """Value of the layout's parameter; None for methods of the paper that are not implemented here."""
     reference: bool = False
     variant: tuple[str, ...] = ()
-    """`path=value`, if two planned cells would share a place without it."""
+    """`path=value` of settings without which two planned cells would share a place."""
 
 
 Grid = dict[Column, dict[Row, PlannedCell | None]]
-"""Planned cell by column and row; None for rows of the paper that are not planned here."""
+"""Planned cells by column and row; None for rows of the paper without a planned cell."""
 
 
 def arrange(layout: TableLayout, cells: Iterable[PlannedCell]) -> Grid:
@@ -271,11 +271,11 @@ def arrange(layout: TableLayout, cells: Iterable[PlannedCell]) -> Grid:
 
 
 def _merge(layout: TableLayout, cells: Sequence[PlannedCell]) -> list[PlannedCell]:
-    """Cells of a row that differ in their seeds alone are one cell with all the seeds."""
+    """Merge cells of a row that differ only in their seeds into one cell with all the seeds."""
     seeds: dict[tuple[str, str, str], set[int]] = {}
     first: dict[tuple[str, str, str], PlannedCell] = {}
     for cell in cells:
-        # Rows can share a training: without alignment no number of groups is read.
+        # Different rows can share a training: without alignment, the number of groups has no effect.
         key = (layout.label(cell.config), cell.config.replace(training__seed=0).key, cell.evaluation.key)
         first.setdefault(key, cell)
         seeds.setdefault(key, set()).update(cell.seeds)
@@ -283,7 +283,7 @@ def _merge(layout: TableLayout, cells: Sequence[PlannedCell]) -> list[PlannedCel
 
 
 def _place(layout: TableLayout, cells: Sequence[PlannedCell]) -> dict[tuple[Column, Row], PlannedCell]:
-    """Cells by place. If two cells share a place, their row is split, in all columns, by the settings that differ."""
+    """Cells by place. If cells share a place, their row is split in all columns by the settings that differ."""
     by_row: dict[Row, list[PlannedCell]] = {}
     for cell in cells:
         model = cell.config.model
@@ -309,7 +309,7 @@ def _place(layout: TableLayout, cells: Sequence[PlannedCell]) -> dict[tuple[Colu
 
 
 def _telling_apart(sharing: Sequence[PlannedCell]) -> list[str]:
-    """The paths in which cells of one row and one column differ."""
+    """The paths in which cells of a row differ within a column."""
     columns: dict[Column, list[dict[str, Any]]] = {}
     for cell in sharing:
         columns.setdefault(Column.of(cell), []).append(_flat(cell))
@@ -317,7 +317,7 @@ def _telling_apart(sharing: Sequence[PlannedCell]) -> list[str]:
 
 
 def _unequal(flats: Sequence[dict[str, Any]]) -> list[str]:
-    """Paths with more than one value among those that have them."""
+    """Paths that have more than one value; mappings without a path do not count."""
     values: dict[str, set[str]] = {}
     for flat in flats:
         for path, value in flat.items():
@@ -331,7 +331,7 @@ def _flat(cell: PlannedCell) -> dict[str, Any]:
 
 
 def _rows_of_paper(layout: TableLayout, column: Column, planned: Sequence[PlannedCell]) -> list[Row]:
-    """The paper's rows, for its data sets and if a cell with its backbone is planned."""
+    """The paper's rows, if the paper has the data set and a cell with ResNet-12 is planned."""
     if column.dataset not in DATASETS or all(cell.config.model.backbone_name != "resnet12" for cell in planned):
         return []
     if not layout.components:
@@ -347,7 +347,7 @@ def _rows_of_paper(layout: TableLayout, column: Column, planned: Sequence[Planne
 
 
 def _sorted(layout: TableLayout, rows: Iterable[Row]) -> list[Row]:
-    """References first, then the paper's order; groups by number."""
+    """Sort rows: reference rows first, then in the paper's order, with groups by number."""
 
     def place(row: Row) -> tuple[Any, ...]:
         backbone = _index(list(BACKBONES), row.backbone)

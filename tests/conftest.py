@@ -13,7 +13,7 @@ from xdist.scheduler import LoadScopeScheduling
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 ALONE = ("test_ray", "test_interrupts", "test_remote_sweep", "test_search", "test_watchdog")
-"""Files that start Ray, which uses the whole machine, or depend on time: no two of them run side by side."""
+"""Files that start Ray, which uses the whole machine, or depend on time: no two of them run at the same time."""
 
 os.environ.pop("MLFLOW_TRACKING_URI", None)  # keeps tests away from a user's server
 
@@ -26,14 +26,14 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Run the files of ALONE first: they take longest, and the other worker has enough else to do."""
+    """Run the files in ALONE first: they take longest, and the other worker has enough other work."""
     items.sort(key=lambda item: item.path.stem not in ALONE)
 
 
 class ByFile(LoadScopeScheduling):
-    """Has one worker of pytest-xdist run a file, whose tests share fixtures and build on each other, and one all ALONE.
+    """Keeps each file in one worker of pytest-xdist, since its tests share fixtures, and all files in ALONE in another.
 
-    Marks for --dist=loadgroup would do, but pytest-xdist 3.8 loses them with pytest 9.2.
+    Marks for --dist=loadgroup would do the same, but pytest-xdist 3.8 loses them with pytest 9.2.
     """
 
     def _split_scope(self, nodeid: str) -> str:
@@ -42,13 +42,13 @@ class ByFile(LoadScopeScheduling):
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByFile:
-    config.option.loadscopereorder = False  # the order above stays
+    config.option.loadscopereorder = False  # keep the order above
     return ByFile(config, log)
 
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
-    """The folder with fixtures of the released code and real images, which lies beside a development checkout."""
+    """The folder with the released code's fixtures and real images, beside a development checkout."""
     if not SHARED.is_dir():
         pytest.skip(f"the shared material is not at {SHARED}")
     return SHARED

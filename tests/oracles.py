@@ -1,4 +1,4 @@
-"""Slow definitions that fast code is held to: nested loops over what the formulas say, in float64."""
+"""Slow reference definitions for tests: nested loops that follow the formulas, in float64."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def hat_slope(distance: np.ndarray) -> np.ndarray:
 def tap_positions(
     offsets: np.ndarray, kernel_size: tuple[int, int]
 ) -> Iterator[tuple[int, int, int, int, int, float, float]]:
-    """Every (m, q, y, x, t) with the place (v, h) where it reads, for offsets [M, Q, 2T, H, W]."""
+    """Every (m, q, y, x, t) with the position (v, h) that it reads, for offsets [M, Q, 2T, H, W]."""
     kernel_height, kernel_width = kernel_size
     maps, queries, _, height, width = offsets.shape
     for m, q, y, x in product(range(maps), range(queries), range(height), range(width)):
@@ -44,7 +44,7 @@ def sample_taps(taps: np.ndarray, offsets: np.ndarray, kernel_size: tuple[int, i
 def sample_taps_gradients(
     grad: np.ndarray, taps: np.ndarray, offsets: np.ndarray, kernel_size: tuple[int, int]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Gradients of sum(grad * sample_taps(taps, offsets)) by taps and by offsets."""
+    """Gradients of sum(grad * sample_taps(taps, offsets)) with respect to taps and offsets."""
     height, width = taps.shape[2:4]
     grad_taps, grad_offsets = np.zeros(taps.shape), np.zeros(offsets.shape)
     for m, q, y, x, t, v, h in tap_positions(offsets, kernel_size):
@@ -58,7 +58,7 @@ def sample_taps_gradients(
 
 
 def deformable_convolution(maps: np.ndarray, weight: np.ndarray, offsets: np.ndarray) -> np.ndarray:
-    """Maps [M, C, H, W], weight [out, C, kh, kw], offsets [M, Q, 2T, H, W] -> [M, Q, out, H, W]: sample, then weigh."""
+    """Maps [M, C, H, W], weight [out, C, kh, kw], offsets [M, Q, 2T, H, W] -> weighted samples [M, Q, out, H, W]."""
     height, width = maps.shape[2:]
     kernel_size = weight.shape[2:]
     out = np.zeros((len(maps), offsets.shape[1], len(weight), height, width))

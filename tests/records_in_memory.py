@@ -1,4 +1,4 @@
-"""Records for tests: real record values, kept in a dict, with episodes drawn from a seed."""
+"""Records for tests: real record values in a dict, with episodes drawn from a seed."""
 
 from __future__ import annotations
 

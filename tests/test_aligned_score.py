@@ -1,4 +1,4 @@
-"""The score of aligned queries in one pass, held to its definition and to the definition's own parts."""
+"""The one-pass score of aligned queries, compared with its definition and the definition's parts."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def device(request: pytest.FixtureRequest) -> str:
 def tables(
     rest: int, groups: int, kernel_size: tuple[int, int] = (3, 3), dtype: torch.dtype = torch.float64, side: int = H
 ) -> list[Tensor]:
-    """Random tables whose samples lie inside, on the border and outside."""
+    """Random tables whose samples lie inside the map, on its border and outside."""
     generator = torch.Generator().manual_seed(rest * groups)
     count = kernel_size[0] * kernel_size[1]
     shapes = (
@@ -52,7 +52,7 @@ def gradients(function, given: list[Tensor], *settings: object) -> tuple[Tensor,
     return out, *torch.autograd.grad(out, given, grad.to(out))
 
 
-# Widths below, at and above a vector and a block, those that repeat groups to fill one, and those that can not.
+# Widths below, at and above a vector and a block, those that repeat groups to fill one, and those that cannot.
 @pytest.mark.parametrize(
     ("rest", "groups"),
     [(1, 1), (16, 1), (4, 4), (3, 5), (16, 5), (1, 16), (2, 20), (4, 20), (2, 64), (1, 100), (2, 130)],
@@ -184,7 +184,7 @@ def test_threads_change_no_bit() -> None:
 
 
 def test_far_and_broken_offsets(device: str) -> None:
-    """Samples infinitely far read 0, a NaN spreads to its own position only."""
+    """Samples infinitely far away give 0, and a NaN affects only its own position."""
     given = [table.to(device) for table in tables(2, 8)]
     given[1][0, 3, 2, 1], given[1][1, 2, 0, 0] = float("nan"), float("inf")
     settings = B, (3, 3), (1.0,), True

@@ -1,4 +1,4 @@
-"""Alignment: closed forms against solvers and against the definition."""
+"""Alignment: closed forms compared with solvers and with the definition."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_filtering_equals_loops(kernel_size: int, groups: int) -> None:
 @pytest.mark.parametrize("rectified", [True, False])
 @pytest.mark.parametrize("steps", [0, 1, 2, 3, "ode"])
 def test_closed_form_equals_the_recursion(steps: int | str, rectified: bool) -> None:
-    """For k = 1 the aligned map follows from phi; here it is stepped through, as for any k."""
+    """For k = 1, the closed form with phi equals stepping through the equation, as for any k."""
     weights = filters(1)
     closed = Alignment(steps, "rk4", 1, rectified)(QUERY, weights)
 
@@ -40,7 +40,7 @@ def test_closed_form_equals_the_recursion(steps: int | str, rectified: bool) -> 
         change = apply_filter(maps, weights, 1)
         return change.relu() if rectified else change
 
-    if steps == "ode":  # the 3/8 rule, as torchdiffeq's "rk4" and the released code have it
+    if steps == "ode":  # the 3/8 rule, as in torchdiffeq's "rk4" and the released code
         k1 = rate(QUERY)
         k2 = rate(QUERY + k1 / 3)
         k3 = rate(QUERY + k2 - k1 / 3)
@@ -87,7 +87,7 @@ def test_three_by_three_ode_is_fourth_order() -> None:
 def test_adaptive_three_by_three_ode_is_exact_to_its_tolerance(rectified: bool) -> None:
     weights = filters(3) / 9
     adaptive = Alignment("ode", "dopri5", 3, rectified)(QUERY, weights)
-    tolerance = 1e-3 if rectified else 1e-4  # the solver interpolates its last step, across the relu's kinks
+    tolerance = 1e-3 if rectified else 1e-4  # the solver interpolates its last step across the relu's kinks
     torch.testing.assert_close(adaptive, integrated(weights, 256, rectified), rtol=tolerance, atol=tolerance)
 
 

@@ -1,4 +1,4 @@
-"""Imports point one way: between packages, between their rooms, and inside each room."""
+"""Imports point one way: between packages, between their rooms, and within each room."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ orchestrator.costs
 orchestrator.report orchestrator.sync orchestrator.status orchestrator.selftest
 orchestrator.sweep
 """
-"""Rooms, from the bottom: each may import from the floors below it only, none from others of its floor."""
+"""Rooms by floor, from the bottom. A room can import only from floors below its own."""
 FLOOR = {room: number for number, line in enumerate(FLOORS.split("\n")) for room in line.split()}
 
 
@@ -49,13 +49,13 @@ MODULES = modules()
 
 
 def room_of(module: str) -> str:
-    """The folder of a module, or the module itself where that is a whole package's."""
+    """The folder of a module, or the module itself if it is at the top of a package."""
     room = module if MODULES[module].name == "__init__.py" else module.rpartition(".")[0]
     return module if room in ("dmf", "orchestrator") else room
 
 
 def imports(module: str) -> Iterator[str]:
-    """Modules of ours that a module imports, wherever in it, but for type checkers only."""
+    """Our modules that a module imports anywhere, except those for type checkers only."""
     tree = ast.parse(MODULES[module].read_text(encoding="utf-8"))
     for_types = {
         id(inner)

@@ -1,4 +1,4 @@
-"""Training transforms: distributions that must hold, and torchvision as the oracle of the single adjustments."""
+"""Training transforms: required distributions, and torchvision as the reference for each adjustment."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ OFF = AugmentationConfig(crop="none", color_jitter=0.0, flip=False, erasing=0.0)
 
 @dataclass(frozen=True)
 class MemorySplit:
-    """Images in memory, with the interface of `dmf.data.sets.ImageSplit` that augmentation uses."""
+    """Images in memory, with the part of `dmf.data.sets.ImageSplit` that augmentation uses."""
 
     images: tuple[Tensor, ...]
     full_size: bool = False
@@ -117,11 +117,11 @@ def test_an_empty_batch_stays_empty(crop: str) -> None:
 
 
 def test_crops_start_at_every_offset_equally_often() -> None:
-    """A pixel (row r, column c) has the value 1 + r * S + c, which tells where the window was."""
+    """Pixel (r, c) has the value 1 + r * S + c, which reveals the position of the window."""
     count, side, padding = 20_000, 6, 2
     image = torch.arange(1, side * side + 1, dtype=torch.uint8).reshape(1, side, side, 1)
     crops = padded_crops(image.expand(count, -1, -1, -1), padding, seeded())[..., 0].long()
-    first = crops[:, padding, padding] - 1  # at most `padding` away from the window's corner: never padding itself
+    first = crops[:, padding, padding] - 1  # at most `padding` from the window's corner, so never padding itself
     row, column = first // side, first % side
     counts = torch.bincount(row * (2 * padding + 1) + column, minlength=(2 * padding + 1) ** 2)
     expected = count / (2 * padding + 1) ** 2
@@ -180,7 +180,7 @@ def test_adjustments_of_different_kinds_share_a_batch() -> None:
 
 
 def test_jitter_is_one_of_the_six_orders_each_equally_often() -> None:
-    """Every order of every image is tried with torchvision's functions and factors found from the drawn numbers."""
+    """Some order of torchvision's adjustments, with the factors that were drawn, gives every image."""
     count, strength = 600, 0.4
     image = torch.rand(1, 3, 5, 5, generator=seeded(4))
     jittered = color_jitter(image.repeat(count, 1, 1, 1), strength, seeded())
@@ -207,7 +207,7 @@ def test_jitter_is_one_of_the_six_orders_each_equally_often() -> None:
 
 
 def test_jitter_factors_are_uniform_around_one() -> None:
-    """Brightness alone is seen on a grey image of one value: contrast and saturation leave it."""
+    """On a uniform grey image only brightness has an effect: contrast and saturation leave it as it is."""
     grey = torch.full((5000, 1, 2, 2), 0.5)
     factors = color_jitter(grey, 0.4, seeded())[:, 0, 0, 0] / 0.5
     assert factors.min() >= 0.6 - 1e-5 and factors.max() <= 1.4 + 1e-5
@@ -225,10 +225,10 @@ def test_erased_rectangles_have_the_recipes_area_aspect_and_frequency(probabilit
     assert (height < side).all() and (width < side).all()
     assert (top >= 0).all() and (left >= 0).all()
     assert (top + height).max() == side and (left + width).max() == side
-    slack = (height + width) / 2 + 1  # rounding both sides
+    slack = (height + width) / 2 + 1  # for rounding both sides
     assert (height * width >= 0.02 * side**2 - slack).all() and (height * width <= 0.4 * side**2 + slack).all()
     assert ((height + 0.5) / (width - 0.5) >= 0.3).all() and ((height - 0.5) / (width + 0.5) <= 1 / 0.3).all()
-    # Small rectangles always fit: among them the aspect is uniform, with mean 1.8; log-uniform would give 1.26.
+    # Small rectangles always fit, so their aspect is uniform, with mean 1.8; log-uniform would give 1.26.
     small = height * width < 0.05 * side**2
     assert abs((height[small] / width[small]).mean() - (0.3 + 1 / 0.3) / 2) < 0.1
 
@@ -271,7 +271,7 @@ def test_resized_windows_have_torchvisions_area_and_aspect() -> None:
     assert (top + crop_height <= height).all() and (left + crop_width <= width).all()
     area = crop_height * crop_width / (height * width)
     assert area.min() > 0.075 and area.max() <= 1
-    # Up to half of the area every aspect fits: uniform there, so that its mean is the middle.
+    # Up to half of the area every aspect fits, so the area is uniform there and its mean is the middle.
     assert abs(area[area < 0.5].mean() - (0.08 + 0.5) / 2) < 0.02
     small = area < 0.5
     logs = (crop_width[small] / crop_height[small]).log()

@@ -1,4 +1,4 @@
-"""Backbones: shapes, DropBlock."""
+"""Backbones: shapes and DropBlock."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from dmf.backbones.drop_block import DropBlock, count_forwards, reset_forwards
 def test_map_sizes(name: str, size: int, last_pooling: bool, side: int, channels: int) -> None:
     config = BackboneConfig(backbone=name, last_pooling=last_pooling)
     backbone = build_backbone(config, in_channels=channels)
-    maps = backbone(torch.randn(2, channels, size, size))  # training mode: DropBlock copes with a 4x4 map
+    maps = backbone(torch.randn(2, channels, size, size))  # in training mode, so DropBlock has to handle a 4x4 map
     assert maps.shape == (2, CHANNELS[name], side, side)
 
 
@@ -40,7 +40,7 @@ def test_dropblock_drops_about_its_rate_in_whole_blocks(block: int) -> None:
     torch.manual_seed(0)
     out = fully_ramped(0.1, block)(torch.ones(64, 32, 12, 12))
     dropped = out == 0
-    # Overlapping blocks and the missing seeds at the border make it a little less than the rate.
+    # Overlapping blocks, and the missing seeds at the border, make it a little less than the rate.
     assert 0.07 < dropped.float().mean() <= 0.105
     # Every dropped position belongs to a dropped block that lies inside the map.
     whole = -torch.nn.functional.max_pool2d(-dropped.float(), block, stride=1)
@@ -74,7 +74,7 @@ def test_every_backbone_has_channels() -> None:
 
 
 def test_the_forwards_of_validation_are_counted_by_who_validates() -> None:
-    """Released: 300 forwards of training an epoch, 500 of each of 31 validations: the ramp ends at epoch 84."""
+    """In the released code, 300 forward passes per epoch and 500 in each of 31 validations end the ramp at epoch 84."""
     backbone = build_backbone(BackboneConfig(), in_channels=3)
     drop = next(module for module in backbone.modules() if isinstance(module, DropBlock))
     for epoch in range(1, 85):

@@ -1,7 +1,7 @@
-"""What users and strangers give us that is malformed: every command answers in a sentence with what and what instead.
+"""Malformed input: every command answers in a sentence that says what is wrong and what was expected.
 
-Each case is a real file, folder or command line, given to the command that a user would type. Its message must hold all
-of the words in the case: the cause, and a hint of what was expected.
+Each case is a real file, folder or command line, given to the command that a user would type. The message has to
+contain all words in the case, which are the cause and a hint of what was expected.
 """
 
 from __future__ import annotations
@@ -47,10 +47,10 @@ pytestmark = pytest.mark.usefixtures("place")
 
 
 def answer(command: Command, arguments: list[str | Path], capsys: pytest.CaptureFixture[str]) -> str:
-    """What a command that must refuse says on stderr."""
+    """The error message of a command that has to fail."""
     try:
         status = command([str(argument) for argument in arguments])
-    except SystemExit as stop:  # argparse refuses so
+    except SystemExit as stop:  # raised by argparse
         status = stop.code
     said = capsys.readouterr().err
     assert status == 2, said
@@ -146,7 +146,7 @@ SPECS = [
     spec("images of four channels", b"set: {data.channels: 4}\n" + START.encode(), "Input should be 1 or 3, got 4"),
     spec(
         "a border wider than the image", b"set: {augmentation.crop_padding: 100}\n" + START.encode(),
-        "crop_padding=100 is more than data.image_size=84", "take about a tenth",
+        "crop_padding=100 is more than data.image_size=84", "use about a tenth",
     ),
     spec("a rate that is infinite", b"set: {training.learning_rate: .inf}\n" + START.encode(), "a finite number"),
     spec("a rate below 0", b"set: {training.learning_rate: -0.1}\n" + START.encode(), "greater than 0, got -0.1"),
@@ -175,7 +175,7 @@ def test_sweep_files(content: bytes, words: tuple[str, ...], place: Path, capsys
     path = place / "bad.yaml"
     path.write_bytes(content)
     said = answer(sweep.main, [path, "--plan", "--store", place / "runs"], capsys)
-    check(said, (str(path), *words), lines=10)  # a YAML mistake shows its place, several mistakes have a line each
+    check(said, (str(path), *words), lines=10)  # a YAML mistake shows its place; several mistakes take one line each
     assert len(said) < 3000, "a message is not as long as its cause"
     assert not (place / "runs").exists()
 
@@ -211,10 +211,10 @@ COMMANDS = [
     line("no shots", train.main, "--nExemplars 0", "episodes.shot", "greater than or equal to 1, got 0"),
     line("a seed below 0", train.main, "--seed -1", "training.seed", "greater than or equal to 0, got -1"),
     line("a seed beyond 32 bits", train.main, "--seed 4294967296", "training.seed", "less than 4294967296"),
-    line("a recipe that is none", train.main, "--base papr", "base='papr' is no recipe; there are released, paper"),
+    line("a recipe that is none", train.main, "--base papr", "base='papr' is not a recipe; choose one of released"),
     line("a section as value", train.main, "model=3", "model: Input should be an object, got 3"),
-    line("a path too deep", train.main, "model.groups.x=3", "'model.groups' is no section; there are data"),
-    line("a path of nothing", train.main, "=3", "'' is no parameter; there are data, augmentation"),
+    line("a path too deep", train.main, "model.groups.x=3", "'model.groups' is not a section; the sections are data"),
+    line("a path of nothing", train.main, "=3", "'' is not a parameter; the parameters there are data, augmentation"),
     line("a rate that is no number", train.main, "training.learning_rate=NaN", "training.learning_rate", "got nan"),
     line("a rate in words", train.main, "training.learning_rate=high", "valid number, got 'high'"),
     line("a number of 5000 digits", train.main, f"training.epochs={DIGITS}", "valid integer", "...9999"),
@@ -224,12 +224,12 @@ COMMANDS = [
     line("a home that is none", train.main, "--dataset mine --root ~nobody-has-it/x", "~nobody", "expected a folder"),
     line("a root in unicode", train.main, "--dataset mine --root /дані/图像", "/дані/图像", "does not exist; expected"),
     line("a device as root", train.main, "--dataset mine --root /dev/null", "/dev/null", "expected a folder or a zip"),
-    line("a root for glyphs", train.main, "--dataset glyphs --root /x", "glyphs are embedded; leave the root out"),
+    line("a root for glyphs", train.main, "--dataset glyphs --root /x", "glyphs are embedded; leave out data.root"),
     line("episodes of one class", evaluate.main, "folder --way 1", "way: Input should be greater than or equal to 2"),
     line("no queries", evaluate.main, "folder --queries 0", "queries: Input should be greater than or equal to 1"),
     line("one episode", evaluate.main, "folder --episodes 1", "episodes: Input should be greater than or equal to 2"),
     line("a split that is none", evaluate.main, "folder --split base", "invalid choice: 'base'", "val", "test"),
-    line("two folders", evaluate.main, "one two", "give a training's folder or --resume", "one of the two"),
+    line("two folders", evaluate.main, "one two", "give either one training's folder or --resume"),
     line("a folder as checkpoint", evaluate.main, "--resume .", "there is no checkpoint at ."),
     line("no sweep file", sweep.main, "", "the following arguments are required: spec"),
     line("a format that is none", report.main, "--formats pdf", "invalid choice: 'pdf'", "latex"),
@@ -267,7 +267,7 @@ def test_settings_over_a_sweep_file(
 
 
 def test_a_root_of_no_words_is_not_the_current_folder(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """As `--root "$DATA"` gives it, where DATA is not set."""
+    """As `--root "$DATA"` gives it if DATA is not set."""
     layouts.write_folders(place, pictures())
     said = answer(train.main, ["--dataset", "mine", "--root", ""], capsys)
     check(said, ("data.root: String should have at least 1 character, got ''",))
@@ -275,16 +275,16 @@ def test_a_root_of_no_words_is_not_the_current_folder(place: Path, capsys: pytes
 
 def test_a_root_whose_bytes_are_no_text(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     said = answer(train.main, ["--dataset", "mine", "--root", os.fsdecode(b"/data/\xff")], capsys)
-    check(said, ("\\udcff", "is no UTF-8 text; rename"))
+    check(said, ("\\udcff", "is not UTF-8 text; rename"))
 
 
 def test_commands_of_a_shell(place: Path) -> None:
-    """Without pytest's logging and in processes of their own."""
+    """In separate processes, without pytest's logging."""
     (place / "images").mkdir()
     (place / "s.yaml").write_text(BOMB)
     for line, told in (
         ("dmf.train --dataset mine --root images", "found none of the known layouts"),
-        ("dmf.evaluate --resume s.yaml", "s.yaml is no checkpoint that holds only tensors and numbers"),
+        ("dmf.evaluate --resume s.yaml", "s.yaml is not a checkpoint of tensors and numbers only"),
         ("orchestrator.sweep s.yaml --plan", "has over 1,000,000 characters"),
         ("orchestrator.report --output /dev/null/x", "found no sweep"),
     ):
@@ -297,7 +297,7 @@ def test_commands_of_a_shell(place: Path) -> None:
 
 
 def pictures() -> layouts.Images:
-    """By split and class, as the tests of layouts have them."""
+    """Images by split and class, as in the tests of layouts."""
     random = np.random.default_rng(0)
     shape = (layouts.PER_CLASS, layouts.SIDE, layouts.SIDE, 3)
     return {
@@ -307,24 +307,24 @@ def pictures() -> layouts.Images:
 
 
 def put(name: str, content: bytes | str) -> Damage:
-    """Write a file anew."""
+    """Overwrite a file."""
     data = content.encode() if isinstance(content, str) else content
     return lambda root: (root / name).write_bytes(data)
 
 
 def add(name: str, content: bytes | str) -> Damage:
-    """Write behind the end of a file."""
+    """Append to a file."""
     data = content.encode() if isinstance(content, str) else content
     return lambda root: (root / name).write_bytes((root / name).read_bytes() + data)
 
 
 def cut(name: str, share: float = 0.5) -> Damage:
-    """Keep the first part of a file."""
+    """Truncate a file to its first part."""
     return lambda root: os.truncate(root / name, int(share * (root / name).stat().st_size))
 
 
 def dump(name: str, change: Callable[[Any], Any]) -> Damage:
-    """Change what a pickle holds."""
+    """Change the content of a pickle."""
 
     def damage(root: Path) -> None:
         (root / name).write_bytes(pickle.dumps(change(pickle.loads((root / name).read_bytes()))))
@@ -338,12 +338,12 @@ def entry(name: str, **values: Any) -> Damage:
 
 
 def entries(name: str, change: Callable[[Any], Any]) -> Damage:
-    """Change what a JSON file holds."""
+    """Change the content of a JSON file."""
     return lambda root: (root / name).write_text(json.dumps(change(json.loads((root / name).read_text()))))
 
 
 def picture(name: str, image: Image.Image, kind: str = "png", share: float = 1.0) -> Damage:
-    """Write an image file, or the first part of it."""
+    """Write an image file, or only its first part."""
     data = io.BytesIO()
     image.save(data, kind)
     return put(name, data.getvalue()[: int(share * len(data.getvalue()))])
@@ -354,12 +354,12 @@ def link(name: str, target: str) -> Damage:
 
 
 def folder(name: str | bytes) -> Damage:
-    """A class folder of that name, with the images of another one."""
+    """A class folder with the given name and another class's images."""
     return lambda root: os.rename(root / "val" / "n04", os.path.join(os.fsencode(root), b"val", os.fsencode(name)))
 
 
 def flagged(name: str) -> Damage:
-    """Say of every entry of a zip archive that it is encrypted."""
+    """Mark every entry of a zip archive as encrypted."""
 
     def damage(root: Path) -> None:
         data = bytearray((root / name).read_bytes())
@@ -388,7 +388,7 @@ def rotten(name: str, inner: str) -> Damage:
 
 
 def zipped(name: str, inner: str, content: bytes) -> Damage:
-    """Write an entry of a zip archive anew, and the other entries as they are."""
+    """Replace an entry of a zip archive, and keep the other entries."""
 
     def damage(root: Path) -> None:
         with zipfile.ZipFile(root / name) as old:
@@ -405,7 +405,7 @@ def npz(**arrays: np.ndarray) -> Damage:
 
 
 def npy(shape: tuple[int, ...], data: bytes) -> bytes:
-    """An npy file whose header and bytes need not agree."""
+    """An npy file whose header and bytes can disagree."""
     file = io.BytesIO()
     np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
     return file.getvalue() + data
@@ -428,7 +428,7 @@ def doubled(data: dict[str, Any]) -> dict[str, Any]:
 SPLIT, CIFAR, CACHED = "miniImageNet_category_split_val.pickle", "CIFAR_FS_val.pickle", "mini-imagenet-cache-val.pkl"
 N = 2 * layouts.PER_CLASS
 PIXELS = np.zeros((N, 12, 12, 3), np.uint8)
-LABEL = "neither text nor a whole number from 0 on"
+LABEL = "neither text nor a whole number from 0 up"
 LISTED = "expected a list or an array"
 NPZ = "npz"
 in_folders, in_csv, in_zip = layouts.write_folders, layouts.write_csv, layouts.write_csv_and_zip
@@ -447,19 +447,19 @@ DATA = [
     data("400 megapixels", in_folders, picture("train/n01/0.JPEG", Image.new("1", (20_000, 20_000))), *DECODED, "bomb"),
     data("a broken link", in_folders, link("val/n04/x.png", "nowhere.png"), "val/n04/x.png: cannot be read: No such"),
     data("a link to itself", in_folders, link("val/n04/x.png", "x.png"), "x.png: cannot be read: Too many levels"),
-    data("a link to the folder above", in_folders, link("val/n04/up", ".."), "val/n04/up: is a link back", "remove it"),
-    data("a link to the root of the disk", in_folders, link("val/n04/up", "/"), "val/n04/up: is a link back"),
-    data("a pipe", in_folders, lambda root: os.mkfifo(root / "val/n04/x.png"), "x.png: is no ordinary file", "remove"),
-    data("a class with a line break", in_folders, folder("n0\n4"), "a class is called 'n0\\n4'", "can be printed"),
-    data("a class that is no text", in_folders, folder(b"n0\xff"), "a class is called 'n0\\udcff'", "can be printed"),
+    data("a link to the folder above", in_folders, link("val/n04/up", ".."), "n04/up: is a link to a", "remove it"),
+    data("a link to the root of the disk", in_folders, link("val/n04/up", "/"), "val/n04/up: is a link to a folder"),
+    data("a pipe", in_folders, lambda root: os.mkfifo(root / "val/n04/x.png"), "x.png: is not a regular", "remove"),
+    data("a class with a line break", in_folders, folder("n0\n4"), "a class is called 'n0\\n4'", "printable"),
+    data("a class that is no text", in_folders, folder(b"n0\xff"), "a class is called 'n0\\udcff'", "printable"),
     data("images of no class", in_folders, lambda root: [
         path.rename(root / "val" / path.name) for path in [*root.glob("val/n0[45]/[0-3].*")]],
         "no image for 'val' in", "expected files ending in .jpg"),
     data("a file in place of a folder", in_folders, lambda root: [shutil.rmtree(root / "val"), put("val", "")(root)],
         "class folders without val/", "expected the files of one of"),
     # images and CSV
-    data("a CSV in UTF-16", in_csv, put("val.csv", "filename,label\n".encode("utf-16")), "val.csv: is no UTF-8 text"),
-    data("a CSV in latin-1", in_csv, add("val.csv", "n05_0.JPEG,é\n".encode("latin-1")), "no UTF-8 text", "save it"),
+    data("a CSV in UTF-16", in_csv, put("val.csv", "filename,label\n".encode("utf-16")), "val.csv: is not UTF-8 text"),
+    data("a CSV in latin-1", in_csv, add("val.csv", "n05_0.JPEG,é\n".encode("latin-1")), "not UTF-8 text", "save it"),
     data("an empty CSV", in_csv, put("val.csv", ""), "val.csv: the header is ''", "expected 'filename,label'"),
     data("a CSV without rows", in_csv, put("val.csv", "filename,label\n"), "no image for 'val'"),
     data("a CSV with tabs", in_csv, put("val.csv", "filename\tlabel\n"), "is 'filename\\tlabel'", "expected"),
@@ -468,8 +468,8 @@ DATA = [
     data("no file name", in_csv, add("val.csv", ",n05\n"), "val.csv, line 11", "one of them is empty"),
     data("a file in two classes", in_csv, add("val.csv", "n05_0.JPEG,n04\n"), "lists 1 files twice", "'n05_0.JPEG'"),
     data("a quote without end", in_csv, put("val.csv", 'filename,label\nn05_0.JPEG,"n05\nn05_1.JPEG,n05\n'),
-        "a class is called 'n05\\nn05_1.JPEG,n05", "can be printed"),
-    data("a label of 200,000 characters", in_csv, add("val.csv", "n05_0.JPEG," + "x" * 200_000), "is no CSV (field"),
+        "a class is called 'n05\\nn05_1.JPEG,n05", "printable"),
+    data("a label of 200,000 characters", in_csv, add("val.csv", "n05_0.JPEG," + "x" * 200_000), "is not CSV (field"),
     data("a label of 300 characters", in_csv, put("val.csv", "filename,label\nn05_0.JPEG," + "x" * 300),
         "a class is called", "expected 1 to 255 characters"),
     data("a path of Windows", in_csv, add("val.csv", "C:\\n05\\x.JPEG,n05\n"), "1 of 9 files are not in", "C:"),
@@ -496,7 +496,7 @@ DATA = [
     data("labels one-hot", in_pickles, entry(SPLIT, labels=np.eye(N, dtype=int)), "the label array([1, 0", LABEL),
     data("labels within themselves", in_pickles, dump(SPLIT, looped), SPLIT, "not a pickle of arrays"),
     data("a bomb of labels", in_pickles, dump(SPLIT, doubled), "the label [[[[...]", LABEL),
-    data("an image that is a number", in_cifar, entry(CIFAR, data=3), "what should be images is a int", LISTED),
+    data("an image that is a number", in_cifar, entry(CIFAR, data=3), "the value for images is a int", LISTED),
     data("four channels", in_pickles, entry(SPLIT, data=np.zeros((N, 9, 9, 4), np.uint8)), "uint8 (9, 9, 4)"),
     data("no pixels", in_pickles, entry(SPLIT, data=np.zeros((N, 0, 0, 3), np.uint8)), "image 0: cannot be decoded"),
     data("pixels as text", in_pickles, entry(SPLIT, data=["x"] * N), "image 0: <U1 ()", "expected uint8"),
@@ -513,9 +513,9 @@ DATA = [
     data("an npz of floats", in_npz, npz(images=PIXELS / 255), "images are float64", "expected uint8 [N, height"),
     data("an npz of objects", in_npz, npz(images=np.array([[[["x"]]]] * N, object)), "images are object", "uint8"),
     data("an npz turned", in_npz, npz(images=np.asfortranarray(PIXELS)), "images are uint8", "in C order"),
-    data("an npz of no array", in_npz, zipped("val_images.npz", "images.npy", b"no array"), "'images' is no array"),
+    data("an npz of no array", in_npz, zipped("val_images.npz", "images.npy", b"no array"), "'images' is not an array"),
     data("an npz whose header has no end", in_npz, zipped("val_images.npz", "images.npy", npy((N, 12, 12, 3), b"")
-        .replace(b"}", b"(")), "'images' is no array", "expected what numpy.savez writes"),
+        .replace(b"}", b"(")), "'images' is not an array", "expected a file by numpy.savez"),
     data("an npz with too few pixels", in_npz, zipped("val_images.npz", "images.npy", npy((N, 12, 12, 3), b"x")),
         "ends before image 8 of 8", "copy it again"),
     data("an npz of 10^18 pixels", in_npz, zipped("val_images.npz", "images.npy", npy((N, 10**9, 10**9, 3), b"x")),
@@ -530,13 +530,13 @@ DATA = [
     data("pngs that are none", in_png, dump("val_images_png.pkl", lambda _: [PIXELS[0, 0]] * N), "cannot be decoded"),
     # PIL pickles
     data("two lists", in_pil, dump("val.pth", lambda data: data[:2]), "expected (images, labels, {class: label})"),
-    data("a label of no class", in_pil, dump("val.pth", lambda data: (data[0], [9] * N, data[2])), "label 00009 is no"),
+    data("a label of no class", in_pil, dump("val.pth", lambda data: (data[0], [9] * N, data[2])), "belongs to no"),
     data("labels in lists", in_pil, dump("val.pth", lambda data: (data[0], [[0]] * N, data[2])), "label [0]", LABEL),
     data("arrays for pictures", in_pil, dump("val.pth", lambda data: (list(PIXELS), *data[1:])), "is a ndarray", "PIL"),
     # class lists
     data("a class without images", in_lists, add("splits/bertinetto/val.txt", "n99\n"), "no images in", "for n99"),
     data("a list of no class", in_lists, put("splits/bertinetto/val.txt", "\n\n"), "no image for 'val'"),
-    data("a list that is no text", in_lists, put("splits/bertinetto/val.txt", b"\xff\xfe"), "is no UTF-8 text"),
+    data("a list that is no text", in_lists, put("splits/bertinetto/val.txt", b"\xff\xfe"), "is not UTF-8 text"),
     # JSON
     data("half a JSON", in_json, cut("val.json"), "val.json: ", "expected JSON with image_names and image_labels"),
     data("JSON without end", in_json, put("val.json", "[" * 100_000), "val.json: ", "expected JSON with image_names"),
@@ -572,7 +572,7 @@ def test_data_sets(
 
 @pytest.mark.parametrize("write", [write for writers in layouts.LAYOUTS.values() for write in writers])
 def test_data_sets_with_wrong_bytes_are_read_or_refused(write: Write, place: Path) -> None:
-    """Whatever bytes they are: with another exception than ValueError a command would end in a traceback."""
+    """Any other exception than ValueError would end a command in a traceback."""
     random = np.random.default_rng(0)
     (place / "whole").mkdir()
     write(place / "whole", pictures())
@@ -594,14 +594,14 @@ def test_omniglot_with_a_folder_of_no_character(place: Path, capsys: pytest.Capt
         (place / f"images_{part}" / "Gurmukhi" / "notes").mkdir(parents=True)
         picture(f"images_{part}/Gurmukhi/notes/0.png", Image.new("1", (9, 9)))(place)
     said = answer(train.main, ["--dataset", "omniglot", "--root", place], capsys)
-    check(said, ("'Gurmukhi/notes'", "expected such as Gurmukhi/character07"))
+    check(said, ("'Gurmukhi/notes'", "expected a name like Gurmukhi/character07"))
 
 
 @pytest.mark.parametrize(
     ("setting", "words"),
     [
-        ("episodes.way=5", ("way=5 needs as many classes, the split has 3",)),
-        ("episodes.way=2", ("queries=6 need 7 images per class, the smallest class has 4",)),
+        ("episodes.way=5", ("way=5 needs 5 classes, but the split has 3",)),
+        ("episodes.way=2", ("queries=6 need 7 images per class, but the smallest class has 4",)),
         ("episodes.queries=2", ("way=5",)),
     ],
 )
@@ -635,7 +635,7 @@ def test_csv_files_of_other_programs_are_read(damage: Damage, place: Path, cache
 
 
 def test_links_that_lead_elsewhere_are_followed(place: Path, cache: Path) -> None:
-    """Data sets are put together of links; only those that lead back are refused."""
+    """Data sets can be made of links; only links back to a parent folder are refused."""
     layouts.write_folders(place / "real", pictures())
     (place / "root").mkdir()
     for split in layouts.CLASSES:
@@ -685,20 +685,20 @@ WEIGHT = "model.meta_filter.filter_conv.weight"
 MOMENTUM = "momentum.meta_filter.filter_conv.weight"
 ANEW = "delete it to start this training anew"
 CHECKPOINTS = [
-    going("an empty checkpoint", put(LAST, b""), "last.safetensors is no readable checkpoint", ANEW),
-    going("half a checkpoint", cut(LAST), "last.safetensors is no readable checkpoint", ANEW),
-    going("a header of 10^18 bytes", put(LAST, struct.pack("<Q", 10**18) + b"{}"), "is no readable checkpoint", ANEW),
-    going("a header that is no JSON", put(LAST, struct.pack("<Q", 8) + b"no JSON!"), "is no readable checkpoint"),
-    going("tensors of another program", bare(LAST, None), "no checkpoint of dmf", "no 'dmf' metadata"),
-    going("a state that is no JSON", bare(LAST, {STATE: "{'a'"}), "its 'dmf' metadata is no JSON"),
-    going("a state without end", bare(LAST, {STATE: "[" * 100_000}), "its 'dmf' metadata is no JSON"),
-    going("a state that is a list", bare(LAST, {STATE: "[]"}), "does not hold what this version writes", "got []"),
+    going("an empty checkpoint", put(LAST, b""), "last.safetensors is not a readable checkpoint", ANEW),
+    going("half a checkpoint", cut(LAST), "last.safetensors is not a readable checkpoint", ANEW),
+    going("a header of 10^18 bytes", put(LAST, struct.pack("<Q", 10**18) + b"{}"), "not a readable checkpoint", ANEW),
+    going("a header that is no JSON", put(LAST, struct.pack("<Q", 8) + b"no JSON!"), "is not a readable checkpoint"),
+    going("tensors of another program", bare(LAST, None), "not a checkpoint of dmf", "no 'dmf' metadata"),
+    going("a state that is no JSON", bare(LAST, {STATE: "{'a'"}), "its 'dmf' metadata is not JSON"),
+    going("a state without end", bare(LAST, {STATE: "[" * 100_000}), "its 'dmf' metadata is not JSON"),
+    going("a state that is a list", bare(LAST, {STATE: "[]"}), "not hold what this version of dmf writes", "got []"),
     going("a state without threads", checkpoint(LAST, lambda _, state: state.pop("threads")), "threads: Field req"),
     going("no threads", checkpoint(LAST, lambda _, state: state.update(threads=0)), "threads: Input should be greater"),
     going("a history in words", checkpoint(LAST, lambda _, state: state.update(history="long")), "history: Input"),
     going("another key", checkpoint(LAST, lambda _, state: state.update(key="0" * 16)), "belongs to training 0000"),
     going("a weight is missing", checkpoint(LAST, lambda tensors, _: tensors.pop(WEIGHT)),
-        "is of another model: 1 of its tensors differ", "got nothing, expected (8,"),
+        "holds another model: 1 of its tensors differ", "got nothing, expected (8,"),
     going("a weight too much", checkpoint(LAST, lambda tensors, _: tensors.update({"model.x": torch.ones(2)})),
         "first x: got (2,), expected nothing"),
     going("a weight of another shape", checkpoint(LAST, lambda tensors, _: tensors.update({WEIGHT: torch.ones(1)})),
@@ -707,16 +707,16 @@ CHECKPOINTS = [
         "of another model", "got (1,), expected (8,"),
     going("a momentum of nothing", checkpoint(LAST, lambda tensors, _: tensors.update({"momentum.x": torch.ones(1)})),
         "first x: got (1,), expected nothing"),
-    going("half a configuration", cut(CONFIG), "ExperimentConfig in", "config.json: damaged", "put a whole file back"),
+    going("half a configuration", cut(CONFIG), "ExperimentConfig in", "config.json: damaged", "restore the file"),
     going("a configuration that is a list", put(CONFIG, "[]"), "config.json: Input should be an object", "got []"),
     going("an edited configuration", entries(CONFIG, lambda config: config | {"model": {"groups": 7}}),
         "groups=7 does not divide the 640 channels", "try one of 1, 2"),
     going("the configuration of another", entries(CONFIG, lambda config: config | {"training": {"seed": 3}}),
         "last.safetensors belongs to training"),
-    ended("no configuration", gone(CONFIG), "holds no finished training: its config.json is missing", "a sweep left"),
-    ended("no record", gone(RECORD), "holds no finished training: its training.json is missing"),
+    ended("no configuration", gone(CONFIG), "holds no finished training: config.json is missing", "of a training"),
+    ended("no record", gone(RECORD), "holds no finished training: training.json is missing"),
     ended("half a record", cut(RECORD), "TrainingRecord in", "training.json: damaged", "EOF while parsing"),
-    ended("an empty record", put(RECORD, ""), "training.json: damaged (Invalid JSON: EOF", "put a whole file back"),
+    ended("an empty record", put(RECORD, ""), "training.json: damaged (Invalid JSON: EOF", "restore the file"),
     ended("a record that is an image", put(RECORD, b"\x89PNG\x00\xff"), "training.json: damaged (Invalid JSON"),
     ended("an outcome that is none", entries(RECORD, lambda record: record | {"outcome": "great"}),
         "outcome: Input should be 'finished', 'diverged' or 'failed', got 'great'"),
@@ -724,9 +724,9 @@ CHECKPOINTS = [
         "score: no such parameter"),
     ended("one that failed", entries(RECORD, lambda record: record | {"outcome": "failed"}), "no finished training"),
     ended("no weights", gone(BEST), "its weights were not kept", "best.safetensors was deleted", "to train it anew"),
-    ended("half of the weights", cut(BEST), "best.safetensors is no readable checkpoint"),
+    ended("half of the weights", cut(BEST), "best.safetensors is not a readable checkpoint"),
     ended("weights without an epoch", checkpoint(BEST, lambda _, state: state.pop("epoch")), "epoch: Field required"),
-    ended("weights of another model", checkpoint(BEST, lambda tensors, _: tensors.pop(WEIGHT)), "is of another model"),
+    ended("weights of another model", checkpoint(BEST, lambda tensors, _: tensors.pop(WEIGHT)), "holds another model"),
 ]  # fmt: skip
 
 
@@ -754,12 +754,12 @@ def test_an_evaluation_of_another_training_than_the_folder_holds(
     trainings: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     said = answer(evaluate.main, [trainings / "ended", "training.seed=3"], capsys)
-    check(said, ("training.seed: not as in training", "only root, device and threads may differ"))
+    check(said, ("training.seed: not as in training", "only root, device and threads can differ"))
 
 
 def test_more_queries_than_images(trainings: Path, capsys: pytest.CaptureFixture[str]) -> None:
     said = answer(evaluate.main, [trainings / "ended", "--queries", "5000"], capsys)
-    check(said, ("episodes of the test split", "queries=5000 need 5001 images per class, the smallest class has"))
+    check(said, ("episodes of the test split", "queries=5000 need 5001 images per class, but the smallest class has"))
 
 
 def test_a_folder_with_an_equals_sign_is_one(trainings: Path, place: Path) -> None:
@@ -769,12 +769,12 @@ def test_a_folder_with_an_equals_sign_is_one(trainings: Path, place: Path) -> No
 
 Weights = dict[str, Any]
 CLASSIFIER, KERNELS = "global_clasifier.weight", "dw_gen.kernel_conv.weight"
-NO_CHECKPOINT = "is no checkpoint that holds only tensors and numbers"
+NO_CHECKPOINT = "is not a checkpoint of tensors and numbers only"
 
 
 @pytest.fixture(scope="module")
 def weights() -> Weights:
-    """Those of a small released model."""
+    """The weights of a small released model."""
     torch.manual_seed(0)
     return dict(released.to_state_dict(build_method(DMFConfig(), DataConfig(), base_classes=4)))
 
@@ -785,20 +785,20 @@ def state(name: str, change: Callable[[Weights], Any], *words: str) -> Any:
 
 RELEASED = [
     state("a list", lambda weights: list(weights), "holds a list, expected a state dict"),
-    state("a tensor as state dict", lambda weights: {"state_dict": torch.ones(3)}, "a Tensor, expected tensors by"),
-    state("numbers as names", lambda weights: {"state_dict": {1: torch.ones(3)}}, "expected tensors by name"),
-    state("nothing", lambda weights: {}, "is no checkpoint of the released DMF: it lacks global_clasifier.weight"),
+    state("a tensor as state dict", lambda weights: {"state_dict": torch.ones(3)}, "a Tensor, expected a dict of"),
+    state("numbers as names", lambda weights: {"state_dict": {1: torch.ones(3)}}, "expected a dict of tensors by name"),
+    state("nothing", lambda weights: {}, "is not a checkpoint of the released DMF: it lacks global_clasifier.weight"),
     state("a number as weight", lambda weights: weights | {CLASSIFIER: 3}, f"{CLASSIFIER} is a int, expected a tensor"),
     state("seven groups", lambda weights: weights | {KERNELS: torch.zeros(7, 1280, 3, 3)}, "7 groups do not divide"),
     state("no groups", lambda weights: weights | {KERNELS: torch.zeros(0, 1280)}, "0 groups do not divide"),
-    state("a classifier of one side", lambda weights: weights | {CLASSIFIER: torch.zeros(4)}, "have no two sides"),
+    state("a classifier of one side", lambda weights: weights | {CLASSIFIER: torch.zeros(4)}, "are not matrices"),
     state("a billion classes", lambda weights: weights | {CLASSIFIER: torch.zeros(1, 1).expand(10**9, 640)},
         "1000000000 base classes, expected 1 to 100000"),
     state("a weight of another shape", lambda weights: weights | {"base.layer1.0.conv1.weight": torch.zeros(2)},
-        "is of another model: 1 of its tensors differ, first backbone.", "got (2,), expected (64, 3, 3, 3)"),
+        "holds another model: 1 of its tensors differ, first backbone.", "got (2,), expected (64, 3, 3, 3)"),
     state("a weight too much", lambda weights: weights | {"x": torch.zeros(2)}, "unknown keys ['x']"),
     state("weights that are no number", lambda weights: weights | {CLASSIFIER: weights[CLASSIFIER] * torch.nan},
-        "1 tensors hold NaN or infinity, first global_clasifier.weight", "take another checkpoint"),
+        "1 tensors hold NaN or infinity, first global_clasifier.weight", "use another checkpoint"),
 ]  # fmt: skip
 
 
@@ -852,23 +852,23 @@ def stored(name: str, damage: Damage, *words: str) -> Any:
 
 PLAN = "sweeps/demo/plan.json"
 STORED = [
-    stored("half an evaluation", cut("evaluation.json"), "EvaluationRecord in", "damaged", "put a whole file back"),
+    stored("half an evaluation", cut("evaluation.json"), "EvaluationRecord in", "damaged", "restore the file"),
     stored("an empty evaluation", put("evaluation.json", ""), "EvaluationRecord in", "damaged"),
     stored("an evaluation that is a list", put("evaluation.json", "[1]"), "Input should be an object, got [1]"),
     stored("an accuracy in words", entries("evaluation.json", lambda record: record | {"accuracy": "high"}),
         "accuracy: Input should be a valid number, got 'high'"),
     stored("an accuracy that is none", entries("evaluation.json", lambda record: record | {"accuracy": float("nan")}),
-        "says accuracy=nan, its episodes give", "evaluate again"),
+        "says accuracy=nan, but its episodes give", "evaluate again"),
     stored("accuracies in percent", entries("evaluation.json", lambda record: record | {
         "episode_accuracies": [100 * accuracy for accuracy in record["episode_accuracies"]]}),
-        "holds accuracies beyond 0 and 1", "evaluate again"),
+        "holds accuracies outside [0, 1]", "evaluate again"),
     stored("one episode", entries("evaluation.json", lambda record: record | {"episode_accuracies": [0.5]}),
-        "holds 1 episodes, its config says 20", "evaluate again"),
+        "holds 1 episodes, but its config says 20", "evaluate again"),
     stored("no bank", entries("evaluation.json", lambda record: {k: v for k, v in record.items() if k != "bank"}),
         "bank: Field required"),
     stored("the evaluation of another", entries("evaluation.json", lambda record: record | {"training_key": "0" * 16}),
-        "lies where", "remove it and evaluate again"),
-    stored("half a training", cut("training.json"), "training.json: damaged", "put a whole file back"),
+        "is in the place of", "remove it and evaluate again"),
+    stored("half a training", cut("training.json"), "training.json: damaged", "restore the file"),
     stored("an outcome that is none", entries("training.json", lambda record: record | {"outcome": 1}),
         "outcome: Input should be 'finished'", "got 1"),
     stored("half a plan", cut(PLAN), "found no sweep", "run one first"),
@@ -905,7 +905,7 @@ TRIED = {"values": {"model.groups": 1}, "key": "k", "accuracy": 0.5, "epochs": 1
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        named("empty", "", ("search.json: damaged", "put a whole file back")),
+        named("empty", "", ("search.json: damaged", "restore the file")),
         named("a list", "[]", ("SearchResults in", "Input should be an object, got []")),
         named("no base", "{}", ("base: Field required", "parameters: Field required")),
         named("an accuracy of 5", {"accuracy": 5.0}, ("tried.0.accuracy: Input should be less than or equal to 1",)),

@@ -1,4 +1,4 @@
-"""The benchmarks' harness, and that `head` and `loader` run at small size. No test asserts a time."""
+"""The benchmarks' harness, and small runs of `head` and `loader`. No test asserts a time."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def test_printed_numbers() -> None:
 
 
 def measure(report: Report) -> None:
-    """A benchmark of nothing."""
+    """A benchmark that measures nothing."""
     print("a library that talks")
     report.times("nothing", {"a": [1.0, 2.0, 3.0]})
     report.state("cost", 2.5, "s")
@@ -129,7 +129,7 @@ def test_a_miss_is_printed_and_is_no_failure(capsys: pytest.CaptureFixture[str])
 
 
 def refuse(report: Report) -> None:
-    """A benchmark that lacks something."""
+    """A benchmark that raises ValueError."""
     raise ValueError("the images are not there")
 
 
@@ -144,7 +144,7 @@ def test_mistakes_of_the_user_are_status_2(capsys: pytest.CaptureFixture[str], t
 
 
 def filling() -> Callable[[], object]:
-    """Holds and frees memory before a call that fills ROOM, twice, one after the other."""
+    """Hold and free memory, then return a call that fills ROOM twice, one after the other."""
     held = [torch.ones(2**20) for _ in range(ROOM // 2**22)]
     held.clear()
 
@@ -223,7 +223,7 @@ def test_summary_has_a_row_per_claim(tmp_path: Path, capsys: pytest.CaptureFixtu
 
 
 def test_cost_of_a_training_by_hand() -> None:
-    """One FLOP an image: 95 epochs of 1,200 episodes of 35 images, forward and backward; 42 validations; one test."""
+    """One FLOP per image: 95 epochs of 1,200 episodes of 35 images, forward and backward, 42 validations, a test."""
     one_shot = table2.cost(ExperimentConfig(), EvaluationConfig(), 1.0)
     assert one_shot.training == 3 * 95 * 1200 * 35
     assert one_shot.validation == 42 * 9_600 and one_shot.validation_by_episodes == 42 * 2000 * 80

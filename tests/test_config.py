@@ -1,4 +1,4 @@
-"""Configurations: identity, recipes, and mistakes."""
+"""Configurations: identity, recipes and mistakes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from dmf.records.records import Failure
 
 
 def test_defaults_are_the_released_hyper_parameters() -> None:
-    """Identities leave defaults out, so none may ever change; a new field may only be added."""
+    """Identities leave defaults out, so a default can never change; new fields can be added."""
     config = ExperimentConfig()
     assert config.key == "44136fa355b3678a", "a default changed: old records would be taken for what they are not"
     training = config.training
@@ -34,7 +34,7 @@ def test_identity_is_what_is_trained_not_where() -> None:
 
 def test_precision_is_chosen_before_there_is_an_identity() -> None:
     auto = ExperimentConfig().replace(training__precision="auto")
-    with pytest.raises(ValueError, match="training.precision='auto' is no precision yet"):
+    with pytest.raises(ValueError, match="training.precision='auto' has to be resolved first"):
         assert auto.key
     chosen = auto.resolved()
     expected = "bf16" if has_bf16(device_of("auto")) else "fp32"
@@ -47,7 +47,7 @@ def test_precision_is_chosen_before_there_is_an_identity() -> None:
 def test_only_what_a_training_reads_tells_it_apart() -> None:
     proto_net = ExperimentConfig().replace(model__method="proto_net")
     assert proto_net.key != ExperimentConfig().key
-    with pytest.raises(ValueError, match="'model.groups' is no parameter; there are method, backbone"):
+    with pytest.raises(ValueError, match="'model.groups' is not a parameter; the parameters there are method"):
         proto_net.replace(model__groups=160)
     assert proto_net.replace(model__last_pooling=True).key != proto_net.key
     unaligned = ExperimentConfig().replace(model__alignment=0)
@@ -78,7 +78,7 @@ def test_another_method_keeps_what_both_have() -> None:
 
 def test_a_pre_training_is_a_training_that_several_share() -> None:
     base = ExperimentConfig().replace(model__backbone="conv64f")
-    with pytest.raises(ValueError, match="baseline works on pre-trained features; give start.head"):
+    with pytest.raises(ValueError, match="baseline needs pre-trained features; set start.head"):
         base.replace(model__method="baseline")
     proto_net = base.with_paths({"model.method": "proto_net", "start.head": "cosine"})
     nearest = base.with_paths({"model.method": "classifier_baseline", "start.head": "cosine"})
@@ -152,7 +152,7 @@ def test_a_copy_is_validated_again() -> None:
     ],
 )
 def test_a_copy_is_what_validating_the_whole_would_give(values: dict) -> None:
-    """Sections that do not change are kept as they are; a section given whole is plain data."""
+    """Sections that do not change are kept; a section that is given as a whole is plain data."""
     config = recipe("paper").replace(data__name="cifar_fs")
     assert config.key != ExperimentConfig().key, "a key is known before the copy is made"
     copy = config.with_paths(values)
@@ -172,19 +172,19 @@ def test_every_mistake_is_named_at_once() -> None:
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"model.kernel_size": 3, "model.solver": "exact"}, "closed form for kernel_size=1"),
-        ({"training.epochs": 5}, "leaves nothing"),
+        ({"model.kernel_size": 3, "model.solver": "exact"}, "works only for kernel_size=1"),
+        ({"training.epochs": 5}, "has to be less than epochs=5"),
         ({"training.validation_episodes": 1}, "greater than or equal to 2"),
-        ({"model.backbone": "conv64f", "model.last_pooling": True, "data.image_size": 15}, "pooled away"),
-        ({"training.episodes_per_epoch": 1201}, "no multiple"),
+        ({"model.backbone": "conv64f", "model.last_pooling": True, "data.image_size": 15}, "too small for conv64f"),
+        ({"training.episodes_per_epoch": 1201}, "not a multiple"),
         ({"training.learning_rate": 0.0}, "greater than 0"),
         ({"training.learning_rate": float("nan")}, "training.learning_rate"),
-        ({"model.group": 1}, "'model.group' is no parameter; there are method"),
-        ({"modell.groups": 1}, "'modell' is no section"),
-        ({"model.alignment": True}, "model.alignment: got true, which is no number"),
-        ({"model.score_border": False}, "model.score_border: got false, which is no number"),
-        ({"model.kernel_size": True}, "model.kernel_size: got true, which is no number"),
-        ({"data.channels": True}, "data.channels: got true, which is no number"),
+        ({"model.group": 1}, "'model.group' is not a parameter; the parameters there are method"),
+        ({"modell.groups": 1}, "'modell' is not a section"),
+        ({"model.alignment": True}, "model.alignment: got true, which is not a number"),
+        ({"model.score_border": False}, "model.score_border: got false, which is not a number"),
+        ({"model.kernel_size": True}, "model.kernel_size: got true, which is not a number"),
+        ({"data.channels": True}, "data.channels: got true, which is not a number"),
     ],
 )
 def test_impossible_values_are_refused(values: dict, message: str) -> None:
@@ -195,7 +195,7 @@ def test_impossible_values_are_refused(values: dict, message: str) -> None:
 def test_recipes_can_be_built_and_differ() -> None:
     keys = {name: recipe(name).key for name in RECIPES}
     assert len(set(keys.values())) == len(RECIPES)
-    with pytest.raises(ValueError, match="there are released, paper, released_tiered, paper_tiered"):
+    with pytest.raises(ValueError, match="choose one of released, paper, released_tiered, paper_tiered"):
         recipe("relased")
 
 

@@ -1,4 +1,4 @@
-"""CONTRIBUTING.md names what is there: files, rooms, and the places where something new is entered."""
+"""CONTRIBUTING.md names only what exists: files, rooms, and the places where additions are registered."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ Images = dict[str, dict[str, np.ndarray]]
 
 @pytest.fixture
 def images() -> Images:
-    """By split and class, uint8 [PER_CLASS, SIDE, SIDE, 3], all different."""
+    """Images by split and class, uint8 [PER_CLASS, SIDE, SIDE, 3], all different."""
     random = np.random.default_rng(0)
     return {
         split: {name: random.integers(256, size=(PER_CLASS, SIDE, SIDE, 3), dtype=np.uint8) for name in classes}
@@ -51,7 +51,7 @@ def png(pixels: np.ndarray) -> bytes:
 
 
 def arrays_and_names(images: dict[str, np.ndarray]) -> tuple[np.ndarray, list[str]]:
-    """Images of one split in turns, one of every class at a time, as no sorted folder has them."""
+    """Images of one split, taking one of every class in turn, which is not the order of a sorted folder."""
     names = list(images) * PER_CLASS
     return np.stack([images[name][i // len(images)] for i, name in enumerate(names)]), names
 
@@ -65,7 +65,7 @@ def write_folders(root: Path, images: Images) -> None:
             folder = root / split / name
             folder.mkdir(parents=True)
             for j, pixels in enumerate(arrays):
-                # PNG bytes, whatever the name says: these tests compare pixels, and jpg would change them
+                # PNG bytes, whatever the name: these tests compare pixels, which JPEG would change
                 (folder / f"{j}{('.jpg', '.JPEG', '.png', '.Bmp')[(i + j) % 4]}").write_bytes(png(pixels))
             (folder / ".DS_Store").write_bytes(b"x")
             (folder / "._0.jpg").write_bytes(b"x")
@@ -328,7 +328,7 @@ def test_indices_are_those_of_images(images: Images, tmp_path: Path) -> None:
     split = opened(tmp_path / "root", tmp_path / "cache").val
     got = split.pixels(torch.tensor([7, 0, 7]))
     np.testing.assert_array_equal(got[0], got[2])
-    got[:] = 0  # a copy, not the cache
+    got[:] = 0  # changes a copy, not the cache
     assert split.pixels(np.array([7])).any()
     assert split.pixels(torch.empty(0, dtype=torch.long)).shape == (0, SIDE, SIDE, 3)
     for wrong in (np.array([8]), np.array([-1])):
@@ -388,7 +388,7 @@ def test_a_split_without_images_is_refused(images: Images, tmp_path: Path) -> No
 def test_overlapping_classes_are_refused(images: Images, tmp_path: Path) -> None:
     images["val"]["n01"] = 255 - images["train"]["n01"]
     write_folders(tmp_path / "root", images)
-    refused(tmp_path / "root", tmp_path, "1 classes are both in 'train' and in 'val', first 'n01'")
+    refused(tmp_path / "root", tmp_path, "1 classes are in both 'train' and 'val', first 'n01'")
 
 
 def test_the_same_images_under_other_names_are_refused(images: Images, tmp_path: Path) -> None:

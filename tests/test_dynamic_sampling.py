@@ -1,4 +1,4 @@
-"""The dynamic-sampling operator and its PyTorch definition, held to loops and to torchvision."""
+"""The dynamic-sampling operator and its PyTorch definition, compared with loops and with torchvision."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def sampler(request: pytest.FixtureRequest, device: str) -> Sampler:
 def random_inputs(
     kernel_size: tuple[int, int], groups: int, device: str, maps: int = 2, queries: int = 3, reach: float = 1.5
 ) -> tuple[Tensor, Tensor]:
-    """Taps and offsets in float64; samples lie inside, on the border, and outside of a 5x4 map, none on the grid."""
+    """Taps and offsets in float64, with samples inside, on the border of and outside a 5x4 map, none on the grid."""
     generator = torch.Generator().manual_seed(groups)
     count = kernel_size[0] * kernel_size[1]
     taps = torch.randn(maps, count, 5, 4, groups, generator=generator, dtype=torch.float64)
@@ -225,10 +225,10 @@ def test_says_once_which_implementation_runs(monkeypatch: pytest.MonkeyPatch, ca
     [
         (torch.zeros(2, 9, 5, 4), torch.zeros(2, 3, 18, 5, 4), "taps are"),
         (torch.zeros(2, 6, 5, 4, 1), torch.zeros(2, 3, 18, 5, 4), "taps are"),
-        (torch.zeros(2, 9, 5, 4, 1), torch.zeros(2, 3, 9, 5, 4), "offsets are"),
-        (torch.zeros(2, 9, 5, 4, 1), torch.zeros(3, 3, 18, 5, 4), "offsets are"),
-        (torch.zeros(2, 9, 5, 4, 1), torch.zeros(2, 3, 18, 4, 5), "offsets are"),
-        (torch.zeros(2, 9, 5, 4, 1), torch.zeros(2, 18, 5, 4), "offsets are"),
+        (torch.zeros(2, 9, 5, 4, 1), torch.zeros(2, 3, 9, 5, 4), "expected offsets"),
+        (torch.zeros(2, 9, 5, 4, 1), torch.zeros(3, 3, 18, 5, 4), "expected offsets"),
+        (torch.zeros(2, 9, 5, 4, 1), torch.zeros(2, 3, 18, 4, 5), "expected offsets"),
+        (torch.zeros(2, 9, 5, 4, 1), torch.zeros(2, 18, 5, 4), "expected offsets"),
         (torch.zeros(2, 9, 5, 4, 1, dtype=torch.int64), torch.zeros(2, 3, 18, 5, 4), "floating-point"),
         (torch.zeros(2, 9, 5, 4, 1), torch.zeros(2, 3, 18, 5, 4, device="meta"), "one device"),
     ],
@@ -258,7 +258,7 @@ def convolution(kernel_size: tuple[int, int], out_channels: int, device: str) ->
 
 
 def by_torchvision(layer: DynamicConv2d, maps: Tensor, offsets: Tensor) -> Tensor:
-    """torchvision's operator, query by query; of an even kernel it makes one position more, which is dropped."""
+    """torchvision's operator, query by query. With an even kernel it gives an extra position, which is dropped."""
     kernel_height, kernel_width = layer.kernel_size
     height, width = maps.shape[2:]
     padded = F.pad(offsets, (0, 1 - kernel_width % 2, 0, 1 - kernel_height % 2))
@@ -294,7 +294,7 @@ def test_zero_offsets_are_an_ordinary_convolution(device: str, kernel_size: tupl
 def test_whole_offsets_are_a_convolution_of_the_shifted_map(device: str) -> None:
     layer, maps, offsets = convolution((3, 3), 4, device)
     offsets[:, :, 0::2], offsets[:, :, 1::2] = 2.0, -1.0
-    # out(y, x) of the moved samples is the convolution at (y + 2, x - 1) of the map, continued by zeros.
+    # out(y, x) of the shifted samples is the convolution at (y + 2, x - 1) of the map padded with zeros.
     wide = layer(F.pad(maps, (3, 3, 3, 3)))
     expected = wide[..., 3 + 2 : 3 + 2 + 5, 3 - 1 : 3 - 1 + 4]
     torch.testing.assert_close(layer(maps, offsets), expected.expand(-1, 3, -1, -1, -1), atol=1e-12, rtol=0)

@@ -44,7 +44,7 @@ def test_seeds() -> None:
 
 
 def test_the_bank_stays_what_it_is() -> None:
-    """Published numbers refer to these episodes."""
+    """Published numbers use these episodes, so they must not change."""
     assert sampler(112)(range(50)).hash == "c8c1a6fd7bc12b43"
 
 
@@ -54,7 +54,7 @@ def test_every_class_and_image_is_drawn() -> None:
 
 
 def test_too_little_data_is_refused() -> None:
-    with pytest.raises(ValueError, match="way=8 needs as many classes, the split has 7"):
+    with pytest.raises(ValueError, match="way=8 needs 8 classes, but the split has 7"):
         EpisodeSampler(LABELS, way=8, shot=1, queries=1, seed=0)
-    with pytest.raises(ValueError, match="need 13 images per class, the smallest class has 12"):
+    with pytest.raises(ValueError, match="need 13 images per class, but the smallest class has 12"):
         EpisodeSampler(LABELS, way=5, shot=1, queries=12, seed=0)

@@ -1,4 +1,4 @@
-"""Cells carry what their records say, worked by hand, and refuse records that contradict themselves."""
+"""Cells hold the numbers of their records, computed by hand, and reject records that contradict themselves."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def records() -> InMemory:
 
 
 def only(table: Table) -> dict[str, Cell]:
-    """Cells of a table with one section, by label."""
+    """The cells of a table with one section, by label."""
     (section,) = table.sections
     return {cell.label: cell for cell in section.cells}
 
@@ -46,7 +46,7 @@ def test_one_seed_by_hand(records: InMemory) -> None:
     assert with_it.seed_sd is None
     against = with_it.to_baseline
     assert against is not None and against.baseline == "without dynamic sampling"
-    # the differences of test_statistics.test_paired_t_by_hand
+    # the same differences as in test_statistics.test_paired_t_by_hand
     assert (against.difference, against.p) == (pytest.approx(0.2), pytest.approx(0.016280, abs=1e-5))
     assert (against.p_holm, against.verdict) == (against.p, "better")
     assert against.published_difference == pytest.approx(0.0103)
@@ -129,7 +129,7 @@ def test_a_summary_that_is_no_number_is_refused(records: InMemory) -> None:
 def test_episodes_that_are_missing_from_a_record_are_noticed(records: InMemory) -> None:
     cell = planned("2a", FOUR)
     records.tested(cell, [0.4, 0.6, 0.4])
-    with pytest.raises(ValueError, match="holds 3 episodes, its config says 4"):
+    with pytest.raises(ValueError, match="holds 3 episodes, but its config says 4"):
         fill(TABLES["2a"], [cell], records)
 
 
@@ -137,7 +137,7 @@ def test_a_record_in_the_wrong_place_is_noticed(records: InMemory) -> None:
     cell, other = pair()
     stray = records.tested(other, [0.4, 0.6, 0.4, 0.5])
     records.evaluations[cell.trainings[0].key, cell.evaluation.key] = stray
-    with pytest.raises(ValueError, match=f"{stray.training_key}.* lies where {cell.trainings[0].key}"):
+    with pytest.raises(ValueError, match=f"{stray.training_key}.* is in the place of {cell.trainings[0].key}"):
         fill(TABLES["2a"], [cell], records)
 
 
@@ -375,5 +375,5 @@ def test_a_baseline_of_another_method_need_not_have_dmfs_fields(records: InMemor
 
 
 def test_a_table_that_nothing_is_planned_for_is_refused(records: InMemory) -> None:
-    with pytest.raises(ValueError, match="nothing is planned for table 2b"):
+    with pytest.raises(ValueError, match="no cell is planned for table 2b"):
         fill(TABLES["2b"], pair(), records)

@@ -1,4 +1,4 @@
-"""The embedded data set: disjoint shapes, determinism, and images that are neither trivial nor hopeless."""
+"""The embedded data set: disjoint shapes, determinism, and images that are neither trivial nor too hard."""
 
 from __future__ import annotations
 
@@ -94,14 +94,14 @@ def test_faces_say_which_characters_they_lack() -> None:
 
 
 def three_per_class(seed: int) -> dict[str, Split]:
-    """The data set with fewer images of each class."""
+    """The data set with fewer images per class."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("dmf.data.glyphs.IMAGES_PER_CLASS", 3)
         return glyphs(16, 3, seed)
 
 
 def test_another_process_draws_the_same_bytes() -> None:
-    """With another hash seed, so that no order of a set or dictionary can matter, and other thread counts."""
+    """With another hash seed, so that the order of a set or dictionary cannot matter, and other thread counts."""
     code = "from tests.test_glyphs import digest, three_per_class; print(digest(three_per_class(5)))"
     environment = os.environ | {"PYTHONHASHSEED": "77", "OMP_NUM_THREADS": "2", "OPENBLAS_NUM_THREADS": "2"}
     run = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
@@ -116,12 +116,12 @@ def test_another_seed_draws_other_images_of_the_same_classes() -> None:
 
 
 def nearest(queries: np.ndarray, supports: np.ndarray) -> np.ndarray:
-    """Of `supports` [n, D] the one with the greatest cosine to each of `queries` [q, D]."""
+    """Index of the row of `supports` [n, D] with the largest cosine to each of `queries` [q, D]."""
     return (queries @ (supports / np.linalg.norm(supports, axis=1, keepdims=True)).T).argmax(axis=1)
 
 
 def test_raw_pixels_say_little_and_not_nothing(small: dict[str, Split]) -> None:
-    """5-way 1-shot by cosine is near chance; with half of a class as shots its character shows through."""
+    """5-way 1-shot by cosine is near chance; with half of a class as support, its character becomes visible."""
     images, _, classes = small["test"]
     pixels = images.reshape(len(classes), IMAGES_PER_CLASS, -1) / 255
     random, way, half = np.random.RandomState(0), 5, IMAGES_PER_CLASS // 2
@@ -170,7 +170,7 @@ def test_texture_is_bilinear_between_its_cells() -> None:
 
 @pytest.mark.parametrize("arguments", [(4, 3), (32, 2), (32, 3, -1)])
 def test_impossible_sizes_are_refused(arguments: tuple[int, ...]) -> None:
-    with pytest.raises(ValueError, match="channels are 1 or 3"):
+    with pytest.raises(ValueError, match="channels 1 or 3"):
         glyphs(*arguments)
 
 

@@ -18,7 +18,7 @@ from dmf.data import cache as image_cache
 from dmf.data.sets import DataSet, open_data
 
 IMAGES = {"train": 100, "val": 50, "test": 50}
-"""Per class; two classes a split."""
+"""Images per class; there are two classes per split."""
 
 
 @pytest.fixture
@@ -98,8 +98,8 @@ def test_a_killed_writer_leaves_nothing_that_counts(
     processes[0].send_signal(signal.SIGKILL)
     processes[0].wait()
     assert cache_folder(cache).name.endswith(".partial")
-    data = opened(root, cache)  # would wait for ever if the lock had not died with its process
-    assert "is not whole" in caplog.text and not cache_folder(cache).name.endswith(".partial")
+    data = opened(root, cache)  # would wait forever if the lock outlived its process
+    assert "is incomplete" in caplog.text and not cache_folder(cache).name.endswith(".partial")
     assert data.fingerprint == opened(root, tmp_path / "other cache").fingerprint
 
 
@@ -123,7 +123,7 @@ def test_a_cache_that_lost_a_file_is_written_anew(
     cache = tmp_path / "cache"
     before = opened(root, cache)
     (cache_folder(cache) / file).unlink()
-    assert opened(root, cache).fingerprint == before.fingerprint and "is not whole" in caplog.text
+    assert opened(root, cache).fingerprint == before.fingerprint and "is incomplete" in caplog.text
     os.truncate(cache_folder(cache) / "test.npy", 1000)
     after = opened(root, cache)
     np.testing.assert_array_equal(after.test.pixels(np.arange(100)), before.test.pixels(np.arange(100)))

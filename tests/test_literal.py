@@ -1,4 +1,4 @@
-"""The literal version, which benchmarks compare with, against numbers of the released code and against our model."""
+"""The literal version, the benchmarks' reference, compared with the released code's numbers and with our model."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_head_equals_released(name: str) -> None:
     model = LiteralDMF(nn.Identity(), channels, base_classes=2, groups=groups).double()
     offset, kernel = inputs.head_weights(seed, channels, groups)
     with torch.no_grad():
-        # Theirs is a convolution over concat(query, support), and so is this one.
+        # Like theirs, this is a convolution over concat(query, support).
         model.meta_filter.offset_conv.weight.copy_(offset)
         model.meta_filter.filter_conv.weight.copy_(kernel)
     support, query = (x.double().requires_grad_() for x in maps)
@@ -93,7 +93,7 @@ def test_like_copies_the_whole_model() -> None:
 
 def test_like_refuses_what_the_released_code_is_not() -> None:
     model = build_method(DMFConfig(backbone="conv64f", groups=16, score_border=0), DataConfig(), base_classes=3)
-    with pytest.raises(ValueError, match="choices of the released code"):
+    with pytest.raises(ValueError, match="only the released code's settings"):
         LiteralDMF.like(model)
 
 
@@ -129,7 +129,7 @@ def test_erasing_fills_a_rectangle_of_the_stated_area() -> None:
 
 
 def test_loader_reads_the_episodes_of_the_sampler(tmp_path) -> None:
-    """Images of one colour each: whatever the augmentation does, the order of their brightness stays."""
+    """Images of one colour each, whose order of brightness survives any augmentation."""
     files = []
     for row in range(12):
         files.append(tmp_path / f"{row}.png")
@@ -140,7 +140,7 @@ def test_loader_reads_the_episodes_of_the_sampler(tmp_path) -> None:
     assert [x.shape for x in batches[0]] == [(2, 2, 3, 84, 84), (2, 4, 3, 84, 84), (2, 4)]
     assert len(batches) == 2 and torch.equal(batches[1][2], episodes.targets[2:])
     plain = training_loader(files, episodes, episodes_per_step=4, workers=0)
-    plain.dataset.transform = training_transform().transforms[3]  # to a tensor, and nothing else
+    plain.dataset.transform = training_transform().transforms[3]  # only to a tensor
     support, query, _ = next(iter(plain))
     assert torch.equal((support[:, :, 0, 0, 0] * 255).round().long(), episodes.support.flatten(1) * 20)
     assert torch.equal((query[:, :, 0, 0, 0] * 255).round().long(), episodes.query * 20)

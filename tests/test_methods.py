@@ -1,4 +1,4 @@
-"""Methods: DMF's score against its definition, ProtoNet, raw pixels, and the interface that they share."""
+"""Methods: DMF's score compared with its definition, ProtoNet, raw pixels, and their common interface."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def test_choices_equal_their_definition(solver: str, rectified: bool, class_weig
     model = dmf("ode", solver, rectified=rectified, class_weight=class_weight)
     classes = SUPPORT.mean(2)
     ours = model.score_map(classes, QUERY)
-    tolerance = 1e-4 if solver == "dopri5" else 1e-9  # its steps follow from the batch's largest error
+    tolerance = 1e-4 if solver == "dopri5" else 1e-9  # its steps depend on the batch's largest error
     torch.testing.assert_close(ours, defined_scores(model, SUPPORT, QUERY), rtol=tolerance, atol=tolerance)
 
 
@@ -128,7 +128,7 @@ def test_tables_give_the_scores_of_maps(options: dict) -> None:
 
 
 def test_every_choice_changes_the_score() -> None:
-    """None of the axes is a switch that does nothing."""
+    """Every setting of the ablations has an effect."""
     variants = {
         "full": dmf("ode"),
         "no alignment": dmf(0),
@@ -149,7 +149,7 @@ def test_every_choice_changes_the_score() -> None:
 
 
 def test_loss_of_the_bordered_score_map() -> None:
-    """The released code's zero border, here really padded."""
+    """The released code's zero border, here by actual padding."""
     model = dmf()
     scores = maps(B, Q, N, H, W)
     bordered = F.pad(scores, [1] * 4).flatten(0, 1)

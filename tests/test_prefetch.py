@@ -1,4 +1,4 @@
-"""Reading ahead."""
+"""Reading batches ahead."""
 
 from __future__ import annotations
 

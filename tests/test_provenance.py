@@ -1,4 +1,4 @@
-"""Which code a number comes from: what counts for its hash, and what does not."""
+"""Which code a number comes from: what changes its hash, and what does not."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ print(json.dumps({f"{name} {device}": code_hash(config, device)
 
 @pytest.fixture
 def copy(tmp_path: Path) -> Path:
-    """Of the code."""
+    """A copy of the code."""
     ignore = shutil.ignore_patterns("*.so", "__pycache__")
     for part in ("dmf", "csrc"):
         shutil.copytree(ROOT / part, tmp_path / part, ignore=ignore)
@@ -44,7 +44,7 @@ def copy(tmp_path: Path) -> Path:
 
 @functools.cache
 def hashes(root: Path = ROOT) -> dict[str, str]:
-    """`code_hash` of every one of CONFIGS on each kind of device, by the code in `root`."""
+    """`code_hash` of all CONFIGS by device type, computed by the code in `root`."""
     given = json.dumps({name: config.model_dump(mode="json") for name, config in CONFIGS.items()})
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM], cwd=root, input=given, capture_output=True, text=True, check=True
@@ -53,7 +53,7 @@ def hashes(root: Path = ROOT) -> dict[str, str]:
 
 
 def changed(root: Path) -> set[str]:
-    """Which of CONFIGS on which device the code in `root` has another hash for."""
+    """The CONFIGS, each with a device type, for which the code in `root` has another hash."""
     return {name for name, value in hashes(root).items() if value != hashes()[name]}
 
 

@@ -1,4 +1,4 @@
-"""The published numbers are those of the sources, and departures from the protocol are told."""
+"""Published numbers match their sources, and departures from the protocol are reported."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Our model against numbers from the released one (float64, relative 1e-9)."""
+"""Our model compared with the released code's numbers (float64, relative 1e-9)."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ COPIES = Path(inputs.__file__).parent
 
 
 def copied(name: str) -> dict[str, Any]:
-    """The numbers of a fixture as kept here: gradients as norm, sum and every stride-th value."""
+    """A fixture as stored in this repository, with gradients reduced to norm, sum and every stride-th value."""
     numbers: dict[str, Any] = {}
     for key, value in load_file(COPIES / f"{name}.safetensors").items():
         field, _, part = key.partition(":")
@@ -41,7 +41,7 @@ def copied(name: str) -> dict[str, Any]:
 
 @pytest.fixture(scope="session", params=["whole", "copied"])
 def numbers(request) -> Callable[[str], dict[str, Any]]:
-    """By name, the fixtures of the released code: whole where the shared material is, and the copies kept here."""
+    """Fixtures of the released code by name: the full ones if they are here, and the copies in this repository."""
     if request.param == "copied":
         return copied
     shared: Path = request.getfixturevalue("shared")
@@ -49,14 +49,14 @@ def numbers(request) -> Callable[[str], dict[str, Any]]:
 
 
 def close(ours: Tensor, theirs: Tensor, tolerance: float = 1e-9) -> None:
-    """Relative to the largest number of `theirs`."""
+    """Assert closeness relative to the largest number in `theirs`."""
     assert ours.shape == theirs.shape
     scale = max(theirs.double().abs().max().item(), 1e-300)
     assert (ours.double() - theirs.double()).abs().max().item() <= tolerance * scale
 
 
 def head(channels: int, groups: int, off_conv: Tensor, kernel_conv: Tensor, dtype: torch.dtype) -> DMF:
-    """Our head with the released weights; its global classifier takes no part."""
+    """Our head with the released weights; its global classifier is not used."""
     model = DMF(torch.nn.Identity(), channels, base_classes=2, groups=groups, alignment=Alignment()).to(dtype)
     with torch.no_grad():
         model.meta_filter.offset_conv.weight.copy_(off_conv)
@@ -65,7 +65,7 @@ def head(channels: int, groups: int, off_conv: Tensor, kernel_conv: Tensor, dtyp
 
 
 def bordered(scores: Tensor) -> Tensor:
-    """Our score map [B, Q, N, H, W] as the released one, [B*Q, N, H+2, W+2]."""
+    """Our score map [B, Q, N, H, W] in the released code's form, [B*Q, N, H+2, W+2]."""
     return torch.nn.functional.pad(scores.flatten(0, 1), [1] * 4)
 
 
@@ -76,7 +76,7 @@ def released_loss(scores: Tensor, seed: int) -> Tensor:
 
 
 def sketched(ours: Tensor, sketch: dict[str, Tensor], tolerance: float) -> None:
-    """`ours` against the norm, the sum and every `stride`-th number of theirs."""
+    """Compare `ours` with the norm, the sum and every `stride`-th number of theirs."""
     flat = ours.detach().double().flatten()
     close(flat.norm(), sketch["norm"], tolerance)
     close(flat[:: int(sketch["stride"])], sketch["sample"], tolerance)
@@ -179,7 +179,7 @@ def test_checkpoint_round_trip(tmp_path: Path, prefix: str, official_state: dict
 
 
 def test_a_checkpoint_of_numpy_1_is_read(tmp_path: Path, official_state: dict[str, Tensor]) -> None:
-    """The released code is of 2021, when NumPy's scalars lived in numpy.core."""
+    """The released code dates from 2021, when NumPy's scalars were in numpy.core."""
     torch.save({"state_dict": official_state, "acc": np.float64(0.5)}, tmp_path / "new.pth.tar")
     with zipfile.ZipFile(tmp_path / "new.pth.tar") as new, zipfile.ZipFile(tmp_path / "old.pth.tar", "w") as old:
         for entry in new.infolist():
@@ -217,7 +217,7 @@ def test_checkpoint_with_code_is_refused_and_not_run(tmp_path: Path) -> None:
             return os.mkdir, (str(tmp_path / "executed"),)
 
     torch.save({"state_dict": Malicious()}, tmp_path / "bad.pth.tar")
-    with pytest.raises(ValueError, match="only tensors and numbers"):
+    with pytest.raises(ValueError, match="tensors and numbers only"):
         released.load(tmp_path / "bad.pth.tar")
     assert not (tmp_path / "executed").exists()
 

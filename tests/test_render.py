@@ -1,4 +1,4 @@
-"""All outputs say the same, each in its own syntax, and the same twice."""
+"""All formats show the same content, each in its own syntax, and rendering is deterministic."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def cells_of_2c() -> list[PlannedCell]:
 
 
 def records_of(cells: list[PlannedCell]) -> InMemory:
-    """Everything that a cell can be: done, partial, failed, diverged, missing."""
+    """A table with cells in all states: done, partial, failed, diverged, missing."""
     records = InMemory()
     for index, cell in enumerate(cells):
         for seed in cell.seeds:
@@ -196,7 +196,7 @@ def test_csv_is_one_line_for_each_cell_and_reads_back(table: Table) -> None:
 
 
 class Outline(HTMLParser):
-    """Open tags, to see that each is closed; text and addresses, to see what is there."""
+    """Collects open tags, to check that each is closed, and text and addresses, to check the content."""
 
     VOID = {"meta", "br", "link", "img"}
 

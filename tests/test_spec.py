@@ -83,7 +83,7 @@ def test_impossible_combinations_are_named_beside_wrong_names() -> None:
     told = str(error.value)
     assert told.count("groups=63 does not divide") == 1
     assert "parts.1.base: 'nope' is not a recipe; there are released, paper, released_tiered" in told
-    assert "parts.2: training: warmup_epochs=5 leaves nothing of epochs=3" in told
+    assert "parts.2: training: warmup_epochs=5 has to be less than epochs=3" in told
     assert "set.data.nam" in told
 
 
@@ -193,7 +193,7 @@ def test_a_choice_can_make_possible_what_set_alone_is_not() -> None:
     sweep = spec(parts=[{"table": "2c", "set": {"training.epochs": 3}, "grid": {"training.warmup_epochs": [0, 1]}}])
     configs = [combination.config for combination in sweep.resolved]
     assert [(c.training.epochs, c.training.warmup_epochs) for c in configs] == [(3, 0), (3, 1)]
-    with pytest.raises(ValueError, match="warmup_epochs=5 leaves nothing of epochs=3 .at training.warmup_epochs=5.$"):
+    with pytest.raises(ValueError, match="warmup_epochs=5 has to be less than epochs=3 .at training.warmup_epochs=5.$"):
         spec(parts=[{"table": "2c", "set": {"training.epochs": 3}, "grid": {"training.warmup_epochs": [0, 5]}}])
 
 
@@ -262,7 +262,7 @@ def test_the_command_line_does_not_collapse_what_is_varied(tmp_path: Path) -> No
         ("parts.3.data.root=/x", "with N from 0 to 0"),
         ("parts.².data.root=1", "parts.².data.root.: write parts.N.data.root with N from 0 to 0"),
         ("data.root=&a [*a]", "data.root=&a .* not plain data"),
-        ("model.alignment=on", "model.alignment: got true, which is no number"),
+        ("model.alignment=on", "model.alignment: got true, which is not a number"),
         ("training.learning_rate=1e-3", "write 1.0e-3"),
     ],
 )

@@ -163,13 +163,13 @@ def test_batches_go_through_all_images_pass_by_pass(images: DataSet) -> None:
 def test_a_training_starts_from_the_weights_of_its_stage(tmp_path: Path, images: DataSet) -> None:
     config = configs()["classifier_baseline"]
     assert config.stage is not None
-    with pytest.raises(ValueError, match=f"starts from pre-training {config.stage.key}, whose weights are not at"):
+    with pytest.raises(ValueError, match=f"starts from pre-training {config.stage.key}, but its weights are not at"):
         train(config, images, tmp_path / "early", start=tmp_path / "stage" / BEST)
     train(config.stage, images, tmp_path / "stage")
     train(config, images, tmp_path / "own", start=tmp_path / "stage" / BEST)
     stage, own = (read_checkpoint(tmp_path / name / BEST)[0] for name in ("stage", "own"))
     assert own and all(torch.equal(stage[name], value) for name, value in own.items())
-    with pytest.raises(ValueError, match="is of training"):
+    with pytest.raises(ValueError, match="holds training .*; expected pre-training"):
         train(configs()["proto_net"], images, tmp_path / "other", start=tmp_path / "own" / BEST)
 
 
@@ -196,7 +196,7 @@ def test_an_adapted_evaluation_goes_on_after_a_kill(
         run_trial(config, (test,), tmp_path / "killed")
     ledger = Ledger(tmp_path / "killed")
     partial = partial_path(ledger.folder(config.key), test.key)
-    partial.write_bytes(partial.read_bytes()[:-3])  # the last line was cut off by a kill
+    partial.write_bytes(partial.read_bytes()[:-3])  # as if a kill had truncated the last line
     run_trial(config, (test,), tmp_path / "killed")
     ours, theirs = ledger.evaluation(config.key, test.key), Ledger(tmp_path / "whole").evaluation(config.key, test.key)
     assert ours is not None and theirs is not None and ours.correct == theirs.correct
@@ -277,4 +277,4 @@ def test_the_command_trains_the_pre_training_first(place: Path, capsys: pytest.C
     assert first.count("pre-training in runs/trainings/") == 1 and "epoch 2: classification" in first
     assert len(list(Path("runs/trainings").iterdir())) == 2
     assert train_command(command) == 0
-    assert capsys.readouterr().out.startswith("done already")
+    assert capsys.readouterr().out.startswith("already done")

@@ -127,7 +127,7 @@ def test_a_checkpoint_that_can_not_be_read_is_told_and_left_to_the_trial(tmp_pat
     folder.mkdir(parents=True)
     (folder / LAST).write_bytes(b"cut off")
     stands = standing(TRIAL, ledger, Today())
-    assert stands.state == "failed" and stands.runs and "is no readable checkpoint" in stands.why
+    assert stands.state == "failed" and stands.runs and "is not a readable checkpoint" in stands.why
 
 
 def test_a_training_put_aside_is_kept_whole(store: Path, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Statistics against numbers worked by hand, against scipy, and against what must be true of them."""
+"""Statistics compared with numbers computed by hand, with scipy, and with properties that have to hold."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def test_three_seeds_by_hand() -> None:
 
 
 def test_seeds_that_agree_leave_the_episodes_variance() -> None:
-    # Episodes shared by all seeds: their error is not divided by the seeds.
+    # Episodes are shared by all seeds, so their error is not divided by the number of seeds.
     episodes = np.random.default_rng(0).normal(0, 0.1, 400)
     shared = st.paired_difference(np.tile(episodes, (3, 1)), np.zeros((3, 400)))
     assert (shared.high - shared.low) / 2 == pytest.approx(4.302653 * episodes.std(ddof=1) / 20)

@@ -1,4 +1,4 @@
-"""Planned cells find their rows and columns, and the paper's rows stand where nothing is planned."""
+"""Planned cells go to their rows and columns, and the paper's rows appear even if nothing is planned for them."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ def rows(table: str, *cells: PlannedCell) -> list[list[Row]]:
 
 
 def test_a_table_is_refused_by_its_name() -> None:
-    with pytest.raises(ValueError, match="'3' is no table; there are '1', '2a'"):
+    with pytest.raises(ValueError, match="'3' is not a table; choose one of '1', '2a'"):
         layout_of("3")
-    with pytest.raises(ValueError, match="no table"):
+    with pytest.raises(ValueError, match="not a table"):
         planned("2e")
 
 

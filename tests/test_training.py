@@ -50,7 +50,7 @@ def data(tmp_path_factory) -> DataSet:
 
 
 def unread_fingerprint(unread: DataSet, data: DataSet) -> DataSet:
-    """A data set whose test split is not there, but whose fingerprint is."""
+    """A data set without a test split, but with a fingerprint."""
 
     class WithoutTest(DataSet):
         fingerprint = data.fingerprint
@@ -61,7 +61,7 @@ def unread_fingerprint(unread: DataSet, data: DataSet) -> DataSet:
 
 
 def curve(history) -> list[tuple]:
-    """Everything of a history that is not time."""
+    """A history without its times."""
     return [(e.epoch, e.loss, e.losses, e.learning_rate, e.validation_accuracy) for e in history]
 
 
@@ -79,7 +79,7 @@ def stopped_after(epoch: int):
 def test_stopped_after_any_epoch_and_resumed_gives_the_same_bits(
     tmp_path: Path, data: DataSet, config: ExperimentConfig
 ) -> None:
-    """ResNet-12 has dropout, DropBlock and its ramp; Conv64F none."""
+    """ResNet-12 has dropout, DropBlock and its ramp; Conv64F has none of them."""
     config = config.replace(
         training__epochs=3, training__episodes_per_epoch=4, training__validation_episodes=2, model__drop_block_ramp=10
     )
@@ -88,7 +88,7 @@ def test_stopped_after_any_epoch_and_resumed_gives_the_same_bits(
         folder = tmp_path / f"stopped after {stop}"
         with pytest.raises(KeyboardInterrupt):
             train(config, data, folder, stopped_after(stop))
-        torch.manual_seed(stop)  # what else the process did must not matter
+        torch.manual_seed(stop)  # what else the process has drawn must not matter
         heard: list[Epoch] = []
         resumed = train(config, data, folder, heard.append)
         assert [epoch.epoch for epoch in heard] == list(range(stop + 1, 4))
@@ -102,7 +102,7 @@ def test_stopped_after_any_epoch_and_resumed_gives_the_same_bits(
 def test_best_weights_never_belong_to_an_epoch_that_is_trained_again(
     tmp_path: Path, data: DataSet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Killed between the two files of an epoch: the checkpoint has it, and the resumed training its weights."""
+    """After a kill between an epoch's two files, the checkpoint has the epoch, and resuming keeps its weights."""
     config = TINY.replace(training__epochs=3, training__validate_every=3)
     whole = train(config, data, tmp_path / "whole")
 
@@ -144,7 +144,7 @@ def test_seeds(tmp_path: Path, data: DataSet) -> None:
 
 
 def test_the_first_step_is_nesterov_on_the_weighted_losses(tmp_path: Path, data: DataSet) -> None:
-    """One step, by hand: with zero momentum behind it, Nesterov moves by (1 + momentum) * lr * (gradient + decay)."""
+    """One step by hand: from zero momentum, Nesterov moves by (1 + momentum) * lr * (gradient + decay)."""
     config = TINY.replace(
         model__score_border=0,
         training__epochs=1,
@@ -243,15 +243,15 @@ def test_records_and_checkpoints(tmp_path: Path, data: DataSet) -> None:
 def test_a_folder_of_another_training_is_refused(tmp_path: Path, data: DataSet) -> None:
     with pytest.raises(KeyboardInterrupt):
         train(TINY, data, tmp_path, stopped_after(1))
-    with pytest.raises(ValueError, match="give this training a folder of its own"):
+    with pytest.raises(ValueError, match="use another folder for this training"):
         train(TINY.replace(model__groups=16), data, tmp_path)
     (tmp_path / LAST).unlink()
-    with pytest.raises(ValueError, match="give this training a folder of its own"):
+    with pytest.raises(ValueError, match="use another folder for this training"):
         train(TINY.replace(model__groups=16), data, tmp_path)
 
 
 def test_other_images_at_the_root_are_refused(tmp_path: Path, data: DataSet) -> None:
-    """The root is no part of a training's identity, its images are held to the checkpoint."""
+    """The root is not part of a training's identity, but its images have to match the checkpoint."""
     with pytest.raises(KeyboardInterrupt):
         train(TINY, data, tmp_path, stopped_after(1))
     others = replace(data, train=replace(data.train, fingerprint="another"))
@@ -261,7 +261,7 @@ def test_other_images_at_the_root_are_refused(tmp_path: Path, data: DataSet) -> 
 
 def test_a_broken_checkpoint_is_named(tmp_path: Path, data: DataSet) -> None:
     tmp_path.joinpath(LAST).write_bytes(b"half a checkpoint")
-    with pytest.raises(ValueError, match="last.safetensors is no readable checkpoint"):
+    with pytest.raises(ValueError, match="last.safetensors is not a readable checkpoint"):
         train(TINY, data, tmp_path)
 
 
@@ -286,7 +286,7 @@ def test_a_flipped_bit_is_found_wherever_weights_are_read(tmp_path: Path, data: 
         content = bytearray(path.read_bytes())
         content[-1000] ^= 1
         path.write_bytes(content)
-        with pytest.raises(ValueError, match=f"{name} is damaged, its tensors are not those that were written"):
+        with pytest.raises(ValueError, match=f"{name} is damaged: its tensors are not those that were written"):
             read_checkpoint(path)
     with pytest.raises(ValueError, match="is damaged"):
         evaluate_folder(tmp_path, TINY, EvaluationConfig(episodes=2), data)

@@ -19,6 +19,6 @@ SETTINGS = """
 
 
 def tiny_sweep(name: str, about: str, parts: str, epochs: int, cpu: float = 1) -> str:
-    """The text of a sweep file; `parts` are lines of YAML."""
+    """The text of a sweep file with the YAML lines `parts`."""
     head = f'name: {name}\nabout: "{about}"\nset:{SETTINGS.format(epochs=epochs)}'
     return f"{head}resources: {{cpu: {cpu}}}\nevaluation: {{episodes: 4}}\nparts:\n{parts}"

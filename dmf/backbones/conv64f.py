@@ -1,4 +1,4 @@
-"""Conv64F, with the pooling before the activation, which commute (see `dmf.backbones.resnet12`)."""
+"""Conv64F. Pooling comes before the activation; the two commute (see `dmf.backbones.resnet12`)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dmf.backbones.config import BackboneConfig
 
 
 class Conv64F(nn.Module):
-    """Four 3x3 convolutions of 64 channels, each pooled 2x2; the last pooling can be left out: 84 px give 10x10."""
+    """Four 3x3 convolutions of 64 channels with 2x2 pooling; without the last pooling, 84x84 images become 64x10x10."""
 
     def __init__(self, in_channels: int = 3, last_pooling: bool = False) -> None:
         super().__init__()
@@ -25,7 +25,7 @@ class Conv64F(nn.Module):
 
     @classmethod
     def build(cls, config: BackboneConfig, in_channels: int) -> Self:
-        """The network that `config` describes; four narrow layers are not regularised."""
+        """Build the network that `config` describes; it has no dropout."""
         return cls(in_channels, config.last_pooling)
 
     def forward(self, images: Tensor) -> Tensor:

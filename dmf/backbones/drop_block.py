@@ -1,4 +1,4 @@
-"""DropBlock, and the count of forwards that its ramp follows."""
+"""DropBlock, and the count of forward passes that its ramp follows."""
 
 from __future__ import annotations
 
@@ -8,13 +8,15 @@ from torch import Tensor, nn
 
 
 class DropBlock(nn.Module):
-    """Zero blocks of a map while training (Ghiasi et al. 2018), ramped up as in the released code.
+    """Zeroes blocks of feature maps in training (Ghiasi et al. 2018), with the released code's ramp.
 
-    Forward t of training keeps max(1 - rate * t / ramp, 1 - rate). Seeds are Bernoulli(gamma) on the positions where
-    a block fits; each zeroes `block` x `block` values of its channel, and the rest is scaled by numel / kept. The
-    block never exceeds the map. Unlike in the released code the dropped area is exact whatever the number of seeds.
-    There the forwards of validation advance the ramp too; here who validates counts them (`count_forwards`), since
-    every image is forwarded once.
+    Forward pass t keeps a fraction of max(1 - rate * t / ramp, 1 - rate). Block seeds are Bernoulli(gamma) at the
+    positions where a block fits. Each zeroes `block` x `block` values of its channel, or the whole map if that is
+    smaller, and the other values are scaled by numel / kept.
+
+    There are two differences from the released code. The dropped blocks are exact for any number of seeds. And
+    validation, whose forward passes advance the released ramp, forwards every image only once here, so the caller adds
+    its passes with `count_forwards`.
     """
 
     forwards: Tensor
@@ -34,22 +36,22 @@ class DropBlock(nn.Module):
         drop = (self.forwards * (self.rate / self.ramp)).clamp(max=self.rate)
         gamma = drop * (height * width / (block * block * seed_height * seed_width))
         seeds = torch.rand(batch, channels, seed_height, seed_width, device=maps.device) < gamma
-        # A position is dropped if any seed's block covers it: a maximum over the block, on the map padded by block - 1.
+        # A position is dropped if any seed's block covers it: max pooling over blocks of the map padded by block - 1.
         dropped = F.max_pool2d(F.pad(seeds.to(maps.dtype), [block - 1] * 4), block, stride=1)
         kept = 1 - dropped
-        wide = torch.promote_types(maps.dtype, torch.float32)  # bfloat16 counts to 256
+        wide = torch.promote_types(maps.dtype, torch.float32)  # bfloat16 is exact only up to 256
         return maps * kept * (kept.numel() / kept.sum(dtype=wide).clamp(min=1))
 
 
 def count_forwards(module: nn.Module, forwards: int) -> None:
-    """Advance the ramp of every DropBlock in `module`."""
+    """Advance the ramp of every DropBlock in `module` by `forwards` forward passes."""
     for part in module.modules():
         if isinstance(part, DropBlock):
             part.forwards += forwards
 
 
 def reset_forwards(module: nn.Module) -> None:
-    """Begin the ramp of every DropBlock in `module` anew."""
+    """Restart the ramp of every DropBlock in `module`."""
     for part in module.modules():
         if isinstance(part, DropBlock):
             part.forwards.zero_()

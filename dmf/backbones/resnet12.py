@@ -1,8 +1,8 @@
-"""ResNet-12 as the released DMF code has it.
+"""ResNet-12 as in the released DMF code.
 
-Where a pooling follows an activation, the pooling is done first: LeakyReLU is increasing, so it commutes with the
-maximum to the bit, and acts on a quarter of the values. (Where two values differ by a rounding of the slope, their
-gradient may go to the other one.)
+Where a pooling follows an activation, the pooling is done first. LeakyReLU is increasing, so it commutes with the
+maximum to the bit, and then acts on a quarter of the values. (If the slope's rounding makes two values equal, the
+gradient can go to the other one.)
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from dmf.backbones.drop_block import DropBlock
 
 
 class ResidualBlock(nn.Module):
-    """Three 3x3 convolutions and a 1x1 shortcut, optional 2x2 max pooling (ceil), dropout or DropBlock."""
+    """Three 3x3 convolutions and a 1x1 shortcut, then optional 2x2 max pooling (ceil mode) and dropout or DropBlock."""
 
     def __init__(self, in_channels: int, channels: int, pool: bool, drop: nn.Module) -> None:
         super().__init__()
@@ -40,7 +40,7 @@ class ResidualBlock(nn.Module):
 
 
 class ResNet12(nn.Module):
-    """64-160-320-640 channels; 84x84 images become 640x11x11, or 640x6x6 with the last pooling."""
+    """Four blocks of 64, 160, 320 and 640 channels; 84x84 images become 640x11x11, or 640x6x6 with the last pooling."""
 
     widths = (64, 160, 320, 640)
 
@@ -65,7 +65,7 @@ class ResNet12(nn.Module):
 
     @classmethod
     def build(cls, config: BackboneConfig, in_channels: int) -> Self:
-        """The network that `config` describes."""
+        """Build the network that `config` describes."""
         return cls(in_channels, config.last_pooling, config.drop_rate, config.drop_block_ramp)
 
     def forward(self, images: Tensor) -> Tensor:

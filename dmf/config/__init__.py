@@ -1,7 +1,7 @@
-"""Every hyper-parameter, once: its name, its default (the released code's), its range and its meaning.
+"""Every hyper-parameter, defined once: its name, default, range and meaning. Defaults follow the released code.
 
-Where the paper and its released code differ, both are values of one field, and `RECIPES` picks them. The settings of
-methods and backbones lie beside their code, in `dmf.methods.*.config` and `dmf.backbones.config`.
+Where the paper and its released code differ, one field offers both values, and `RECIPES` chooses between them. The
+settings of methods and backbones are defined beside their code, in `dmf.methods.*.config` and `dmf.backbones.config`.
 """
 
 from dmf.config.experiment import (

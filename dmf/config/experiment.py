@@ -1,4 +1,4 @@
-"""One training, whole: an episodic experiment, or a pre-training that several experiments start from.
+"""The full configuration of one training: an episodic experiment, or a pre-training that several experiments share.
 
 Two trainings with equal `key` are the same training.
 """
@@ -28,38 +28,39 @@ from dmf.methods.dmf.config import DMFConfig
 from dmf.values import Positive, Seed, Value, digest, tag_by
 
 NOT_IDENTITY: dict[str, frozenset[str]] = {"data": frozenset({"root"}), "training": frozenset({"threads", "device"})}
-"""Fields that say where a training runs, and not what is trained."""
+"""Fields that say where a training runs, not what it trains."""
 READ_WITHOUT_LEARNING = frozenset({"episodes.shot", "training.precision"})
-"""Besides the images, what a method that learns nothing from episodes reads: how it is tested unless told otherwise."""
+"""Fields, besides the data, that a method which learns nothing from episodes still reads: they are defaults for its
+evaluation."""
 
 
 class ClassifierConfig(BackboneConfig):
-    """A backbone and a classifier of the base classes on the mean of its map."""
+    """A backbone, and a classifier of the base classes on the spatial mean of its feature map."""
 
     head: Literal["linear", "cosine"] = "linear"
     head_scale: Positive = 10.0
-    """Of the cosines of the `cosine` head, which are the logits."""
+    """Factor that turns the cosines of the `cosine` head into logits."""
 
 
 class StartConfig(Value):
-    """A pre-training that an experiment starts from.
+    """The pre-training that an experiment starts from.
 
-    Its images, augmentation, backbone and precision are the experiment's own.
+    It uses the experiment's images, augmentation, backbone and precision.
     """
 
     head: Literal["linear", "cosine"] = "linear"
     head_scale: Positive = 10.0
-    """Of the cosines of the `cosine` head, which are the logits."""
+    """Factor that turns the cosines of the `cosine` head into logits."""
     training: BatchOptimisationConfig = BatchOptimisationConfig()
     validation: ValidationConfig = ValidationConfig()
     seed: Seed | None = None
-    """None: that of the experiment, so that several seeds pre-train several times."""
+    """None: the experiment's seed, so each seed of an experiment has its own pre-training."""
 
 
 class _Training(Value):
-    """What experiments and pre-trainings share."""
+    """Base class of experiments and pre-trainings."""
 
-    if TYPE_CHECKING:  # in the order of each
+    if TYPE_CHECKING:  # each subclass declares these in its own order
         data: DataConfig
         augmentation: AugmentationConfig
         model: Any
@@ -67,7 +68,7 @@ class _Training(Value):
 
     @property
     def unread(self) -> dict[str, str]:
-        """Dotted paths that this training does not read, each with the setting that is the reason."""
+        """Dotted paths of settings that this training ignores, each with the setting that makes it do so."""
         found = {f"model.{name}": f"model.{why}" for name, why in self.model.unread.items()}
         if self.augmentation.crop != "padded":
             found["augmentation.crop_padding"] = f"augmentation.crop={self.augmentation.crop}"
@@ -78,30 +79,30 @@ class _Training(Value):
         size, model = self.data.image_size, self.model
         if isinstance(model, BackboneConfig) and model.backbone == "conv64f" and model.last_pooling and size < 16:
             raise ValueError(
-                f"data.image_size={size} is pooled away by conv64f's four poolings; take 16 or more, or "
+                f"data.image_size={size} is too small for conv64f's four poolings; use 16 or more, or set "
                 "model.last_pooling=false"
             )
         padding = self.augmentation.crop_padding
         if self.augmentation.crop == "padded" and padding > size:
             raise ValueError(
-                f"augmentation.crop_padding={padding} is more than data.image_size={size}, crops would miss the image; "
-                "take about a tenth of it"
+                f"augmentation.crop_padding={padding} is more than data.image_size={size}, so crops could miss the "
+                "image; use about a tenth of the image size"
             )
         return self
 
     @functools.cached_property
     def key(self) -> str:
-        """The training's identity: 16 hexadecimal digits over every value that is not a default.
+        """The training's identity: a hash, in 16 hexadecimal digits, of every value that differs from its default.
 
-        Defaults stay out, so a field added later leaves old keys valid (and a default, once published, never changes:
-        tests/test_config.py holds them); where and with what it runs stays out too, and so do fields that the training
-        does not read. ValueError while `training.precision` is "auto".
+        Leaving defaults out means that a new field does not change old keys; in return, a published default never
+        changes (tests/test_config.py holds them). The hash also leaves out where the training runs and the fields that
+        it ignores. Raises ValueError while `training.precision` is "auto".
         """
         return digest(self._identity())
 
     def _identity(self) -> dict[str, Any]:
         if self.training.precision == "auto":
-            raise ValueError("training.precision='auto' is no precision yet; `resolved` chooses one")
+            raise ValueError("training.precision='auto' has to be resolved first; call `resolved`")
         found: dict[str, Any] = {}
         for name in type(self).model_fields:
             section = getattr(self, name)
@@ -110,19 +111,19 @@ class _Training(Value):
         return found
 
     def _aside(self, section: str) -> set[str]:
-        """Fields of a section that are no part of the identity."""
+        """Fields of a section that the identity leaves out."""
         paths = (path.partition(".") for path in self.unread)
         return set(NOT_IDENTITY.get(section, ())) | {rest for first, _, rest in paths if first == section}
 
     def compact(self) -> dict[str, Any]:
-        """Plain data without defaults, of which `Training` is made again."""
+        """Plain data without defaults, from which `Training` can be rebuilt."""
         data = self.model_dump(mode="json", exclude_defaults=True)
         if isinstance(self, Pretraining):
             return data | {"kind": self.kind}
         return data | {"model": {**data.get("model", {}), "method": self.model.method}}
 
     def resolved(self) -> Self:
-        """With bf16 for precision="auto" where this machine's device computes with it, else fp32."""
+        """A copy with precision="auto" replaced: by bf16 if this machine's device supports it, else by fp32."""
         if self.training.precision != "auto":
             return self
         from dmf.machine.device import device_of, has_bf16  # torch takes seconds to import
@@ -132,7 +133,7 @@ class _Training(Value):
 
 
 class Pretraining(_Training):
-    """A classifier of the base classes, trained on ordinary batches. It knows no method, way or shot."""
+    """A classifier of the base classes, trained on ordinary batches; method, way and shot play no part in it."""
 
     kind: Literal["pretraining"] = "pretraining"
     data: DataConfig = DataConfig()
@@ -153,22 +154,22 @@ class Pretraining(_Training):
 
     @property
     def stage(self) -> None:
-        """It starts from nothing."""
+        """None: a pre-training starts from random weights."""
         return None
 
     @property
     def batches_per_epoch(self) -> int:
-        """Units of work of an epoch: batches of images."""
+        """Units of work in an epoch, here batches of images."""
         return self.training.batches_per_epoch
 
     @property
     def images_per_batch(self) -> int:
-        """Of one such unit."""
+        """Images in one such unit."""
         return self.training.batch_size
 
 
 class ExperimentConfig(_Training):
-    """A method, trained on episodes, perhaps from a pre-training."""
+    """A method trained on episodes, from random weights or from a pre-training."""
 
     kind: ClassVar[Literal["experiment"]] = "experiment"
     data: DataConfig = DataConfig()
@@ -178,7 +179,7 @@ class ExperimentConfig(_Training):
     training: TrainingConfig = TrainingConfig()
     validation: ValidationConfig = ValidationConfig()
     start: StartConfig | None = None
-    """None: from random weights."""
+    """None: start from random weights."""
 
     @model_validator(mode="before")
     @classmethod
@@ -189,14 +190,14 @@ class ExperimentConfig(_Training):
     def _starts_from_what_it_needs(self) -> Self:
         method = self.model.method
         if self.model.needs_start and self.start is None:
-            raise ValueError(f"model.method={method} works on pre-trained features; give start.head: linear or cosine")
+            raise ValueError(f"model.method={method} needs pre-trained features; set start.head to linear or cosine")
         if self.start is not None and not isinstance(self.model, BackboneConfig):
-            raise ValueError(f"model.method={method} has no backbone to pre-train; leave start.* out")
+            raise ValueError(f"model.method={method} has no backbone to pre-train; leave out start.*")
         return self
 
     @functools.cached_property
     def stage(self) -> Pretraining | None:
-        """The pre-training that this training starts from."""
+        """The pre-training that this training starts from, if any."""
         if self.start is None:
             return None
         assert isinstance(self.model, BackboneConfig)
@@ -227,15 +228,15 @@ class ExperimentConfig(_Training):
 
     @property
     def seeded(self) -> bool:
-        """Whether another seed makes another training."""
+        """Whether the seed makes a difference to the training."""
         return self.model.learns or (self.start is not None and self.start.seed is None)
 
     def _identity(self) -> dict[str, Any]:
         sections = super()._identity()
         if not self.model.learns:
-            sections["episodes"].pop("shot", None)  # says only how it is tested
+            sections["episodes"].pop("shot", None)  # affects evaluation only
             sections["training"].pop("seed", None)
-        if self.stage is not None:  # whose identity has all that is not the method's
+        if self.stage is not None:  # its key covers everything but the method
             sections["augmentation"] = sections["augmentation"] if self.model.learns else {}
             sections["start"] = self.stage.key
         for name, fields in self.model.identity().items():
@@ -252,23 +253,23 @@ class ExperimentConfig(_Training):
         return tuple(digest(identity | ({"training": training} if training else {})) for training in trainings)
 
     def with_seeds(self, seeds: Sequence[int]) -> tuple[ExperimentConfig, ...]:
-        """This training with each of `seeds` (whole numbers from 0) in place of its own, their keys known.
+        """This training with each of `seeds` (whole numbers from 0) in place of its own, keys already computed.
 
-        `with_paths` would validate each again, which for thousands takes longer than all else that is done with them.
+        `with_paths` would validate every copy again, which dominates the time for thousands of seeds.
         """
         found = []
         for seed, key in zip(seeds, self.keys(seeds), strict=True):
             config = self.model_copy(update={"training": self.training.model_copy(update={"seed": seed})})
-            config.__dict__.pop("stage", None)  # `functools.cached_property` keeps it there; a copy has its original's
+            config.__dict__.pop("stage", None)  # model_copy also copies what `functools.cached_property` has cached
             config.__dict__["key"] = key
             found.append(config)
         return tuple(found)
 
     def with_paths(self, values: dict[str, Any]) -> Self:
-        """A copy with `values` (dotted path -> value) in place, validated again.
+        """A copy with `values` (dotted path -> value) replaced, validated again.
 
-        With another `model.method`, the copy keeps the settings that both methods have. A path below `start` makes a
-        pre-training where there is none.
+        If `model.method` changes, the copy keeps the settings that both methods share. A path below `start` adds a
+        pre-training if there is none.
         """
         config = self._started(values)
         method = values.get("model.method", self.model.method)
@@ -285,12 +286,12 @@ class ExperimentConfig(_Training):
 
     @property
     def batches_per_epoch(self) -> int:
-        """Units of work of an epoch: episodes."""
+        """Units of work in an epoch, here episodes."""
         return self.training.episodes_per_epoch
 
     @property
     def images_per_batch(self) -> int:
-        """Of one such unit: of an episode."""
+        """Images in one such unit, here in an episode."""
         return self.episodes.way * (self.episodes.shot + self.episodes.queries)
 
 
@@ -299,4 +300,4 @@ Training = Annotated[
     Annotated[ExperimentConfig, Tag("<experiment>")] | Annotated[Pretraining, Tag("<pretraining>")],
     Discriminator(tag_by("kind", "experiment")),
 ]
-"""An experiment or a pre-training; in files the latter has a `kind`."""
+"""An experiment or a pre-training; in files, a pre-training has `kind: pretraining`."""

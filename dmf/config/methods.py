@@ -1,4 +1,4 @@
-"""The configuration of a method is one of a union, told apart by `method`. A new method has its lines here."""
+"""The union of all methods' configurations, discriminated by `method`. Add a new method's configuration here."""
 
 from __future__ import annotations
 
@@ -23,4 +23,4 @@ ModelConfig = Annotated[
     Discriminator(tag_by("method", "dmf")),
 ]
 METHODS: dict[str, type[AnyMethod]] = {kind.model_fields["method"].default: kind for kind in get_args(AnyMethod)}
-"""By name."""
+"""Configuration classes by method name."""

@@ -1,4 +1,4 @@
-"""Configurations as stores of record format 1 hold them: whole, with every field of DMF in every method."""
+"""Configurations of record format 1, which hold every default and, whatever the method, every field of DMF."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from dmf.values import digest
 
 UNREAD_BY_OTHERS = frozenset(DMFConfig.model_fields) - set(EmbeddingMethodConfig.model_fields) - set(LOSS_WEIGHTS)
 ASIDE = {"data": {"root"}, "training": {"threads", "device"}}
-"""Fields that are in no identity."""
+"""Fields that no identity includes."""
 
 
 def is_of_format_1(data: Any) -> bool:
-    """Whether plain data is a configuration of format 1: the loss weights of DMF are among the training's."""
+    """Whether plain data is a configuration of format 1, which has DMF's loss weights in its `training` section."""
     if not isinstance(data, dict):
         return False
     training, model = data.get("training"), data.get("model")
@@ -25,7 +25,7 @@ def is_of_format_1(data: Any) -> bool:
 
 
 def of_format_1(data: dict[str, Any]) -> dict[str, Any]:
-    """The same configuration in today's format: each field is its method's, and what the method does not read goes."""
+    """The same configuration in today's format: fields move to their method, and fields that it ignores are dropped."""
     training = {name: value for name, value in data["training"].items() if name not in LOSS_WEIGHTS}
     model = {**data["model"], **{name: data["training"][name] for name in LOSS_WEIGHTS}}
     kind = METHODS.get(model.get("method", "dmf"))
@@ -34,7 +34,7 @@ def of_format_1(data: dict[str, Any]) -> dict[str, Any]:
 
 
 def key_of_format_1(data: dict[str, Any], seed: int) -> str:
-    """The key that format 1 gave the training of such a configuration with `seed`."""
+    """The key that format 1 gave the training that this configuration describes with `seed`."""
     identity = {}
     for section, values in data.items():
         left = {name: value for name, value in values.items() if name not in ASIDE.get(section, ())}
@@ -57,7 +57,7 @@ def _unread(model: dict[str, Any]) -> frozenset[str]:
 
 @functools.cache
 def _defaults() -> dict[str, dict[str, Any]]:
-    """Of format 1; a default never changes."""
+    """Format 1's defaults: today's, since a default never changes."""
     sections = (DataConfig(), AugmentationConfig(), EpisodeConfig(), DMFConfig(), TrainingConfig())
     names = ("data", "augmentation", "episodes", "model", "training")
     found = {name: section.model_dump(mode="json") for name, section in zip(names, sections, strict=True)}

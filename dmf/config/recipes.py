@@ -1,4 +1,4 @@
-"""Named starting points: dotted paths that differ from the defaults, which are the released code's on miniImageNet."""
+"""Named recipes: the values that differ from the defaults, which are the released code's for miniImageNet."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ RECIPES: dict[str, dict[str, Any]] = {
     },
     "paper_tiered": {**PAPER, **TIERED, "training.epochs": 80},
 }
-"""The paper says nothing of momentum, the number of epochs and episodes, a warm-up or DropBlock's ramp: in `paper` and
-`paper_tiered` these are our choice, the released code's without its warm-up epochs."""
+"""The paper does not give the momentum, the number of epochs and episodes, the warm-up or DropBlock's ramp. For these,
+`paper` and `paper_tiered` take the released code's values, without its warm-up epochs."""
 
 
 @functools.cache
 def recipe(name: str) -> ExperimentConfig:
-    """The configuration of a named recipe."""
+    """The configuration of the recipe called `name`."""
     if name not in RECIPES:
-        raise ValueError(f"base={name!r} is no recipe; there are {', '.join(RECIPES)}")
+        raise ValueError(f"base={name!r} is not a recipe; choose one of {', '.join(RECIPES)}")
     return ExperimentConfig().with_paths(RECIPES[name])

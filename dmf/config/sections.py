@@ -1,7 +1,7 @@
-"""The sections that every experiment has: data, augmentation, episodes, optimisation, evaluation.
+"""The sections of every experiment's configuration: data, augmentation, episodes, optimisation, evaluation.
 
-Defaults are the released code's on miniImageNet. The paper gives learning rates, weight decay, the cosine schedule and
-the episodes; momentum, the number of epochs and the warm-up are the released code's alone.
+Defaults are the released code's for miniImageNet. The paper gives the learning rates, the weight decay, the cosine
+schedule and the episodes; only the released code gives the momentum, the number of epochs and the warm-up.
 """
 
 from __future__ import annotations
@@ -17,42 +17,45 @@ if TYPE_CHECKING:
     from dmf.config.experiment import ExperimentConfig
 
 Episodes = Annotated[int, Field(ge=2, le=1_000_000)]
-"""Episodes of a bank, which is held in memory."""
+"""Number of episodes in a bank, which is held in memory."""
 Way = Annotated[int, Field(ge=2)]
 
 
 class DataConfig(Value):
-    """Which images, and how they come to a square of `image_size` pixels."""
+    """Which images to use, and how to resize them to a square of `image_size` pixels."""
 
     name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$", max_length=100)] = "mini_imagenet"
-    """A known data set (`dmf.data.sets.DATASETS`) or, for images of one's own, any other name."""
+    """A known data set (`dmf.data.sets.DATASETS`), or any other name for your own images."""
     root: Annotated[str, Field(min_length=1)] | None = None
-    """Folder or archive with the images; None: embedded ones for `glyphs`. Not part of a training's identity."""
+    """Folder or archive with the images; None only for `glyphs`, which are embedded. Not part of a training's
+    identity."""
     image_size: Annotated[int, Field(ge=8, le=2048)] = 84
     channels: Annotated[Literal[1, 3], NO_BOOL] = 3
     resize: Literal["square", "center_crop"] = "square"
-    """Larger images: both sides to `image_size`; or both to 92/84 of it, then the centre (released tieredImageNet)."""
+    """`square` scales both sides to `image_size`; `center_crop` scales both to 92/84 of it, then crops the centre (the
+    released code for tieredImageNet)."""
     rotations_as_classes: bool = False
-    """Every class four times, turned by 0, 90, 180 and 270 degrees (usual for Omniglot)."""
+    """Rotate every class by 0, 90, 180 and 270 degrees to make four classes of it (usual for Omniglot)."""
     normalisation: Literal["imagenet", "cifar", "half"] = "imagenet"
-    """Channel mean and deviation (`dmf.data.augment.NORMALISATIONS`)."""
+    """Mean and standard deviation per channel (`dmf.data.augment.NORMALISATIONS`)."""
 
 
 class AugmentationConfig(Value):
-    """Training images, in this order: crop, colour jitter, flip, normalisation, erasing."""
+    """Augmentation of training images, in this order: crop, colour jitter, flip, normalisation, erasing."""
 
     crop: Literal["none", "padded", "resized"] = "padded"
-    """`padded`: RandomCrop after `crop_padding` zeros on each side; `resized`: RandomResizedCrop from full size."""
+    """`padded`: RandomCrop after padding each side with `crop_padding` zeros; `resized`: RandomResizedCrop of the image
+    at full size."""
     crop_padding: Annotated[int, Field(ge=0)] = 8
     color_jitter: Fraction = 0.4
-    """Brightness, contrast and saturation factors from [1 - j, 1 + j]."""
+    """j: brightness, contrast and saturation factors are drawn from [1 - j, 1 + j]."""
     flip: bool = True
     erasing: Fraction = 0.5
-    """Probability of a rectangle of 2-40 % of the area, filled after normalisation."""
+    """Probability of erasing a rectangle of 2-40 % of the area, after normalisation."""
 
 
 class EpisodeConfig(Value):
-    """Training episodes."""
+    """The training episodes."""
 
     way: Way = 5
     shot: Count = 1
@@ -61,12 +64,13 @@ class EpisodeConfig(Value):
 
 
 USUAL_WAY, USUAL_SHOT, USUAL_QUERIES = 5, 1, 15
-"""Of validation episodes where neither the configuration nor the training's episodes say otherwise."""
+"""Defaults for validation episodes, used where neither `validation` nor the training's episodes set a value."""
 
 
 TABLE_BYTES = 6 * 2**30
-"""What an evaluation on a CPU keeps in memory. Where images need more, theirs lies in temporary memory-mapped files;
-what is kept of single examples as classes has what images leave, or is made again for each batch of episodes."""
+"""Memory that an evaluation on a CPU can use for its tables. If the image table needs more, it goes to temporary
+memory-mapped files. The class table of single examples gets the memory that is left; if that is too little, classes are
+computed again for each batch of episodes."""
 
 
 class Task(Value):
@@ -80,8 +84,8 @@ class Task(Value):
 class ValidationConfig(Value):
     """The episodes that select a training's best epoch.
 
-    None: as in training, with 15 queries per class, or as many as the validation split allows; the record holds the
-    task that was used.
+    None: the way and shot of the training, and 15 queries per class, each reduced to what the validation split allows.
+    The record holds the task that was used.
     """
 
     way: Way | None = None
@@ -91,10 +95,10 @@ class ValidationConfig(Value):
 
 
 class OptimisationConfig(Value):
-    """SGD with a linear warm-up and half a cosine, and when to validate."""
+    """SGD with a linear warm-up and a half-cosine schedule, and when to validate."""
 
     epochs: Count = 95
-    """All epochs, the `warmup_epochs` included."""
+    """All epochs, including `warmup_epochs`."""
     learning_rate: Positive = 0.35
     learning_rate_floor: Fraction = 1e-5
     """Smallest learning rate, as a fraction of `learning_rate`."""
@@ -104,31 +108,32 @@ class OptimisationConfig(Value):
     weight_decay: NonNegative = 5e-4
     validation_episodes: Episodes = 2000
     validate_every: Count = 10
-    """Validate at epochs 1, `validate_every`, 2 * `validate_every`, ..., from `validate_all_from` on at every one, and
-    at the last."""
+    """Validate after epochs 1, `validate_every`, 2 * `validate_every`, ..., after every epoch from `validate_all_from`
+    on, and after the last."""
     validate_all_from: Count = 60
 
     @model_validator(mode="after")
     def _is_possible(self) -> Self:
         if self.warmup_epochs >= self.epochs:
-            raise ValueError(f"warmup_epochs={self.warmup_epochs} leaves nothing of epochs={self.epochs}")
+            raise ValueError(f"warmup_epochs={self.warmup_epochs} has to be less than epochs={self.epochs}")
         if self.nesterov and self.momentum == 0:
             raise ValueError("nesterov=true needs momentum above 0")
         return self
 
 
 class RuntimeConfig(Value):
-    """The seed, and where and how a training computes."""
+    """The seed of a training, and the precision, threads and device that it uses."""
 
     seed: Seed = 0
     precision: Literal["fp32", "bf16", "auto"] = "fp32"
-    """Of convolutions and matrix products, in training and in testing: float32, or bfloat16 with sums, weights and
-    optimiser in float32. `auto` becomes bf16 where the device computes with it, before the training has an identity: on
-    the machine that reads the sweep or the command."""
+    """Precision of convolutions and matrix products, in training and evaluation: float32, or bfloat16 with sums,
+    weights and optimiser in float32. `auto` means bf16 if the device supports it, else fp32; the machine that reads the
+    sweep or the command decides, before the training's identity is computed."""
     threads: Count = 1
-    """CPU threads; recorded and restored, since one more changes the last bits. Not part of a training's identity."""
+    """CPU threads. A resumed training keeps its number, because another one changes the last bits. Not part of a
+    training's identity."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """`auto`: the GPU where there is one. Not part of a training's identity."""
+    """`auto`: the GPU if there is one. Not part of a training's identity."""
 
 
 class TrainingConfig(OptimisationConfig, RuntimeConfig):
@@ -141,7 +146,7 @@ class TrainingConfig(OptimisationConfig, RuntimeConfig):
     def _has_whole_steps(self) -> Self:
         if self.episodes_per_epoch % self.episodes_per_step:
             raise ValueError(
-                f"episodes_per_epoch={self.episodes_per_epoch} is no multiple of episodes_per_step="
+                f"episodes_per_epoch={self.episodes_per_epoch} is not a multiple of episodes_per_step="
                 f"{self.episodes_per_step}"
             )
         return self
@@ -152,24 +157,24 @@ class BatchOptimisationConfig(OptimisationConfig):
 
     epochs: Count = 100
     batches_per_epoch: Count = 300
-    """With batches of 128, an epoch is one pass over miniImageNet."""
+    """300 batches of 128 images are one pass over miniImageNet's training split."""
     batch_size: Annotated[int, Field(ge=2)] = 128
     learning_rate: Positive = 0.1
     warmup_epochs: Annotated[int, Field(ge=0)] = 0
 
 
 class BatchTrainingConfig(BatchOptimisationConfig, RuntimeConfig):
-    """The same, with its seed and where it computes."""
+    """Optimisation of a pre-training, with its seed, precision, threads and device."""
 
 
 class EvaluationConfig(Value):
-    """What a trained model is tested on. It has an identity of its own: more episodes never retrain."""
+    """What a trained model is tested on. It has its own identity, so asking for more episodes never retrains."""
 
     split: Literal["val", "test"] = "test"
     episodes: Episodes = 2000
     way: Way = 5
     shot: Count | None = None
-    """Shots per class; None: as many as in training."""
+    """Support images per class; None: as many as in training."""
     queries: Count = 15
     """Queries per class."""
     seed: Seed = 112
@@ -177,9 +182,9 @@ class EvaluationConfig(Value):
 
     @functools.cached_property
     def key(self) -> str:
-        """The evaluation's identity, to be joined with a training's."""
+        """The evaluation's identity; with a training's key, it names an evaluation record."""
         return digest(self.model_dump(mode="json", exclude_defaults=True))
 
     def resolve(self, experiment: ExperimentConfig) -> Self:
-        """With the shot that `experiment` was trained for, where none is given."""
+        """A copy with the shot that `experiment` was trained for, if none is given."""
         return self if self.shot is not None else self.replace(shot=experiment.episodes.shot)

@@ -1,9 +1,8 @@
-"""Training transforms for a whole batch at once, on the device of the generator that they draw from.
+"""Training transforms of whole batches, on the device of the random generator.
 
-The released recipe, in its order: random crop, colour jitter, flip, normalisation, random erasing. Each step is a
-function of images and drawn numbers; only `Augmentation.train` draws.
+They follow the released code, in its order: random crop, colour jitter, flip, normalisation, random erasing.
 
-Letters: n images, S side, C channels, p crop padding.
+Letters: n images, S side, C channels.
 """
 
 from __future__ import annotations
@@ -27,18 +26,18 @@ NORMALISATIONS: dict[str, tuple[Colour, Colour]] = {
     "cifar": ((0.507, 0.487, 0.441), (0.267, 0.256, 0.276)),
     "half": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
 }
-"""Mean and deviation of red, green and blue in [0, 1]; a grey image takes the mean of the three."""
+"""Mean and standard deviation of red, green and blue, for values in [0, 1]; grey images use the mean of the three."""
 GREY: Colour = (0.2989, 0.587, 0.114)
-"""Weights of red, green and blue, torchvision's."""
+"""Weights of red, green and blue in grey, as in torchvision."""
 BRIGHTNESS, CONTRAST, SATURATION = 0, 1, 2
 JITTER_ORDERS = ((0, 1, 2), (0, 2, 1), (1, 0, 2), (1, 2, 0), (2, 0, 1), (2, 1, 0))
 
 ERASED_AREA = (0.02, 0.4)
-"""Least and greatest area of an erased rectangle, as a fraction of the image's."""
+"""Smallest and largest area of an erased rectangle, as a fraction of the image."""
 ERASED_ASPECT = (0.3, 1 / 0.3)
-"""Least and greatest height / width, drawn uniformly (not log-uniformly, unlike torchvision)."""
+"""Smallest and largest height / width, drawn uniformly (torchvision draws log-uniformly)."""
 ERASED_FILL: Colour = (0.4914, 0.4822, 0.4465)
-"""Written after normalisation, as the released code does; a grey image takes the mean of the three."""
+"""Fill of erased rectangles, written after normalisation as in the released code; grey images use the mean."""
 ERASING_TRIES = 100
 
 RESIZED_AREA = (0.08, 1.0)
@@ -48,11 +47,11 @@ RESIZED_TRIES = 10
 
 
 Stored = Tensor | list[Tensor]
-"""Images as read: uint8 [n, S, S, C], or n of any size [h, w, C]."""
+"""Images before the transforms: uint8 [n, S, S, C], or n images of any size [h, w, C]."""
 
 
 class Augmentation:
-    """From stored images to what a backbone sees: `train` with the recipe, `evaluate` with the normalisation only."""
+    """Turns stored images into the backbone's input: `train` augments and normalises, `evaluate` only normalises."""
 
     def __init__(self, config: AugmentationConfig, data: DataConfig) -> None:
         self.config = config
@@ -63,30 +62,30 @@ class Augmentation:
         self.fill = per_channel(ERASED_FILL, data.channels)
 
     def train(self, split: ImageSplit, indices: Tensor, generator: Generator) -> Tensor:
-        """Read and transform the images `indices` [n] of `split` -> float32 [n, C, S, S] on `generator.device`."""
+        """Read and augment the images `indices` [n] of `split` -> float32 [n, C, S, S] on `generator.device`."""
         return self.transform(self.read(split, indices), generator)
 
     def read(self, split: ImageSplit, indices: Tensor) -> Stored:
-        """The images `indices` [n] of `split`, as `transform` takes them. Nothing is drawn, nothing leaves the CPU.
+        """Read the images `indices` [n] of `split` for `transform`, on the CPU, without drawing random numbers.
 
-        crop="resized" reads images in full size; a ValueError says when `split` was opened without them.
+        With crop="resized", images are at full size. Raises ValueError if `split` was opened without full sizes.
         """
         if self.config.crop != "resized":
             return split.pixels(indices)
         if not split.full_size:
             raise ValueError(
-                f"crop='resized' needs the {split.name} images in full size and got images of {self.image_size}x"
-                f"{self.image_size}; open the data with full_size_training=True or take crop='padded'"
+                f"crop='resized' needs the {split.name} images at full size, but got images of {self.image_size}x"
+                f"{self.image_size}; open the data with full_size_training=True, or use crop='padded'"
             )
         return [split.full(index) for index in indices.tolist()]
 
     @torch.no_grad()
     def transform(self, stored: Stored, generator: Generator) -> Tensor:
-        """Transform images that were read -> float32 [n, C, S, S] on `generator.device`."""
+        """Augment images that `read` returned -> float32 [n, C, S, S] on `generator.device`."""
         config = self.config
         pixels = self._cropped(stored, generator)
-        # Brightness, contrast and saturation do not depend on where a pixel is: flipping bytes first is the same, and
-        # cheaper.
+        # Brightness, contrast and saturation do not depend on a pixel's position, so flipping the bytes first gives the
+        # same result and is cheaper.
         if config.flip:
             turned = uniform((len(pixels), 1, 1, 1), 0, 1, generator) < 0.5
             pixels = torch.where(turned, pixels.flip(2), pixels)
@@ -117,13 +116,13 @@ class Augmentation:
 
 
 def per_channel(colour: Colour, channels: int) -> Tensor:
-    """`colour` as [C, 1, 1]; one channel takes the mean of the three."""
+    """`colour` as [C, 1, 1]; for one channel, the mean of the three."""
     values = torch.tensor(colour)
     return (values if channels == 3 else values.mean()).reshape(channels, 1, 1)
 
 
 def planar(pixels: Tensor) -> Tensor:
-    """[n, S, S, C] in 0..255 -> float32 [n, C, S, S] in [0, 1], contiguous and never the memory of `pixels`."""
+    """[n, S, S, C] in 0..255 -> float32 [n, C, S, S] in [0, 1], contiguous and not sharing memory with `pixels`."""
     images = torch.empty(pixels.permute(0, 3, 1, 2).shape, device=pixels.device)
     return images.copy_(pixels.permute(0, 3, 1, 2)).mul_(1 / 255)
 
@@ -134,12 +133,12 @@ def uniform(shape: tuple[int, ...], low: float, high: float, generator: Generato
 
 
 def below(bounds: Tensor, generator: Generator) -> Tensor:
-    """One random integer per entry of `bounds`, from 0 to the bound (excluded)."""
+    """One random integer in [0, bound) for each bound in `bounds`."""
     return (torch.rand(bounds.shape, generator=generator, device=generator.device) * bounds).long()
 
 
 def padded_crops(pixels: Tensor, padding: int, generator: Generator) -> Tensor:
-    """One random window [S, S] of each image with `padding` zeros on every side: [n, S, S, C], as `pixels`."""
+    """A random S x S window of each image after padding each side with zeros: [n, S, S, C], like `pixels`."""
     count, side = pixels.shape[:2]
     padded = F.pad(pixels, (0, 0, padding, padding, padding, padding))
     corners = torch.randint(2 * padding + 1, (2, count, 1), generator=generator, device=generator.device)
@@ -149,9 +148,10 @@ def padded_crops(pixels: Tensor, padding: int, generator: Generator) -> Tensor:
 
 
 def resized_crops(images: list[Tensor], shape: tuple[int, int, int], generator: Generator) -> Tensor:
-    """One random window of each image [h, w, C], of random area and aspect, resized: float32 [n, S, S, C] in 0..255.
+    """A window of random area and aspect of each image [h, w, C], resized: float32 [n, S, S, C] in 0..255.
 
-    torchvision's RandomResizedCrop with antialiasing; `shape` is (C, S, S). Images differ in size, hence the loop.
+    This is torchvision's RandomResizedCrop with antialiasing; `shape` is (C, S, S). Images differ in size, hence the
+    loop.
     """
     side = shape[-1]
     crops = torch.empty((len(images), *shape), device=generator.device)
@@ -164,7 +164,7 @@ def resized_crops(images: list[Tensor], shape: tuple[int, int, int], generator: 
 
 
 def resized_window(height: int, width: int, generator: Generator) -> tuple[int, int, int, int]:
-    """Top, left, height and width of RandomResizedCrop's window in an image; after ten misfits a central one."""
+    """Top, left, height and width of RandomResizedCrop's window; if ten tries do not fit, a central one."""
     areas = uniform((RESIZED_TRIES,), *RESIZED_AREA, generator).tolist()
     logs = uniform((RESIZED_TRIES,), math.log(RESIZED_ASPECT[0]), math.log(RESIZED_ASPECT[1]), generator).tolist()
     place = torch.rand(2, generator=generator, device=generator.device).tolist()
@@ -180,9 +180,9 @@ def resized_window(height: int, width: int, generator: Generator) -> tuple[int, 
 
 
 def color_jitter(images: Tensor, strength: float, generator: Generator) -> Tensor:
-    """Change brightness, contrast and saturation of `images` [n, C, S, S] in [0, 1], in a random order for each image.
+    """Change brightness, contrast and saturation of `images` [n, C, S, S] in [0, 1], in place.
 
-    The three factors of an image are uniform in [1 - strength, 1 + strength]. Works in place.
+    Each image has its own random order and three factors, uniform in [1 - strength, 1 + strength].
     """
     count = len(images)
     orders = torch.tensor(JITTER_ORDERS, device=images.device)
@@ -197,12 +197,13 @@ def color_jitter(images: Tensor, strength: float, generator: Generator) -> Tenso
 def adjust(images: Tensor, kind: Tensor, factor: Tensor) -> Tensor:
     """Apply adjustment `kind` [n] with `factor` [n] to `images` [n, C, S, S] in [0, 1], in place.
 
-    All three blend the image with something of no brightness, contrast or saturation, and clamp (torchvision):
+    As in torchvision, each adjustment blends the image with a reference r and clamps:
 
         x <- clamp(factor * x + (1 - factor) * r, 0, 1),    r = 0 | the mean of the image's grey | its grey,
 
-    so that r = a * grey + b with (a, b) = (0, 0) | (0, mean) | (1, 0) does images of all kinds in one go. The grey of a
-    one-channel image is the image: saturation leaves it.
+    for brightness | contrast | saturation. With r = a * grey + b and (a, b) = (0, 0) | (0, mean) | (1, 0), images with
+    different adjustments are computed together. The grey of a one-channel image is the image itself, so saturation does
+    not change it.
     """
     grey = luminance(images)
     rest = 1 - factor
@@ -224,8 +225,8 @@ def luminance(images: Tensor) -> Tensor:
 def erased_boxes(images: Tensor, probability: float, generator: Generator) -> Tensor:
     """Top, left, height and width of the rectangle to erase in each of `images` [n, C, S, S]: int64 [n, 4].
 
-    Area and aspect are drawn until the rectangle is smaller than the image, up to 100 times; height and width are 0
-    where nothing is erased.
+    Area and aspect are drawn up to 100 times, until the rectangle is smaller than the image. If nothing is erased,
+    height and width are 0.
     """
     count, _, side, _ = images.shape
     area = uniform((count, ERASING_TRIES), *ERASED_AREA, generator) * side * side
@@ -240,7 +241,7 @@ def erased_boxes(images: Tensor, probability: float, generator: Generator) -> Te
 
 
 def erase(images: Tensor, boxes: Tensor, fill: Tensor) -> Tensor:
-    """`images` [n, C, S, S] with `fill` [C, 1, 1] in the rectangles `boxes` [n, 4]."""
+    """A copy of `images` [n, C, S, S] with the rectangles `boxes` [n, 4] filled with `fill` [C, 1, 1]."""
     top, left, height, width = boxes[:, :, None].unbind(1)
     place = torch.arange(images.shape[-1], device=images.device)
     rows = (place >= top) & (place < top + height)

@@ -1,7 +1,7 @@
-"""Images decoded once, as uint8 arrays that are mapped into memory: `<folder>/<split>.npy` and what belongs to it.
+"""A cache of decoded images: memory-mapped uint8 arrays in `<folder>/<split>.npy`, with labels and sizes beside them.
 
-A cache folder is written aside under a lock, which the system takes from a process that dies, and renamed when it is
-whole: who finds it finds all of it.
+A cache folder is written under another name and renamed when it is complete, so a folder under its final name has all
+its files. A lock, which the system releases if the process dies, keeps other processes from writing it too.
 """
 
 from __future__ import annotations
@@ -31,39 +31,39 @@ from dmf.values import Value
 
 LOG = logging.getLogger("dmf.data")
 VERSION = 1
-"""Raised when the same files would give other arrays; part of a cache's key."""
+"""Part of a cache's key; increase it if the same files would give other arrays."""
 CHUNK = 64
 """Images that a thread decodes at a time."""
 SAME_IMAGES = 0.05
-"""Fraction of a split's images that may also be in another one: real sets have a few, copied splits have all."""
+"""Largest fraction of a split's images that another split can share: real data sets share a few, copied splits all."""
 
 
 class CachedSplit(Value):
-    """What is known of a split without its arrays."""
+    """A cached split without its arrays."""
 
     classes: tuple[str, ...]
     fingerprint: str
-    """SHA-256 over classes, labels and pixels, wherever they came from."""
+    """SHA-256 over classes, labels and pixels, whatever their layout was."""
 
 
 class CacheInfo(Value):
-    """`info.json` of a cache folder."""
+    """The content of a cache folder's `info.json`."""
 
     layout: str
     image_sizes: str
-    """Width x height of the images as found, the smallest and the largest by area."""
+    """Original width x height of the smallest and the largest image, by area."""
     splits: dict[str, CachedSplit]
     file_bytes: dict[str, int]
-    """By file name: a file that was cut or cleaned away shows."""
+    """Sizes by file name, which reveal truncated and deleted files."""
 
 
 def open_cache(
     folder: Path, read: Callable[[], dict[str, RawSplit]], layout: str, form: Form, full_size: frozenset[str]
 ) -> CacheInfo:
-    """What is in the cache `folder`, which is written first unless it is there, whole.
+    """Open the cache `folder`, writing it first unless it is complete.
 
-    `read` gives the splits, those named in `full_size` are stored as they are. Asked for by several processes at once,
-    one writes and the others wait for it.
+    `read` returns the splits to write; those named in `full_size` are stored at full size. If several processes call
+    this at once, one writes and the others wait for it.
     """
     info = whole(folder)
     if info is not None:
@@ -74,21 +74,21 @@ def open_cache(
             aside = folder.with_name(folder.name + ".partial")
             for leftover in (folder, aside):
                 if leftover.exists():
-                    LOG.warning("%s is not whole (a killed run, or files cleaned away); it is written anew", leftover)
+                    LOG.warning("%s is incomplete (a killed run, or deleted files); writing it anew", leftover)
                     shutil.rmtree(leftover)
             splits = read()
             aside.mkdir()
             try:
                 info = _write(aside, splits, layout, form, full_size)
                 os.replace(aside, folder)
-            except BaseException:  # it may be large
+            except BaseException:  # the partial folder can be large
                 shutil.rmtree(aside)
                 raise
     return info
 
 
 def open_arrays(folder: Path, split: str, form: Form) -> tuple[np.ndarray, Squares | FullSizes]:
-    """Labels [M] and images of a split in a whole cache folder."""
+    """Labels [M] and images of a split in a complete cache folder."""
     labels = np.load(folder / f"{split}_labels.npy")
     pixels = np.load(folder / f"{split}.npy", mmap_mode="r").view(np.ndarray)
     if pixels.ndim > 1:
@@ -98,7 +98,7 @@ def open_arrays(folder: Path, split: str, form: Form) -> tuple[np.ndarray, Squar
 
 
 def whole(folder: Path) -> CacheInfo | None:
-    """The information on `folder` if it and all its files are there."""
+    """The information in `folder` if it exists and is complete, else None."""
     if not (folder / "info.json").is_file():
         return None
     try:
@@ -112,7 +112,7 @@ def whole(folder: Path) -> CacheInfo | None:
 
 @contextlib.contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    """Hold the lock file `path`, alone among processes and threads; it is never deleted, only let go."""
+    """Hold the lock file `path` exclusively among processes and threads; it is released, but never deleted."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         file = open(path, "a")  # noqa: SIM115 - closed below
@@ -120,7 +120,7 @@ def _locked(path: Path) -> Iterator[None]:
         raise ValueError(f"cannot write the cache folder {path.parent} ({error.strerror}); set DMF_CACHE") from error
     with file:
         if not taken(file):
-            LOG.info("waiting for another process that writes %s", path.with_suffix(""))
+            LOG.info("waiting for another process that is writing %s", path.with_suffix(""))
             wait_for(file)
         yield
 
@@ -129,7 +129,7 @@ def _locked(path: Path) -> Iterator[None]:
 
 
 def _write(folder: Path, splits: dict[str, RawSplit], layout: str, form: Form, full_size: frozenset[str]) -> CacheInfo:
-    """Write the arrays of all `splits` and `info.json`, which comes last."""
+    """Write the arrays of all `splits`, and `info.json` last."""
     plans = {name: _plan(split, form, name in full_size) for name, split in splits.items()}
     _check_space(folder, sum(plan.total_bytes for plan in plans.values()))
     sizes_found: set[tuple[int, int]] = set()
@@ -152,17 +152,17 @@ def _write(folder: Path, splits: dict[str, RawSplit], layout: str, form: Form, f
 
 @dataclass(frozen=True, eq=False)
 class _Plan:
-    """Where every image of a split goes: image i of the source becomes image `positions[i]`; classes are in order."""
+    """Where the images of a split go, sorted by class: image i of the source becomes image `positions[i]`."""
 
     classes: tuple[str, ...]
     labels: np.ndarray
     positions: np.ndarray
     shape: tuple[int, ...]
-    """Of the array in the file."""
+    """Shape of the array in the file."""
     starts: np.ndarray
     """Byte at which each stored image starts; the last entry is the end."""
     sizes: np.ndarray | None
-    """[M, 2] heights and widths of images stored at full size, else None."""
+    """[M, 2]: heights and widths of images that are stored at full size, else None."""
 
     @property
     def total_bytes(self) -> int:
@@ -193,7 +193,7 @@ def _check_space(folder: Path, needed: int) -> None:
     LOG.info("writing %.2f GB of decoded images to %s (%.2f GB are free)", needed / 1e9, folder.parent, free / 1e9)
     if needed > free:
         raise ValueError(
-            f"the decoded images need {needed / 1e9:.2f} GB, {folder.parent} has {free / 1e9:.2f} GB free; "
+            f"the decoded images need {needed / 1e9:.2f} GB, but {folder.parent} has {free / 1e9:.2f} GB free; "
             "make room or set DMF_CACHE to a folder on a larger disk"
         ) from OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
@@ -201,7 +201,7 @@ def _check_space(folder: Path, needed: int) -> None:
 def _write_pixels(
     path: Path, split: RawSplit, plan: _Plan, form: Form, sizes_found: set[tuple[int, int]]
 ) -> list[bytes]:
-    """Decode all images of `split` into the npy file `path`; add their (width, height); return their SHA-256s."""
+    """Decode the images of `split` into the npy file `path`; add to `sizes_found`; return the images' SHA-256s."""
     digests = [b""] * len(plan.labels)
     with open(path, "w+b") as file:
         header = {"descr": "|u1", "fortran_order": False, "shape": plan.shape}
@@ -228,7 +228,7 @@ def _write_pixels(
 
 
 def _in_threads(work: Callable[[Any], None], items: Iterable[Any]) -> None:
-    """`work(item)` for all items, a few of them waiting at a time; PIL decodes outside of Python's lock."""
+    """Call `work(item)` for all items in threads, with a short queue; PIL releases Python's lock while decoding."""
     threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     pending: deque[Future[None]] = deque()
     with ThreadPoolExecutor(threads) as pool:
@@ -248,10 +248,10 @@ def _chunks(items: Iterable[Any]) -> Iterator[list[Any]]:
 
 @contextlib.contextmanager
 def _told(raw: RawImage) -> Iterator[None]:
-    """Whatever goes wrong with an image becomes a ValueError that names it."""
+    """Turn any error in the block into a ValueError that names the image."""
     try:
         yield
-    except Exception as error:  # decoders raise errors of every kind on damaged files
+    except Exception as error:  # decoders raise all kinds of errors for damaged files
         raise ValueError(f"{raw.where}: cannot be decoded ({error}); expected a jpg, png or bmp image") from error
 
 
@@ -265,7 +265,7 @@ def _fingerprint(plan: _Plan, digests: list[bytes]) -> str:
 
 
 def _check_same_images(digests: dict[str, list[bytes]]) -> None:
-    """Refuse splits that share many images under different class names; a few are mentioned."""
+    """Reject splits that share many images under different class names; warn about a few."""
     for one, other in itertools.combinations(digests, 2):
         shared = len(set(digests[one]) & set(digests[other]))
         smaller = min(len(set(digests[one])), len(set(digests[other])))

@@ -1,8 +1,8 @@
-"""The embedded data set: characters from the fonts that matplotlib ships, few-shot classes without a download.
+"""The embedded data set: characters in matplotlib's fonts, which give few-shot classes without a download.
 
-The classes of the three splits come from different scripts. An image shows its character in one of the font faces that
-have it, moved, turned, slanted, scaled and coloured at random, over a textured background and among clutter, so that
-equal pixels say little and a model has to align what it compares. Everything follows from the seed.
+The classes of the three splits come from different scripts. Each image shows a character in one of the font faces that
+have it, shifted, rotated, slanted, scaled and coloured at random, on a textured background with clutter. Comparing
+pixels therefore says little, and a model has to align what it compares. Everything is determined by the seed.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
 VERSION = 1
-"""Raised when the pixels change; part of a cache's key."""
+"""Part of a cache's key; increase it if the pixels change."""
 IMAGES_PER_CLASS = 30
 SCRIPTS: dict[str, dict[str, tuple[tuple[int, int], ...]]] = {
     "test": {
@@ -35,10 +35,10 @@ SCRIPTS: dict[str, dict[str, tuple[tuple[int, int], ...]]] = {
         "latin": ((0x0041, 0x02AF),),
     },
 }
-"""Unicode ranges (both ends included) by split and script. Of characters that look alike the first one stays, so the
-novel splits come first and what resembles their classes leaves the training split."""
+"""Unicode ranges (both ends included) by split and script. Among characters that look alike, only the first is kept.
+Novel splits come first, so the training split loses the characters that resemble their classes."""
 LOOK_ALIKE = 0.85
-"""Correlation of two clean bitmaps from which on two characters count as one shape."""
+"""Correlation of two clean bitmaps from which two characters count as the same shape."""
 FACES = (
     "DejaVuSans",
     "DejaVuSans-Bold",
@@ -52,15 +52,15 @@ FACES = (
     "STIXGeneralBol",
 )
 REFERENCE_FACE = "DejaVuSans"
-"""Has every character of `SCRIPTS`; shapes are compared in it."""
+"""The face in which shapes are compared; it has every character of `SCRIPTS`."""
 UNASSIGNED = "\U0010fffe"
-"""A noncharacter: what a face draws for it is what it draws for every character that it lacks."""
+"""A noncharacter, for which a face draws its glyph for missing characters."""
 SUPERSAMPLING = 2
-"""Masks are drawn this much finer than the image and averaged."""
+"""Masks are drawn at this multiple of the image's size and averaged."""
 TEXTURE_CELLS = 6
-"""Colour changes of the background along one side."""
+"""Cells of the background's texture along one side."""
 SHAPE_SIDE = 32
-"""Pixels of a side where shapes are compared."""
+"""Side of the bitmaps in which shapes are compared, in pixels."""
 
 Split = tuple[np.ndarray, np.ndarray, tuple[str, ...]]
 """Images uint8 [M, S, S, C], labels int64 [M], sorted class names."""
@@ -72,26 +72,26 @@ class Face:
 
     font: ImageFont.FreeTypeFont
     missing: bytes
-    """The pixels that it draws for a character it lacks."""
+    """The pixels that it draws for a missing character."""
 
     @classmethod
     def load(cls, name: str, size: int) -> Face:
-        """The face `name` of matplotlib's fonts, `size` pixels per em."""
+        """Load the face `name` from matplotlib's fonts, at `size` pixels per em."""
         path = font_folder() / f"{name}.ttf"
         if not path.is_file():
-            raise ValueError(f"this matplotlib has no font {path}; install the package from PyPI, with its fonts")
+            raise ValueError(f"matplotlib has no font {path} here; install matplotlib from PyPI, which has its fonts")
         font = ImageFont.truetype(str(path), size, layout_engine=ImageFont.Layout.BASIC)
         return cls(font, missing=drawn(UNASSIGNED, font).tobytes())
 
     def bitmap(self, character: str) -> Image.Image | None:
-        """The character in white on black, cut to its ink; None where the face lacks it or it is blank."""
+        """The character in white on black, cropped to its ink; None if the face lacks it or it is blank."""
         canvas = drawn(character, self.font)
         box = canvas.getbbox()
         return None if box is None or canvas.tobytes() == self.missing else canvas.crop(box)
 
 
 def drawn(character: str, font: ImageFont.FreeTypeFont) -> Image.Image:
-    """The character in white on a black canvas with room on all sides."""
+    """The character in white on a black canvas, with a margin on all sides."""
     size = round(font.size)
     canvas = Image.new("L", (4 * size, 3 * size))
     ImageDraw.Draw(canvas).text((size, size // 2), character, fill=255, font=font)
@@ -110,13 +110,13 @@ class Character:
 def glyphs(image_size: int, channels: int, seed: int = 0) -> dict[str, Split]:
     """Draw the data set: "train", "val", "test" -> images uint8 [M, S, S, C], labels int64 [M], sorted class names.
 
-    The classes are the same for every seed, the images are not. Each class is drawn from a random state of its own.
-    A ValueError says when matplotlib, whose fonts are used, is missing.
+    The classes are the same for every seed, but the images are not. Each class has its own random state. Raises
+    ValueError if matplotlib, whose fonts are used, is missing.
     """
     if image_size < 8 or channels not in (1, 3) or seed < 0:
         raise ValueError(
-            f"glyphs(image_size={image_size}, channels={channels}, seed={seed}): image_size starts at 8, "
-            "channels are 1 or 3, seed starts at 0"
+            f"glyphs(image_size={image_size}, channels={channels}, seed={seed}): image_size has to be at least 8, "
+            "channels 1 or 3, and seed at least 0"
         )
     faces = [Face.load(name, SUPERSAMPLING * image_size) for name in FACES]
     splits = {}
@@ -132,20 +132,20 @@ def glyphs(image_size: int, channels: int, seed: int = 0) -> dict[str, Split]:
 
 
 def font_folder() -> Path:
-    """Where the installed matplotlib keeps its fonts."""
+    """The folder of the installed matplotlib's fonts."""
     try:
         import matplotlib
     except ImportError as error:
         raise ValueError(
-            "the data set 'glyphs' is drawn with matplotlib's fonts and matplotlib is not installed; "
-            "run `pip install matplotlib` or take another data set"
+            "the data set 'glyphs' is drawn with matplotlib's fonts, but matplotlib is not installed; "
+            "run `pip install matplotlib` or use another data set"
         ) from error
     return Path(matplotlib.get_data_path()) / "fonts" / "ttf"
 
 
 @lru_cache(maxsize=1)
 def class_characters() -> dict[str, dict[str, str]]:
-    """Split -> class name ("georgian_10D0") -> character, no two of which look alike, within and between splits."""
+    """Split -> class name ("georgian_10D0") -> character. No two characters look alike, within or between splits."""
     face = Face.load(REFERENCE_FACE, 64)
     shapes = np.zeros((0, SHAPE_SIDE * SHAPE_SIDE))
     splits: dict[str, dict[str, str]] = {}
@@ -164,14 +164,14 @@ def class_characters() -> dict[str, dict[str, str]]:
 
 
 def is_plain_letter(character: str) -> bool:
-    """A letter or number that is no composition, such as an accented letter or a ligature."""
+    """Whether it is a letter or number, and not a composition such as an accented letter or a ligature."""
     return unicodedata.category(character)[0] in "LN" and not unicodedata.decomposition(character)
 
 
 def clean_shape(bitmap: Image.Image) -> np.ndarray:
-    """What is compared to find look-alikes: float64 [SHAPE_SIDE ** 2] of mean 0 and length 1.
+    """The vector by which look-alikes are found: float64 [SHAPE_SIDE ** 2] with mean 0 and length 1.
 
-    Size and place are taken out (c and C are one shape) and the blur forgives a difference of a pixel.
+    Size and position are normalised (c and C have the same shape), and a blur tolerates a shift by a pixel.
     """
     scale = (SHAPE_SIDE - 8) / max(bitmap.size)
     width, height = (max(1, round(side * scale)) for side in bitmap.size)
@@ -185,14 +185,14 @@ def clean_shape(bitmap: Image.Image) -> np.ndarray:
 
 
 def draw_class(character: Character, others: list[Character], image_size: int, channels: int, seed: int) -> np.ndarray:
-    """All images of one class, uint8 [IMAGES_PER_CLASS, S, S, C]; clutter is made of `others`, of the same split."""
+    """All images of one class, uint8 [IMAGES_PER_CLASS, S, S, C]; clutter is drawn from `others` in the same split."""
     random = np.random.RandomState([seed, character.code])
     count = IMAGES_PER_CLASS
     glyph = [draw_glyph(random, character, image_size) for _ in range(count)]
     fragments = [draw_fragment(random, others[random.randint(len(others))], image_size) for _ in range(2 * count)]
     strokes = [draw_strokes(random, image_size) for _ in range(count)]
 
-    # The ground is dark. Of four random colours the ink is the one whose luminance is farthest from the background's.
+    # The ground is dark. The ink is the one of four random colours whose luminance differs most from the ground's.
     ground = random.uniform(0, 0.35, (count, 3)).astype(np.float32)
     inks = random.uniform(0, 1, (count, 4, 3)).astype(np.float32)
     contrast = np.abs(luminance(inks) - luminance(ground)[:, None])
@@ -210,19 +210,19 @@ def draw_class(character: Character, others: list[Character], image_size: int, c
 
 
 def luminance(colours: np.ndarray) -> np.ndarray:
-    """Luminance (ITU-R BT.601) of `colours` [..., 3]; written out, since a BLAS may sum in another order elsewhere."""
+    """Luminance (ITU-R BT.601) of `colours` [..., 3]; written out because the order of a BLAS's sums can vary."""
     return 0.299 * colours[..., 0] + 0.587 * colours[..., 1] + 0.114 * colours[..., 2]
 
 
 def paint(images: np.ndarray, masks: list[np.ndarray], colours: np.ndarray) -> np.ndarray:
-    """Lay `colours` [n, 3] over `images` [n, S, S, 3] where `masks` (n times [S, S], 0..255) are set."""
+    """Paint `colours` [n, 3] on `images` [n, S, S, 3] where `masks` (n times [S, S], 0..255) are set."""
     cover = np.multiply(np.stack(masks), 1 / 255, dtype=np.float32)[..., None]
     covered: np.ndarray = images + cover * (colours[:, None, None] - images)
     return covered
 
 
 def texture(random: np.random.RandomState, count: int, size: int) -> np.ndarray:
-    """Smooth random colour changes around 0, bilinear between few cells: float32 [count, size, size, 3]."""
+    """Smooth random colours around 0, interpolated between a few cells: float32 [count, size, size, 3]."""
     cells = random.normal(0, 0.09, (count, TEXTURE_CELLS, TEXTURE_CELLS, 3)).astype(np.float32)
     places = np.linspace(0, TEXTURE_CELLS - 1, size, dtype=np.float32)
     before = np.minimum(places.astype(int), TEXTURE_CELLS - 2)
@@ -233,7 +233,7 @@ def texture(random: np.random.RandomState, count: int, size: int) -> np.ndarray:
 
 
 def draw_glyph(random: np.random.RandomState, character: Character, size: int) -> np.ndarray:
-    """The class's character, hardly cut by the border: uint8 [size, size]."""
+    """The class's character, almost entirely inside the image: uint8 [size, size]."""
     bitmap = character.bitmaps[random.randint(len(character.bitmaps))]
     side = random.uniform(0.6, 0.85)
     free = (1 - side) / 2
@@ -249,7 +249,7 @@ def draw_glyph(random: np.random.RandomState, character: Character, size: int) -
 
 
 def draw_fragment(random: np.random.RandomState, character: Character, size: int) -> np.ndarray:
-    """A piece of another character, which sticks out of the image by a random edge: uint8 [size, size]."""
+    """A piece of another character, which sticks out of the image at a random edge: uint8 [size, size]."""
     bitmap = character.bitmaps[random.randint(len(character.bitmaps))]
     along, across = random.uniform(0, 1), random.uniform(-0.12, 0.08)
     edges = ((along, across), (along, 1 - across), (across, along), (1 - across, along))
@@ -275,8 +275,8 @@ def place(
 ) -> np.ndarray:
     """Draw `bitmap` into a black image, uint8 [size, size].
 
-    Its longer side becomes `side`; it is stretched in width, slanted, turned by `angle` (radians) and put at `centre`.
-    Lengths and places are fractions of the image.
+    Its longer side becomes `side`; it is stretched in width, slanted, rotated by `angle` (radians) and moved to
+    `centre`. Lengths and positions are fractions of the image.
 
     The bitmap's point b is drawn at scale * R(angle) * [[1, slant], [0, 1]] * diag(stretch, 1 / stretch) * (b - middle)
     + centre. PIL takes the inverse map, so an output point p shows the bitmap's point

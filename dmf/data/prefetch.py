@@ -1,4 +1,4 @@
-"""Reading ahead: the next batch while the present one is computed."""
+"""Reads the next batch while the present one is in use."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ T = TypeVar("T")
 
 
 def prefetched(read: Callable[[int], T], steps: range) -> Iterator[T]:
-    """`read(step)` for each of `steps`, in order, each read in another thread while the one before is in use.
+    """Yield `read(step)` for each of `steps`; another thread reads each one while the one before is in use.
 
-    What `read` raises is raised here, at its step.
+    An exception in `read` is raised here, at its step.
     """
     if not steps:
         return

@@ -1,4 +1,4 @@
-"""Image sets and their splits, from every layout that `dmf.data.layouts.layouts` knows, decoded once into a cache."""
+"""Data sets and their splits, read from any layout in `dmf.data.layouts.layouts` and decoded once into a cache."""
 
 from __future__ import annotations
 
@@ -26,23 +26,23 @@ from dmf.data.layouts.trees import open_tree
 from dmf.data.store import Form, FullSizes, Squares
 from dmf.values import digest
 
-if TYPE_CHECKING:  # who only asks which images there are, such as a report, does not wait for torch
+if TYPE_CHECKING:  # torch is slow to import, and reports, which only need fingerprints, do without it
     from torch import Tensor
 
 LOG = logging.getLogger("dmf.data")
 QUARTER_TURNS = 4
 DATA_SETS_OPEN = 4
-"""That a process keeps open for its next trainings: memory maps, whose pages all processes share."""
+"""Data sets that a process keeps open for its next trainings, as memory maps, whose pages all processes share."""
 
 
 @dataclass(frozen=True)
 class Facts:
-    """What a known data set has in train, val and test; None: not fixed."""
+    """Number of classes and images that a known data set has in train, val and test; None: not fixed."""
 
     classes: tuple[int, int, int] | None
     images: tuple[int, int, int] | None
     obtained: str
-    """Where users get it."""
+    """Where to get it."""
 
 
 DATASETS: dict[str, Facts] = {
@@ -73,21 +73,21 @@ DATASETS: dict[str, Facts] = {
     ),
     "glyphs": Facts(None, None, "embedded; leave data.root out"),
 }
-"""Names with a meaning of their own; `glyphs` is embedded. Other names are for images of one's own."""
+"""Known data sets by name; `glyphs` are embedded. Any other name is for your own images."""
 
 
 @dataclass(frozen=True, eq=False)
 class ImageSplit:
-    """M images and their labels. With rotations, the turned images follow the upright ones, as classes of their own."""
+    """M images and their labels. With rotations, the rotated images follow the upright ones, as additional classes."""
 
     name: str
     """train, val or test."""
     labels: np.ndarray
     """int64 [M], from 0 within the split."""
     classes: tuple[str, ...]
-    """Sorted ids; turned classes follow with `@90`, `@180`, `@270` (counter-clockwise) behind them."""
+    """Sorted class ids, then those of rotated classes, with `@90`, `@180` or `@270` (counter-clockwise) appended."""
     fingerprint: str
-    """SHA-256 over classes, labels and pixels: equal for equal images, in whatever layout they lie."""
+    """SHA-256 over classes, labels and pixels: the same for the same images, whatever their layout."""
     _stored: Squares | FullSizes
 
     def __len__(self) -> int:
@@ -95,11 +95,11 @@ class ImageSplit:
 
     @property
     def full_size(self) -> bool:
-        """Are the images kept as they were found (`full`)?"""
+        """Whether the images are stored at full size, so that `full` works."""
         return isinstance(self._stored, FullSizes)
 
     def pixels(self, indices: np.ndarray | Tensor) -> Tensor:
-        """Images at integer `indices` [n], made square as the configuration says: uint8 [n, S, S, C]."""
+        """The images at integer `indices` [n], made square as the configuration says: uint8 [n, S, S, C]."""
         import torch
 
         turns, stored = self._locate(np.asarray(indices.cpu() if isinstance(indices, torch.Tensor) else indices))
@@ -111,16 +111,16 @@ class ImageSplit:
         return torch.from_numpy(pixels)
 
     def full(self, index: int) -> Tensor:
-        """One image at the size it was found in: uint8 [h, w, C]."""
+        """One image at full size: uint8 [h, w, C]."""
         import torch
 
         if not isinstance(self._stored, FullSizes):
-            raise ValueError(f"{self.name} images are stored at one size; open_data(full_size_training=True) keeps all")
+            raise ValueError(f"{self.name} images are not stored at full size; use open_data(full_size_training=True)")
         turns, stored = self._locate(np.array([index]))
         return torch.from_numpy(np.rot90(self._stored.full(int(stored[0])), int(turns[0])).copy())
 
     def _locate(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Quarter turns and stored position of each index."""
+        """Number of quarter turns and stored position of each index."""
         if indices.dtype.kind not in "iu":
             raise TypeError(f"indices are {indices.dtype}, expected integers")
         if indices.size and not 0 <= indices.min() <= indices.max() < len(self):
@@ -130,15 +130,15 @@ class ImageSplit:
 
 @dataclass(frozen=True, eq=False)
 class DataSet:
-    """The three splits of a data set; no class is in two of them."""
+    """The three splits of a data set, which have no class in common."""
 
     name: str
     layout: str
-    """What was found, such as "class folders"."""
+    """The layout of the files, such as "class folders"."""
     image_sizes: str
-    """Sizes as found: "84x84", or the smallest and the largest as in "56x40..500x375"."""
+    """Original sizes: "84x84", or the smallest and the largest as in "56x40..500x375"."""
     doubts: tuple[str, ...]
-    """What is doubtful about the images, such as that a few of a known data set are missing."""
+    """Warnings about the images, such as that a known data set lacks a few."""
     train: ImageSplit
     val: ImageSplit
     test: ImageSplit
@@ -152,16 +152,16 @@ class DataSet:
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 over those of the splits."""
+        """SHA-256 over the splits' fingerprints."""
         return _joined(self.split(name).fingerprint for name in SPLITS)
 
 
 def open_data(config: DataConfig, full_size_training: bool = False, cache_dir: Path | None = None) -> DataSet:
-    """The data set of `config`, decoded into `cache_dir` the first time that it is asked for.
+    """Open the data set of `config`, decoding its images into `cache_dir` the first time.
 
-    `cache_dir` is $DMF_CACHE, $XDG_CACHE_HOME/dmf or ~/.cache/dmf unless given. With `full_size_training` the training
-    images keep their size there (for RandomResizedCrop). A root that holds no known layout, splits that overlap or have
-    other classes than a known data set, and images that cannot be decoded are ValueErrors.
+    `cache_dir` defaults to $DMF_CACHE, $XDG_CACHE_HOME/dmf or ~/.cache/dmf. With `full_size_training`, the cache holds
+    training images at full size (for RandomResizedCrop). Raises ValueError if the root holds no known layout, if splits
+    overlap, if a known data set has the wrong number of classes or images, or if an image cannot be decoded.
     """
     source, form = _source(config), Form(config.image_size, config.channels, config.resize)
     full_size = frozenset({"train"} if full_size_training else ())
@@ -181,12 +181,12 @@ def open_data(config: DataConfig, full_size_training: bool = False, cache_dir: P
 
 
 def open_for(training: AnyTraining) -> DataSet:
-    """The data set of a training, its images in full size where the training crops from it."""
+    """Open the data set of a training, with training images at full size if its augmentation crops from them."""
     return open_data(training.data, full_size_training=training.augmentation.crop == "resized")
 
 
 def images_of(training: AnyTraining) -> DataSet:
-    """`open_for`, once in a process for trainings on the same images."""
+    """As `open_for`, but trainings on the same images share one data set within a process."""
     data = _opened(training.data, training.augmentation.crop == "resized")
     LOG.info("images: %s, %s, fingerprint %s", data.name, data.layout, data.fingerprint[:16])
     return data
@@ -198,9 +198,9 @@ def _opened(data: DataConfig, full_size_training: bool) -> DataSet:
 
 
 def fingerprint_for(training: AnyTraining) -> str | None:
-    """`DataSet.fingerprint` of a training's images as they are now; None where they are not here or never were opened.
+    """Today's `DataSet.fingerprint` of a training's images; None if they are not here or have never been opened.
 
-    Nothing is decoded and nothing written.
+    It neither decodes images nor writes files.
     """
     config = training.data
     try:
@@ -222,7 +222,7 @@ def _source(config: DataConfig) -> _Source:
 
 
 def _folder(config: DataConfig, source: _Source, form: Form, full_size: frozenset[str], cache_dir: Path | None) -> Path:
-    """Where the images are decoded to."""
+    """The folder that the images are decoded into."""
     key = digest([image_cache.VERSION, source.identity, form.size, form.channels, form.resize, sorted(full_size)])
     return (cache_dir or default_cache_dir()) / f"{config.name}-{key}"
 
@@ -246,7 +246,7 @@ def default_cache_dir() -> Path:
 
 @dataclass(frozen=True)
 class _Source:
-    """Images before the cache: `identity` changes when they do, `read` is called when there is no cache of it yet."""
+    """The original images. `identity` changes when they do; `read` is called if they are not in the cache yet."""
 
     layout: str
     identity: Any
@@ -254,12 +254,12 @@ class _Source:
 
 
 def _found(config: DataConfig) -> _Source:
-    """What lies in `config.root`."""
+    """The source of the images in `config.root`."""
     facts = DATASETS.get(config.name)
     if config.root is None:
-        obtained = f"{config.name} is: {facts.obtained}" if facts else "one in any of the layouts of dmf.data.layouts"
+        obtained = f"{config.name} is: {facts.obtained}" if facts else "in any of the layouts in dmf.data.layouts"
         raise ValueError(f"data.root is not set; expected the folder or zip archive of the data set ({obtained})")
-    root = Path(os.path.expanduser(config.root)).absolute()  # leaves ~nobody as it is, Path.expanduser raises
+    root = Path(os.path.expanduser(config.root)).absolute()  # Path.expanduser raises for an unknown user, ~nobody
     found = find_layout(open_tree(root))
     layout = found.layout
     if facts and layout.only not in (None, config.name):
@@ -276,12 +276,12 @@ def _found(config: DataConfig) -> _Source:
 
 
 def _embedded(config: DataConfig) -> _Source:
-    """The glyphs; they are drawn from matplotlib's fonts by pillow's FreeType, hence their versions."""
+    """The source of the glyphs. Pillow draws them in matplotlib's fonts, so both versions are part of the identity."""
     from dmf.data import glyphs
 
     if config.root is not None:
-        raise ValueError(f"data.root={config.root!r}, but glyphs are embedded; leave the root out")
-    glyphs.font_folder()  # says what is missing when matplotlib is
+        raise ValueError(f"data.root={config.root!r}, but glyphs are embedded; leave out data.root")
+    glyphs.font_folder()  # raises now if matplotlib is missing
 
     def read() -> dict[str, RawSplit]:
         drawn = glyphs.glyphs(config.image_size, config.channels)
@@ -300,7 +300,7 @@ def _raw(name: str, images: np.ndarray, labels: np.ndarray, classes: tuple[str, 
 
 
 def _with_rotations(split: ImageSplit) -> ImageSplit:
-    """Every class four times; the pixels are turned when they are read."""
+    """Four classes for every class of `split`; pixels are rotated when they are read."""
     labels = np.concatenate([split.labels + turn * len(split.classes) for turn in range(QUARTER_TURNS)])
     suffixes = ["", *(f"@{90 * turn}" for turn in range(1, QUARTER_TURNS))]
     classes = tuple(class_id + suffix for suffix in suffixes for class_id in split.classes)
@@ -308,44 +308,47 @@ def _with_rotations(split: ImageSplit) -> ImageSplit:
 
 
 def _check_name(name: str) -> None:
-    """Refuse a misspelt known name; `mini_imagenet_mine` is a name of one's own."""
+    """Reject a misspelt known name; a name such as `mini_imagenet_mine` is fine."""
     if name in DATASETS or any(name.startswith(f"{known}_") for known in DATASETS):
         return
     close = difflib.get_close_matches(name, DATASETS, n=1, cutoff=0.85)
     if close:
         raise ValueError(
-            f"data.name={name!r} is no known data set; did you mean {close[0]!r}? "
-            f"For images of your own take a name that differs more, such as {close[0]}_mine"
+            f"data.name={name!r} is not a known data set; did you mean {close[0]!r}? "
+            f"For your own images, choose a name that differs more, such as {close[0]}_mine"
         )
 
 
 def _check_classes(config: DataConfig, splits: dict[str, RawSplit]) -> None:
-    """No class in two splits, and as many as a known data set has."""
+    """Raise ValueError if a class is in two splits, or if a known data set has the wrong number of classes."""
     classes = {name: set(split.class_ids) for name, split in splits.items()}
     for one, other in (("train", "val"), ("train", "test"), ("val", "test")):
         common = sorted(classes[one] & classes[other])
         if common:
             raise ValueError(
-                f"{config.root}: {len(common)} classes are both in {one!r} and in {other!r}, first {common[0]!r}; "
+                f"{config.root}: {len(common)} classes are in both {one!r} and {other!r}, first {common[0]!r}; "
                 "expected splits without common classes"
             )
     facts, counts = DATASETS.get(config.name), tuple(len(classes[name]) for name in SPLITS)
     if facts and facts.classes and counts != facts.classes:
         raise ValueError(
             f"{config.root}: {_slashed(counts)} classes (train/val/test), expected {_slashed(facts.classes)} for "
-            f"{config.name}; name another selection otherwise, such as data.name={config.name}_mine"
+            f"{config.name}; for another selection use another name, such as data.name={config.name}_mine"
         )
 
 
 def _check_counts(config: DataConfig, counts: tuple[int, ...]) -> str:
-    """Copies of a data set differ in a few images, which is told; more than one in a hundred is an error."""
+    """Compare image counts with those of a known data set.
+
+    Copies can differ by a few images, which is returned as a warning; a difference above 1 % raises ValueError.
+    """
     facts = DATASETS.get(config.name)
     if not facts or not facts.images or counts == facts.images:
         return ""
     expected = f"expected {_slashed(facts.images)} for {config.name}"
     told = f"{config.root}: {_slashed(counts)} images (train/val/test), {expected}"
     if any(abs(count - whole) > whole / 100 for count, whole in zip(counts, facts.images, strict=True)):
-        raise ValueError(f"{told}; complete it, or name another selection otherwise, such as {config.name}_mine")
+        raise ValueError(f"{told}; complete it, or for another selection use another name, such as {config.name}_mine")
     LOG.warning(told)
     return told.removeprefix(f"{config.root}: ")
 

@@ -1,4 +1,4 @@
-"""How an image becomes a square, and how images are read back from the cache."""
+"""Makes images square, and reads images back from the cache."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ import numpy as np
 from PIL import Image
 
 CENTER_CROP = 92 / 84
-"""Side before the centre crop, relative to the side after it (released code, tieredImageNet)."""
+"""Side before the centre crop, relative to the side after it (released code for tieredImageNet)."""
 
 
 @dataclass(frozen=True)
 class Form:
-    """What becomes of an image: its `channels`, and a square of `size` in the way of `DataConfig.resize`."""
+    """The form of decoded images: `channels`, and a square of `size` pixels made as `DataConfig.resize` says."""
 
     size: int
     channels: int
     resize: str
 
     def pixels(self, image: Image.Image) -> np.ndarray:
-        """All of `image`, uint8 [h, w, C]."""
+        """The pixels of `image` at full size, uint8 [h, w, C]."""
         if image.mode in ("I", "F") or image.mode.startswith("I;"):
             raise ValueError(f"it has mode {image.mode}, expected 8 bits per channel")
         if not image.width or not image.height:
@@ -30,9 +30,10 @@ class Form:
         return array if self.channels == 3 else array[..., None]
 
     def square(self, pixels: np.ndarray) -> np.ndarray:
-        """uint8 [h, w, C] -> [S, S, C]: antialiased bilinear, not where the size is right already.
+        """uint8 [h, w, C] -> [S, S, C], by antialiased bilinear resizing unless the size is right already.
 
-        "center_crop" makes both sides 92/84 of S and cuts the middle out, as the released code does on tieredImageNet.
+        "center_crop" resizes both sides to 92/84 of S and crops the centre, as the released code does for
+        tieredImageNet.
         """
         side = round(self.size * CENTER_CROP) if self.resize == "center_crop" else self.size
         if pixels.shape[:2] != (side, side):
@@ -44,7 +45,7 @@ class Form:
 
 @dataclass(frozen=True, eq=False)
 class Squares:
-    """uint8 [M, S, S, C] on disk."""
+    """Square images on disk, uint8 [M, S, S, C]."""
 
     array: np.ndarray
 
@@ -52,14 +53,14 @@ class Squares:
         return len(self.array)
 
     def squares(self, indices: np.ndarray) -> np.ndarray:
-        """A copy of those images, [n, S, S, C]."""
+        """A copy of the images at `indices`, [n, S, S, C]."""
         squares: np.ndarray = self.array[indices]
         return squares
 
 
 @dataclass(frozen=True, eq=False)
 class FullSizes:
-    """Images of any size on disk, one after the other in `bytes`; `sizes` [M, 2] are heights and widths."""
+    """Images of any size on disk, concatenated in `bytes`; `sizes` [M, 2] are heights and widths."""
 
     bytes: np.ndarray
     sizes: np.ndarray
@@ -70,13 +71,13 @@ class FullSizes:
         return len(self.sizes)
 
     def full(self, index: int) -> np.ndarray:
-        """uint8 [h, w, C]."""
+        """One image at full size, uint8 [h, w, C]."""
         height, width = self.sizes[index]
         count = height * width * self.form.channels
         return self.bytes[self.starts[index] : self.starts[index] + count].reshape(height, width, self.form.channels)
 
     def squares(self, indices: np.ndarray) -> np.ndarray:
-        """Those images, made square now, [n, S, S, C]."""
+        """The images at `indices`, made square now, [n, S, S, C]."""
         squares = np.empty((len(indices), self.form.size, self.form.size, self.form.channels), np.uint8)
         for square, index in zip(squares, indices, strict=True):
             square[:] = self.form.square(self.full(index))
@@ -84,5 +85,5 @@ class FullSizes:
 
 
 def starts_of(sizes: np.ndarray, channels: int) -> np.ndarray:
-    """Where images of `sizes` [M, 2] start when they lie one after the other, and where the last one ends: [M + 1]."""
+    """Offsets of concatenated images of `sizes` [M, 2], and the end of the last one: [M + 1]."""
     return np.concatenate([[0], np.cumsum(sizes.prod(axis=1) * channels)])

@@ -1,4 +1,4 @@
-"""Episode banks: the pinned episodes that all who compare share, and the episodes that select an epoch."""
+"""Episode banks: fixed episodes, the same for all models that are compared, and the episodes that select an epoch."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from dmf.episodes import EpisodeIndices, EpisodeSampler, derived_seed, drawn_way
 
 
 def episode_bank(split: ImageSplit, config: EvaluationConfig) -> EpisodeIndices:
-    """The pinned episodes of a split: a function of its labels, N, K, Q and seed, shared by all that compare."""
+    """The fixed episodes of a split: a function of its labels, N, K, Q and seed, so that all models share them."""
     if config.shot is None:
-        raise ValueError("the number of shots is open: call EvaluationConfig.resolve with the training's configuration")
+        raise ValueError("shot is None; call EvaluationConfig.resolve with the training's configuration first")
     try:
         sampler = EpisodeSampler(split.labels, config.way, config.shot, config.queries, _seed(config))
     except ValueError as error:
@@ -22,9 +22,9 @@ def episode_bank(split: ImageSplit, config: EvaluationConfig) -> EpisodeIndices:
 
 
 def drawn_classes(config: EvaluationConfig, classes: int) -> np.ndarray:
-    """Which classes of a split of so many `classes` each episode of a bank draws, in the episode's order: int64 [E, N].
+    """The classes that each episode of a bank draws from a split of `classes` classes, in order: int64 [E, N].
 
-    They follow from the number of classes alone, so a record tells them without the images.
+    They depend only on the number of classes, so a record determines them without the images.
     """
     return np.stack([drawn_ways(_seed(config), index, classes, config.way) for index in range(config.episodes)])
 
@@ -34,10 +34,10 @@ def _seed(config: EvaluationConfig) -> int:
 
 
 def validation_task(config: AnyTraining, split: ImageSplit) -> Task:
-    """The episodes that select a training's epoch.
+    """The kind of episodes that select a training's best epoch.
 
-    What `config.validation` leaves open is as in training, with 15 queries per class, or as much of that as the
-    validation split allows. ValueError for what it asks for and the split does not allow.
+    Values that `config.validation` leaves open are those of the training, with 15 queries per class, each reduced to
+    what the validation split allows. Raises ValueError if the split does not allow the values that are given.
     """
     asked, sizes = config.validation, np.bincount(split.labels)
     fewest = int(sizes.min())
@@ -47,14 +47,14 @@ def validation_task(config: AnyTraining, split: ImageSplit) -> Task:
     queries = asked.queries or max(1, min(USUAL_QUERIES, fewest - shot))
     if way > len(sizes) or shot + queries > fewest:
         raise ValueError(
-            f"validation of {way}-way {shot}-shot episodes with {queries} queries per class needs {way} classes of "
-            f"{shot + queries} images, the {split.name} split has {len(sizes)} classes and the smallest {fewest} "
-            "images; set validation.way, validation.shot or validation.queries lower"
+            f"validation on {way}-way {shot}-shot episodes with {queries} queries per class needs {way} classes of "
+            f"{shot + queries} images, but the {split.name} split has {len(sizes)} classes and the smallest has "
+            f"{fewest} images; lower validation.way, validation.shot or validation.queries"
         )
     return Task(way=way, shot=shot, queries=queries)
 
 
 def validation_bank(split: ImageSplit, task: Task, episodes: int) -> EpisodeIndices:
-    """So many validation episodes of a task."""
+    """A bank of `episodes` validation episodes."""
     config = EvaluationConfig(split="val", episodes=episodes, way=task.way, shot=task.shot, queries=task.queries)
     return episode_bank(split, config)

@@ -1,4 +1,4 @@
-"""Accuracy over a pinned bank of episodes, every image of which passes the backbone once."""
+"""Accuracy over a fixed bank of episodes. Every image passes through the backbone once."""
 
 from __future__ import annotations
 
@@ -34,18 +34,19 @@ EPISODES_PER_BATCH = 8
 def episode_accuracies(
     method: FewShotMethod, split: ImageSplit, bank: EpisodeIndices, augment: Augmentation, precision: str = "fp32"
 ) -> Tensor:
-    """Accuracy of each episode of `bank`, float64 [E]. The method is left in the mode it was found in."""
+    """Accuracy of each episode of `bank`, float64 [E]. The method's training mode is restored afterwards."""
     return correct_answers(method, split, bank, augment, precision).sum(1).double() / bank.query.shape[1]
 
 
 def correct_answers(
     method: FewShotMethod, split: ImageSplit, bank: EpisodeIndices, augment: Augmentation, precision: str = "fp32"
 ) -> Tensor:
-    """Right answers of each episode of `bank` for each of its classes, int64 [E, N].
+    """Number of correct answers per class in each episode of `bank`, int64 [E, N].
 
-    Every image passes the backbone once, and once through all of the head that depends on it alone
-    (`FewShotMethod.image_table`); what depends on a class alone is made once per class, or, where fewer single examples
-    than classes are drawn, once per example. A method that adapts gets the number of an episode as its seed.
+    Every image passes once through the backbone and once through the part of the head that depends on the image alone
+    (`FewShotMethod.image_table`). The part that depends on a class alone is computed once per class. With one shot,
+    where classes of different episodes share a support image, it is computed once per support image. A method that
+    adapts uses an episode's number as its seed.
     """
 
     def seeds(part: range) -> list[int]:
@@ -63,7 +64,7 @@ def _answers(
     seeds: Callable[[range], list[int]],
     partial: PartialResults | None,
 ) -> list[list[int]]:
-    """`correct_answers`; of a method that adapts from where `partial` is, which gets each batch's results."""
+    """As `correct_answers`, but resume from the results in `partial`, if given, and add those of each batch to it."""
     found = partial.read() if partial else []
     if partial:
         partial.begin(found)
@@ -78,7 +79,7 @@ def _answers(
             rows = slice(part.start, part.stop)
             logits = tables.adapted_scores(rows, seeds(part)) if method.adapts else tables.scores(rows)
             alive()
-            right = logits.argmax(-1).cpu() == bank.targets[rows]  # [B, Q], the queries of a class follow each other
+            right = logits.argmax(-1).cpu() == bank.targets[rows]  # [B, Q], with the queries of a class in a row
             results = right.unflatten(1, (ways, -1)).sum(-1).tolist()
             if partial:
                 partial.add(results)
@@ -88,7 +89,7 @@ def _answers(
 
 @contextlib.contextmanager
 def _evaluating(method: FewShotMethod) -> Iterator[None]:
-    """With the method in evaluation mode and without gradients, which a method that adapts may turn on again."""
+    """Put the method in evaluation mode and disable gradients; a method that adapts can enable them again."""
     training = method.training
     method.eval()
     with torch.no_grad() if method.adapts else torch.inference_mode():
@@ -97,7 +98,7 @@ def _evaluating(method: FewShotMethod) -> Iterator[None]:
 
 
 def mean_and_ci95(accuracies: np.ndarray) -> tuple[float, float]:
-    """Mean, and 1.96 * std / sqrt(n) as in few-shot papers (std without Bessel's correction, n counted)."""
+    """Mean, and 1.96 * std / sqrt(n) as in few-shot papers (std without Bessel's correction)."""
     return float(accuracies.mean()), float(1.96 * accuracies.std() / math.sqrt(len(accuracies)))
 
 
@@ -109,10 +110,10 @@ def evaluate(
     epoch: int,
     folder: Path | None = None,
 ) -> EvaluationRecord:
-    """Test `method`, trained as `experiment` says (its weights are those of `epoch`), as `evaluation` says.
+    """Evaluate `method`, trained as in `experiment` up to `epoch`, on the episodes of `evaluation`.
 
-    A method that adapts to each episode leaves its results in `folder`, that of its training, as they come, and goes on
-    from them.
+    A method that adapts to each episode takes longer: its results are written to `folder`, its training's folder, as
+    they come, and an interrupted evaluation resumes from them.
     """
     started = time.perf_counter()
     evaluation = evaluation.resolve(experiment)
@@ -155,7 +156,7 @@ def evaluate(
 
 
 def load_trained(folder: Path, experiment: ExperimentConfig, data: DataSet) -> tuple[FewShotMethod, int]:
-    """The kept weights of a training's folder, and the epoch that they are of."""
+    """The method with the best weights in a training's folder, and the epoch they come from."""
     path = folder / BEST
     if not path.is_file():
         raise ValueError(f"{path} is missing: {folder} holds no finished training")
@@ -175,7 +176,7 @@ def load_trained(folder: Path, experiment: ExperimentConfig, data: DataSet) -> t
 def evaluate_folder(
     folder: Path, experiment: ExperimentConfig, evaluation: EvaluationConfig, data: DataSet
 ) -> EvaluationRecord:
-    """Test the kept weights of a training's folder on the device and with the threads that `experiment` names."""
+    """Evaluate the best weights in a training's folder, on the device and with the threads of `experiment`."""
     set_up(experiment.training.threads)
     method, epoch = load_trained(folder, experiment, data)
     method = method.to(device_of(experiment.training.device))

@@ -1,4 +1,4 @@
-"""Results of an evaluation that adapts to each episode, written as they come: a kill loses the last few only."""
+"""Results of an evaluation that adapts to each episode, written as they come, so that a kill loses only a few."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from dmf.values import Value
 
 
 def partial_path(folder: Path, evaluation_key: str) -> Path:
-    """Where the results of one evaluation of a training's folder are, until its record is written."""
+    """The file in a training's folder that holds the results of an evaluation until its record is written."""
     return folder / EVALUATIONS / f"{evaluation_key}.partial"
 
 
 class Identity(Value):
-    """What results belong to: others are not gone on with."""
+    """What the results belong to. An evaluation resumes only from results with its own identity."""
 
     training_key: str
     evaluation_key: str
@@ -29,27 +29,27 @@ class Identity(Value):
 
 
 class PartialResults:
-    """A file of lines: first the identity, then the right answers of one episode each, in the bank's order."""
+    """A file of lines: the identity, then one line per episode with its correct answers, in the bank's order."""
 
     def __init__(self, path: Path, identity: Identity) -> None:
         self.path, self.identity = path, identity
 
     def read(self) -> list[list[int]]:
-        """Results of the first episodes [n][N]; none where the file is of something else. A cut last line goes."""
+        """Results of the first n episodes, [n][N]; none if the identity differs. A truncated last line is dropped."""
         if not self.path.is_file():
             return []
         head, *lines = self.path.read_bytes().split(b"\n")
         if head != self._head():
             return []
-        return [json.loads(line) for line in lines[:-1]]  # what follows the last line's end was cut off
+        return [json.loads(line) for line in lines[:-1]]  # after the last newline is nothing, or a truncated line
 
     def begin(self, results: list[list[int]]) -> None:
-        """Write the file anew with the results that are kept."""
+        """Rewrite the file with `results`."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self.path.write_bytes(b"".join(line + b"\n" for line in (self._head(), *map(_line, results))))
 
     def add(self, results: Iterable[list[int]]) -> None:
-        """Add the results of the next episodes; they are on disk when this returns."""
+        """Append the results of the next episodes; they are on disk when this returns."""
         with open(self.path, "ab") as file:
             file.write(b"".join(_line(each) + b"\n" for each in results))
             file.flush()

@@ -1,4 +1,4 @@
-"""What an evaluation keeps of images and of classes, and where: on the device, in memory, or in temporary files."""
+"""The features that an evaluation caches per image and per class: on the device, in memory, or in temporary files."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ IMAGES_PER_BATCH = 128
 
 @dataclass(frozen=True)
 class Tables:
-    """The images of a bank as a method keeps them, and its episodes as rows of that table."""
+    """A method's image table for a bank, and the bank's episodes as rows of that table."""
 
     method: FewShotMethod
     device: torch.device
@@ -33,17 +33,17 @@ class Tables:
     support: Tensor
     """[E, N, K]: rows of `images`."""
     query: Tensor
-    """[E, Q], likewise."""
+    """[E, Q]: rows of `images`."""
     examples: tuple[Table, Tensor] | None
-    """With one shot a class is its example: the class table of all of them, and each image's row in it. None where it
-    is not worth its memory."""
+    """With one shot, a class is a single support image: a class table of all support images, and the row of each image
+    in it. None if the table is not worth its memory."""
 
     @classmethod
     @contextlib.contextmanager
     def of(
         cls, method: FewShotMethod, split: ImageSplit, bank: EpisodeIndices, augment: Augmentation
     ) -> Iterator[Tables]:
-        """Forward every image of `bank` once. Temporary files go when the block ends."""
+        """Forward every image of `bank` once. Temporary files are removed when the block ends."""
         device = device_of_method(method)
         with tempfile.TemporaryDirectory() as room:
             rows, row_of = torch.unique(torch.cat([bank.support.flatten(), bank.query.flatten()]), return_inverse=True)
@@ -54,7 +54,7 @@ class Tables:
             yield cls(method, device, images, support, query, examples)
 
     def scores(self, part: slice) -> Tensor:
-        """Logits [B, Q, N] of some of the episodes."""
+        """Logits [B, Q, N] of the episodes in `part`."""
         support, query = self.support[part], self.query[part]
         if self.examples is not None:
             classes, row_of_example = self.examples
@@ -66,11 +66,11 @@ class Tables:
         return self.method.score_rows(classes, class_rows, images, query)
 
     def adapted_scores(self, part: slice, seeds: list[int]) -> Tensor:
-        """The same of a method that adapts to each episode, with a seed for each."""
+        """Logits [B, Q, N] of a method that adapts to each episode, with one seed per episode."""
         return self.method.adapt(*self._brought(self.support[part], self.query[part]), seeds)
 
     def _brought(self, support: Tensor, query: Tensor) -> tuple[Table, Tensor, Tensor]:
-        """On the device: a table with the images of these rows, and the rows in it."""
+        """Move the images of these rows to the device; returns their table, and the rows within it."""
         images = self.images
         if _device_of(images) != self.device:
             needed, row_of = torch.unique(torch.cat([support.flatten(), query.flatten()]), return_inverse=True)
@@ -80,17 +80,17 @@ class Tables:
 
 
 def device_of_method(method: FewShotMethod) -> torch.device:
-    """Where its weights are."""
+    """The device of the method's weights."""
     return next((parameter.device for parameter in method.parameters()), torch.device("cpu"))
 
 
 def image_table(
     method: FewShotMethod, split: ImageSplit, rows: Tensor, augment: Augmentation, device: torch.device, room: Path
 ) -> Table:
-    """`FewShotMethod.image_table` of the split's `rows`.
+    """`FewShotMethod.image_table` for the split's `rows`.
 
-    It is on the device if half its free memory holds it, else on the CPU, beyond TABLE_BYTES in files in the folder
-    `room`.
+    The table is on the device if it fits in half of the GPU's free memory, else in the CPU's memory, and above
+    TABLE_BYTES in files in the folder `room`.
     """
     table: Table = {}
     for start in range(0, len(rows), IMAGES_PER_BATCH):
@@ -104,7 +104,7 @@ def image_table(
 
 
 def _room_for(count: int, like: Table, room: Path) -> Table:
-    """Tensors for a table of `count` rows, each as in `like`."""
+    """Empty tensors for a table of `count` rows, with types and row shapes as in `like`."""
     shapes = {name: (count, *values.shape[1:]) for name, values in like.items()}
     sizes = {name: math.prod(shape) * like[name].element_size() for name, shape in shapes.items()}
     device, total = _device_of(like), sum(sizes.values())
@@ -115,8 +115,8 @@ def _room_for(count: int, like: Table, room: Path) -> Table:
     free = shutil.disk_usage(room).free
     if total > free:
         raise ValueError(
-            f"the features of the episodes' images take {total / 1e9:.1f} GB, {room.parent} has {free / 1e9:.1f} GB "
-            "free; name a larger folder in TMPDIR, or take fewer episodes"
+            f"the features of the episodes' images take {total / 1e9:.1f} GB, but {room.parent} has only "
+            f"{free / 1e9:.1f} GB free; set TMPDIR to a larger folder, or use fewer episodes"
         )
     return {
         name: torch.from_file(str(room / name), shared=True, size=math.prod(shape), dtype=like[name].dtype).view(shape)
@@ -127,7 +127,7 @@ def _room_for(count: int, like: Table, room: Path) -> Table:
 def _examples_as_classes(
     method: FewShotMethod, images: Table, support: Tensor, device: torch.device
 ) -> tuple[Table, Tensor] | None:
-    """`Tables.examples`: examples are drawn again in other episodes, so there are fewer of them than classes."""
+    """`Tables.examples`. Episodes share support images, so there are fewer of them than classes in all episodes."""
     examples = support.unique()
     if not method.computes_classes or support.shape[-1] != 1 or len(examples) >= support.numel():
         return None

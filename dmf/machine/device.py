@@ -1,4 +1,4 @@
-"""The machine that a run happens on: its device, its threads, its memory."""
+"""The device, threads and memory that a run uses."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ from dmf.machine.processor import cpu_name, cpuinfo
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
 """Parameters of glibc's mallopt (malloc.h)."""
 PEAK_RESET, STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")
-"""proc(5): writing 5 to the first brings VmHWM in the second down to what is resident."""
+"""Writing 5 to the first resets VmHWM in the second to the memory now resident; see proc(5)."""
 
 
 def set_up(threads: int) -> None:
-    """Compute with `threads` CPU threads in this process, and keep its freed memory."""
+    """Use `threads` CPU threads in this process, and keep freed memory for reuse."""
     torch.set_num_threads(threads)
     _keep_freed_memory()
 
 
 @functools.cache
 def _keep_freed_memory() -> None:
-    """Have malloc keep what a training step frees for the next one.
+    """Make malloc keep the memory that a training step frees, for the next step.
 
-    glibc gives blocks of megabytes, as feature maps are, back to the kernel at every free and gets them anew, page by
-    page and zeroed, at the next step: half of the CPU time of a Conv64F step at 64 px. The process then stays as large
-    as it once was.
+    By default, glibc returns blocks of megabytes, such as feature maps, to the kernel at every free, and gets them back
+    page by page and zeroed at the next step, which takes half of the CPU time of a Conv64F step at 64 px. In return,
+    the process never shrinks.
     """
     if platform.libc_ver()[0] == "glibc":
         libc = ctypes.CDLL(None)
@@ -45,14 +45,14 @@ def _keep_freed_memory() -> None:
 
 
 def has_bf16(device: torch.device) -> bool:
-    """Whether the device multiplies bfloat16 matrices itself."""
+    """Whether the device has hardware support for bfloat16 matrix products."""
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     return bool({"avx512_bf16", "amx_bf16"} & set(re.findall(r"\w+", cpuinfo())))
 
 
 def reset_peak(device: torch.device) -> None:
-    """Have `peak_bytes` count from now on."""
+    """Reset the peak that `peak_bytes` reports."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     elif PEAK_RESET.exists():
@@ -60,9 +60,9 @@ def reset_peak(device: torch.device) -> None:
 
 
 def peak_bytes(device: torch.device) -> int:
-    """The most memory since `reset_peak`: what PyTorch had allocated of a GPU, else what this process had (resident).
+    """Peak memory since `reset_peak`: what PyTorch had allocated on a GPU, else this process's resident memory.
 
-    Where the system can not set its mark back (Linux can), since the process began.
+    On systems other than Linux, which cannot reset the peak, it counts from the start of the process.
     """
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
@@ -74,14 +74,14 @@ def peak_bytes(device: torch.device) -> int:
 
 
 def device_of(wanted: str) -> torch.device:
-    """The device that `training.device` asks for. Raises ValueError when it is not there."""
+    """The device that `training.device` asks for. Raises ValueError if there is none."""
     if wanted == "cuda" and not torch.cuda.is_available():
-        raise ValueError("training.device='cuda', but PyTorch sees no GPU here; take 'auto' or 'cpu'")
+        raise ValueError("training.device='cuda', but PyTorch sees no GPU here; use 'auto' or 'cpu'")
     return torch.device("cuda" if wanted != "cpu" and torch.cuda.is_available() else "cpu")
 
 
 def device_name(device: torch.device) -> str:
-    """What a record calls it: the GPU's or the processor's model."""
+    """The model of the GPU or the processor, for records."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return cpu_name()

@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all."""
+"""Writes files completely or not at all, and locks them."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from typing import IO, Any
 from dmf.machine.watchdog import alive
 
 SECONDS_BETWEEN_TRIES = 0.2
-"""While another process has a lock."""
+"""Seconds between attempts to take a lock that another process holds."""
 
 
 @contextlib.contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; it takes the name of `path` when the block ends without an error.
+    """Yield a temporary path beside `path`, and rename it to `path` when the block ends without an error.
 
-    The bytes are on disk before the rename, so that a killed process or machine leaves the old file or the new one.
+    The bytes are on disk before the rename, so a killed process or machine leaves either the old file or the new one.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -44,14 +44,14 @@ def replacing(path: str | Path) -> Iterator[Path]:
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Write `text` to `path`, whole or not at all."""
+    """Write `text` to `path`, completely or not at all."""
     with replacing(path) as aside:
         aside.write_text(text, encoding="utf-8")
 
 
 @contextlib.contextmanager
 def locked(path: str | Path) -> Iterator[None]:
-    """Hold a lock file; it ends with the process, however that ends. BlockingIOError when another process has it."""
+    """Hold a lock file until the block or the process ends. Raises BlockingIOError if another process has it."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "w") as lock:
@@ -60,7 +60,7 @@ def locked(path: str | Path) -> Iterator[None]:
 
 
 def taken(lock: IO[Any]) -> bool:
-    """Whether an open lock file is ours now; false: another process has it."""
+    """Try to lock an open file. Returns whether that succeeded; if not, another process holds the lock."""
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -69,7 +69,7 @@ def taken(lock: IO[Any]) -> bool:
 
 
 def wait_for(lock: IO[Any]) -> None:
-    """Take an open lock file once no other process has it. To wait is no sign of a hang."""
+    """Lock an open file as soon as no other process holds the lock. Waiting does not count as a hang."""
     while not taken(lock):
         alive()
         time.sleep(SECONDS_BETWEEN_TRIES)

@@ -1,7 +1,7 @@
-"""What is computed in bfloat16, and what never is.
+"""Which computations use bfloat16.
 
-Convolutions and products with learnt weights are; scores, distances and filters are sums in float32 of what these gave,
-so that a method's ranking of classes does not depend on eight bits.
+Convolutions and products with learnt weights do, if asked to. Scores, distances and filters are computed from their
+results in float32, so that the ranking of classes does not depend on eight bits.
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ from torch import Tensor
 
 
 def autocast(device: torch.device, precision: str) -> contextlib.AbstractContextManager[object]:
-    """Within it, convolutions and matrix products on `device` are of the precision "fp32" or "bf16"."""
+    """A context in which convolutions and matrix products on `device` use `precision`, "fp32" or "bf16"."""
     return torch.autocast(device.type, torch.bfloat16) if precision == "bf16" else contextlib.nullcontext()
 
 
 def full_precision(device: torch.device) -> contextlib.AbstractContextManager[object]:
-    """Within it, inside of `autocast` too, products are of the type of their operands."""
+    """A context in which products keep the type of their operands, even inside `autocast`."""
     return torch.autocast(device.type, enabled=False)
 
 
 def wide(tensor: Tensor) -> Tensor:
-    """In float32 where the type is narrower."""
+    """`tensor`, converted to float32 if its type is narrower."""
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))

@@ -1,4 +1,4 @@
-"""The processor: its name and what it computes."""
+"""The processor's name and features."""
 
 from __future__ import annotations
 
@@ -14,6 +14,6 @@ def cpu_name() -> str:
 
 
 def cpuinfo() -> str:
-    """What Linux says of the processors; empty elsewhere."""
+    """Linux's /proc/cpuinfo; empty on other systems."""
     path = Path("/proc/cpuinfo")
     return path.read_text() if path.is_file() else ""

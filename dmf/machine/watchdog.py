@@ -1,7 +1,7 @@
-"""Ends a process that gives no sign of life, with the stacks of its threads written down.
+"""Ends a process that shows no sign of life, after writing down the stack traces of its threads.
 
-The timer is faulthandler's: a thread of C that needs no interpreter lock, so that it also ends what hangs in a library.
-Training steps, batches of an evaluation and decoded images are signs of life.
+It uses faulthandler's timer, a C thread that needs no interpreter lock, so it also ends a process that hangs in a
+library. Signs of life are training steps, batches of an evaluation and decoded images.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TextIO
 
 SECONDS_BETWEEN_SIGNS = 1.0
-"""More often the timer is not set back."""
+"""Smallest interval between resets of the timer, in seconds."""
 
 
 @dataclass
@@ -34,9 +34,9 @@ _timer: _Timer | None = None
 
 @contextlib.contextmanager
 def watched(limit: float, stacks: Path) -> Iterator[None]:
-    """End this process, exit status 1, when inside `limit` seconds pass without `alive`; its stacks go to `stacks`.
+    """End this process with exit status 1 if the block goes `limit` seconds without a call to `alive`.
 
-    The file is there, and not empty, only after such an end.
+    Stack traces go to the file `stacks`, which exists and has content only after such an end.
     """
     global _timer
     with open(stacks, "w", encoding="utf-8") as file:
@@ -51,7 +51,7 @@ def watched(limit: float, stacks: Path) -> Iterator[None]:
 
 
 def alive() -> None:
-    """A sign of life. Cheap, and without effect where nothing watches."""
+    """Give a sign of life. This is cheap, and has no effect outside `watched`."""
     timer = _timer
     if timer is not None and time.monotonic() - timer.last_sign > SECONDS_BETWEEN_SIGNS:
         timer.set_back()

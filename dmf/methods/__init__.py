@@ -1,6 +1,6 @@
-"""Few-shot methods by name. Each is a folder: `config.py` with its settings and `model.py` with its class.
+"""Few-shot methods by name. Each has a folder with its settings in `config.py` and its class in `model.py`.
 
-A new method is such a folder, its line in METHODS, and its configuration in `dmf.config.methods`.
+To add a method, add such a folder, a line in METHODS and its configuration in `dmf.config.methods`.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ METHODS = {
     "baseline": "Baseline",
     "raw_pixels": "RawPixels",
 }
-"""Name -> class, in the module `model` of the method's folder; `build_method` imports only the one it needs."""
+"""Name -> name of the class in `model.py` of the method's folder. `build_method` imports only the one it needs."""
 
 
 def build_method(config: AnyMethod, data: DataConfig, base_classes: int) -> FewShotMethod:
-    """The method that `config` describes, for images of `data` and `base_classes` classes to train on.
+    """Build the method that `config` describes, for images as in `data` and `base_classes` training classes.
 
     Its weights are in channels-last layout, like the images in `FewShotMethod.maps`.
     """

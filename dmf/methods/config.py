@@ -1,4 +1,4 @@
-"""The configuration that all few-shot methods share; a method's own fields are in `config.py` of its folder."""
+"""Settings that few-shot methods share. A method's own settings are in `config.py` of its folder."""
 
 from __future__ import annotations
 
@@ -9,33 +9,33 @@ from dmf.values import Value
 
 
 class MethodConfig(Value):
-    """A few-shot method by name."""
+    """Base class of the methods' configurations."""
 
     method: str
-    """Subclasses narrow it to a Literal of their name, by which pydantic tells configurations apart."""
+    """The method's name. Subclasses narrow it to a Literal, which pydantic uses to tell configurations apart."""
     learns: ClassVar[bool] = True
-    """Whether episodes train it; what does not learn has neither seeds nor epochs."""
+    """Whether the method is trained on episodes. Without it, there are no epochs and no seeds."""
     needs_start: ClassVar[bool] = False
     """Whether it needs a pre-trained backbone."""
 
     @property
     def unread(self) -> dict[str, str]:
-        """Fields that this configuration ignores, each with the setting that makes it do so."""
+        """Settings that have no effect in this configuration, each with the setting that is the reason."""
         return {}
 
     @property
     def backbone_name(self) -> str:
-        """The backbone's name; empty where nothing embeds the images."""
+        """The backbone's name; empty if the method has no backbone."""
         return ""
 
     def identity(self) -> dict[str, dict[str, Any]]:
-        """By section, what tells this method's trainings apart; defaults and unread fields stay out."""
+        """The method's part of a training's identity, by section, without defaults and unread fields."""
         fields = self.model_dump(mode="json", exclude_defaults=True, exclude=set(self.unread) | {"method"})
         return {"model": {"method": self.method, **fields}}
 
 
 class EmbeddingMethodConfig(BackboneConfig, MethodConfig):
-    """A method on the feature maps of a backbone."""
+    """A method that works on a backbone's feature maps."""
 
     @property
     def backbone_name(self) -> str:

@@ -1,14 +1,14 @@
 """The score map of aligned queries in one pass: its PyTorch definition and the compiled operator.
 
-Letters: B episodes, N classes and Q queries each, T taps, C channels in G groups of R, H W space. With w the class
-weight, X the query map, f the meta-filter of a pair and phi its growth (`Alignment`), a rectified alignment multiplies
-X_c > 0 by phi(f_g) and leaves X_c <= 0 alone; without the rectification it multiplies all of X:
+Letters: B episodes with N classes and Q queries each, T taps, C channels in G groups of R, H W space. With w the class
+weight, X the query map, f a pair's meta-filter and phi its growth (`Alignment`), a rectified alignment multiplies
+X_c > 0 by phi(f_g) and leaves X_c <= 0 unchanged; without the rectification, it multiplies all of X:
 
     score = sum_c w_c aligned_c = sum_c w_c X_c + sum_g (phi(f_g) - 1) * sum_{c in g} w_c moving_c
 
-with moving = max(X, 0) or X, and f_g = sigmoid(sum_t bilinear(tap map t, at the positions that the pair's offsets
-give)). The operator goes from the tap maps to the score and writes nothing of size pairs x G: at each position a pair
-costs 4T reads of G numbers, C products, and one number to write.
+with moving = max(X, 0) or X, and f_g = sigmoid(sum_t bilinear(tap map t, at the positions displaced by the pair's
+offsets)). The operator computes scores from tap maps without storing anything of size pairs x G: at each position, a
+pair costs 4T reads of G numbers, C products, and a write of one number.
 """
 
 from __future__ import annotations
@@ -35,20 +35,20 @@ def aligned_score(
     rows: tuple[Tensor, Tensor] | None = None,
     episodes: int = 1,
 ) -> Tensor:
-    """<class weight, aligned query> at each position.
+    """The inner product of class weight and aligned query at each position.
 
     Args:
         taps: [J, T, H, W, G], each tap's 1x1 convolution of J class maps.
-        class_offsets: [J, 2T, H, W] in positions; the offsets of a pair are the sum of its class's and its query's.
+        class_offsets: [J, 2T, H, W] in positions; a pair's offsets are the sum of its class's and its query's.
         query: [I, H, W, R, G], query maps; channel c is at (c % R, c // R).
         query_offsets: [I, 2T, H, W] in positions.
-        weights: [J, R, G], class weights, their channels arranged like those of `query`.
+        weights: [J, R, G], class weights, with channels arranged like those of `query`.
         kernel_size: (kh, kw) with T = kh * kw.
         coefficients: c_1, c_2, ... of phi(f) - 1 = c_1 f + c_2 f^2 + ..., at most 4; empty for exp(f) - 1.
-        rectified: whether only positive numbers of `query` grow.
+        rectified: whether only positive values of `query` grow.
         rows: rows of each episode's classes [B, N] and queries [B, Q] in the tables, int64; the result then has no
-            gradient. Without it the rows of `episodes` episodes follow each other: J = B * N, I = B * Q.
-        episodes: B, where `rows` does not tell it.
+            gradient. If None, the tables hold `episodes` consecutive episodes: J = B * N, I = B * Q.
+        episodes: B if `rows` is None; ignored otherwise.
 
     Returns:
         [B, Q, N, H, W], float64 for float64 and float32 for all other types. On CPUs float16 is converted to float32.
@@ -86,7 +86,7 @@ def aligned_score_definition(
     coefficients: tuple[float, ...],
     rectified: bool,
 ) -> Tensor:
-    """`aligned_score` of consecutive episodes in PyTorch; makes the filters of all pairs."""
+    """`aligned_score` of consecutive episodes in PyTorch; it stores the filters of all pairs."""
     wide = weights.dtype
     offsets = (
         class_offsets.unflatten(0, (episodes, -1))[:, :, None] + query_offsets.unflatten(0, (episodes, -1))[:, None]
@@ -118,7 +118,7 @@ def _definition_of_rows(
 
 
 def _register() -> None:
-    """Register shape inference and derivatives of the compiled operators, whose C++ holds the kernels only."""
+    """Register shape inference and derivatives of the compiled operators; the C++ code holds only the kernels."""
 
     def shape(
         taps: Tensor,
@@ -171,7 +171,7 @@ def _register() -> None:
         return *(part.to(table.dtype) for part, table in zip(parts, tables, strict=True)), None, None, None, None
 
     def no_backward(ctx: Any, *grads: Tensor) -> None:
-        raise NotImplementedError("dmf::aligned_score has no second derivative, and none at all with rows")
+        raise NotImplementedError("dmf::aligned_score has no second derivative, and with rows no derivative at all")
 
     torch.library.register_fake("dmf::aligned_score", shape)
     torch.library.register_fake("dmf::aligned_score_of_rows", shape_of_rows)

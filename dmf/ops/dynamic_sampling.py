@@ -1,4 +1,4 @@
-"""Dynamic (deformable) sampling of tap maps: its PyTorch definition, the compiled operator, and the layer on top.
+"""Dynamic (deformable) sampling of tap maps: its PyTorch definition, the compiled operator, and the layer that uses it.
 
 Letters: M maps, Q queries per map, T = kh * kw taps, C channels, H W space, G groups (the output channels).
 
@@ -6,8 +6,9 @@ A deformable convolution samples C channels at T displaced positions and multipl
 
     out[q, y, x] = sum_t W_t bilinear(map, position of tap t + offset[q, t, y, x])
 
-Bilinear sampling is linear and acts on positions, W_t acts on channels: they commute. So the T tap maps W_t * map are
-made once per map, whatever Q, and each (map, query) pair only samples and adds them, which is `sample_taps`.
+Bilinear sampling is linear and acts on positions, while W_t acts on channels, so the two commute. The T tap maps
+W_t * map are therefore computed once per map, whatever Q is, and each pair of map and query only samples and adds them,
+which is `sample_taps`.
 """
 
 from __future__ import annotations
@@ -30,9 +31,9 @@ def sample_taps(taps: Tensor, offsets: Tensor, kernel_size: tuple[int, int]) -> 
         out[m, q, y, x] = sum_t bilinear(taps[m, t], y - kh // 2 + i + offsets[m, q, 2t, y, x],
                                                      x - kw // 2 + j + offsets[m, q, 2t + 1, y, x])
 
-    where a map reads 0 outside, so samples fade out over the last position (deformable convolution, v1). At whole
-    positions, where the derivative by an offset jumps, it is the derivative from the right. NaN offsets give NaN,
-    infinite ones 0. 16-bit types are computed in float32.
+    where a map is 0 outside, so samples fade out over one position at the border (deformable convolution, v1). At whole
+    positions, where the derivative with respect to an offset jumps, it is the derivative from the right. NaN offsets
+    give NaN, and infinite ones give 0. 16-bit types are computed in float32.
 
     Args:
         taps: [M, T, H, W, G].
@@ -40,10 +41,10 @@ def sample_taps(taps: Tensor, offsets: Tensor, kernel_size: tuple[int, int]) -> 
         kernel_size: (kh, kw).
 
     Returns:
-        [M, Q, H, W, G], contiguous and of the type of `taps`.
+        [M, Q, H, W, G], contiguous and with the type of `taps`.
 
     Raises:
-        ValueError: shapes, types or devices do not fit.
+        ValueError: shapes, types or devices do not match.
     """
     _check(taps, offsets, kernel_size)
     dtype = torch.promote_types(torch.promote_types(taps.dtype, offsets.dtype), torch.float32)
@@ -54,18 +55,18 @@ def sample_taps(taps: Tensor, offsets: Tensor, kernel_size: tuple[int, int]) -> 
 
 
 def sample_taps_definition(taps: Tensor, offsets: Tensor, kernel_size: tuple[int, int]) -> Tensor:
-    """`sample_taps` in PyTorch: a weighted sum of 4T rows at each position, out of all rows and one of zeros."""
+    """`sample_taps` in PyTorch: at each position, a weighted sum of 4T rows of a table with an extra row of zeros."""
     maps, count, height, width, groups = taps.shape
     queries = offsets.shape[1]
     kernel_height, kernel_width = kernel_size
 
     def reach(size: int, kernel: int) -> Tensor:
-        """[kernel, size]: where each tap reads from each position, before its offset."""
+        """[kernel, size]: the position that each tap reads at each position, before its offset is added."""
         return torch.arange(size, device=taps.device) + torch.arange(kernel, device=taps.device)[:, None] - kernel // 2
 
     rows = reach(height, kernel_height).repeat_interleave(kernel_width, dim=0)[:, :, None]
     columns = reach(width, kernel_width).repeat(kernel_height, 1)[:, None, :]
-    # [M, Q, T, H, W]. Two positions outside, all corners read 0: clamping there changes nothing and bounds the indices.
+    # [M, Q, T, H, W]. Two positions outside the map all corners read 0, so clamping there only bounds the indices.
     y = (offsets[:, :, 0::2] + rows).clamp(-2, height + 1)
     x = (offsets[:, :, 1::2] + columns).clamp(-2, width + 1)
     top, left = y.detach().floor(), x.detach().floor()
@@ -94,21 +95,21 @@ def _rows_by_position(corners: list[Tensor]) -> Tensor:
 def _check(taps: Tensor, offsets: Tensor, kernel_size: tuple[int, int]) -> None:
     count = math.prod(kernel_size)
     if taps.dim() != 5 or taps.shape[1] != count:
-        raise ValueError(f"taps are [M, {count}, H, W, G] for kernel_size={kernel_size}, got {list(taps.shape)}")
+        raise ValueError(f"expected taps [M, {count}, H, W, G] for kernel_size={kernel_size}, got {list(taps.shape)}")
     maps, _, height, width, _ = taps.shape
     if offsets.dim() != 5 or offsets.shape != (maps, offsets.shape[1], 2 * count, height, width):
         raise ValueError(
-            f"offsets are [{maps}, Q, {2 * count}, {height}, {width}] for taps {list(taps.shape)}, "
+            f"expected offsets [{maps}, Q, {2 * count}, {height}, {width}] for taps {list(taps.shape)}, "
             f"got {list(offsets.shape)}"
         )
     if not (taps.is_floating_point() and offsets.is_floating_point()):
-        raise ValueError(f"taps and offsets are floating-point tensors, got {taps.dtype} and {offsets.dtype}")
+        raise ValueError(f"expected floating-point taps and offsets, got {taps.dtype} and {offsets.dtype}")
     if taps.device != offsets.device:
-        raise ValueError(f"taps and offsets are on one device, got {taps.device} and {offsets.device}")
+        raise ValueError(f"expected taps and offsets on one device, got {taps.device} and {offsets.device}")
 
 
 def _register() -> None:
-    """Register shape inference and derivatives of the compiled operator, whose C++ holds the kernels only."""
+    """Register shape inference and derivatives of the compiled operator; the C++ code holds only the kernels."""
 
     def shape(taps: Tensor, offsets: Tensor, kernel_size: list[int]) -> Tensor:
         maps, _, height, width, groups = taps.shape
@@ -138,10 +139,10 @@ if operators.COMPILED:
 
 
 class DynamicConv2d(nn.Module):
-    """A convolution without bias; given offsets, a deformable convolution (v1) of each map for several queries.
+    """A convolution without bias. With offsets, it is a deformable convolution (v1) of each map for several queries.
 
-    The output has the size of the input: tap (i, j) at position (y, x) reads (y - kh // 2 + i, x - kw // 2 + j). The
-    weight [out, in, kh, kw] starts uniform in +-1 / sqrt(kh * kw * in), as in the released code.
+    The output is as large as the input: tap (i, j) at position (y, x) reads (y - kh // 2 + i, x - kw // 2 + j). The
+    weight [out, in, kh, kw] is initialised uniformly in +-1 / sqrt(kh * kw * in), as in the released code.
     """
 
     def __init__(self, in_channels: int, out_channels: int, kernel_size: int | tuple[int, int] = 3) -> None:
@@ -157,14 +158,14 @@ class DynamicConv2d(nn.Module):
         return f"{in_channels}, {out_channels}, kernel_size={self.kernel_size}"
 
     def forward(self, maps: Tensor, offsets: Tensor | None = None) -> Tensor:
-        """Maps [M, C, H, W] and offsets [M, Q, 2T, H, W] -> [M, Q, out, H, W]; without offsets Q = 1.
+        """Maps [M, C, H, W] and offsets [M, Q, 2T, H, W] -> [M, Q, out, H, W]; without offsets, Q = 1.
 
-        With offsets the result is a view in which `out` is contiguous.
+        With offsets, the result is a view whose `out` dimension is contiguous.
         """
         height, width = maps.shape[-2:]
         if offsets is None:
             padding = (self.kernel_size[0] // 2, self.kernel_size[1] // 2)
-            # With an even kernel this padding gives one position too many, at the end.
+            # With an even kernel, this padding gives one position too many at the end.
             return F.conv2d(maps, self.weight, padding=padding)[:, None, :, :height, :width]
         return sample_taps(self.tap_maps(maps), offsets, self.kernel_size).permute(0, 1, 4, 2, 3)
 

@@ -1,4 +1,4 @@
-"""The libraries of compiled operators that setup.py builds beside this file."""
+"""Loads the libraries of compiled operators that setup.py builds beside this file."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ logger = logging.getLogger("dmf")
 
 
 def _load_libraries() -> frozenset[str]:
-    """Load the libraries that exist, and return the device types they serve.
+    """Load the libraries that exist, and return the device types that they support.
 
-    A library that exists but does not load is an ImportError: the definitions would serve, but slowly and silently.
+    Raises ImportError if a library exists but does not load, since falling back to the slow definitions would hide it.
     """
     libraries = {"cpu": "_C", "cuda": "_C_cuda"}
     if torch.version.cuda is None:
@@ -28,7 +28,7 @@ def _load_libraries() -> frozenset[str]:
             torch.ops.load_library(path)
         except OSError as error:
             raise ImportError(
-                f"{path} does not load with PyTorch {torch.__version__} ({error}); install dmf again or delete the file"
+                f"{path} does not load with PyTorch {torch.__version__} ({error}); reinstall dmf or delete the file"
             ) from error
         loaded.add(device)
     return frozenset(loaded)
@@ -36,17 +36,17 @@ def _load_libraries() -> frozenset[str]:
 
 @functools.cache
 def say_which(what: str, device: str) -> None:
-    """Log, once for each pair of arguments, whether `what` runs compiled on a device type."""
+    """Log, once per pair of arguments, whether `what` runs compiled on a device type."""
     if device in COMPILED:
         logger.info("%s on %s: compiled operator", what, device)
     else:
         logger.warning(
-            "%s on %s: PyTorch definition (slower); with a compiler, `pip install .` or `python setup.py build_ext "
-            "--inplace` builds the operator",
+            "%s on %s: PyTorch definition (slower); to build the operator, run `pip install .` or `python setup.py "
+            "build_ext --inplace` with a compiler installed",
             what,
             device,
         )
 
 
 COMPILED = _load_libraries()
-"""Device types with compiled operators; elsewhere the PyTorch definitions serve."""
+"""Device types with compiled operators; others use the PyTorch definitions."""

@@ -1,4 +1,4 @@
-"""Checkpoints as safetensors files: tensors plus JSON, so that reading one runs no code."""
+"""Checkpoints as safetensors files, which hold tensors and JSON, so that reading one runs no code."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from dmf.machine.files import replacing
 from dmf.values import Value
 
-if TYPE_CHECKING:  # who only reads states, such as a sweep's driver, does not wait for torch
+if TYPE_CHECKING:  # torch is slow to import, and a sweep's driver, which only reads states, does without it
     from torch import Tensor, nn
 
 STATE = "dmf"
@@ -25,10 +25,10 @@ State = TypeVar("State", bound=Value)
 
 
 def write_checkpoint(path: Path, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
-    """Write `tensors` and the plain `state`, whole or not at all.
+    """Write `tensors` and the plain data `state`, completely or not at all.
 
-    As bytes that we write: safetensors' own writing leaves a file of another name behind when it is killed, and tells
-    of a full disk in words only.
+    safetensors only encodes the file. Its own writer would leave a file of another name behind when killed, and reports
+    a full disk without an error code.
     """
     from safetensors.torch import save
 
@@ -40,7 +40,7 @@ def write_checkpoint(path: Path, tensors: dict[str, Tensor], state: dict[str, An
 
 
 def checksum(tensors: dict[str, Tensor]) -> str:
-    """SHA-256 over names, types, shapes and values of contiguous CPU tensors, in the order of their names."""
+    """SHA-256 over the names, types, shapes and values of contiguous CPU tensors, sorted by name."""
     import torch
 
     found = hashlib.sha256()
@@ -51,20 +51,20 @@ def checksum(tensors: dict[str, Tensor]) -> str:
 
 
 def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """What `write_checkpoint` wrote, on the CPU. Raises ValueError for anything else, and where its checksum differs.
+    """Read the tensors, on the CPU, and the state that `write_checkpoint` wrote.
 
-    Files of record format 1 have no checksum.
+    Raises ValueError for any other file, and if the checksum differs. Files of record format 1 have no checksum.
     """
     with _opened(path, "pt") as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - the file is no dict
         state, expected = _metadata(path, file)
     if expected and checksum(tensors) != expected:
-        raise ValueError(f"{path} is damaged, its tensors are not those that were written; {DELETE}")
+        raise ValueError(f"{path} is damaged: its tensors are not those that were written; {DELETE}")
     return tensors, state
 
 
 def weights_checksum(path: Path) -> str:
-    """The checksum that a checkpoint was written with; empty in files of record format 1."""
+    """The checksum that is stored in a checkpoint; empty for files of record format 1."""
     with _opened(path, "numpy") as file:
         return _metadata(path, file)[1]
 
@@ -75,19 +75,19 @@ def _opened(path: Path, framework: str) -> Iterator[Any]:
         with safe_open(path, framework=framework) as file:
             yield file
     except SafetensorError as error:
-        raise ValueError(f"{path} is no readable checkpoint ({error}); {DELETE}") from None
+        raise ValueError(f"{path} is not a readable checkpoint ({error}); {DELETE}") from None
     except (json.JSONDecodeError, RecursionError) as error:
-        raise ValueError(f"{path} is no checkpoint of dmf: its {STATE!r} metadata is no JSON ({error})") from None
+        raise ValueError(f"{path} is not a checkpoint of dmf: its {STATE!r} metadata is not JSON ({error})") from None
 
 
 def read_checkpoint_of(kind: type[State], path: Path) -> tuple[dict[str, Tensor], State]:
-    """The same, with its state as a `kind`. Raises ValueError for the state of anything else."""
+    """As `read_checkpoint`, with the state as a `kind`. Raises ValueError if it is not one."""
     tensors, state = read_checkpoint(path)
     return tensors, _as(kind, state, path)
 
 
 def read_state_of(kind: type[State], path: Path) -> State:
-    """The state alone, as a `kind`; of the file its first bytes are read. Raises ValueError as the others do."""
+    """Read only the state, as a `kind`, from the first bytes of the file. Raises ValueError if it is not one."""
     with _opened(path, "numpy") as file:
         return _as(kind, _metadata(path, file)[0], path)
 
@@ -96,23 +96,23 @@ def _as(kind: type[State], state: dict[str, Any], path: Path) -> State:
     try:
         return kind.from_dict(state)
     except ValueError as error:
-        raise ValueError(f"{path} does not hold what this version writes there: {error}") from None
+        raise ValueError(f"{path} does not hold what this version of dmf writes there: {error}") from None
 
 
 def load_weights(model: nn.Module, weights: dict[str, Tensor], where: str) -> None:
-    """Put `weights`, read from `where`, into `model`, to whose names and shapes they are held."""
+    """Load `weights` into `model`. Raises ValueError, naming their source `where`, if names or shapes differ."""
     check_shapes(model.state_dict(), weights, where)
     model.load_state_dict(weights)
 
 
 def check_shapes(wanted: dict[str, Tensor], given: dict[str, Tensor], where: str) -> None:
-    """ValueError unless `given` has the names and shapes of `wanted`."""
+    """Raise ValueError unless `given` has the names and shapes of `wanted`."""
     shapes = [{name: tuple(tensor.shape) for name, tensor in tensors.items()} for tensors in (wanted, given)]
     wrong = sorted(name for name in shapes[0] | shapes[1] if shapes[0].get(name) != shapes[1].get(name))
     if wrong:
         expected, got = (of.get(wrong[0], "nothing") for of in shapes)
         raise ValueError(
-            f"{where} is of another model: {len(wrong)} of its tensors differ, first {wrong[0]}: got {got}, expected "
+            f"{where} holds another model: {len(wrong)} of its tensors differ, first {wrong[0]}: got {got}, expected "
             f"{expected}"
         )
 
@@ -121,7 +121,7 @@ def _metadata(path: Path, file: Any) -> tuple[dict[str, Any], str]:
     """The state and the checksum of the tensors; files of record format 1 have the state alone."""
     text = (file.metadata() or {}).get(STATE)
     if text is None:
-        raise ValueError(f"{path} is a safetensors file but no checkpoint of dmf: it has no {STATE!r} metadata")
+        raise ValueError(f"{path} is a safetensors file but not a checkpoint of dmf: it has no {STATE!r} metadata")
     data: dict[str, Any] = json.loads(text)
     if isinstance(data, dict) and data.keys() == {CHECKSUM, "state"}:
         return data["state"], data[CHECKSUM]
@@ -129,10 +129,10 @@ def _metadata(path: Path, file: Any) -> tuple[dict[str, Any], str]:
 
 
 def prefixed(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The same tensors under `prefix` + name."""
+    """The tensors with `prefix` added to their names."""
     return {prefix + name: tensor for name, tensor in tensors.items()}
 
 
 def under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors whose name starts with `prefix`, which is cut off."""
+    """The tensors whose names start with `prefix`, which is removed."""
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}

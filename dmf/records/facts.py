@@ -1,4 +1,4 @@
-"""What tables and standings need of records."""
+"""The parts of records that tables and standings need."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from dmf.values import Value
 
 
 class MadeBy(Value):
-    """Of a record's provenance, what decides whether it is stale."""
+    """The part of a record's provenance that decides whether the record is stale."""
 
     model_config = ConfigDict(extra="ignore")
 
     format: int = 1
-    """Of the record; a training's provenance does not say it."""
+    """The record's format; a training's provenance does not hold it."""
     data_fingerprint: str
     code: str = ""
 
 
 class Ended(Value):
-    """What tables and standings need of a training's record, without its curves, which are most of it."""
+    """What tables and standings need from a training's record: all but the curves, which take up most of it."""
 
     model_config = ConfigDict(extra="ignore", populate_by_name=True)
 
@@ -41,12 +41,12 @@ class Ended(Value):
 
 @dataclass(frozen=True, eq=False)
 class Tested:
-    """What tables need of an evaluation's record."""
+    """What tables need from an evaluation's record."""
 
     name: str
-    """`training key/evaluation key`, as the record itself says."""
+    """`training key/evaluation key`, as in the record."""
     config_key: str
-    """Of the settings that it was tested with."""
+    """Key of the settings in the record."""
     accuracy: float
     ci95: float
     bank: str
@@ -58,7 +58,7 @@ class Tested:
 
     @classmethod
     def of(cls, record: EvaluationRecord) -> Tested:
-        """That of a whole record."""
+        """Extract it from a complete record."""
         return cls(
             name=f"{record.training_key}/{record.evaluation_key}",
             config_key=record.config.key,

@@ -1,4 +1,4 @@
-"""Which code and which libraries a number comes from."""
+"""The code and the libraries that a number comes from."""
 
 from __future__ import annotations
 
@@ -19,38 +19,38 @@ if TYPE_CHECKING:
     from dmf.config import AnyTraining
 
 HERE = Path(__file__).parents[1]
-"""The package."""
+"""The folder of the package `dmf`."""
 CSRC = HERE.parent / "csrc"
 DEVICES = ("cpu", "cuda")
-"""Kinds of device whose code differs."""
+"""Device types, which run different code."""
 NUMBERLESS = frozenset(
     {
         *("config", "values", "records", "files", "checkpoints", "provenance", "watchdog", "library"),
         *("layouts", "cache", "glyphs"),
     }
 )
-"""Modules, and folders of modules, whose work a record states in full, so that their code says nothing more: settings,
-which are its configuration; readers of images, whose pixels and classes are its data fingerprint; files and records."""
+"""Modules, and folders of modules, that `code_hash` leaves out, because the record states the outcome of their work:
+the configuration, the data fingerprint over pixels and classes, and the record itself."""
 _parsed = functools.cache(ast.parse)
 
 
 def code_hash(config: AnyTraining, device: str) -> str:
-    """16 hexadecimal digits of the code that makes the numbers of a training on a `device` of type "cpu" or "cuda".
+    """A hash, in 16 hexadecimal digits, of the code behind a training's numbers on `device`, "cpu" or "cuda".
 
-    It covers training, evaluation, the method, the backbone, what these import, and the C++ source of the operators
-    among them, on a GPU the CUDA source too. Folders, comments, docstrings and blank lines do not count, so a moved
-    file, another method or a remark leaves it as it is.
+    It covers training, evaluation, the method, the backbone, the modules that these import, and the C++ source of
+    their operators (on a GPU also the CUDA source). Folders, comments, docstrings and blank lines do not count, so
+    moving a file, changing another method or editing a comment leaves the hash as it is.
     """
     return _hash_of(_roots(config), device == "cuda")
 
 
 def code_hashes(config: AnyTraining) -> dict[str, str]:
-    """`code_hash` of a training on each kind of device."""
+    """`code_hash` of a training by device type."""
     return {device: code_hash(config, device) for device in DEVICES}
 
 
 def _roots(config: AnyTraining) -> tuple[str, ...]:
-    """The modules that a training starts from, those among them that are imported by name."""
+    """The modules that a training starts from, including those that are imported by name at run time."""
     roots = ["dmf.training.run", "dmf.evaluation.evaluate"]
     if config.kind == "pretraining":
         return *roots, "dmf.training.pretraining", f"dmf.backbones.{config.model.backbone}"
@@ -71,7 +71,7 @@ def _hash_of(roots: tuple[str, ...], cuda: bool) -> str:
 
 
 def _modules(roots: tuple[str, ...]) -> set[Path]:
-    """Files of the modules `roots` and of all that they import and that makes numbers."""
+    """Files of the modules `roots` and of all modules that they import, without NUMBERLESS ones."""
     found: set[Path] = set()
     waiting = [path for root in roots if (path := _path_of(root))]
     while waiting:
@@ -88,7 +88,7 @@ def _modules(roots: tuple[str, ...]) -> set[Path]:
 
 
 def _path_of(module: str) -> Path | None:
-    """The file of a module of dmf; None for others."""
+    """The file of a module in `dmf`; None for other modules."""
     package, *names = module.split(".")
     base = HERE.joinpath(*names)
     candidates = (base.with_suffix(".py"), base / "__init__.py") if package == "dmf" else ()
@@ -96,7 +96,7 @@ def _path_of(module: str) -> Path | None:
 
 
 def _imported(node: ast.Import | ast.ImportFrom) -> Iterator[tuple[str, str]]:
-    """The modules that an import names, each with what it binds and where from, folders left out."""
+    """The modules that an import statement names, each with the import written without folders."""
     if isinstance(node, ast.Import):
         for alias in node.names:
             yield alias.name, f"import {alias.name.rpartition('.')[2]} as {alias.asname}"
@@ -111,13 +111,13 @@ def _imported(node: ast.Import | ast.ImportFrom) -> Iterator[tuple[str, str]]:
 
 
 def _type_checking(tree: ast.AST) -> list[ast.If]:
-    """Blocks that only type checkers read."""
+    """The blocks under `if TYPE_CHECKING`, which only type checkers read."""
     blocks = (node for node in ast.walk(tree) if isinstance(node, ast.If))
     return [block for block in blocks if isinstance(block.test, ast.Name) and block.test.id == "TYPE_CHECKING"]
 
 
 def _bare(source: str) -> str:
-    """Python source without comments, docstrings, blank lines, imports for types, and the folders of dmf's modules."""
+    """Python source without comments, docstrings, blank lines, imports for types and the folders of dmf's modules."""
     lines = source.splitlines()
     for token in tokenize.generate_tokens(io.StringIO(source).readline):
         if token.type == tokenize.COMMENT:
@@ -141,7 +141,7 @@ def _bare(source: str) -> str:
 
 
 def _sources(modules: set[str], cuda: bool) -> set[Path]:
-    """Sources of the operators that are called as the modules are, with the headers that they include."""
+    """Source files of the operators with the names of `modules`, and the headers that they include."""
     suffixes = (".cpp", ".cu") if cuda else (".cpp",)
     found: set[Path] = set()
     waiting = [CSRC / f"{name}{suffix}" for name in modules for suffix in suffixes]
@@ -162,7 +162,7 @@ def _bare_cpp(source: str) -> str:
 
 
 def versions() -> dict[str, str]:
-    """Of Python and of the libraries that a number can depend on."""
+    """Versions of Python and of the libraries that a number can depend on."""
     installed = {"python": platform.python_version()}
     for name in ("torch", "torchvision", "torchdiffeq", "numpy", "pillow"):
         try:
@@ -173,7 +173,7 @@ def versions() -> dict[str, str]:
 
 
 def git_commit() -> str | None:
-    """The commit of this code, "+changes" behind it for an unclean tree; None where it is not in a repository."""
+    """The commit of this code, with "+changes" if the working tree is not clean; None outside a repository."""
 
     def git(*arguments: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(["git", "-C", str(HERE), *arguments], capture_output=True, text=True)

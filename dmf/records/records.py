@@ -1,4 +1,4 @@
-"""What a run leaves behind: one record per training, one per evaluation of it."""
+"""What a run leaves behind: one record per training, and one per evaluation."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 FORMAT = 2
-"""Of records. 1: without per-class counts, checksums, stages and the validation task."""
+"""Format of the records. Format 1 lacks per-class counts, checksums, pre-training and the validation task."""
 CONFIG, RECORD, EVALUATIONS = "config.json", "training.json", "evaluations"
 BEST, LAST, LOCK, STACKS = "best.safetensors", "last.safetensors", ".lock", "stacks.txt"
-"""What a training's folder holds: configuration, record (written last), a record per evaluation; the weights that are
-tested, the checkpoint that only a resumption needs (it goes when the record is written), the lock of who works there,
-and where a process that hung stood when it was ended."""
+"""Files in a training's folder: the configuration, the training's record (written last), the folder of evaluation
+records; the best weights, the checkpoint to resume from (deleted once the record is written), the lock of the process
+that is working there, and the stack traces of a process that was ended because it hung."""
 
 
 def read_training(path: Path) -> AnyTraining:
-    """The configuration in a training's folder. ValueError for anything else."""
+    """Read the configuration in a training's folder. Raises ValueError for any other content."""
     return training_from(path.read_bytes(), f"the configuration in {path}")
 
 
 def training_from(text: str | bytes, where: str = "the configuration") -> AnyTraining:
-    """The same from JSON."""
+    """A training's configuration from JSON. Raises ValueError for any other content, which `where` names."""
     try:
         return _TRAINING.validate_json(text)
     except ValidationError as error:
@@ -40,45 +40,45 @@ _TRAINING: TypeAdapter[AnyTraining] = TypeAdapter(Training)
 
 
 def without_weights(key: str) -> str:
-    """What is said when a training of which only records were kept is to be tested once more."""
+    """The error message for evaluating a training whose weights were not kept."""
     return (
         f"training {key} has ended and its weights were not kept (keep_weights: false in its sweep, or {BEST} was "
-        f"deleted), so it can not be tested any more; remove its folder trainings/{key} from the store to train it anew"
+        f"deleted), so it cannot be tested any more; remove its folder trainings/{key} from the store to train it anew"
     )
 
 
 class Epoch(Value):
-    """One epoch's curve points. Losses are means over the epoch's steps; accuracies are fractions in [0, 1]."""
+    """The training curves at one epoch. Losses are means over the epoch's steps; accuracies are fractions in [0, 1]."""
 
     epoch: int
-    """1 is the first."""
+    """Counted from 1."""
     loss: float
     losses: dict[str, float]
-    """By name, as the method gives them: `few_shot`, `global`."""
+    """Parts of the loss by name, as the method calls them: `few_shot`, `global`."""
     learning_rate: float
-    """At the epoch's last step."""
+    """The learning rate at the epoch's last step."""
     validation_accuracy: float | None = None
     seconds: float
-    """Wall time, validation included."""
+    """Wall time, including validation."""
 
 
 class Provenance(Value):
-    """What else a number depends on."""
+    """What a number depends on besides the configuration."""
 
     data_fingerprint: str
-    """SHA-256 over classes and pixels of the data set (`ImageSplit.fingerprint`s joined)."""
+    """SHA-256 over classes and pixels of the data set (`DataSet.fingerprint`)."""
     image_sizes: str
-    """Sizes of the images as found, such as "84x84" or "56x40..500x375": published numbers differ between copies."""
+    """Original sizes of the images, such as "84x84" or "56x40..500x375"; copies of a data set can differ in them."""
     git_commit: str | None
-    """With "+changes" behind it when the working tree had any; None outside a repository."""
+    """With "+changes" appended if the working tree was not clean; None outside a repository."""
     versions: dict[str, str]
-    """python, torch and what else took part."""
+    """Versions of Python, torch and other libraries."""
     device: str
     threads: int
     code: str = ""
-    """`code_hash`; of a training that went on under other code, all of them with `+` between. Empty: not known."""
+    """`code_hash`, or several joined by `+` if the training was resumed with other code. Empty: unknown."""
     data_doubts: tuple[str, ...] = ()
-    """What is doubtful about the images, such as that some are missing."""
+    """Warnings about the images, such as that some are missing."""
 
 
 class Started(Value):
@@ -86,7 +86,7 @@ class Started(Value):
 
     key: str
     weights: str
-    """SHA-256 of its weights."""
+    """SHA-256 of the pre-training's weights."""
 
 
 class Failure(Value):
@@ -95,27 +95,28 @@ class Failure(Value):
     reason: str
     """One sentence."""
     kind: Literal["error", "machine", "memory", "disk", "stage"] = "error"
-    """Whose fault: of configuration, data or code, as far as is known; of the machine that a trial ran on; too little
-    memory, on a GPU or of the machine; no room on a disk; of the pre-training that it starts from."""
+    """The cause: `machine`, the trial's machine; `memory`, too little memory on the GPU or the machine; `disk`, a full
+    disk; `stage`, the pre-training that it starts from; `error`, anything else (configuration, data or code)."""
     traceback: str = ""
     step: int | None = None
     """For `diverged`: the first step (from 1) whose loss was not finite."""
     last_finite: dict[str, float] = Field(default_factory=dict)
-    """For `diverged`: the losses of the step before; at an epoch's first step, the means of the epoch before."""
+    """For `diverged`: the losses of the previous step; at an epoch's first step, the previous epoch's means."""
 
 
 class Kept(Value):
-    """What lies beside the weights in `BEST`."""
+    """The state beside the weights in `BEST`."""
 
     key: str
+    """The training's key."""
     epoch: int
-    """Whose weights they are; 0 for a method that learns nothing."""
+    """The epoch that the weights come from; 0 for a method that learns nothing from episodes."""
     data: str
     """Fingerprint of the data set."""
 
 
 class Going(Value):
-    """What lies beside weights and momenta in `LAST`: a training that goes on from there."""
+    """The state beside weights and momentum buffers in `LAST`, from which a training resumes."""
 
     key: str
     threads: Count
@@ -128,34 +129,34 @@ class Going(Value):
 
 
 class TrainingRecord(Value):
-    """One training, ended."""
+    """The record of a training that has ended."""
 
     format: int = 1
-    """Of files that do not say it; who writes gives FORMAT."""
+    """The default is for files of format 1, which do not state it; new records set FORMAT."""
     key: str
     config: Training
     outcome: Literal["finished", "diverged", "failed"]
     failure: Failure | None = None
     history: tuple[Epoch, ...] = ()
     best_epoch: int | None = None
-    """The epoch whose weights are kept: highest validation accuracy, the first of equals."""
+    """The epoch whose weights are kept: the first one with the highest validation accuracy."""
     best_validation_accuracy: float | None = None
     parameters: int | None = None
-    """Number of learnt numbers."""
+    """Number of learnt parameters."""
     seconds: float = 0.0
-    """Wall time over all the starts that it took."""
+    """Wall time, summed over restarts."""
     peak_bytes: int | None = None
-    """The most memory: on a GPU that PyTorch had allocated, on a CPU that the process had (resident)."""
+    """Peak memory: on a GPU, what PyTorch had allocated; on a CPU, the process's resident memory."""
     provenance: Provenance | None = None
     validation: Task | None = None
-    """The episodes that selected the best epoch; None where nothing was selected."""
+    """The kind of episodes that selected the best epoch; None if nothing was selected."""
     start: Started | None = None
     weights: str = ""
-    """SHA-256 of the weights of the best epoch; empty where there are none."""
+    """SHA-256 of the best epoch's weights; empty if there are none."""
 
 
 class EvaluationRecord(Value):
-    """One trained model on one bank of episodes."""
+    """The record of evaluating one trained model on one bank of episodes."""
 
     format: int = 1
     """As in `TrainingRecord`."""
@@ -165,33 +166,33 @@ class EvaluationRecord(Value):
     accuracy: float
     """Mean over episodes, a fraction in [0, 1]."""
     ci95: float
-    """Half-width 1.96 * std / sqrt(episodes): it covers the choice of episodes, given model and data."""
+    """Half-width 1.96 * std / sqrt(episodes); it covers the choice of episodes, given the model and the data."""
     correct: tuple[tuple[int, ...], ...] = ()
-    """[E][N]: right answers in each episode, for each of its classes; `dmf.evaluation.bank.drawn_classes` says which
-    classes these are."""
+    """[E][N]: number of correct answers in each episode for each of its classes, which
+    `dmf.evaluation.bank.drawn_classes` lists."""
     episode_accuracies: tuple[float, ...] = ()
-    """[E]; of format 1, in place of `correct`."""
+    """[E]; format 1 has it instead of `correct`."""
     classes: Count | None = None
-    """Of the split that the episodes are drawn from; None in format 1."""
+    """Number of classes in the split that the episodes are drawn from; None in format 1."""
     bank: str
-    """Hash of the episode bank's rows: with equal data fingerprints, two evaluations can be compared per episode."""
+    """Hash of the bank's episodes. Evaluations with the same bank and data fingerprint are comparable per episode."""
     data_fingerprint: str
     epoch: int
-    """Whose weights were tested."""
+    """The epoch that the tested weights come from."""
     seconds: float
     code: str = ""
-    """`code_hash` of what tested them. Empty: not known."""
+    """`code_hash` of the code that ran the evaluation. Empty: unknown."""
 
     @model_validator(mode="after")
     def _has_episodes(self) -> Self:
         if bool(self.correct) == bool(self.episode_accuracies):
-            raise ValueError("give the right answers of every episode (correct), or of format 1 episode_accuracies")
+            raise ValueError("expected either correct, or, in format 1, episode_accuracies; got both or neither")
         return self
 
     @property
     def accuracies(self) -> NDArray[np.float64]:
         """Accuracy of each episode [E], fractions in [0, 1]."""
-        import numpy as np  # reading a record's summary does without
+        import numpy as np  # not needed for reading a record's summary
 
         if self.episode_accuracies:
             return np.array(self.episode_accuracies, dtype=np.float64)

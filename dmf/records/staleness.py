@@ -1,4 +1,4 @@
-"""Whether today's code and today's images would make a record as it is."""
+"""Whether a record is stale: made by other code or from other images than today's."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from dmf.records.records import FORMAT
 
 @dataclass(frozen=True)
 class Today:
-    """What a record would be made by and from today. It asks once for each set of images."""
+    """Today's code and images. It looks up the fingerprint of each set of images once."""
 
     accept_stale: bool = False
-    """Take stale records all the same: the user's decision."""
+    """Whether the user wants to use stale records anyway."""
     code: Callable[[AnyTraining], dict[str, str]] = code_hashes
-    """By kind of device, the code that would make a training's numbers."""
+    """Today's `code_hash` of a training by device type."""
     _fingerprints: dict[tuple[DataConfig, str], str | None] = field(default_factory=dict, repr=False)
 
     def doubts(self, config: AnyTraining, code: str, data_fingerprint: str, format_: int = FORMAT) -> tuple[str, ...]:
-        """Why a record of that code, those images and that format is stale; nothing: it is not, as far as can be told.
+        """Reasons why a record with that code, those images and that format is stale; empty if there are none.
 
-        Images that are not on this machine are not held against a record.
+        Images that are not on this machine cannot be checked and give no reason.
         """
         if format_ != FORMAT:
             return (f"of record format {format_}, today's is {FORMAT}",)

@@ -46,23 +46,25 @@ class EpisodicStage:
         )
 
     def _start_from(self, start: Path | None) -> Started:
-        """Take the backbone's weights from a pre-training; its count of forwards begins anew."""
+        """Load the backbone's weights from a pre-training, and reset its count of forward passes."""
         stage = self.config.stage
         assert stage is not None
         if start is None or not start.is_file():
             raise ValueError(
-                f"training {self.config.key} starts from pre-training {stage.key}, whose weights are not at {start}; "
-                "train that first"
+                f"training {self.config.key} starts from pre-training {stage.key}, but its weights are not at {start}; "
+                "run the pre-training first"
             )
         tensors, kept = read_checkpoint_of(Kept, start)
         if kept.key != stage.key or kept.data != self.data.fingerprint:
-            raise ValueError(f"{start} is of training {kept.key} or of other images, not of pre-training {stage.key}")
+            raise ValueError(
+                f"{start} holds training {kept.key}, or was trained on other images; expected pre-training {stage.key}"
+            )
         load_weights(self.method.backbone, under("model.backbone.", tensors), str(start))
         reset_forwards(self.method.backbone)
         return Started(key=stage.key, weights=weights_checksum(start))
 
     def read(self, step: int) -> tuple[EpisodeIndices, Stored]:
-        """The episodes of a step and their images as stored; pinned for a GPU, which then copies them by itself."""
+        """The episodes of a step and their stored images, pinned for a GPU so that they are copied asynchronously."""
         size = self.config.training.episodes_per_step
         indices = self.sampler(range(step * size, (step + 1) * size))
         stored = self.augment.read(self.data.train, torch.cat([indices.support.flatten(), indices.query.flatten()]))
@@ -71,7 +73,7 @@ class EpisodicStage:
         return indices, stored
 
     def episode(self, step: int, batch: tuple[EpisodeIndices, Stored]) -> Episode:
-        """The episodes of a step as they were read, augmented, on the device."""
+        """The episodes of a step, from the batch that `read` returned: augmented, and on the device."""
         indices, stored = batch
         generator = torch.Generator(self.device)
         generator.manual_seed(derived_seed(self.config.training.seed, AUGMENTATION, step))
@@ -85,12 +87,12 @@ class EpisodicStage:
         )
 
     def losses(self, step: int, batch: tuple[EpisodeIndices, Stored]) -> Losses:
-        """Of the method, in the training's precision."""
+        """The method's losses, in the training's precision."""
         with autocast(self.device, self.config.training.precision):
             return self.method.losses(self.episode(step, batch))
 
     def validate(self) -> float:
-        """Accuracy over the validation episodes; with `drop_block_counts_validation` their batches are counted."""
+        """Accuracy over the validation episodes; with `drop_block_counts_validation`, DropBlock's ramp advances."""
         settings, model = self.config.training, self.config.model
         assert self.bank is not None
         accuracies = episode_accuracies(self.method, self.data.val, self.bank, self.augment, settings.precision)

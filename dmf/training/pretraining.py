@@ -27,7 +27,7 @@ from dmf.training.streams import AUGMENTATION, BATCHES
 class BaseClassifier(nn.Module):
     """Images [P, 1 or 3, h, w] -> logits [P, base classes], from the mean of the feature map over its positions.
 
-    The linear head is an affine map; the cosine head's logits are `scale` times the cosines to a vector per class.
+    The linear head has a bias; the cosine head's logits are `head_scale` times the cosines to one vector per class.
     """
 
     def __init__(self, backbone: nn.Module, config: ClassifierConfig, base_classes: int) -> None:
@@ -48,7 +48,7 @@ class BaseClassifier(nn.Module):
 class PretrainingStage:
     """A classifier and its batches. Implements `dmf.training.stage.Stage`.
 
-    Batches follow each other through one random order of all training images after the other. Validation is the
+    Batches run through all training images in one random order, then in another, and so on. Validation is the
     accuracy of the nearest class mean by cosine over validation episodes (`ClassifierBaseline`).
     """
 
@@ -69,19 +69,19 @@ class PretrainingStage:
         self._order = functools.lru_cache(maxsize=2)(self._shuffled)
 
     def _shuffled(self, number: int) -> np.ndarray:
-        """The order of all training images in pass `number`."""
+        """The order of all training images in pass `number` over them."""
         seed = derived_seed(self.config.training.seed, BATCHES, number)
         random = np.random.RandomState(np.random.SeedSequence(seed).generate_state(4))
         return random.permutation(len(self.labels))
 
     def indices(self, step: int) -> Tensor:
-        """The training images of a step [batch_size]."""
+        """The training images of a step, [batch_size]."""
         size, images = self.config.training.batch_size, len(self.labels)
         places = np.arange(step * size, (step + 1) * size)
         return torch.from_numpy(np.array([self._order(place // images)[place % images] for place in places]))
 
     def read(self, step: int) -> tuple[Tensor, Stored]:
-        """The images of a step and their numbers; pinned for a GPU, which then copies them by itself."""
+        """The indices and images of a step, pinned for a GPU so that they are copied asynchronously."""
         indices = self.indices(step)
         stored = self.augment.read(self.data.train, indices)
         if self.device.type == "cuda" and isinstance(stored, Tensor):
@@ -89,7 +89,7 @@ class PretrainingStage:
         return indices, stored
 
     def losses(self, step: int, batch: tuple[Tensor, Stored]) -> Losses:
-        """Cross-entropy of the base classes."""
+        """Cross-entropy over the base classes."""
         indices, stored = batch
         generator = torch.Generator(self.device)
         generator.manual_seed(derived_seed(self.config.training.seed, AUGMENTATION, step))
@@ -107,6 +107,6 @@ class PretrainingStage:
 
 
 def build(config: Pretraining, data: DataSet, device: torch.device, start: Path | None) -> PretrainingStage:
-    """A pre-training starts from nothing."""
+    """The stage of a pre-training, which always starts from random weights."""
     assert start is None
     return PretrainingStage(config, data, device)

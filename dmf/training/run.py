@@ -1,7 +1,7 @@
-"""The training loop: steps, warm-up and cosine, checkpoints, and the selection of an epoch on validation.
+"""The training loop: steps, learning-rate schedule, checkpoints, and selection of the best epoch by validation.
 
-Every step draws its batch, its augmentation and its dropout from a seed derived from (seed, step). No generator's
-state outlives a step, so a run stopped after any epoch and resumed ends with the bits of one that was not.
+Every step draws its batch, its augmentation and its dropout from seeds derived from (seed, step). No generator's state
+outlives a step, so a run that is stopped after any epoch and resumed ends with the same bits as one that never stopped.
 """
 
 from __future__ import annotations
@@ -51,11 +51,14 @@ from dmf.training.streams import DROPOUT
 log = logging.getLogger("dmf.training")
 
 STEPS_BETWEEN_CHECKS = 20
-"""The losses stay on the device; this often they are looked at for NaN and infinity."""
+"""Steps between checks of the losses for NaN and infinity; in between, losses stay on the device."""
 
 
 class Diverged(Exception):
-    """A loss that is not finite: `step` counts from 1, `last_finite` holds the epoch's losses of the step before."""
+    """A loss is not finite.
+
+    `step` counts from 1; `last_finite` holds the losses of the step before, or nothing at an epoch's first step.
+    """
 
     def __init__(self, step: int, last_finite: dict[str, float]) -> None:
         super().__init__(f"the loss is not finite at step {step}")
@@ -69,12 +72,12 @@ def train(
     on_epoch: Callable[[Epoch], None] = lambda epoch: None,
     start: Path | None = None,
 ) -> TrainingRecord:
-    """Train as `config` says, from `folder`'s last checkpoint if it has one, and keep the best weights there.
+    """Train as `config` says, resuming from the checkpoint in `folder` if there is one, and keep the best weights.
 
-    `start` are the weights of the pre-training that `config` starts from, where it has one.
+    `start` is the file with the weights of the pre-training that `config` starts from, if any.
 
-    `on_epoch` hears of every epoch once its checkpoint is on disk; what it raises goes on up. A loss that is not
-    finite ends the training with outcome "diverged". The record is returned; `close` writes it.
+    `on_epoch` is called after each epoch, when its checkpoint is on disk; an exception that it raises is not caught. A
+    loss that is not finite ends the training with outcome "diverged". Returns the record; `close` writes it.
     """
     run = Run(config, data, folder, start)
     failure = None
@@ -89,7 +92,7 @@ def train(
 
 
 def close(folder: Path, record: TrainingRecord) -> None:
-    """Write the training's record, its last file, and drop the checkpoint that only a resumption needs."""
+    """Write the training's record, and delete the checkpoint, which only a resumed training needs."""
     record.write(folder / RECORD)
     (folder / LAST).unlink(missing_ok=True)
 
@@ -98,7 +101,7 @@ class Run:
     """The state of a training: its stage, optimiser and history."""
 
     def __init__(self, config: AnyTraining, data: DataSet, folder: Path, start: Path | None = None) -> None:
-        """`start` are the weights of the pre-training that `config` starts from, where it has one."""
+        """`start` is the file with the weights of the pre-training that `config` starts from, if any."""
         self.config, self.data, self.folder = config, data, folder
         self.history: list[Epoch] = []
         self.started_at = time.perf_counter()
@@ -121,11 +124,11 @@ class Run:
             config.write(folder / CONFIG)
 
     def _set_up(self) -> int:
-        """Compute with the configuration's threads, or with those that the training began with; returns how many."""
+        """Set the number of threads, which is that of the first start if the training is resumed, and return it."""
         threads = self.config.training.threads if self.earlier is None else self.earlier.threads
         if threads != self.config.training.threads:
             log.warning(
-                "resumed with the %d threads that it started with, not %d", threads, self.config.training.threads
+                "resumed with %d threads, as when it started, instead of %d", threads, self.config.training.threads
             )
         set_up(threads)
         return threads
@@ -135,7 +138,7 @@ class Run:
         return len(self.history)
 
     def next_epoch(self) -> Epoch:
-        """Train for one epoch, validate if it is time to, and write the checkpoint."""
+        """Train for one epoch, validate if it is due, and write the checkpoint."""
         started = time.perf_counter()
         settings = self.config.training
         number = self.epochs_done + 1
@@ -156,7 +159,7 @@ class Run:
         return epoch
 
     def train_steps(self, steps: range) -> dict[str, float]:
-        """Run the steps numbered `steps` (from 0) -> mean of every loss. Raises Diverged."""
+        """Run the steps numbered `steps` (from 0) and return the mean of every loss. Raises Diverged."""
         settings, stage, optimizer = self.config.training, self.stage, self.optimizer
         assert optimizer is not None
         stage.module.train()
@@ -178,20 +181,20 @@ class Run:
         return dict(zip(names, torch.stack(seen).double().mean(0).tolist(), strict=True))
 
     def last_means(self) -> dict[str, float]:
-        """The losses of the last whole epoch."""
+        """The mean losses of the last complete epoch."""
         return {"loss": self.history[-1].loss, **self.history[-1].losses} if self.history else {}
 
     def _keep_if_best(self) -> None:
-        """Keep the weights where the last epoch is the best, or none was validated.
+        """Keep the weights if the last epoch is the best so far, or if no epoch has been validated yet.
 
-        After the checkpoint, and again on resuming from it: a kill in between leaves best weights that are too old, and
-        never those of an epoch that is trained again, which has other bits on a GPU.
+        This runs after each checkpoint, and again on resuming. A kill in between then leaves weights that are too old,
+        but never those of an epoch that will be trained again, which on a GPU would end with other bits.
         """
         if best_of(self.history) in (None, self.history[-1]):
             self.keep_best(self.epochs_done)
 
     def keep_best(self, epoch: int) -> None:
-        """Write the weights as those to be tested."""
+        """Write the present weights as the best ones, which evaluations use."""
         kept = Kept(key=self.config.key, epoch=epoch, data=self.data.fingerprint)
         tensors = prefixed("model.", self.stage.module.state_dict())
         write_checkpoint(self.folder / BEST, tensors, kept.model_dump(mode="json"))
@@ -222,7 +225,7 @@ class Run:
         if going.data != self.data.fingerprint:
             raise ValueError(
                 f"{self.folder / LAST} was trained on other images of {self.config.data.name!r} than those at "
-                f"data.root={self.config.data.root!r}; give back the former root, or delete the file to start anew"
+                f"data.root={self.config.data.root!r}; set data.root as before, or delete the file to start over"
             )
         assert self.optimizer is not None
         where, momenta = str(self.folder / LAST), under("momentum.", tensors)
@@ -235,10 +238,10 @@ class Run:
         self._note_code(going.code or "unknown")
 
     def _note_code(self, earlier: str) -> None:
-        """The record names every code that a training went on under."""
+        """Add today's code, if it differs, to those that the training has run with; the record lists them all."""
         codes = earlier.split("+")
         if codes[-1] != self.code:
-            log.warning("begun by code %s, goes on under %s", earlier, self.code)
+            log.warning("this training started with code %s and continues with code %s", earlier, self.code)
             codes.append(self.code)
         self.code = "+".join(codes)
 
@@ -249,7 +252,7 @@ class Run:
         return max(self.earlier.peak_bytes if self.earlier else 0, peak_bytes(self.device))
 
     def record(self, failure: Failure | None) -> TrainingRecord:
-        """What this training has come to."""
+        """The record of this training."""
         best = best_of(self.history)
         return TrainingRecord(
             format=FORMAT,
@@ -280,14 +283,14 @@ class Run:
 
 
 def _check_folder(folder: Path, key: str) -> None:
-    """ValueError when a folder holds another training."""
+    """Raise ValueError if the folder holds another training."""
     held = read_training(folder / CONFIG).key if (folder / CONFIG).is_file() else key
     if held != key:
-        raise ValueError(f"{folder} holds training {held}, not {key}; give this training a folder of its own")
+        raise ValueError(f"{folder} holds training {held}, not {key}; use another folder for this training")
 
 
 def sgd(parameters: Iterable[nn.Parameter], settings: OptimisationConfig) -> torch.optim.SGD:
-    """The optimiser that `settings` describe."""
+    """SGD with the given settings."""
     return torch.optim.SGD(
         parameters,
         lr=settings.learning_rate,

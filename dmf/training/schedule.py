@@ -1,4 +1,4 @@
-"""When a training validates, which epoch it keeps, and its learning rate at every step."""
+"""The learning rate at every step, when to validate, and which epoch to keep."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def learning_rate(iteration: int, steps_per_epoch: int, settings: OptimisationConfig) -> float:
-    """The rate of an iteration (1 is the first): linear warm-up, then half a cosine down to the floor."""
+    """The learning rate of an iteration (from 1): linear warm-up, then half a cosine down to the floor."""
     warmup, total = settings.warmup_epochs * steps_per_epoch, settings.epochs * steps_per_epoch
     if iteration <= warmup:
         return settings.learning_rate * iteration / warmup
@@ -21,11 +21,11 @@ def learning_rate(iteration: int, steps_per_epoch: int, settings: OptimisationCo
 
 
 def validates(epoch: int, settings: OptimisationConfig) -> bool:
-    """Whether the model is validated after `epoch` (1 is the first)."""
+    """Whether the model is validated after `epoch` (from 1)."""
     return epoch in (1, settings.epochs) or epoch % settings.validate_every == 0 or epoch >= settings.validate_all_from
 
 
 def best_of(history: Sequence[Epoch]) -> Epoch | None:
-    """The epoch of highest validation accuracy, the first of equals; None before the first validation."""
+    """The epoch with the highest validation accuracy, the first one of equals; None before the first validation."""
     validated = [epoch for epoch in history if epoch.validation_accuracy is not None]
     return max(validated, key=lambda epoch: epoch.validation_accuracy or 0.0, default=None)

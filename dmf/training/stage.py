@@ -1,4 +1,4 @@
-"""What a training trains, seen from the loop that runs it: `dmf.training.run` knows no method and no kind of batch."""
+"""The interface between the training loop in `dmf.training.run` and what it trains, on episodes or on batches."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from dmf.records.records import Started
 
 
 class Stage(Protocol):
-    """A module, its batches and its losses. Step i's batch is a function of the configuration and i alone."""
+    """A module to train, its batches and its losses. Step i's batch is a function of the configuration and i alone."""
 
     module: nn.Module
     method: FewShotMethod
-    """What scores validation episodes."""
+    """The method that scores validation episodes."""
     augment: Augmentation
     learns: bool
     """Whether there is anything to train."""
@@ -32,21 +32,21 @@ class Stage(Protocol):
     """The pre-training that the module starts from."""
 
     def read(self, step: int) -> Any:
-        """The batch of a step (from 0), read on the CPU; called ahead, from another thread."""
+        """Read the batch of a step (from 0) on the CPU; called ahead of time, from another thread."""
 
     def losses(self, step: int, batch: Any) -> Losses:
-        """The losses of a batch as `read` gave it."""
+        """The losses of a batch that `read` returned."""
 
     def validate(self) -> float:
         """Accuracy over the validation episodes, a fraction in [0, 1]."""
 
 
 def stage_module(config: AnyTraining) -> str:
-    """The module of the stage that trains a configuration."""
+    """The name of the Python module whose stage trains `config`."""
     return "dmf.training.episodic" if isinstance(config, ExperimentConfig) else "dmf.training.pretraining"
 
 
 def build_stage(config: AnyTraining, data: DataSet, device: torch.device, start: Path | None) -> Stage:
-    """The stage of a configuration, from `start`, the weights of its pre-training, where it has one."""
+    """The stage that trains `config`; `start` is the file with the weights of its pre-training, if any."""
     stage: Stage = importlib.import_module(stage_module(config)).build(config, data, device, start)
     return stage

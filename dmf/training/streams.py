@@ -1,3 +1,3 @@
-"""Streams of random numbers of a training: each step draws from a seed derived from (seed, stream, step)."""
+"""A training's streams of random numbers: each step draws from a seed derived from (seed, stream, step)."""
 
 BATCHES, AUGMENTATION, DROPOUT = range(3)

@@ -1,4 +1,4 @@
-"""Inputs and weights behind the numbers in this folder, drawn from NumPy's frozen RandomState stream."""
+"""The inputs and weights behind the numbers in this folder, drawn from NumPy's frozen RandomState stream."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 KEYS = Path(__file__).with_name("official_keys.json")
-"""Key -> shape of the released model's state dict, in its order; counters have no shape."""
+"""Key -> shape in the released model's state dict, in order; counters have no shape."""
 
 
 def normal(seed: int, *shape: int) -> np.ndarray:
@@ -20,7 +20,7 @@ def normal(seed: int, *shape: int) -> np.ndarray:
 
 
 def tasks(seed: int, start: np.ndarray, repeats: int, queries: np.ndarray, axis: int) -> tuple[np.ndarray, np.ndarray]:
-    """Examples around a class's prototype: 0.7 of it and 0.7 of noise."""
+    """Examples around a class's prototype: 0.7 times the prototype plus 0.7 times noise."""
     share = np.float32(0.7)
     support = share * np.repeat(start, repeats, axis)
     support = support + share * normal(seed + 1, *support.shape)
@@ -29,7 +29,7 @@ def tasks(seed: int, start: np.ndarray, repeats: int, queries: np.ndarray, axis:
 
 
 def feature_maps(seed: int, episodes: int, way: int, queries: int, channels: int, side: int, shots: int):
-    """Support [B, N*K, C, H, W], class after class, and query [B, Q, C, H, W], query j of class j % N."""
+    """Support [B, N*K, C, H, W], sorted by class, and query [B, Q, C, H, W], where query j has class j % N."""
     prototypes = normal(seed, episodes, way, channels, side, side)
     pair = tasks(seed, prototypes, shots, np.arange(queries) % way, 1)
     return tuple(torch.from_numpy(np.where(x > 0, x, np.float32(0.1) * x)) for x in pair)

@@ -1,4 +1,4 @@
-"""Readers of layouts that keep images as arrays: pickles and npz files."""
+"""Readers of layouts that store images as arrays: pickles and npz files."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from dmf.data.layouts.trees import Tree
 from dmf.values import shown
 
 NPZ_BLOCK = 256
-"""Images read at once from an npz file, which may be larger than the memory."""
+"""Images read at a time from an npz file, which can be larger than the memory."""
 
 
 def read_data_and_labels(tree: Tree, split: str, parts: list[str]) -> RawSplit:
@@ -38,7 +38,7 @@ def read_cache_pickle(tree: Tree, split: str, parts: list[str]) -> RawSplit:
         for index in listed(indices, f"class_dict[{class_id!r}]", where):
             if not isinstance(index, (int, np.integer)) or not 0 <= index < len(images) or class_ids[index] is not None:
                 raise ValueError(
-                    f"{where}: class_dict has image {shown(index)} of {len(images)} twice, or there is none"
+                    f"{where}: class_dict has image {shown(index)}, which is a duplicate or not one of {len(images)}"
                 )
             class_ids[index] = class_id_of(class_id, where)
     if None in class_ids:
@@ -68,7 +68,7 @@ def read_npz(tree: Tree, split: str, parts: list[str]) -> RawSplit:
 def read_png_pickle(tree: Tree, split: str, parts: list[str]) -> RawSplit:
     """Ren et al.'s tieredImageNet: `*_images_png.pkl`, a list of encoded images, and `*_labels.pkl`.
 
-    They were encoded by OpenCV, which writes its BGR arrays as ordinary RGB files; PIL reads them back as RGB.
+    OpenCV encoded them, which writes its BGR arrays as ordinary RGB files; PIL reads them back as RGB.
     """
     where, class_ids = tree.where(parts[0]), _read_labels(tree, parts[1])
 
@@ -82,7 +82,7 @@ def read_png_pickle(tree: Tree, split: str, parts: list[str]) -> RawSplit:
 
 
 def read_picture_pickle(tree: Tree, split: str, parts: list[str]) -> RawSplit:
-    """LibFewShot's memory cache `*.pth`: a list of PIL images, one of labels, and {class: label}."""
+    """LibFewShot's memory cache `*.pth`: a list of PIL images, a list of labels, and a dict {class: label}."""
     where, data = tree.where(parts[0]), _load(tree, parts[0])
     if not (isinstance(data, list) and len(data) == 3 and isinstance(data[2], dict)):
         raise ValueError(f"{where}: expected (images, labels, {{class: label}}) as LibFewShot writes it")
@@ -90,7 +90,7 @@ def read_picture_pickle(tree: Tree, split: str, parts: list[str]) -> RawSplit:
     class_of = {class_id_of(number, where): class_id_of(class_id, where) for class_id, number in data[2].items()}
     check_lengths(where, len(pictures), labels)
     if unknown := sorted(set(labels) - set(class_of)):
-        raise ValueError(f"{where}: the label {unknown[0]} is no class's; expected those of {{class: label}}")
+        raise ValueError(f"{where}: the label {unknown[0]} belongs to no class; expected those in {{class: label}}")
 
     def images() -> Iterator[RawImage]:
         for index, picture in enumerate(pictures):
@@ -122,18 +122,18 @@ def _read_labels(tree: Tree, name: str) -> list[str]:
     for label in listed(labels, "label_specific", where):
         if not isinstance(label, (int, np.integer)) or not 0 <= label < len(names):
             raise ValueError(
-                f"{where}: label_specific has {shown(label)}, label_specific_str names {len(names)} classes"
+                f"{where}: label_specific has {shown(label)}, but label_specific_str names {len(names)} classes"
             )
     return [names[label] for label in labels]
 
 
 def _array_split(where: str, images: Any, class_ids: Sequence[str]) -> RawSplit:
-    check_lengths(where, len(listed(images, "what should be images", where)), class_ids)
+    check_lengths(where, len(listed(images, "the value for images", where)), class_ids)
     return RawSplit(class_ids, lambda: (_array_image(where, i, np.asarray(pixels)) for i, pixels in enumerate(images)))
 
 
 def _array_image(where: str, index: int, pixels: np.ndarray) -> RawImage:
-    """An image of an array [H, W], [H, W, 1] or [H, W, 3]."""
+    """The image in an array [H, W], [H, W, 1] or [H, W, 3]."""
     if pixels.dtype != np.uint8 or not (pixels.ndim == 2 or (pixels.ndim == 3 and pixels.shape[2] in (1, 3))):
         raise ValueError(f"{where}, image {index}: {pixels.dtype} {pixels.shape}, expected uint8 [height, width, 3]")
     plain = pixels[..., 0] if pixels.shape[2:] == (1,) else pixels
@@ -142,7 +142,7 @@ def _array_image(where: str, index: int, pixels: np.ndarray) -> RawImage:
 
 @contextlib.contextmanager
 def _npz_array(tree: Tree, name: str) -> Iterator[tuple[IO[bytes], tuple[int, ...]]]:
-    """The array `images` of an npz file, open at its first pixel, and its shape."""
+    """Open the array `images` in an npz file at its first pixel; yields the open file and the array's shape."""
     where = tree.where(name)
     try:
         with tree.open(name) as file, zipfile.ZipFile(file) as archive, archive.open("images.npy") as member:
@@ -157,15 +157,15 @@ def _npz_array(tree: Tree, name: str) -> Iterator[tuple[IO[bytes], tuple[int, ..
 
 
 def _npy_header(member: IO[bytes], where: str) -> tuple[tuple[int, ...], bool, np.dtype]:
-    """Shape, order and type of the array that begins in `member`; its pixels follow."""
+    """Read the shape, order and type of the array in `member`, up to its pixels."""
     try:
         version = npy_format.read_magic(member)
         read_header = npy_format.read_array_header_1_0 if version == (1, 0) else npy_format.read_array_header_2_0
         return read_header(member)
-    except Exception as error:  # NumPy parses it as Python, which fails in several ways
-        raise ValueError(f"{where}: 'images' is no array ({error}); expected what numpy.savez writes") from error
+    except Exception as error:  # NumPy parses the header as Python, which can fail in several ways
+        raise ValueError(f"{where}: 'images' is not an array ({error}); expected a file by numpy.savez") from error
 
 
 def _encoded(data: Any) -> bytes:
-    """The bytes of an image file, kept as numbers."""
+    """The bytes of an image file that is stored as numbers."""
     return np.asarray(data, np.uint8).tobytes()

@@ -1,4 +1,4 @@
-"""Readers of layouts that keep images as files of their own, in folders or zip archives."""
+"""Readers of layouts that store each image in its own file, in folders or zip archives."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from dmf.values import shown
 
 LOG = logging.getLogger("dmf.data")
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp")
-"""Of image files, in either case."""
+"""Suffixes of image files; upper case counts too."""
 
 OMNIGLOT_VALIDATION = ("Armenian", "Bengali", "Early_Aramaic", "Hebrew", "Mkhedruli_(Georgian)")
 OMNIGLOT_TEST = (
@@ -37,11 +37,11 @@ OMNIGLOT_TEST = (
     "ULOG",
 )
 OMNIGLOT_GURMUKHI_IN_TEST = 42
-"""Characters of Gurmukhi from this one on are in the test split: Vinyals' 1,200 first characters end within it."""
+"""First Gurmukhi character in the test split: Vinyals' first 1,200 characters end within this alphabet."""
 
 
 def read_csv(tree: Tree, split: str, parts: list[str]) -> RawSplit:
-    """`images/` or `images.zip`, and a CSV with the header `filename,label` or `filename,class`; blank rows are out."""
+    """`images/` or `images.zip`, and a CSV with the header `filename,label` or `filename,class`; skips blank rows."""
     images, where = tree.mount(parts[1]), tree.where(parts[0])
     rows = _rows(_text(tree, parts[0]), where)
     header = [name.strip() for name in next(rows, (0, []))[1]]
@@ -57,7 +57,7 @@ def read_csv(tree: Tree, split: str, parts: list[str]) -> RawSplit:
             raise ValueError(f"{where}, line {line}: {len(row)} cells, expected {len(header)}")
         name, class_id = (row[column].strip() for column in columns)
         if not (name and class_id):
-            raise ValueError(f"{where}, line {line}: a file name and a label are expected, one of them is empty")
+            raise ValueError(f"{where}, line {line}: expected a file name and a label, but one of them is empty")
         pairs.append((class_id, inside(name, f"{where}, line {line}")))
     present = set(images.files())
     missing = [name for _, name in pairs if name not in present]
@@ -69,12 +69,12 @@ def read_csv(tree: Tree, split: str, parts: list[str]) -> RawSplit:
 
 
 def read_class_folders(tree: Tree, split: str, parts: list[str]) -> RawSplit:
-    """`<split>/<class>/.../<image>`."""
+    """Class folders: `<split>/<class>/.../<image>`."""
     return _file_split(tree, [(name.split("/")[1], name) for name in _images_in(tree, parts[0], levels=1)])
 
 
 def read_class_lists(tree: Tree, split: str, parts: list[str]) -> RawSplit:
-    """Bertinetto's CIFAR-FS: `splits/bertinetto/<split>.txt` lists classes, `data/<class>/<image>` has their images."""
+    """Bertinetto's CIFAR-FS: `splits/bertinetto/<split>.txt` lists classes; images are `data/<class>/<image>`."""
     lines = _text(tree, parts[0]).splitlines()
     classes = [inside(line.strip(), tree.where(parts[0])) for line in lines if line.strip()]
     images = tree.mount(parts[1])
@@ -89,7 +89,8 @@ def read_class_lists(tree: Tree, split: str, parts: list[str]) -> RawSplit:
 def read_json(tree: Tree, split: str, parts: list[str]) -> RawSplit:
     """CloserLook's `base.json`, `val.json`, `novel.json`: absolute paths `image_names` and numbers `image_labels`.
 
-    The paths are another machine's: files are found by their last two components, class and name, anywhere in the root.
+    The paths come from another machine, so files are found anywhere in the root by class and name, the last two
+    components of the path.
     """
     where = tree.where(parts[0])
     try:
@@ -129,29 +130,29 @@ def read_omniglot(tree: Tree, split: str, parts: list[str]) -> RawSplit:
 
 
 def omniglot_split(character: str) -> str:
-    """The split of a class such as `Greek/character07`: 1,028 are for training, 172 for validation, 423 for testing."""
+    """The split of a class such as `Greek/character07`; 1,028 classes are in train, 172 in val and 423 in test."""
     alphabet, name = character.split("/")
     if alphabet == "Gurmukhi":
         number = name.removeprefix("character")
         if not number.isdecimal():
-            raise ValueError(f"Omniglot has no folder {character!r}; expected such as Gurmukhi/character07")
+            raise ValueError(f"Omniglot has no folder {character!r}; expected a name like Gurmukhi/character07")
         return "test" if int(number) >= OMNIGLOT_GURMUKHI_IN_TEST else "train"
     return "val" if alphabet in OMNIGLOT_VALIDATION else "test" if alphabet in OMNIGLOT_TEST else "train"
 
 
 def _images_in(tree: Tree, folder: str, levels: int) -> list[str]:
-    """The image files in `folder`, at least `levels` folders deep; what else lies there is counted in the log."""
+    """The image files in `folder`, at least `levels` folders deep. Logs how many other files there are."""
     names = tree.files(folder)
     kept = [name for name in names if name.lower().endswith(SUFFIXES) and name.count("/") >= levels]
     if len(kept) < len(names) and folder:
         others = sorted(set(names) - set(kept))
         place = tree.where(folder)
-        LOG.warning("%s: left out %d files that are no images of a class, first %s", place, len(others), others[0])
+        LOG.warning("%s: skipped %d files that are not images of a class, first %s", place, len(others), others[0])
     return [folder + name for name in kept]
 
 
 def _file_split(tree: Tree, pairs: list[tuple[str, str]]) -> RawSplit:
-    """Files by (class, name), in that order, so that equal images in another layout come in the same order."""
+    """A split of (class, name) pairs, sorted, so that the same images in another layout come in the same order."""
     pairs = sorted(pairs)
 
     def images() -> Iterator[RawImage]:
@@ -166,17 +167,17 @@ def _text(tree: Tree, name: str) -> str:
         return tree.read(name).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         told = f"{error.reason} at byte {error.start}"
-        raise ValueError(f"{tree.where(name)}: is no UTF-8 text ({told}); save it as UTF-8") from None
+        raise ValueError(f"{tree.where(name)}: is not UTF-8 text ({told}); save it as UTF-8") from None
 
 
 def _rows(table: str, where: str) -> Iterator[tuple[int, list[str]]]:
-    """The rows of a CSV file, each with the number of its line; lines may end as on any system."""
+    """The rows of a CSV file with their line numbers; accepts the line endings of any system."""
     reader = csv.reader(io.StringIO(table, newline=None))
     try:
         for row in reader:
             yield reader.line_num, row
     except csv.Error as error:
-        raise ValueError(f"{where}, line {reader.line_num}: is no CSV ({error}); expected filename,label") from error
+        raise ValueError(f"{where}, line {reader.line_num}: is not CSV ({error}); expected filename,label") from error
 
 
 def _check_once(names: list[str], where: str) -> None:
@@ -187,7 +188,7 @@ def _check_once(names: list[str], where: str) -> None:
 
 
 def _class_and_file(path: Any, where: str) -> tuple[str, ...]:
-    """The last two components of a path of another machine."""
+    """The last two components of a path from another machine."""
     end = PurePosixPath(path.replace("\\", "/")).parts[-2:] if isinstance(path, str) else ()
     if len(end) < 2:
         raise ValueError(f"{where}: image_names has {shown(path)}, expected paths that end in class/file")

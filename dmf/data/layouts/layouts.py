@@ -1,4 +1,4 @@
-"""The layouts in which users already have their images, and which one of them a root has."""
+"""The layouts in which users have their images, and how to find out which one a root has."""
 
 from __future__ import annotations
 
@@ -22,44 +22,44 @@ from dmf.values import shown
 LOG = logging.getLogger("dmf.data")
 SPLITS = ("train", "val", "test")
 WHOLE_ROOT = "./"
-"""The part of a layout whose images may be anywhere."""
+"""The part of a layout whose images can be anywhere in the root."""
 LONGEST_NAME = 255
-"""Of a class."""
+"""Longest class name, in characters."""
 
 
 @dataclass(frozen=True)
 class Layout:
-    """How the files of a data set lie. `parts` are templates of names, `|` between equally good ones."""
+    """How a data set is laid out in files. `parts` are templates of names, with `|` between alternatives."""
 
     name: str
     parts: tuple[str, ...]
     read: Callable[[Tree, str, list[str]], RawSplit]
     only: str | None = None
-    """The known data set whose files these are, if they can be no other's."""
+    """The known data set that the layout belongs to, if it can hold no other."""
 
     def names(self, split: str) -> list[list[str]]:
-        """For each part, the names it may have; a folder's ends with `/`."""
+        """The possible names of each part; names of folders end with `/`."""
         words = {"split": split, "phase": "train_phase_train" if split == "train" else split}
         words["chen"] = {"train": "base", "val": "val", "test": "novel"}[split]
         return [part.format(**words).split("|") for part in self.parts]
 
     @property
     def expected(self) -> str:
-        """The names, in one line."""
+        """The layout's file names on one line, for error messages."""
         names = dict.fromkeys(" or ".join(names) for split in SPLITS for names in self.names(split))
         return f"{self.name}: {', '.join(name for name in names if name != WHOLE_ROOT)}"
 
 
 @dataclass(frozen=True)
 class FoundLayout:
-    """A layout and the names that its parts have here, by split."""
+    """A layout, and the names that its parts have in `tree`, by split."""
 
     layout: Layout
     tree: Tree
     parts: dict[str, list[str]]
 
     def read(self) -> dict[str, RawSplit]:
-        """The three splits; classes that are numbered from 0 in each of them are different ones."""
+        """Read the three splits. If classes are numbered from 0 in every split, they count as different classes."""
         splits = {split: self.layout.read(self.tree, split, parts) for split, parts in self.parts.items()}
         for name, split in splits.items():
             if not split.class_ids:
@@ -70,13 +70,13 @@ class FoundLayout:
         return _with_own_numbers(splits)
 
     def stamps(self) -> list[tuple[str, int, int]]:
-        """Names, sizes and times of all files that count."""
+        """Names, sizes and modification times of all files of the layout."""
         parts = dict.fromkeys(part for parts in self.parts.values() for part in parts)
         return [stamp for part in parts for stamp in self.tree.stamps(part)]
 
 
 def find_layout(tree: Tree) -> FoundLayout:
-    """The first of `LAYOUTS` that is in `tree` whole."""
+    """The first of `LAYOUTS` that `tree` holds completely. Raises ValueError if there is none."""
     whole, torn = [], []
     for layout in LAYOUTS:
         parts = {s: [next(filter(tree.has, names), None) for names in layout.names(s)] for s in SPLITS}
@@ -102,21 +102,21 @@ def find_layout(tree: Tree) -> FoundLayout:
 
 
 def _check_name(class_id: str, where: str) -> None:
-    """Whether a class' name can stand in a file and in a line of text."""
+    """Raise ValueError if a class name cannot be used in a file or in a line of text."""
     strange = class_id in (".", "..") or any(unicodedata.category(character) in ("Cc", "Cs") for character in class_id)
     if strange or not 0 < len(class_id) <= LONGEST_NAME:
         raise ValueError(
-            f"{where}: a class is called {shown(class_id)}; expected 1 to {LONGEST_NAME} characters that can be printed"
+            f"{where}: a class is called {shown(class_id)}; expected 1 to {LONGEST_NAME} printable characters"
         )
 
 
 def _with_own_numbers(splits: dict[str, RawSplit]) -> dict[str, RawSplit]:
-    """`splits` with the split in front of class ids that are just 0, 1, ... in each of them."""
+    """Prefix class ids with their split if they are just 0, 1, ... in every split."""
     for split in splits.values():
         classes = set(split.class_ids)
         if classes != {class_id_of(number, "") for number in range(len(classes))}:
             return splits
-    LOG.warning("the classes are numbered from 0 in every split; they are taken to be different ones")
+    LOG.warning("the classes are numbered from 0 in every split; treating them as different classes")
     return {
         name: RawSplit([f"{name}/{class_id}" for class_id in split.class_ids], split.images)
         for name, split in splits.items()
@@ -144,4 +144,4 @@ LAYOUTS = (
     Layout("PIL pickles", ("{split}.pth",), read_picture_pickle),
     Layout("image lists in JSON", ("{chen}.json", WHOLE_ROOT), read_json),
 )
-"""In the order of preference, where a root has several."""
+"""All layouts, in order of preference if a root has several."""

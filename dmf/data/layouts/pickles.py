@@ -1,8 +1,8 @@
-"""Plain data out of pickles that strangers made, without running anything of theirs.
+"""Reads plain data from untrusted pickles without running their code.
 
-A pickle is a program for a small machine; what it can do is bounded by the names it may look up. Here it may look up
-the handful that numpy and PIL need to describe an array or a picture, and each of them is a stand-in that only keeps
-what it is told; numpy and PIL see nothing but checked sizes and bytes.
+A pickle is a program for a small virtual machine, and what it can do depends on the names that it can look up. Here it
+can look up only the few that NumPy and PIL need to describe an array or a picture. Each is a stand-in that only stores
+its arguments, so NumPy and PIL see nothing but checked sizes and bytes.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ PICTURE_MODES = ("1", "L", "P", "RGB", "RGBA")
 
 
 def read_pickle(file: IO[bytes], where: str) -> Any:
-    """The data in `file`; `where` names it in errors.
+    """Read the data in `file`, which errors call `where`.
 
-    Pickles of Python 2 give their strings as bytes: `text` and `with_text_keys` undo that. Anything but plain data
-    (`ADMITTED`), and any damage, is a ValueError, raised before anything was run.
+    Strings in pickles of Python 2 come as bytes, which `text` and `with_text_keys` undo. Raises ValueError, without
+    having run anything, if the file is damaged or holds anything but plain data (`ADMITTED`).
     """
     try:
         return _plain(_Unpickler(file, encoding="bytes").load(), {})
-    except Exception as error:  # hostile or damaged bytes may fail anywhere in the machine
-        raise ValueError(f"{where}: not a pickle of {ADMITTED} alone: {error}") from error
+    except Exception as error:  # hostile or damaged bytes can fail anywhere in the unpickler
+        raise ValueError(f"{where}: not a pickle of {ADMITTED} only: {error}") from error
 
 
 def text(value: Any) -> Any:
@@ -37,16 +37,16 @@ def text(value: Any) -> Any:
 
 
 def with_text_keys(value: Any, where: str) -> dict[str, Any]:
-    """The dict `value` with its keys as text."""
+    """The dict `value` with its keys decoded to text."""
     if not isinstance(value, dict):
         raise ValueError(f"{where}: holds a {type(value).__name__}, expected a dict")
     return {text(key): item for key, item in value.items()}
 
 
 class _Unpickler(pickle.Unpickler):
-    """Finds the stand-ins, and nothing else.
+    """An unpickler that finds the stand-ins and nothing else.
 
-    They are made anew for every file, because a pickle may set attributes on what it is given.
+    Every file has its own stand-ins, because a pickle can set attributes on them.
     """
 
     def __init__(self, file: IO[bytes], encoding: str) -> None:
@@ -65,7 +65,7 @@ class _Unpickler(pickle.Unpickler):
 
 def _stand_ins() -> dict[str, Callable[..., Any]]:
     class Base:
-        """For `object`, which old pickles name."""
+        """Stands for `object`, which old pickles refer to."""
 
     class DType:
         def __init__(self, code: str | bytes, *_: Any) -> None:
@@ -112,7 +112,7 @@ def _stand_ins() -> dict[str, Callable[..., Any]]:
 
     def instance(kind: type, *_: Any) -> Picture:
         if kind is not Picture:
-            raise ValueError("an object that is no PIL image")
+            raise ValueError("an object that is not a PIL image")
         return Picture()
 
     return {
@@ -136,7 +136,7 @@ class _Held:
 
 
 def _array(data: Any, dtype: np.dtype, shape: Any, order: str) -> np.ndarray:
-    """An array over `data`, whose length must be what `shape` needs."""
+    """An array over `data`, whose length has to match `shape`."""
     sides = tuple(int(side) for side in shape)
     return np.frombuffer(_bytes(data), dtype).reshape(sides, order="F" if order == "F" else "C")
 
@@ -150,7 +150,7 @@ def _bytes(data: Any) -> bytes | bytearray:
 
 
 def _picture(mode: str, size: tuple[int, int], palette: Any, data: bytes | bytearray) -> Image.Image:
-    """A picture from PIL's own pickled state; `data` must have the length that mode and size need."""
+    """A picture from PIL's pickled state; the length of `data` has to match mode and size."""
     width, height = (int(side) for side in size)
     if mode not in PICTURE_MODES or width < 1 or height < 1 or width * height > 8 * len(data):
         raise ValueError(f"a picture of mode {mode!r}, {width}x{height}, in {len(data)} bytes")
@@ -163,7 +163,8 @@ def _picture(mode: str, size: tuple[int, int], palette: Any, data: bytes | bytea
 def _plain(value: Any, known: dict[int, Any]) -> Any:
     """`value` with every stand-in replaced by what it holds.
 
-    What is named several times is done once (`known`, by id): lists of lists of the same list are large only in words.
+    An object that occurs several times is converted once (`known`, by id), so lists that repeat the same list many
+    times over stay small.
     """
     if isinstance(value, _Held):
         return _plain(value.value, known) if isinstance(value.value, list) else value.value

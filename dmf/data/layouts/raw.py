@@ -1,4 +1,4 @@
-"""Images and splits before they are decoded: what the readers of all layouts give."""
+"""Images and splits before decoding, as the readers of all layouts return them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from dmf.values import LONGEST_SHOWN, shown
 
 @dataclass(frozen=True)
 class RawImage:
-    """An image that is read when asked for. `where` names it in errors."""
+    """An image that `open` reads. `where` names it in errors."""
 
     where: str
     open: Callable[[], Image.Image]
@@ -24,48 +24,48 @@ class RawImage:
 
 @dataclass(frozen=True)
 class RawSplit:
-    """The images of one split as the user has them; `images()` gives them in the order of `class_ids`."""
+    """The images of one split in the user's files; `images()` yields them in the order of `class_ids`."""
 
     class_ids: Sequence[str]
     images: Callable[[], Iterator[RawImage]]
 
 
 def class_id_of(label: Any, where: str) -> str:
-    """A label as text; numbers get leading zeros, so that sorted texts are sorted numbers."""
+    """A label as text. Numbers get leading zeros, so that they sort by value."""
     label = text(label)
     if isinstance(label, str):
         return str(label)
     number = isinstance(label, (int, float, np.integer, np.floating)) and not isinstance(label, bool)
     if not (number and label >= 0 and label % 1 == 0):
-        raise ValueError(f"{where}: the label {shown(label)} is neither text nor a whole number from 0 on")
+        raise ValueError(f"{where}: the label {shown(label)} is neither text nor a whole number from 0 up")
     return f"{int(label):05d}"
 
 
 def class_ids_of(labels: Any, what: str, where: str) -> list[str]:
-    """The labels that a file holds as `what`, as text."""
+    """The labels that a file stores under `what`, as text."""
     return [class_id_of(label, where) for label in listed(labels, what, where)]
 
 
 def listed(value: Any, what: str, where: str) -> list[Any] | np.ndarray:
-    """`value`, which the file `where` holds as `what`, and which must be a list or an array."""
+    """`value`, which the file `where` stores under `what`. Raises ValueError unless it is a list or an array."""
     if isinstance(value, list) or (isinstance(value, np.ndarray) and value.ndim):
         return value
     raise ValueError(f"{where}: {what} is a {type(value).__name__}, expected a list or an array")
 
 
 def decode(read: Callable[[], bytes]) -> Image.Image:
-    """The image file whose bytes `read()` gives; its pixels are decoded when they are asked for."""
+    """Open the image file whose bytes `read()` returns; its pixels are decoded on first use."""
     return Image.open(io.BytesIO(read()))
 
 
 def field(data: dict[str, Any], key: str, where: str) -> Any:
-    """`data[key]`, which the file `where` must have."""
+    """`data[key]` from the file `where`. Raises ValueError if it is missing."""
     if key not in data:
         raise ValueError(f"{where}: holds {', '.join(map(str, data))[:LONGEST_SHOWN]}; expected {key!r}")
     return data[key]
 
 
 def check_lengths(where: str, images: int, labels: Sequence[Any]) -> None:
-    """As many labels as images."""
+    """Raise ValueError unless there are as many labels as images."""
     if images != len(labels):
         raise ValueError(f"{where}: {images} images, but {len(labels)} labels; expected one label per image")

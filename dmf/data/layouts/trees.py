@@ -1,4 +1,4 @@
-"""Files by name, alike in a folder and in a zip archive; nothing outside of it can be named, nothing is written."""
+"""Read access to files by name, the same for folders and zip archives; names cannot lead outside."""
 
 from __future__ import annotations
 
@@ -15,29 +15,29 @@ from typing import IO, NoReturn
 from dmf.values import printable
 
 MOST_BYTES = 2**28
-"""Of one image or list: what an archive unpacks may be any number of times its size."""
+"""Largest image or list, since a small archive can unpack to any size."""
 UNREADABLE_IN_ARCHIVE = (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, OSError)
-"""Damaged, cut, encrypted, or packed in a way that zipfile does not know."""
+"""Errors for an entry that is damaged, truncated, encrypted, or packed in a way that zipfile does not know."""
 
 
 class Tree(ABC):
-    """Files under relative names with `/`, hidden ones (`.DS_Store`, `._x.jpg`, `__MACOSX`) left out."""
+    """Files by relative names with `/`, without hidden ones (`.DS_Store`, `._x.jpg`, `__MACOSX`)."""
 
     @abstractmethod
     def where(self, name: str = "") -> str:
-        """`name` as an error should call it."""
+        """The full name of `name`, for error messages."""
 
     @abstractmethod
     def has(self, name: str) -> bool:
-        """Is there a file `name`, or, with `/` at its end, a folder?"""
+        """Whether there is a file `name`, or a folder if `name` ends with `/`."""
 
     @abstractmethod
     def files(self, under: str = "") -> list[str]:
-        """All files in the folder `under`, sorted, their names relative to it."""
+        """Sorted names of all files in the folder `under`, relative to it."""
 
     @abstractmethod
     def open(self, name: str) -> IO[bytes]:
-        """The bytes of file `name`, to read."""
+        """Open the file `name` to read its bytes."""
 
     @abstractmethod
     def below(self, folder: str) -> Tree:
@@ -45,10 +45,10 @@ class Tree(ABC):
 
     @abstractmethod
     def stamps(self, name: str = "") -> Iterator[tuple[str, int, int]]:
-        """Name, size and time of change of file `name`, or of all files in that folder: unchanged while they are."""
+        """Name, size and modification time of the file `name`, or of all files in that folder, to detect changes."""
 
     def read(self, name: str) -> bytes:
-        """All bytes of file `name`, which may not be too large for an image or a list."""
+        """All bytes of the file `name`. Raises ValueError if it is too large for an image or a list."""
         with self.open(name) as file:
             data = file.read(MOST_BYTES + 1)
         if len(data) > MOST_BYTES:
@@ -56,7 +56,7 @@ class Tree(ABC):
         return data
 
     def mount(self, name: str) -> Tree:
-        """The tree in folder `name/`, or in the archive `name` whose entries may all begin with its folder's name."""
+        """The tree in the folder `name/`, or in the archive `name`, below a top folder of the archive's name if any."""
         if name.endswith("/"):
             return self.below(name)
         return open_archive(self._path_of(name), inner=PurePosixPath(name).name.split(".")[0])
@@ -66,7 +66,7 @@ class Tree(ABC):
 
 
 class Folder(Tree):
-    """A folder on disk. Links that the user made in it are followed."""
+    """A folder on disk. Symbolic links in it are followed."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -81,7 +81,7 @@ class Folder(Tree):
     def files(self, under: str = "") -> list[str]:
         top = str(self._path_of(under))
         names: list[str] = []
-        above: dict[str, tuple[str, ...]] = {top: (os.path.realpath(top),)}  # the real paths down to each folder
+        above: dict[str, tuple[str, ...]] = {top: (os.path.realpath(top),)}  # real paths of each folder and its parents
         for folder, folders, files in os.walk(top, onerror=_unreadable, followlinks=True):
             folders[:] = [name for name in folders if not _hidden(name)]
             for path in (os.path.join(folder, name) for name in folders):
@@ -107,7 +107,7 @@ class Folder(Tree):
             except OSError as error:
                 _unreadable(error)
             if not stat.S_ISREG(status.st_mode):
-                raise ValueError(f"{self.where(name + file)}: is no ordinary file, so it cannot be read; remove it")
+                raise ValueError(f"{self.where(name + file)}: is not a regular file, so it cannot be read; remove it")
             yield name + file, status.st_size, status.st_mtime_ns
 
     def _path_of(self, name: str) -> Path:
@@ -115,14 +115,14 @@ class Folder(Tree):
 
 
 class Archive(Tree):
-    """The entries of a zip archive below `prefix`, read where they are."""
+    """The entries of a zip archive below `prefix`, read without extracting the archive."""
 
     def __init__(self, path: Path, archive: zipfile.ZipFile, prefix: str = "") -> None:
         self.path, self.prefix, self._archive = path, prefix, archive
 
     @cached_property
     def _names(self) -> dict[str, None]:
-        """The sorted names below the prefix; a dict for quick look-up."""
+        """Sorted names below the prefix, in a dict for fast lookup."""
         names = (name for name in self._archive.namelist() if name.startswith(self.prefix) and not name.endswith("/"))
         kept = sorted(name.removeprefix(self.prefix) for name in names if not any(map(_hidden, name.split("/"))))
         return dict.fromkeys(kept)
@@ -165,7 +165,7 @@ class Archive(Tree):
 
 
 def open_tree(root: Path) -> Tree:
-    """The folder or zip archive at `root`."""
+    """Open the folder or zip archive at `root`."""
     if root.is_dir():
         return Folder(root)
     if root.is_file():
@@ -174,10 +174,10 @@ def open_tree(root: Path) -> Tree:
 
 
 def open_archive(path: Path, inner: str | None = None) -> Archive:
-    """The zip archive at `path`, below its folder `inner`, or below the one folder that holds everything."""
+    """Open the zip archive at `path`, below its top folder if that is the only one (and called `inner`, if given)."""
     try:
         archive = Archive(path, zipfile.ZipFile(path))
-    except Exception as error:  # damaged bytes may fail anywhere in its tables
+    except Exception as error:  # damaged bytes can fail anywhere in zipfile
         raise ValueError(f"{path}: {error}; expected a zip archive (extract other kinds into a folder)") from error
     tops = {name.split("/")[0] for name in archive.files()}
     only_top = tops.pop() if len(tops) == 1 else None
@@ -185,18 +185,18 @@ def open_archive(path: Path, inner: str | None = None) -> Archive:
 
 
 def inside(name: str, where: str) -> str:
-    """`name`, after a check that it cannot lead out of the folder or archive `where`."""
+    """`name`, after checking that it does not lead outside the folder or archive `where`."""
     path = PurePosixPath(name)
     if path.is_absolute() or ".." in path.parts:
-        raise ValueError(f"{where}: the name {name!r} leads outside of it; expected one relative to it, without '..'")
+        raise ValueError(f"{where}: the name {name!r} leads outside; expected a relative name without '..'")
     return name
 
 
 def _followed(path: str, above: tuple[str, ...]) -> tuple[str, ...]:
-    """The real paths down to the folder `path` in the folder whose own are `above`. A link back up is refused."""
+    """The real paths of the folder `path` and its parents, whose real paths are `above`. Rejects links to a parent."""
     real = os.path.realpath(path) if os.path.islink(path) else os.path.join(above[-1], os.path.basename(path))
     if any(os.path.commonpath([folder, real]) == real for folder in above):
-        told = "is a link back to a folder above it, so that images would count twice; remove it"
+        told = "is a link to a folder above it, so images would count twice; remove it"
         raise ValueError(f"{printable(path)}: {told}")
     return *above, real
 

@@ -11,7 +11,7 @@ from dmf.values import Count, Fraction, NonNegative, Positive
 
 
 class BaselineConfig(EmbeddingMethodConfig):
-    """Baseline (Chen et al., ICLR 2019): a linear head is fitted to each episode's support, the features stay."""
+    """Baseline (Chen et al., ICLR 2019): fits a linear head to each episode's support, on frozen features."""
 
     method: Literal["baseline"] = "baseline"
     learns: ClassVar[bool] = False
@@ -19,7 +19,7 @@ class BaselineConfig(EmbeddingMethodConfig):
     fit_passes: Count = 100
     """Passes over the support."""
     fit_batch: Annotated[int, Field(ge=1)] = 4
-    """Support images in a step."""
+    """Support images per SGD step."""
     fit_learning_rate: Positive = 0.01
     fit_momentum: Fraction = 0.9
     fit_dampening: Fraction = 0.9

@@ -16,14 +16,14 @@ from dmf.methods.heads import embeddings
 
 
 class Baseline(FewShotMethod):
-    """A linear head, fitted to an episode's support embeddings by SGD; the pre-trained backbone stays as it is.
+    """Fits a linear head to each episode's support embeddings by SGD; the pre-trained backbone is frozen.
 
-    All the heads of a batch of episodes are fitted together: with p = softmax(x W + b) and y the labels of a batch of n
+    The heads of a batch of episodes are fitted together. With p = softmax(x W + b) and y the one-hot labels of n
     support images, the gradients of the cross-entropy are x^T (p - y) / n and sum (p - y) / n, to which weight decay
-    adds lambda W and lambda b. As in PyTorch's SGD, the first step's momentum buffer is the gradient itself and later
-    ones are m v + (1 - d) g, with momentum m and dampening d.
+    adds lambda W and lambda b. As in PyTorch's SGD, the momentum buffer is the gradient itself in the first step and
+    m v + (1 - d) g in later ones, with momentum m and dampening d.
 
-    An embedding is the mean of the feature map over its positions; the released code flattens Conv4's maps.
+    An embedding is the mean of the feature map over its positions; Baseline's released code flattens Conv4's maps.
     """
 
     adapts = True
@@ -45,7 +45,7 @@ class Baseline(FewShotMethod):
 
     @classmethod
     def build(cls, backbone: nn.Module, config: BaselineConfig, base_classes: int) -> Self:
-        """The method that `config` describes; it needs no base classes."""
+        """Build the method that `config` describes; `base_classes` is not used."""
         return cls(
             backbone,
             config.fit_passes,
@@ -57,7 +57,7 @@ class Baseline(FewShotMethod):
         )
 
     def score(self, support: Tensor, query: Tensor) -> Tensor:
-        """Episode b of the batch is fitted with seed b."""
+        """As in `FewShotMethod`; episode b of the batch is fitted with seed b."""
         return self.fit_and_score(embeddings(support), embeddings(query), range(len(support)))
 
     def image_table(self, maps: Tensor) -> Table:
@@ -67,9 +67,9 @@ class Baseline(FewShotMethod):
         return self.fit_and_score(images["embeddings"][support], images["embeddings"][query], seeds)
 
     def fit_and_score(self, support: Tensor, query: Tensor, seeds: Sequence[int]) -> Tensor:
-        """Embeddings [B, N, K, C] and [B, Q, C] -> logits [B, Q, N] of heads fitted to each episode's support.
+        """Embeddings [B, N, K, C] and [B, Q, C] -> logits [B, Q, N] of a head fitted to each episode's support.
 
-        `seeds` [B] decide each head's first weights (those of `nn.Linear`) and the order of its images.
+        `seeds` [B] determine each head's initial weights (distributed as in `nn.Linear`) and the order of its images.
         """
         ways, shots, channels = support.shape[1:]
         images, device = ways * shots, support.device
@@ -92,7 +92,7 @@ class Baseline(FewShotMethod):
             return _with_ones(query) @ weights
 
     def _drawn(self, seed: int, ways: int, channels: int, images: int) -> tuple[Tensor, Tensor]:
-        """An episode's first weights [C + 1, N] and the order of its images in each pass [passes, images]."""
+        """A head's initial weights [C + 1, N] and the order of its images in each pass [passes, images]."""
         generator = torch.Generator().manual_seed(seed)
         bound = 1 / math.sqrt(channels)
         start = (2 * torch.rand(channels + 1, ways, generator=generator, dtype=torch.float64) - 1) * bound
@@ -100,5 +100,5 @@ class Baseline(FewShotMethod):
 
 
 def _with_ones(rows: Tensor) -> Tensor:
-    """[..., C] -> [..., C + 1], for a bias among the weights."""
+    """[..., C] -> [..., C + 1], so that the last row of the weights is the bias."""
     return torch.cat([rows, torch.ones_like(rows[..., :1])], dim=-1)

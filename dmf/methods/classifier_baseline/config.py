@@ -8,7 +8,7 @@ from dmf.methods.config import EmbeddingMethodConfig
 
 
 class ClassifierBaselineConfig(EmbeddingMethodConfig):
-    """Classifier-Baseline (Chen et al., ICCV 2021): a pre-trained classifier's features and the nearest class mean."""
+    """Classifier-Baseline (Chen et al., ICCV 2021): nearest class mean on a pre-trained classifier's features."""
 
     method: Literal["classifier_baseline"] = "classifier_baseline"
     learns: ClassVar[bool] = False

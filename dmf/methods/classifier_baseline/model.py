@@ -14,7 +14,7 @@ from dmf.methods.heads import embeddings, nearest_mean
 class ClassifierBaseline(FewShotMethod):
     """Logits are the cosines between a query's embedding and the mean embedding of a class.
 
-    The backbone is that of a classifier that was pre-trained on the base classes. An embedding is the mean of the
+    The backbone comes from a classifier that was pre-trained on the base classes. An embedding is the mean of the
     feature map over its positions.
     """
 
@@ -24,7 +24,7 @@ class ClassifierBaseline(FewShotMethod):
 
     @classmethod
     def build(cls, backbone: nn.Module, config: ClassifierBaselineConfig, base_classes: int) -> Self:
-        """The backbone is all that there is."""
+        """Build the method on `backbone`; `config` and `base_classes` are not used."""
         return cls(backbone)
 
     def score(self, support: Tensor, query: Tensor) -> Tensor:

@@ -1,14 +1,14 @@
 """Alignment of a query map X by a meta-filter f (paper, eq. 9): dX/dt = relu(f (*) X) for t in [0, 1].
 
-The relu is the released code's; eq. 7 of the paper is printed without it. (*) filters each channel at each position
-with the k x k weights of its group; f is constant in t. "T alignments" are T Euler steps of length 1,
-X_{t+1} = X_t + relu(f (*) X_t); "ode" integrates.
+The relu is in the released code but not in eq. 7 as printed. (*) filters each channel at each position with the k x k
+weights of its group; f is constant in t. "T alignments" are T Euler steps of length 1,
+X_{t+1} = X_t + relu(f (*) X_t); "ode" integrates the equation.
 
-For k = 1 the elements x of X do not interact: each solves a linear equation with a constant f > 0 of its own, so x <= 0
-stays as it is (the relu) and x > 0 becomes phi(f) x, with the growth
+For k = 1 the elements x of X do not interact: each follows a linear equation with its own constant f > 0. The relu
+leaves x <= 0 unchanged, and x > 0 becomes phi(f) x, with the growth
 
     phi(f) = (1 + f)^T                          T alignments
-             1 + f + f^2/2 + f^3/6 + f^4/24     one Runge-Kutta step, whichever of order 4, since x' = f x is linear
+             1 + f + f^2/2 + f^3/6 + f^4/24     one Runge-Kutta step: any of order 4, since x' = f x is linear
              exp(f)                             the exact ODE
 
 Without the relu, phi multiplies elements of both signs.
@@ -27,12 +27,12 @@ from torch import Tensor
 from torchdiffeq import odeint
 
 DOPRI5_RTOL, DOPRI5_ATOL = 1e-5, 1e-6
-"""The paper names Dormand-Prince but no tolerances; these keep phi to five digits in float32."""
+"""The paper names Dormand-Prince but gives no tolerances; these keep five digits of phi in float32."""
 
 
 @dataclass(frozen=True)
 class Alignment:
-    """Aligns queries; for its fields see `DMFConfig` (where `steps` is `alignment`)."""
+    """Aligns query maps. The fields are those of `DMFConfig`, where `steps` is called `alignment`."""
 
     steps: Literal[0, 1, 2, 3, "ode"] = "ode"
     solver: Literal["rk4", "dopri5", "exact"] = "rk4"
@@ -41,9 +41,9 @@ class Alignment:
 
     @property
     def coefficients(self) -> tuple[float, ...] | None:
-        """c_1, c_2, ... of phi(f) - 1 = c_1 f + c_2 f^2 + ... for k = 1; () stands for exp(f) - 1.
+        """The c_i in phi(f) - 1 = c_1 f + c_2 f^2 + ... for k = 1; () stands for exp(f) - 1.
 
-        None where phi has no closed form: for k = 3 and for the adaptive solver.
+        None if phi has no closed form: for k = 3 and for the adaptive solver.
         """
         if self.kernel_size != 1 or (self.steps == "ode" and self.solver == "dopri5"):
             return None
@@ -65,7 +65,7 @@ class Alignment:
     def __call__(self, query: Tensor, filters: Tensor) -> Tensor:
         """Align `query` [P, C, H, W] with `filters` [P, G*k*k, H, W] -> [P, C, H, W].
 
-        Channel c belongs to group c // (C/G); the k*k taps of a group are adjacent in `filters`.
+        Channel c belongs to group c // (C/G). The k*k taps of a group are adjacent in `filters`.
         """
         if self.steps == 0:
             return query
@@ -98,7 +98,7 @@ class Alignment:
 def apply_filter(maps: Tensor, filters: Tensor, kernel_size: int) -> Tensor:
     """Filter `maps` [P, C, H, W] at each position with its own `filters` [P, G*k*k, H, W] -> [P, C, H, W].
 
-    Tap t = (i, j) = divmod(t, k) reads the neighbour at (y + i - k//2, x + j - k//2); outside the map are zeros.
+    Tap t, with (i, j) = divmod(t, k), reads the neighbour at (y + i - k//2, x + j - k//2), or zero outside the map.
     """
     pairs, channels, height, width = maps.shape
     taps = kernel_size**2

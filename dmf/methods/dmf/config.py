@@ -1,4 +1,4 @@
-"""Settings of the Dynamic Meta-filter. Where paper and released code differ, both are values of one field."""
+"""Settings of the Dynamic Meta-filter. Where paper and released code differ, one field offers both values."""
 
 from __future__ import annotations
 
@@ -18,23 +18,25 @@ class DMFConfig(EmbeddingMethodConfig):
 
     method: Literal["dmf"] = "dmf"
     groups: Count = 64
-    """Filters per position; must divide the backbone's channels (Table 2c)."""
+    """Filters per position (Table 2c); has to divide the backbone's channels."""
     kernel_size: Annotated[Literal[1, 3], NO_BOOL] = 1
-    """Side of the meta-filter."""
+    """Side of the meta-filter, in positions."""
     dynamic_sampling: bool = True
-    """Generate filters from deformed 3x3 neighbourhoods; False: from ordinary ones (Table 2a)."""
+    """Generate filters from deformed 3x3 neighbourhoods; False: from regular ones (Table 2a)."""
     alignment: Annotated[Literal[0, 1, 2, 3, "ode"], NO_BOOL] = "ode"
     """Number of alignments, or the neural ODE (Table 2d)."""
     solver: Literal["rk4", "dopri5", "exact"] = "rk4"
-    """For "ode": one 3/8-rule step (released), adaptive Dormand-Prince (paper), the closed form (kernel_size 1)."""
+    """Solver of the neural ODE: `rk4` takes one 3/8-rule step (released), `dopri5` is adaptive Dormand-Prince (paper),
+    `exact` is the closed form (`kernel_size` 1 only)."""
     rectified: bool = True
-    """dX/dt = relu(filter (*) X) (released); False: without the relu (paper, eq. 7 as printed)."""
+    """Whether dX/dt = relu(filter (*) X) (released), or without the relu (paper, eq. 7 as printed)."""
     score_border: Annotated[Literal[0, 1], NO_BOOL] = 1
-    """Zero border of the score map in the loss: 1 (released, a padded 1x1 convolution), 0 (paper)."""
+    """Width of the zero border of the score map: 1 (released, from a padded 1x1 convolution) or 0 (paper)."""
     class_weight: Literal["normalised", "pooled"] = "normalised"
-    """Support map to class weight: L2 over channels at each position, then the mean (released); the mean (paper)."""
+    """From class map to class weight: divide by the L2 norm over channels at each position, then take the mean over
+    positions (released); or only the mean (`pooled`, paper)."""
     global_input: Literal["query", "aligned"] = "query"
-    """The global classifier sees the query map (released) or the query aligned to its own class (paper)."""
+    """Input of the global classifier: the query map (released), or the query map aligned to its own class (paper)."""
     few_shot_weight: NonNegative = 0.5
     global_weight: NonNegative = 1.0
     """The loss is global_weight * global + few_shot_weight * few-shot (released: 1, 0.5; paper, eq. 10: 0.5, 1)."""
@@ -47,7 +49,8 @@ class DMFConfig(EmbeddingMethodConfig):
         return unread if self.alignment == "ode" else unread | {"solver": f"alignment={self.alignment}"}
 
     def identity(self) -> dict[str, dict[str, Any]]:
-        """As in the first records, which knew no other method: no name, and the loss weights among the training's."""
+        """In the form of the first records, when DMF was the only method: without its name, and with the loss weights
+        in the section `training`."""
         model = super().identity()["model"]
         del model["method"]
         return {"model": model, "training": {name: model.pop(name) for name in LOSS_WEIGHTS if name in model}}
@@ -61,7 +64,7 @@ class DMFConfig(EmbeddingMethodConfig):
                 f"try one of {', '.join(map(str, divisors))}"
             )
         if self.solver == "exact" and self.kernel_size != 1:
-            raise ValueError("solver='exact' is a closed form for kernel_size=1 only; take 'rk4' or 'dopri5'")
+            raise ValueError("solver='exact' works only for kernel_size=1; use 'rk4' or 'dopri5'")
         if self.few_shot_weight == 0 and self.global_weight == 0:
-            raise ValueError("few_shot_weight and global_weight are both 0, nothing would be learnt")
+            raise ValueError("few_shot_weight and global_weight are both 0, so nothing would be learnt; raise one")
         return self

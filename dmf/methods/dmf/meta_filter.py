@@ -15,12 +15,12 @@ SAMPLING_TAPS = 9
 class MetaFilter(nn.Module):
     """Generates a filter for each pair of a class map and a query map.
 
-    Dynamic sampling: a 5x5 convolution of concat(query, class map) predicts at each position an offset for each of the
-    3x3 taps. A 3x3 convolution of the class map, deformed by these offsets, and a sigmoid give the `groups` *
-    `kernel_size`^2 weights of each position.
+    With dynamic sampling, a 5x5 convolution of concat(query map, class map) predicts an offset for each of the 3x3 taps
+    at each position. A 3x3 convolution of the class map, deformed by these offsets, and a sigmoid then give the
+    `groups` * `kernel_size`^2 weights at each position.
 
-    The offset convolution is linear, so it is the sum of a convolution of the query and one of the class map: N + Q
-    convolutions in place of N * Q.
+    The offset convolution is linear, so it splits into a convolution of the query map and one of the class map: N + Q
+    convolutions instead of N * Q.
     """
 
     def __init__(self, channels: int, groups: int, kernel_size: int = 1, dynamic_sampling: bool = True) -> None:
@@ -35,7 +35,7 @@ class MetaFilter(nn.Module):
         """Class maps [B, N, C, H, W] and query maps [B, Q, C, H, W] -> filters [B, N, Q, G*k*k, H, W] in (0, 1), in
         float32 or wider.
 
-        Without dynamic sampling all queries share their class's filters, and the result has a Q of 1.
+        Without dynamic sampling, all queries share a class's filters, and Q is 1 in the result.
         """
         offsets = None
         if self.offset_conv is not None:
@@ -47,7 +47,7 @@ class MetaFilter(nn.Module):
         return by_class
 
     def query_offsets(self, query: Tensor) -> Tensor:
-        """The query's part of the offsets: maps [I, C, H, W] -> [I, 18, H, W], (dy, dx) for each tap, in positions."""
+        """The query's part of the offsets, (dy, dx) in positions for each tap: maps [I, C, H, W] -> [I, 18, H, W]."""
         return self._offset_part(query, slice(None, self.channels))
 
     def class_offsets(self, classes: Tensor) -> Tensor:

@@ -1,8 +1,9 @@
 """Dynamic Meta-filter (Xu et al., CVPR 2021).
 
-From images to logits: the backbone makes feature maps; the mean of a class's support maps is its class map; from each
-pair of a class map and a query map the meta-filter makes a filter (`meta_filter`), which aligns the query map with the
-class (`alignment`); the class weight times the aligned query map is the score map (`scorers`); its mean is the logit.
+From images to logits: the backbone computes feature maps, and the mean of a class's support maps is its class map. For
+each pair of a class map and a query map, the meta-filter generates a filter (`meta_filter`), which aligns the query map
+with the class (`alignment`). The class weight times the aligned query map is the score map (`scorers`), whose mean over
+positions is the logit.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ from dmf.methods.dmf.scorers import ClassWeight, FilterScorer, OnePassScorer, Sc
 
 
 class DMF(FewShotMethod):
-    """Backbone, meta-filter, alignment, and two classifiers: the class weights, and a global one over base classes."""
+    """A backbone, a meta-filter, the alignment, and two classifiers: class weights for the episode's classes, and a
+    global classifier of the base classes."""
 
     def __init__(
         self,
@@ -58,7 +60,7 @@ class DMF(FewShotMethod):
 
     @classmethod
     def build(cls, backbone: nn.Module, config: DMFConfig, base_classes: int) -> Self:
-        """The model that `config` describes, on maps of `config.channels`."""
+        """Build the model that `config` describes; `backbone` returns maps of `config.channels` channels."""
         return cls(
             backbone,
             config.channels,
@@ -77,8 +79,7 @@ class DMF(FewShotMethod):
         return self._mean_score(self.score_map(wide(support).mean(2), query))
 
     def score_map(self, classes: Tensor, query: Tensor) -> Tensor:
-        """<class weight, aligned query> at each position: class maps [B, N, C, H, W] and query maps [B, Q, C, H, W] ->
-        [B, Q, N, H, W]."""
+        """Class maps [B, N, C, H, W] and query maps [B, Q, C, H, W] -> score map [B, Q, N, H, W]."""
         return self.scorer.score_map(classes, query)
 
     def image_table(self, maps: Tensor) -> Table:
@@ -91,17 +92,19 @@ class DMF(FewShotMethod):
         return self._mean_score(self.scorer.score_map_of_rows(classes, class_rows, images, query_rows))
 
     def _mean_score(self, scores: Tensor) -> Tensor:
-        """Score map [B, Q, N, H, W] -> its mean over positions [B, Q, N], the border's zeros included (they change no
-        argmax)."""
+        """Score map [B, Q, N, H, W] -> mean over positions [B, Q, N].
+
+        The mean includes the zero border, which changes no argmax.
+        """
         height, width = scores.shape[-2:]
         positions = (height + 2 * self.score_border) * (width + 2 * self.score_border)
         return scores.sum((-2, -1)) / positions
 
     def losses_of_maps(self, maps: Episode) -> Losses:
-        """The total is global_weight * global + few_shot_weight * few-shot loss (paper, eq. 10)."""
+        """The total loss is global_weight * global loss + few_shot_weight * few-shot loss (paper, eq. 10)."""
         classes = wide(maps.support).mean(2)
         if self.global_input == "aligned" and self.meta_filter is not None:
-            # The global classifier needs the filters of all pairs, so the score takes them too.
+            # The global classifier needs the filters, so the score reuses them.
             filters = self.meta_filter(classes, maps.query)
             global_maps = self.align_to_own_class(maps.query, filters, maps.targets)
             scores = self.filter_scorer.score_map(classes, maps.query, filters)
@@ -117,7 +120,8 @@ class DMF(FewShotMethod):
     def align_to_own_class(self, query: Tensor, filters: Tensor, targets: Tensor) -> Tensor:
         """Align each query map [B, Q, C, H, W] with the filter of its own class (as in CAN) -> [B, Q, C, H, W].
 
-        `filters` [B, N, Q or 1, G*k*k, H, W] are those of all pairs, `targets` [B, Q] the queries' classes.
+        `filters` [B, N, Q or 1, G*k*k, H, W] hold all pairs of class and query; `targets` [B, Q] are the queries'
+        classes.
         """
         filters = filters.expand(-1, -1, query.shape[1], -1, -1, -1)
         episodes = torch.arange(len(query), device=query.device)[:, None]
@@ -128,10 +132,10 @@ class DMF(FewShotMethod):
         return maps
 
     def few_shot_loss(self, scores: Tensor, targets: Tensor) -> Tensor:
-        """Cross-entropy of `scores` [B, Q, N, H, W] for `targets` [B, Q] at each position, averaged over queries and
-        positions (paper, eq. 12, read as a cross-entropy).
+        """Cross-entropy between `scores` [B, Q, N, H, W] and `targets` [B, Q] at each position, averaged over queries
+        and positions (paper, eq. 12, read as a cross-entropy).
 
-        The released score map has a border of zeros, where the cross-entropy is the constant log N.
+        The released code's score map has a border of zeros, where the cross-entropy is the constant log N.
         """
         ways, height, width = scores.shape[2:]
         inside = positions_cross_entropy(scores.flatten(0, 1), targets.flatten())
@@ -140,5 +144,5 @@ class DMF(FewShotMethod):
 
 
 def positions_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
-    """Cross-entropy of maps of logits [P, classes, H, W] with one target per map [P], mean over maps and positions."""
+    """Cross-entropy of logit maps [P, classes, H, W] with one target per map [P], averaged over maps and positions."""
     return F.cross_entropy(logits, targets[:, None, None].expand(-1, *logits.shape[2:]))

@@ -1,17 +1,18 @@
-"""Two ways to the score map of DMF: the class weight times the aligned query map, at each position.
+"""Two ways to compute DMF's score map: at each position, the class weight times the aligned query map.
 
-`FilterScorer` serves every setting: it makes the filter of each pair of a class and a query. `OnePassScorer` serves
-dynamically sampled 1x1 filters and keeps neither filters nor aligned maps in memory.
+`FilterScorer` works for every setting: it generates the filter of each pair of class and query. `OnePassScorer` works
+for dynamically sampled 1x1 filters and stores neither filters nor aligned maps.
 
-For 1x1 filters the score needs no aligned map. With w the class weight, X the query map, f the pair's filter and phi
-the growth of `Alignment`, the rectified alignment leaves X_c <= 0 alone and multiplies X_c > 0 by phi(f_g), g being the
-group of channel c:
+For 1x1 filters, the score can be computed without the aligned map. With w the class weight, X the query map, f the
+pair's filter and phi the growth of `Alignment`, the rectified alignment leaves X_c <= 0 unchanged and multiplies
+X_c > 0 by phi(f_g), where g is the group of channel c:
 
     score = sum_c w_c aligned_c = sum_c w_c X_c + sum_g (phi(f_g) - 1) * sum_{c in g} w_c relu(X_c),
 
-the score without alignment plus what the alignment adds. Without the relu in the alignment, X_c replaces relu(X_c).
+which is the score without alignment, plus what the alignment adds. Without the relu in the alignment, X_c replaces
+relu(X_c).
 
-Scorers refer to the model's meta-filter but are no modules, so the model's state dict holds its weights once.
+Scorers hold the model's meta-filter but are not modules, so its weights appear once in the model's state dict.
 """
 
 from __future__ import annotations
@@ -43,10 +44,10 @@ def class_weights(classes: Tensor, how: ClassWeight) -> Tensor:
 
 
 class Scorer(ABC):
-    """Score maps [B, Q, N, H, W] of episodes, from feature maps or from the tables that an evaluation keeps."""
+    """Computes score maps [B, Q, N, H, W] of episodes, from feature maps or from the tables of an evaluation."""
 
     computes_classes: ClassVar[bool]
-    """As in `FewShotMethod`, whose tables these are."""
+    """As in `FewShotMethod`."""
 
     @abstractmethod
     def score_map(self, classes: Tensor, query: Tensor) -> Tensor:
@@ -54,19 +55,19 @@ class Scorer(ABC):
 
     @abstractmethod
     def image_table(self, maps: Tensor) -> Table:
-        """What to keep of images, from their maps [P, C, H, W]."""
+        """As in `FewShotMethod`, from feature maps [P, C, H, W]."""
 
     @abstractmethod
     def class_table(self, images: Table, rows: Tensor) -> Table:
-        """What `score_map_of_rows` needs of J classes, from the rows [J, K] of their examples in an image table."""
+        """What `score_map_of_rows` needs of J classes, from the rows [J, K] of their support in an image table."""
 
     @abstractmethod
     def score_map_of_rows(self, classes: Table, class_rows: Tensor, images: Table, query_rows: Tensor) -> Tensor:
-        """Score map [B, Q, N, H, W] of rows [B, N] of a class table and [B, Q] of an image table."""
+        """Rows [B, N] of a class table and rows [B, Q] of an image table -> score map [B, Q, N, H, W]."""
 
 
 class FilterScorer(Scorer):
-    """Makes the filter of every pair; without a meta-filter, the score of the query as it is."""
+    """Generates the filter of every pair; without a meta-filter, it scores the query map without alignment."""
 
     computes_classes = False
 
@@ -74,7 +75,7 @@ class FilterScorer(Scorer):
         self.meta_filter, self.alignment, self.class_weight = meta_filter, alignment, class_weight
 
     def score_map(self, classes: Tensor, query: Tensor, filters: Tensor | None = None) -> Tensor:
-        """As in `Scorer`; a caller that has the meta-filter's `filters` for these maps can pass them."""
+        """As in `Scorer`; pass the meta-filter's `filters` for these maps if you have them already."""
         weights = class_weights(classes, self.class_weight)
         if self.meta_filter is not None and filters is None:
             filters = self.meta_filter(classes, query)
@@ -87,18 +88,19 @@ class FilterScorer(Scorer):
             return self._score_aligned(weights, query, filters)
 
     def _score_aligned(self, weights: Tensor, query: Tensor, filters: Tensor) -> Tensor:
-        """The definition, for filters that couple neighbours: align each pair's map, then weigh its channels."""
+        """The definition, for filters that mix neighbouring positions: align each pair's map, then weight its
+        channels."""
         pairs = (*filters.shape[:2], query.shape[1])
         queries = query[:, None].expand(*pairs, *query.shape[2:]).flatten(0, 2)
         aligned = self.alignment(queries, filters.expand(*pairs, *filters.shape[3:]).flatten(0, 2))
         return torch.einsum("bnqchw,bnc->bqnhw", aligned.unflatten(0, pairs), weights)
 
     def _score_by_growth(self, weights: Tensor, query: Tensor, growth: Tensor) -> Tensor:
-        """The same for 1x1 filters, from phi(f) [B, N, Q or 1, G, H, W]: no aligned map is made."""
+        """The same for 1x1 filters, from phi(f) [B, N, Q or 1, G, H, W], without aligned maps."""
         groups = growth.shape[3]
         moving = F.relu(query) if self.alignment.rectified else query
         unaligned = torch.einsum("bqchw,bnc->bqnhw", query, weights)
-        if growth.shape[2] == 1:  # all queries share their class's filter: a product of matrices per position
+        if growth.shape[2] == 1:  # all queries share their class's filter: one matrix product per position
             kernels = (growth[:, :, 0] - 1)[:, :, :, None] * weights.unflatten(2, (groups, -1))[..., None, None]
             return unaligned + torch.einsum("bqchw,bnchw->bqnhw", moving, kernels.flatten(2, 3))
         products = torch.einsum(
@@ -117,9 +119,9 @@ class FilterScorer(Scorer):
 
 
 class OnePassScorer(Scorer):
-    """Goes from tap maps to scores in one call of `dmf.ops.aligned_score`, whose arguments are its tables.
+    """Computes scores from tap maps in one call of `dmf.ops.aligned_score`; its tables are the call's arguments.
 
-    Each argument depends on a class or on a query alone, so an evaluation computes it once, not for every pair.
+    Each argument depends on a class alone or on a query alone, so an evaluation computes it once, not for every pair.
     """
 
     computes_classes = True
@@ -131,7 +133,7 @@ class OnePassScorer(Scorer):
 
     @staticmethod
     def serves(meta_filter: MetaFilter, alignment: Alignment) -> bool:
-        """Whether the filters are dynamically sampled, 1x1, and their growth has a closed form."""
+        """Whether the filters are dynamically sampled and 1x1, and their growth has a closed form."""
         return meta_filter.offset_conv is not None and alignment.coefficients is not None
 
     def score_map(self, classes: Tensor, query: Tensor) -> Tensor:
@@ -141,11 +143,11 @@ class OnePassScorer(Scorer):
         return self._score(tables | self._query_table(query), episodes=episodes)
 
     def image_table(self, maps: Tensor) -> Table:
-        """Holds both parts of the offsets: an image may be a query or an example of a class."""
+        """Holds both parts of the offsets, because an image can be a query or in the support."""
         return self._query_table(maps) | {"class_offsets": self.meta_filter.class_offsets(maps)}
 
     def class_table(self, images: Table, rows: Tensor) -> Table:
-        """The offsets are linear in the map, so a class's part is the mean over its examples, like the class map."""
+        """The offsets are linear in the map, so a class's part is the mean over its support, like the class map."""
         class_maps = wide(images["query"][rows]).mean(1)  # [J, H, W, R, G]
         class_maps = class_maps.permute(0, 4, 3, 1, 2).flatten(1, 2)  # [J, C, H, W]
         offsets = wide(images["class_offsets"][rows]).mean(1)
@@ -156,14 +158,14 @@ class OnePassScorer(Scorer):
         return self._score(tables, rows=(class_rows, query_rows))
 
     def _taps_and_weights(self, classes: Tensor) -> Table:
-        """From class maps [J, C, H, W]."""
+        """Tables of class maps [J, C, H, W]."""
         return {
             "taps": self.meta_filter.filter_conv.tap_maps(classes),
             "weights": class_weights(classes, self.class_weight).unflatten(-1, (self.groups, -1)).transpose(-2, -1),
         }
 
     def _query_table(self, query: Tensor) -> Table:
-        """From query maps [I, C, H, W]."""
+        """Tables of query maps [I, C, H, W]."""
         return {
             "query": query.unflatten(1, (self.groups, -1)).permute(0, 3, 4, 2, 1),
             "query_offsets": self.meta_filter.query_offsets(query),

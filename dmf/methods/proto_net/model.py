@@ -15,10 +15,10 @@ from dmf.methods.proto_net.config import ProtoNetConfig
 
 
 class ProtoNet(FewShotMethod):
-    """Logits are -scale * mean((query - class mean)^2) over the flattened map.
+    """Logits are -scale * mean((query - class mean)^2), over the flattened feature map.
 
-    Squared distances of hundreds of dimensions saturate the softmax; the mean and a learnt scale, as in MetaOptNet's
-    implementation, keep it in range.
+    A sum of hundreds of squared differences would saturate the softmax; the mean and a learnt scale prevent that, as in
+    MetaOptNet's implementation.
     """
 
     def __init__(self, backbone: nn.Module, initial_scale: float = 10.0) -> None:
@@ -28,12 +28,12 @@ class ProtoNet(FewShotMethod):
 
     @classmethod
     def build(cls, backbone: nn.Module, config: ProtoNetConfig, base_classes: int) -> Self:
-        """The backbone is all that `config` describes, and no base classes are classified."""
+        """Build the method on `backbone`; `config` and `base_classes` are not used."""
         return cls(backbone)
 
     def score(self, support: Tensor, query: Tensor) -> Tensor:
         prototypes, queries = wide(support).mean(2).flatten(2), wide(query).flatten(2)  # [B, N, D], [B, Q, D]
-        # |q - p|^2 = |q|^2 - 2 qp + |p|^2; |q|^2 is the same for all classes, and softmax does not see it.
+        # |q - p|^2 = |q|^2 - 2 qp + |p|^2, where |q|^2 is the same for all classes and cancels in the softmax.
         with full_precision(query.device):
             distances = prototypes.square().sum(-1)[:, None] - 2 * queries @ prototypes.transpose(1, 2)
         return -self.log_scale.exp() * distances / queries.shape[-1]

@@ -1,4 +1,4 @@
-"""Raw pixels have no settings: nothing is learnt and nothing embeds the images."""
+"""Settings of raw pixels, which has none of its own."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dmf.methods.config import MethodConfig
 
 
 class RawPixelsConfig(MethodConfig):
-    """Nearest class by the cosine of raw pixels."""
+    """Nearest class mean by the cosine of raw pixels: nothing is learnt."""
 
     method: Literal["raw_pixels"] = "raw_pixels"
     learns: ClassVar[bool] = False

@@ -1,4 +1,4 @@
-"""The floor under every result: nearest class by the cosine of raw pixels, nothing learnt."""
+"""The lower bound for every learnt method: nearest class mean by the cosine of raw pixels."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from dmf.methods.raw_pixels.config import RawPixelsConfig
 
 
 class RawPixels(FewShotMethod):
-    """Cosine between a query's normalised pixels and the mean of a class's."""
+    """Logits are the cosines between a query's pixels and the mean pixels of a class."""
 
     def __init__(self, backbone: nn.Module) -> None:
         super().__init__()
@@ -21,7 +21,7 @@ class RawPixels(FewShotMethod):
 
     @classmethod
     def build(cls, backbone: nn.Module, config: RawPixelsConfig, base_classes: int) -> Self:
-        """Pixels are the features: `backbone` is the identity."""
+        """Build the method; `backbone` is the identity, so the pixels are the features."""
         return cls(backbone)
 
     def score(self, support: Tensor, query: Tensor) -> Tensor:
