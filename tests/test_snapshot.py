@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -45,3 +46,19 @@ def test_the_same_code_is_kept_once_and_other_code_beside_it(tmp_path: Path, mon
     second = snapshot(store)
     assert second != first and (first / "dmf" / "a.py").read_text() == "a = 1\n"
     assert sorted(path.name for path in (store / "code").iterdir()) == sorted([first.name, second.name])
+
+
+def test_the_copy_knows_the_commit_that_it_was_made_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = "from dmf.records.provenance import git_commit; print(git_commit())"
+    for commit in ("1" * 40 + "+changes", None):
+        monkeypatch.setattr(module, "git_commit", lambda commit=commit: commit)
+        folder = snapshot(tmp_path)
+        done = subprocess.run(
+            [sys.executable, "-c", program],
+            cwd=tmp_path,
+            env={"PYTHONPATH": str(folder), "PATH": os.environ["PATH"]},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert done.stdout.strip() == str(commit)

@@ -172,8 +172,15 @@ def versions() -> dict[str, str]:
     return installed
 
 
+COMMIT = "COMMIT"
+"""The file in which a copy of the code, which is no repository, keeps the commit that it was made from."""
+
+
 def git_commit() -> str | None:
-    """The commit of this code, with "+changes" if the working tree is not clean; None outside a repository."""
+    """The commit of this code, with "+changes" if the working tree is not clean; None if it is not known."""
+    kept = HERE.parent / COMMIT
+    if kept.is_file():
+        return kept.read_text(encoding="utf-8") or None
 
     def git(*arguments: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(["git", "-C", str(HERE), *arguments], capture_output=True, text=True)

@@ -9,6 +9,9 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from dmf.machine.files import write_text
+from dmf.records.provenance import COMMIT, git_commit
+
 ROOT = Path(__file__).resolve().parents[2]
 """The root of the checkout or installation."""
 PARTS = ("dmf", "orchestrator", "reports", "csrc")
@@ -16,7 +19,16 @@ SUFFIXES = {".py", ".so", ".csv", ".jinja", ".cpp", ".cu", ".cuh", ".h"}
 
 
 def snapshot(store: Path) -> Path:
-    """Copy the code to `store`/code/<its hash>, unless an intact copy is there; return that folder."""
+    """Copy the code to `store`/code/<its hash>, unless an intact copy is there; return that folder.
+
+    The copy names the commit that it was made from.
+    """
+    folder = _copied(store)
+    write_text(folder / COMMIT, git_commit() or "")
+    return folder
+
+
+def _copied(store: Path) -> Path:
     files = dict(_files(ROOT))
     digest = _digest(files)
     folder = store / "code" / digest
