@@ -471,7 +471,7 @@ DATA = [
         "a class is called 'n05\\nn05_1.JPEG,n05", "printable"),
     data("a label of 200,000 characters", in_csv, add("val.csv", "n05_0.JPEG," + "x" * 200_000), "is not CSV (field"),
     data("a label of 300 characters", in_csv, put("val.csv", "filename,label\nn05_0.JPEG," + "x" * 300),
-        "a class is called", "expected 1 to 255 characters"),
+        "a class is called", "expected 1 to 255 printable characters"),
     data("a path of Windows", in_csv, add("val.csv", "C:\\n05\\x.JPEG,n05\n"), "1 of 9 files are not in", "C:"),
     data("a folder in place of an image", in_csv, lambda root: [
         (root / "images" / "x.png").mkdir(), add("val.csv", "x.png,n05\n")(root)], "1 of 9 files are not in"),
@@ -505,7 +505,7 @@ DATA = [
     data("indices that are none", in_cached, entry(CACHED, class_dict={"a": 3}), "class_dict['a'] is a int", LISTED),
     data("indices with fractions", in_cached, entry(CACHED, class_dict={"a": [0.0]}), "has image 0.0 of 8"),
     data("an index twice", in_cached, entry(CACHED, class_dict={"a": [0, 0]}), "has image 0 of 8 twice"),
-    data("an index too large", in_cached, entry(CACHED, class_dict={"a": [99]}), "has image 99 of 8", "there is none"),
+    data("an index too large", in_cached, entry(CACHED, class_dict={"a": [99]}), "has image 99 of 8", "no such image"),
     data("an image without a class", in_cached, entry(CACHED, class_dict={"a": [0]}), "image 1 is in no class"),
     # npz
     data("half an npz", in_npz, cut("val_images.npz"), "val_images.npz: File is not a zip file", NPZ),

@@ -223,8 +223,8 @@ def test_says_once_which_implementation_runs(monkeypatch: pytest.MonkeyPatch, ca
 @pytest.mark.parametrize(
     ("taps", "offsets", "message"),
     [
-        (torch.zeros(2, 9, 5, 4), torch.zeros(2, 3, 18, 5, 4), "taps are"),
-        (torch.zeros(2, 6, 5, 4, 1), torch.zeros(2, 3, 18, 5, 4), "taps are"),
+        (torch.zeros(2, 9, 5, 4), torch.zeros(2, 3, 18, 5, 4), "expected taps"),
+        (torch.zeros(2, 6, 5, 4, 1), torch.zeros(2, 3, 18, 5, 4), "expected taps"),
         (torch.zeros(2, 9, 5, 4, 1), torch.zeros(2, 3, 9, 5, 4), "expected offsets"),
         (torch.zeros(2, 9, 5, 4, 1), torch.zeros(3, 3, 18, 5, 4), "expected offsets"),
         (torch.zeros(2, 9, 5, 4, 1), torch.zeros(2, 3, 18, 4, 5), "expected offsets"),

@@ -38,7 +38,7 @@ def read_cache_pickle(tree: Tree, split: str, parts: list[str]) -> RawSplit:
         for index in listed(indices, f"class_dict[{class_id!r}]", where):
             if not isinstance(index, (int, np.integer)) or not 0 <= index < len(images) or class_ids[index] is not None:
                 raise ValueError(
-                    f"{where}: class_dict has image {shown(index)}, which is a duplicate or not one of {len(images)}"
+                    f"{where}: class_dict has image {shown(index)} of {len(images)} twice, or there is no such image"
                 )
             class_ids[index] = class_id_of(class_id, where)
     if None in class_ids:
