@@ -26,7 +26,7 @@ from orchestrator.status import rows
 from orchestrator.store.bucket import training as remote_training
 from orchestrator.store.bucket.lease import DRIVER, Claim, Lease, LeaseLost
 from orchestrator.store.bucket.mirror import EVERYTHING, GOING, RemoteStore
-from orchestrator.store.bucket.objects import sha256
+from orchestrator.store.bucket.objects import _profile, sha256
 from orchestrator.store.bucket.training import RemoteTraining, TakenOver
 from orchestrator.store.ledger import BucketLedger, Ledger
 from orchestrator.store.standing import standing
@@ -672,3 +672,21 @@ def test_who_is_not_let_in_is_told(tmp_path: Path) -> None:
     # The server asks for credentials, except for the request that creates the bucket.
     with s3_server(tmp_path, INITIAL_NO_AUTH_ACTION_COUNT="1") as asks, refused:
         RemoteStore.at(uri(asks, "x"))
+
+
+def test_credentials_of_a_profile_are_used(port: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Moto takes any key, so what obstore is given is looked at, and then used."""
+    (tmp_path / "credentials").write_text("[work]\naws_access_key_id = of-the-profile\naws_secret_access_key = s\n")
+    (tmp_path / "config").write_text("[profile work]\nregion = eu-west-1\n")
+    for name in ENVIRONMENT:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "credentials"))
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
+    monkeypatch.setenv("AWS_PROFILE", "work")
+    options: dict[str, str | bool] = {}
+    provider = _profile(options)
+    assert provider is not None and provider()["access_key_id"] == "of-the-profile"
+    assert options == {"region": "eu-west-1"}
+    remote = RemoteStore.at(uri(port, "of-a-profile"))
+    remote.write("a.json", b"1")
+    assert remote.listed().keys() == {"a.json"}

@@ -4,13 +4,14 @@
 
 A query may name another server than Amazon's or Google's, and another S3 region than us-east-1:
 `?endpoint_override=host:port&scheme=http&region=eu-west-1`; the default scheme is https. For S3, AWS_ENDPOINT_URL and
-AWS_REGION in the environment do the same. Credentials come from the environment.
+AWS_REGION in the environment do the same. Credentials come from the environment, for S3 also from a profile in ~/.aws.
 """
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
+import os
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from obstore.store import GCSStore, S3Store
 
 if TYPE_CHECKING:
     from obstore import PutResult, UpdateVersion
+    from obstore.auth.boto3 import Boto3CredentialProvider
 
 STORES = {"s3": S3Store, "gs": GCSStore}
 QUERY = {"s3": ("endpoint_override", "scheme", "region"), "gs": ("endpoint_override", "scheme")}
@@ -96,12 +98,16 @@ class Objects:
         if not bucket:
             raise ValueError("it names no bucket")
         options = _options(place)
+        provider = None
         if place.netloc != bucket:
             options["skip_signature"] = True
+        elif place.scheme == "s3" and not os.environ.get("AWS_ACCESS_KEY_ID"):
+            provider = _profile(options)
         opened: S3Store | GCSStore = STORES[place.scheme](
             bucket,
             prefix=unquote(place.path).strip("/") or None,
             config=options,
+            credential_provider=provider,
             client_options={"allow_http": True},  # used only if an endpoint begins with http://
             retry_config=RETRIES,
         )
@@ -199,6 +205,24 @@ def _options(place: SplitResult) -> dict[str, str | bool]:
     if host:
         asked["endpoint" if place.scheme == "s3" else "base_url"] = f"{scheme}://{host}"
     return asked
+
+
+def _profile(options: dict[str, str | bool]) -> Boto3CredentialProvider | None:
+    """The credentials of $AWS_PROFILE in ~/.aws, as boto3 finds them, and its region; None without boto3 or a profile.
+
+    obstore itself reads the environment, and the roles of instances and containers.
+    """
+    try:
+        import boto3
+        from obstore.auth.boto3 import Boto3CredentialProvider
+    except ImportError:
+        return None
+    session = boto3.Session()
+    if not session.available_profiles:
+        return None
+    if session.region_name:
+        options.setdefault("region", session.region_name)
+    return Boto3CredentialProvider(session)
 
 
 def _sentence(error: Exception) -> str:
