@@ -14,11 +14,11 @@ from typing import Any
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
-import ray  # noqa: E402
+import ray
 
-from dmf.config import AnyTraining  # noqa: E402
-from orchestrator.running.interrupts import Signals  # noqa: E402
-from orchestrator.spec.model import Resources  # noqa: E402
+from dmf.config import AnyTraining
+from orchestrator.running.interrupts import Signals
+from orchestrator.spec.model import Resources
 
 OBJECT_STORE_BYTES = 128 * 2**20
 """Small, since trials exchange only numbers."""

@@ -21,24 +21,24 @@ os.environ["RAY_CHDIR_TO_TRIAL_DIR"] = "0"
 os.environ["RAY_AIR_NEW_OUTPUT"] = "0"
 os.environ["TUNE_GLOBAL_CHECKPOINT_S"] = "inf"  # Tune's snapshots are for Tuner.restore, which is not used
 
-from ray import tune  # noqa: E402
-from ray.tune import Callback, FailureConfig, RunConfig, TuneConfig, Tuner  # noqa: E402
-from ray.tune.execution.placement_groups import PlacementGroupFactory  # noqa: E402
-from ray.tune.search import Searcher  # noqa: E402
+from ray import tune
+from ray.tune import Callback, FailureConfig, RunConfig, TuneConfig, Tuner
+from ray.tune.execution.placement_groups import PlacementGroupFactory
+from ray.tune.search import Searcher
 
-from dmf.config import AnyTraining  # noqa: E402
-from dmf.records.records import Epoch, Failure  # noqa: E402
-from orchestrator.running.cluster import NodeWatch, cluster, environment, node_watch, request  # noqa: E402
-from orchestrator.running.interrupts import Signals  # noqa: E402
-from orchestrator.running.job import Job  # noqa: E402
-from orchestrator.running.options import Options  # noqa: E402
-from orchestrator.running.order import Order  # noqa: E402
-from orchestrator.running.watch import Watcher, logged  # noqa: E402
-from orchestrator.running.worker import train_job  # noqa: E402
-from orchestrator.spec.model import SweepSpec  # noqa: E402
-from orchestrator.spec.plan import Trial  # noqa: E402
-from orchestrator.store.ledger import Ledger  # noqa: E402
-from orchestrator.store.snapshot import snapshot  # noqa: E402
+from dmf.config import AnyTraining
+from dmf.records.records import Epoch, Failure
+from orchestrator.running.cluster import NodeWatch, cluster, environment, node_watch, request
+from orchestrator.running.interrupts import Signals
+from orchestrator.running.job import Job
+from orchestrator.running.options import Options
+from orchestrator.running.order import Order
+from orchestrator.running.watch import Watcher, logged
+from orchestrator.running.worker import train_job
+from orchestrator.spec.model import SweepSpec
+from orchestrator.spec.plan import Trial
+from orchestrator.store.ledger import Ledger
+from orchestrator.store.snapshot import snapshot
 
 PENDING = 200
 """Trials that Tune prepares besides those that run: as many as in a grid search."""

@@ -49,8 +49,10 @@ class DMFConfig(EmbeddingMethodConfig):
         return unread if self.alignment == "ode" else unread | {"solver": f"alignment={self.alignment}"}
 
     def identity(self) -> dict[str, dict[str, Any]]:
-        """In the form of the first records, when DMF was the only method: without its name, and with the loss weights
-        in the section `training`."""
+        """In the form of the first records, when DMF was the only method.
+
+        It has no name, and the loss weights are in the section `training`.
+        """
         model = super().identity()["model"]
         del model["method"]
         return {"model": model, "training": {name: model.pop(name) for name in LOSS_WEIGHTS if name in model}}

@@ -25,8 +25,10 @@ from dmf.methods.dmf.scorers import ClassWeight, FilterScorer, OnePassScorer, Sc
 
 
 class DMF(FewShotMethod):
-    """A backbone, a meta-filter, the alignment, and two classifiers: class weights for the episode's classes, and a
-    global classifier of the base classes."""
+    """A backbone, a meta-filter, the alignment, and two classifiers.
+
+    One is made of the class weights of the episode's classes, the other is a global classifier of the base classes.
+    """
 
     def __init__(
         self,
@@ -132,10 +134,9 @@ class DMF(FewShotMethod):
         return maps
 
     def few_shot_loss(self, scores: Tensor, targets: Tensor) -> Tensor:
-        """Cross-entropy between `scores` [B, Q, N, H, W] and `targets` [B, Q] at each position, averaged over queries
-        and positions (paper, eq. 12, read as a cross-entropy).
+        """Cross-entropy between `scores` [B, Q, N, H, W] and `targets` [B, Q], averaged over queries and positions.
 
-        The released code's score map has a border of zeros, where the cross-entropy is the constant log N.
+        This is eq. 12 of the paper, read as a cross-entropy. The released code's score map has a border of zeros, where the cross-entropy is the constant log N.
         """
         ways, height, width = scores.shape[2:]
         inside = positions_cross_entropy(scores.flatten(0, 1), targets.flatten())

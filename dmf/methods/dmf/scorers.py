@@ -88,8 +88,7 @@ class FilterScorer(Scorer):
             return self._score_aligned(weights, query, filters)
 
     def _score_aligned(self, weights: Tensor, query: Tensor, filters: Tensor) -> Tensor:
-        """The definition, for filters that mix neighbouring positions: align each pair's map, then weight its
-        channels."""
+        """Align each pair's map, then weight its channels: the definition, for filters that mix positions."""
         pairs = (*filters.shape[:2], query.shape[1])
         queries = query[:, None].expand(*pairs, *query.shape[2:]).flatten(0, 2)
         aligned = self.alignment(queries, filters.expand(*pairs, *filters.shape[3:]).flatten(0, 2))
