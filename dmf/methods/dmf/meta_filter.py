@@ -34,7 +34,8 @@ class MetaFilter(nn.Module):
     def forward(self, classes: Tensor, query: Tensor) -> Tensor:
         """Class maps [B, N, C, H, W] and query maps [B, Q, C, H, W] -> filters [B, N, Q, G*k*k, H, W] in (0, 1).
 
-        They are float32 or wider. Without dynamic sampling, all queries share a class's filters, and Q is 1 in the result.
+        They are float32 or wider. Without dynamic sampling, all queries share a class's filters, and Q is 1 in the
+        result.
         """
         offsets = None
         if self.offset_conv is not None:

@@ -136,7 +136,8 @@ class DMF(FewShotMethod):
     def few_shot_loss(self, scores: Tensor, targets: Tensor) -> Tensor:
         """Cross-entropy between `scores` [B, Q, N, H, W] and `targets` [B, Q], averaged over queries and positions.
 
-        This is eq. 12 of the paper, read as a cross-entropy. The released code's score map has a border of zeros, where the cross-entropy is the constant log N.
+        This is eq. 12 of the paper, read as a cross-entropy. The released code's score map has a border of zeros, where
+        the cross-entropy is the constant log N.
         """
         ways, height, width = scores.shape[2:]
         inside = positions_cross_entropy(scores.flatten(0, 1), targets.flatten())
