@@ -620,7 +620,10 @@ def test_validation_names_the_split_that_is_too_small(place: Path, capsys: pytes
     said = answer(train.main, ["--dataset", "mine", "--root", place / "root", *settings], capsys)
     check(
         said,
-        ("15 queries per class needs 2 classes of 16 images", "the val split has 2 classes and the smallest 4 images"),
+        (
+            "15 queries per class needs 2 classes of 16 images",
+            "the val split has 2 classes and the smallest has 4 images",
+        ),
     )
 
 

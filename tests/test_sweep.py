@@ -90,7 +90,7 @@ def test_the_plan_starts_nothing_and_says_what_would_be_done(site: Site, capsys:
     [
         (["--store", "/dev/null/x"], "--store: /dev/null/x cannot be written to: Not a directory"),
         (["--results", "/dev/null"], "--results: /dev/null/tiny cannot be written to: Not a directory"),
-        (["--address", "ray://head:10001"], "start the sweep on the cluster's head node with --address auto"),
+        (["--address", "ray://head:10001"], "run the sweep on the cluster's head node with --address auto"),
         (["--tracking-uri", "foo://x"], "MLflow does not answer at foo://x"),
         (["--tracking-uri", "sqlite:////dev/null/x.db"], "MLflow's database /dev/null/x.db cannot be written"),
     ],

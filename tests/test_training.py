@@ -178,7 +178,7 @@ def test_threads_are_those_that_a_run_began_with(tmp_path: Path, data: DataSet, 
         train(TINY.replace(training__threads=2), data, tmp_path, stopped_after(2))
     record = train(TINY.replace(training__threads=1), data, tmp_path)
     assert record.provenance.threads == 2
-    assert "resumed with the 2 threads" in caplog.text
+    assert "resumed with 2 threads" in caplog.text
 
 
 def test_learning_is_real(tmp_path: Path, data: DataSet) -> None:
