@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
+from pathlib import Path
 
 import pytest
 
@@ -10,6 +12,11 @@ from dmf.config import METHODS, RECIPES, EvaluationConfig, ExperimentConfig, rec
 from dmf.config.old import key_of_format_1
 from dmf.machine.device import device_of, has_bf16
 from dmf.records.records import Failure
+from orchestrator.spec.file import read_spec
+
+ROOT = Path(__file__).resolve().parents[1]
+KEYS_OF_SWEEPS: dict[str, list[str]] = json.loads((ROOT / "tests/keys_of_sweeps.json").read_text())
+"""The keys of the trainings of DMF in each shipped sweep, in the file's order."""
 
 
 def test_defaults_are_the_released_hyper_parameters() -> None:
@@ -245,3 +252,13 @@ def test_a_name_has_one_type_in_all_methods() -> None:
         for name, field in kind.model_fields.items():
             types.setdefault(name, set()).add(f"{field.annotation} {field.metadata}")
     assert {name for name, found in types.items() if len(found) > 1} == {"method"}
+
+
+@pytest.mark.parametrize("name", KEYS_OF_SWEEPS)
+def test_trainings_of_dmf_in_shipped_sweeps_keep_their_keys(name: str) -> None:
+    """The keys as format 1 computed them: what a store holds under them is still found."""
+    spec = read_spec(ROOT / f"sweeps/{name}.yaml", ["training.precision=fp32"])
+    configs = [spec.config_for({})] if spec.search else [each.config for each in spec.resolved]
+    of_dmf = [config for config in configs if isinstance(config, ExperimentConfig) and config.model.method == "dmf"]
+    keys = [key for config in of_dmf for key in (config.keys(spec.seeds) if not spec.search else (config.key,))]
+    assert keys == KEYS_OF_SWEEPS[name]
