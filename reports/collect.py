@@ -13,7 +13,7 @@ from dmf.config import EvaluationConfig, ExperimentConfig
 from dmf.records.facts import Ended, Tested
 from dmf.records.staleness import Today
 from dmf.values import printable
-from reports.statistics import Samples, means_ci95
+from reports.statistics.cells import Samples, means_ci95
 from reports.tables import PlannedCell, Records
 
 TOLERANCE = 1e-9

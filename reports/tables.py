@@ -18,6 +18,7 @@ from dmf.records.facts import Ended, Tested
 from dmf.values import Value
 from reports import published
 from reports.published import ABLATED, BACKBONES, DATASETS
+from reports.statistics.verdicts import MARGIN
 
 METHODS = {
     "dmf": "DMF",
@@ -46,6 +47,8 @@ class TableLayout:
     """Value of the parameter in the row that the others are compared with."""
     row_name: str = "{}"
     """Format of a row's name outside its table, from its label."""
+    margin: float = MARGIN
+    """Of accuracy; a difference that is smaller counts as none."""
     components: bool = True
     """Rows are DMF with one component changed; other methods are reference rows, listed first."""
 

@@ -80,11 +80,12 @@ def test_all_outputs_hold_the_same_numbers(table: Table) -> None:
     for section in table.sections:
         for cell in section.cells:
             assert cell.published is not None
-            numbers = [cell.published.accuracy, cell.accuracy, cell.ci95, cell.seed_sd]
+            numbers = [cell.published.accuracy, cell.accuracy, cell.ci95, cell.seed_sd, cell.total_ci95]
             if cell.to_published:
                 numbers += [cell.to_published.difference, cell.to_published.ci95]
             if cell.to_baseline:
                 numbers += [cell.to_baseline.difference, cell.to_baseline.low, cell.to_baseline.high]
+                numbers += [cell.to_baseline.method_low, cell.to_baseline.method_high, cell.to_baseline.sd_used]
             for number in numbers:
                 if number is None:
                     continue
@@ -120,7 +121,9 @@ def test_numbers_reach_the_printed_line(table: Table) -> None:
     fields = [field.strip().strip("*") for field in line.strip("|").split("|")]
     assert fields[:2] == ["1", "66.48"]
     assert fields[3] == f"{100 * cell.accuracy:.2f} ± {100 * cell.ci95:.2f}"
-    assert fields[4:7] == [f"{100 * cell.seed_sd:.2f}", "10", "2 of 2"]
+    assert cell.total_ci95 is not None
+    assert fields[4:6] == [f"{100 * cell.seed_sd:.2f} (n=2)", f"± {100 * cell.total_ci95:.2f}"]
+    assert fields[6:8] == ["10", "2 of 2"]
     assert fields[-1] == "baseline"
 
 
