@@ -22,7 +22,7 @@ class Comparison(Value):
     obstacles: tuple[str, ...] = ()
     """Why there is no verdict: what differs, in words."""
     departures: tuple[str, ...] = ()
-    """`path=value` where our training departs from the paper's and the released code's."""
+    """`path=value` where our training departs from the paper's and the released code's, if nothing else differs."""
 
     @property
     def words(self) -> str:

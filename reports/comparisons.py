@@ -38,7 +38,6 @@ def compare_with_baselines(
                 compared[place] = compare(place, base, spread)
                 rows[place] = sum(p.found.accuracies is not None for p in section)
     decided = _decide([each for each in compared.values() if each.seeds > 1], layout.margin)
-    tests = max(len(decided), 1)
     for place, each in compared.items():
         answer = answers[place].replace(**_estimates(each, spread), margin=layout.margin, verdict=Verdict.UNDECIDED)
         if each.seeds > 1:
@@ -47,7 +46,7 @@ def compare_with_baselines(
         if answer.verdict is Verdict.UNDECIDED:
             own = each.test is PairedTest.OWN
             variance = float(each.pair.over_seeds) / 2 if own else spread.sd**2
-            more = needed(each.pair, variance, 2 if own else rows[place], tests, layout.margin)
+            more = needed(each.pair, variance, 2 if own else rows[place], len(compared), layout.margin)
             answer = answer.replace(more_seeds=more.more_seeds, episodes_needed=more.episodes)
         answers[place] = answer
     return answers

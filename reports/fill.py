@@ -145,26 +145,28 @@ def _to_published(
         "data set": column.dataset == theirs.dataset,
         "backbone": config.model.backbone_name == theirs.backbone,
         "image size": column.dataset != theirs.dataset or config.data.image_size == published.IMAGE_SIZE,
+        **{
+            f"images found at {sizes}": column.dataset != theirs.dataset
+            or not published.found_otherwise(column.dataset, sizes)
+            for sizes in place.found.image_sizes
+        },
         "shots in training": column.trained_shot == column.shot,
         "classes": column.split == "test",
+        "queries per class": place.planned.evaluation.queries == published.QUERIES,
         # Published numbers of other methods come from training protocols that no recipe here follows.
         "training protocol": config.model.method == "dmf",
     }
     their_ci95 = published.assumed_ci95(theirs)
     obstacles = tuple(what for what, equal in same.items() if not equal)
+    departures = () if obstacles else published.departures(config, layout.row_path)
+    obstacles += published.parts_of(departures)
     if obstacles or their_ci95 is None:
-        return Comparison(obstacles=obstacles or ("no interval published",))
+        return Comparison(obstacles=obstacles or ("no interval published",), departures=departures)
     difference = accuracy - theirs.accuracy
     half, verdict = against_published(
         difference, ci95, their_ci95, spread.cell_variance, spread.cell_freedom, len(place.found.seeds)
     )
-    return Comparison(
-        difference=difference,
-        ci95=half,
-        their_ci95=their_ci95,
-        verdict=verdict,
-        departures=published.departures(config, layout.row_path),
-    )
+    return Comparison(difference=difference, ci95=half, their_ci95=their_ci95, verdict=verdict)
 
 
 def _baseline_name(layout: TableLayout, columns: Sequence[Sequence[Place]]) -> str:

@@ -117,9 +117,8 @@ def _to_published(cell: Cell) -> str:
         return NOTHING
     if comparison.difference is None:
         return comparison.words
-    marked = ", protocol differs" if comparison.departures else ""
     number = f"{percent(comparison.difference, signed=True)} ± {percent(comparison.ci95 or 0)}"
-    return f"{number} {comparison.words}{marked}"
+    return f"{number} {comparison.words}"
 
 
 def _to_published_fields(cell: Cell) -> Fields:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from dmf.config import EvaluationConfig
-from dmf.records.records import Failure
+from dmf.records.records import Failure, Provenance
 from reports import words
 from reports.cells import Cell, Table
 from reports.fill import fill
@@ -371,6 +371,7 @@ def test_a_shortened_training_is_marked(records: InMemory) -> None:
     table = fill(TABLES["2d"], [cell], records)
     to_paper = only(table)["ODE"].to_published
     assert to_paper is not None and to_paper.departures == ("training.epochs=9",)
+    assert (to_paper.words, to_paper.difference) == ("not comparable (recipe)", None)
     assert any("training.epochs=9" in note for note in table.notes)
 
 
@@ -401,6 +402,28 @@ def test_tiered_in_table_2_is_not_compared_with_mini(records: InMemory) -> None:
     to_paper = only(table)["ODE"].to_published
     assert to_paper is not None and to_paper.words == "not comparable (data set)"
     assert table.published_header.startswith("paper (miniImageNet")
+
+
+@pytest.mark.parametrize(
+    ("dataset", "sizes", "said"),
+    [
+        ("mini_imagenet", "84x84", "undecided"),
+        ("mini_imagenet", "64x64", "not comparable (images found at 64x64)"),
+        ("tiered_imagenet", "84x84", "not comparable (images found at 84x84)"),
+        ("tiered_imagenet", "56x40..500x375", "not comparable (recipe)"),
+    ],
+)
+def test_images_are_compared_as_they_were_found(records: InMemory, dataset: str, sizes: str, said: str) -> None:
+    cell = planned("1", EvaluationConfig(episodes=4), data__name=dataset, data__resize="center_crop")
+    if dataset == "mini_imagenet":
+        cell = planned("1", EvaluationConfig(episodes=4))
+    records.tested(cell, [0.4, 0.6, 0.4, 0.5])
+    (training,) = cell.trainings
+    made = Provenance(data_fingerprint="", image_sizes=sizes, git_commit=None, versions={}, device="cpu", threads=1)
+    records.trainings[training.key] = records.trainings[training.key].replace(provenance=made)
+    (section,) = fill(TABLES["1"], [cell], records).sections
+    (found,) = [each for each in section.cells if each.records]
+    assert found.to_published is not None and found.to_published.words == said
 
 
 def test_libfewshot_has_the_full_model_of_each_part(records: InMemory) -> None:

@@ -14,13 +14,15 @@ from dmf.values import Value
 
 
 class MadeBy(Value):
-    """Of a record's provenance, what decides whether it is stale."""
+    """Of a record's provenance, what decides whether it is stale, and with what it may be compared."""
 
     model_config = ConfigDict(extra="ignore")
 
     format: int = 1
     """Of the record; a training's provenance does not say it."""
     data_fingerprint: str
+    image_sizes: str = ""
+    """As found, of a training; empty: not known."""
     code: str = ""
 
 
