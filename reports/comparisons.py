@@ -39,13 +39,15 @@ def compare_with_baselines(
                 rows[place] = sum(p.found.accuracies is not None for p in section)
     decided = _decide([each for each in compared.values() if each.seeds > 1], layout.margin)
     for place, each in compared.items():
-        answer = answers[place].replace(**_estimates(each, spread), margin=layout.margin, verdict=Verdict.UNDECIDED)
+        answer = answers[place].replace(
+            **_estimates(each, spread.sd_of(place)), margin=layout.margin, verdict=Verdict.UNDECIDED
+        )
         if each.seeds > 1:
             p_holm, p_same_holm, verdict = decided[id(each)]
             answer = answer.replace(p_holm=p_holm, p_same_holm=p_same_holm, verdict=verdict)
         if answer.verdict is Verdict.UNDECIDED:
             own = each.test is PairedTest.OWN
-            variance = float(each.pair.over_seeds) / 2 if own else spread.sd**2
+            variance = float(each.pair.over_seeds) / 2 if own else spread.sd_of(place) ** 2
             more = needed(each.pair, variance, 2 if own else rows[place], len(compared), layout.margin)
             answer = answer.replace(more_seeds=more.more_seeds, episodes_needed=more.episodes)
         answers[place] = answer
@@ -67,7 +69,7 @@ def _decide(tested: Sequence[Compared], margin: float) -> dict[int, tuple[float,
     }
 
 
-def _estimates(each: Compared, spread: SeedSpread) -> dict[str, object]:
+def _estimates(each: Compared, sd: float) -> dict[str, object]:
     """The interval of the methods or, with one seed, that of these two models and beside it the methods'."""
     shown = each.method if each.seeds > 1 else of_two_models(each.pair)
     numbers: dict[str, object] = {
@@ -81,7 +83,7 @@ def _estimates(each: Compared, spread: SeedSpread) -> dict[str, object]:
         numbers |= {
             "method_low": float(each.method.low),
             "method_high": float(each.method.high),
-            "sd_used": spread.sd,
+            "sd_used": sd,
         }
     return numbers
 

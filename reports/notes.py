@@ -12,6 +12,7 @@ from reports.spreads import SeedSpread, Source
 from reports.statistics.needed import POWER
 from reports.statistics.pairs import PairedTest
 from reports.statistics.paper import PAPER_MARGIN
+from reports.statistics.spread import ENOUGH
 from reports.tables import PlannedCell
 from reports.words import percent, points
 from reports.words import verdict as word_of
@@ -107,7 +108,8 @@ def _methods(cells: Sequence[tuple[Section, Cell]], spread: SeedSpread) -> str:
     if spread.source is not Source.ASSUMED:
         text += (
             f"Seeds are blocks; what is left of a training's accuracy after its row and its seed has an sd of "
-            f"{percent(spread.sd)} ({spread.residual.freedom} degrees of freedom, from {spread.source}). "
+            f"{percent(spread.sd)} ({_freedom(spread.residual.freedom)}, from {spread.source}; a section with "
+            f"{ENOUGH} of its own takes its own). "
         )
     text += (
         f"p: of no difference, adjusted after Holm for the {len(made)} comparisons of methods in this table and the "
@@ -135,10 +137,14 @@ def _models(cells: Sequence[tuple[Section, Cell]], spread: SeedSpread) -> str:
     if spread.source is Source.ASSUMED:
         text += "which is assumed, since nothing here was trained with several seeds."
     else:
-        text += f"from {spread.source} ({spread.residual.freedom} degrees of freedom)."
+        text += f"from {spread.source} ({_freedom(spread.residual.freedom)})."
     text += f" The margin of a verdict is {margin} points."
     several = any(c.to_baseline and c.to_baseline.p_holm is not None for _, c in cells)
     return text if several else text + _needed(made)
+
+
+def _freedom(count: int) -> str:
+    return f"{count} degree{'' if count == 1 else 's'} of freedom"
 
 
 def _needed(cells: Sequence[Cell]) -> str:

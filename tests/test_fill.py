@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from dmf.config import EvaluationConfig
 from dmf.records.records import Failure, Provenance
@@ -233,7 +234,7 @@ def test_a_methods_interval_is_that_of_its_blocks(records: InMemory) -> None:
     undecided = only(table)["2"].to_baseline
     assert undecided.verdict is Verdict.UNDECIDED and undecided.more_seeds is not None
     assert f"undecided, about {undecided.more_seeds} more seed" in words.explained(undecided)
-    assert any("(4 degrees of freedom, from this table's rows)" in note for note in table.notes)
+    assert any("(4 degrees of freedom, from this table's rows;" in note for note in table.notes)
 
 
 def test_a_small_difference_that_is_detected_is_the_same_and_says_so(records: InMemory) -> None:
@@ -258,7 +259,7 @@ def test_a_table_with_few_seeds_pools_over_its_sweep(records: InMemory) -> None:
     assert alone is not None and with_sweep is not None and alone.high is not None and with_sweep.high is not None
     assert with_sweep.high - with_sweep.low < (alone.high - alone.low) / 2
     # Six trainings with two seeds each, all of one data set, way and shot: one section of 6 rows
-    assert any("(5 degrees of freedom, from the sweep's rows on the same data)" in note for note in table.notes)
+    assert any("(5 degrees of freedom, from the sweep's rows on the same data;" in note for note in table.notes)
 
 
 def test_one_seed_takes_the_sweeps_spread_and_stays_undecided(records: InMemory) -> None:
@@ -276,7 +277,27 @@ def test_a_training_counts_once_although_tables_share_it(records: InMemory) -> N
     cells = several("2a", {False: 0.50, True: 0.52}, records, "model__dynamic_sampling", (0, 1))
     shared = [cell.replace(table="2b") for cell in cells]
     table = fill(TABLES["2a"], [*cells, *shared], records)
-    assert any("(1 degrees of freedom, from this table's rows)" in note for note in table.notes)
+    assert any("(1 degree of freedom, from this table's rows;" in note for note in table.notes)
+
+
+def test_a_training_tested_on_two_banks_counts_once_and_is_compared_on_both(records: InMemory) -> None:
+    cells = several("2a", {False: 0.50, True: 0.52}, records, "model__dynamic_sampling", (0, 1, 2))
+    also = [cell.replace(evaluation__shot=5) for cell in cells]
+    for index, cell in enumerate(also):
+        for seed in cell.seeds:
+            records.tested(cell, np.full(60, 0.7 + 0.03 * index + 0.01 * (seed == index)), seed, bank="other")
+    table = fill(TABLES["2a"], [*cells, *also], records)
+    assert any("(2 degrees of freedom, from" in note for note in table.notes)
+    samples = [
+        np.array([records.evaluations[t.key, cell.evaluation.key].accuracies for t in cell.trainings]) for cell in cells
+    ]
+    spread = residual_spread(np.array([sample.mean(axis=1) for sample in samples]))
+    second = next(cell for cell in table.sections[1].cells if cell.to_baseline).to_baseline
+    # The pair of the second bank has squares of its own beside the two degrees of the first, which count for 4 / 3.
+    of_pair = np.array([-0.01, 0.01, 0.0]) + 0.03
+    variance = (4 / 3 * 2 * float(spread.squares) / 2 + 2 * of_pair.var(ddof=1)) / (4 / 3 + 2) / 3
+    assert second is not None and second.high is not None and second.difference == pytest.approx(0.03)
+    assert second.high - 0.03 == pytest.approx(stats.t.ppf(0.975, 4 / 3 + 2) * np.sqrt(variance), rel=1e-6)
 
 
 def test_methods_without_a_seed_stay_out_of_the_spread(records: InMemory) -> None:
@@ -290,9 +311,20 @@ def test_methods_without_a_seed_stay_out_of_the_spread(records: InMemory) -> Non
             records.tested(cell, np.full(60, 0.5 + random.normal(0, 0.01)) + random.normal(0, 0.01, 60), seed)
     table = fill(TABLES["1"], cells, records)
     found = {cell.label: cell for section in table.sections for cell in section.cells if cell.accuracy is not None}
-    assert any("(2 degrees of freedom, from this table's rows)" in note for note in table.notes)
+    assert any("(2 degrees of freedom, from this table's rows;" in note for note in table.notes)
     assert found["DMF"].to_baseline.test is PairedTest.POOLED
     assert found["raw pixels, cosine"].total_ci95 is None and found["DMF"].total_ci95 is not None
+
+
+def test_a_row_that_spreads_more_is_compared_by_its_own_variance(records: InMemory) -> None:
+    cells = several("2d", {0: 0.50, 1: 0.50, 2: 0.50, 3: 0.50}, records, "model__alignment", tuple(range(6)), sd=0.002)
+    for seed in range(6):
+        records.tested(cells[2], np.full(60, 0.5 + 0.05 * (-1) ** seed) + np.arange(60) * 1e-4, seed)
+    table = fill(TABLES["2d"], cells, records)
+    found = {label: cell.to_baseline for label, cell in only(table).items() if cell.to_baseline and cell.accuracy}
+    assert [found[label].test for label in "123"] == [PairedTest.POOLED, PairedTest.OWN, PairedTest.POOLED]
+    assert ", own variance" in words.explained(found["2"])
+    assert any("Own variance:" in note for note in table.notes)
 
 
 def test_accuracies_over_other_seeds_than_the_difference_are_marked(records: InMemory) -> None:

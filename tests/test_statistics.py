@@ -19,7 +19,15 @@ from reports.statistics.pairs import (
     paired,
 )
 from reports.statistics.paper import PublishedVerdict, against_published, total_half
-from reports.statistics.spread import Spread, cell_spread, excess_p, pool, pooled, residual_spread
+from reports.statistics.spread import (
+    Spread,
+    cell_spread,
+    excess_p,
+    pooled,
+    residual_spread,
+    section_spreads,
+    without_odd_rows,
+)
 from reports.statistics.verdicts import MARGIN, Verdict, adjust, verdicts
 
 NAN = np.nan
@@ -109,16 +117,26 @@ def test_a_row_is_odd_in_one_table_of_a_hundred_at_most() -> None:
     (p_values,) = excess_p([stack])
     assert (p_values.min(axis=1) < 0.01).mean() == pytest.approx(0.01, abs=0.003)
     # By hand: without row 2 the residuals of two equal rows are none, so all squares are row 2's.
-    _, odd = pool([np.array([[0.60, 0.61, 0.62], [0.63, 0.64, 0.65], [0.50, 0.60, 0.40]])])
+    _, odd = without_odd_rows([np.array([[0.60, 0.61, 0.62], [0.63, 0.64, 0.65], [0.50, 0.60, 0.40]])])
     assert odd == [{2}]
 
 
 def test_a_row_that_spreads_more_is_left_out_of_the_pool() -> None:
     means = np.random.default_rng(4).normal(0.6, 0.002, (5, 6))
     means[3] = 0.6 + 0.05 * np.array([1, -1, 2, -2, 1, -1])
-    spread, odd = pool([means])
+    (left,), odd = without_odd_rows([means])
+    spread = residual_spread(left)
     assert odd == [{3}] and spread.freedom == 15
     assert spread.squares == pytest.approx(residual_spread(np.delete(means, 3, axis=0)).squares)
+
+
+def test_a_section_takes_its_own_spread_where_it_is_enough() -> None:
+    random = np.random.default_rng(5)
+    large, small = random.normal(0.6, 0.01, (4, 3)), random.normal(0.6, 0.01, (2, 3))
+    of_large, of_small = section_spreads([large, small], pooled([large, small]))
+    assert (of_large.freedom, of_small.freedom) == (6, 8)
+    assert of_large.squares == pytest.approx(residual_spread(large).squares)
+    assert of_small.squares == pytest.approx(pooled([large, small]).squares)
 
 
 def test_a_cells_variance_by_hand() -> None:
@@ -154,11 +172,11 @@ def test_methods_by_hand() -> None:
     assert (alone.error, alone.freedom) == (pytest.approx(0.02), 1)
     assert alone.half == pytest.approx(0.2541241)
     assert alone.p == pytest.approx(1 - 2 / np.pi * np.arctan(1.5))
-    # Pooled: the pair's part of squares is .0008 / 2 = .0004. Squares .0012 in 5 degrees leave .0008 in 4: a
-    # difference's variance is 2 * .0012 / 5 = .00048, over two seeds .00024; t_.975 = 2.570582 for 5
-    joined = of_methods(pair, Spread(np.array(0.0012), 5))
-    assert (joined.error, joined.freedom) == (pytest.approx(np.sqrt(0.00024)), 5)
-    assert joined.high == pytest.approx(0.03 + 2.570582 * np.sqrt(0.00024), abs=1e-7)
+    # Pooled: the pair's part of squares is .0008 / 2 = .0004. Squares .0013 in 4 degrees leave .0009 in 3, which count
+    # as 2: (2 * 2 * .0009 / 3 + .0008) / 3 = .002 / 3, over two seeds .001 / 3; t_.975 = 3.182446 for 3
+    joined = of_methods(pair, Spread(np.array(0.0013), 4))
+    assert (joined.error, joined.freedom) == (pytest.approx(np.sqrt(0.001 / 3)), pytest.approx(3))
+    assert joined.high == pytest.approx(0.03 + 3.182446 * np.sqrt(0.001 / 3), abs=1e-7)
     # Many rows: 20 others' degrees count as 5. Others' 2 * .002 / 20 = .0002; (5 * .0002 + .0008) / 6 = .0003
     capped = of_methods(pair, Spread(np.array(0.0024), 21))
     assert (capped.error, capped.freedom) == (pytest.approx(np.sqrt(0.00015)), pytest.approx(6))

@@ -8,7 +8,7 @@ import numpy as np
 from scipy.special import stdtrit
 
 from reports.statistics.cells import Samples
-from reports.statistics.pairs import LEVEL, OTHERS_AT_MOST, Pair
+from reports.statistics.pairs import LEVEL, Pair, count_others
 
 POWER = 0.8
 """Chance of a verdict if the true difference is the one found."""
@@ -32,8 +32,8 @@ def needed(pair: Pair, variance: float, rows: int, comparisons: int, margin: flo
     seeds, the answer is the number of episodes at which they leave half of the error that would do.
     """
     seeds = np.arange(pair.seeds + 1, MOST_SEEDS + 1)
-    others = np.minimum(max(rows - 2, 0) * (seeds - 1), OTHERS_AT_MOST)
-    freedom = (seeds - 1 + others).astype(float)
+    own = (seeds - 1).astype(np.float64)
+    freedom = own + count_others(max(rows - 2, 0) * own)
     enough = _error_that_decides(float(pair.mean), freedom, comparisons, margin)
     error = np.sqrt(2 * variance / seeds + pair.episodes_part)
     doing = seeds[error <= enough]

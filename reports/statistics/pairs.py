@@ -17,12 +17,12 @@ from reports.statistics.spread import Spread
 
 LEVEL = 0.05
 """Significance level; intervals are 95 %."""
-SATTERTHWAITE_FROM = 6
+SATTERTHWAITE_FROM = 4.5
 """Degrees of freedom of the seeds' variance from which on Satterthwaite's count for the sum of both parts: with fewer
 the variance may come out so small by chance that the sum would seem to be known well."""
 
-OTHERS_AT_MOST = 5
-"""Degrees of freedom that rows besides the pair count for in its variance; docs/statistics.md has what more cost."""
+OTHERS_SHARE, OTHERS_AT_MOST = 2 / 3, 5
+"""Of their degrees of freedom, what rows besides the pair count for in its variance; docs/statistics.md says why."""
 
 Numbers = float | Samples
 
@@ -133,7 +133,8 @@ def of_methods(pair: Pair, spread: Spread) -> Estimate:
 
     A training's residual has the variance s2, a difference over S seeds 2 s2 / S and what the episodes add. If all rows
     spread alike, s2 = spread.variance with spread.freedom. They may not, and few seeds do not show it; so the rows
-    besides the pair count for at most `OTHERS_AT_MOST` degrees of freedom beside the pair's own S - 1.
+    besides the pair count for `OTHERS_SHARE` of their degrees of freedom, and for `OTHERS_AT_MOST`, beside the pair's
+    own S - 1.
     """
     own_freedom = pair.seeds - 1
     own = own_freedom * pair.over_seeds if own_freedom else 0.0
@@ -142,9 +143,15 @@ def of_methods(pair: Pair, spread: Spread) -> Estimate:
         return of_methods_alone(pair)
     # The squares of d_s. about their mean, halved, are the pair's part of the squares of residuals.
     others = 2 * np.maximum(spread.squares - own / 2, 0.0) / others_freedom
-    counted = min(others_freedom, OTHERS_AT_MOST)
+    counted = float(count_others(others_freedom))
     variance = (counted * others + own) / (counted + own_freedom)
     return _joined(pair, variance / pair.seeds, counted + own_freedom)
+
+
+def count_others(freedom: Numbers) -> Numbers:
+    """The degrees of freedom that are counted of those of rows besides the pair."""
+    counted: Numbers = np.minimum(OTHERS_SHARE * freedom, OTHERS_AT_MOST)
+    return counted
 
 
 def of_methods_alone(pair: Pair) -> Estimate:
@@ -157,7 +164,7 @@ def of_methods_assumed(pair: Pair, sd: float) -> Estimate:
     return Estimate(pair.mean, np.sqrt(2 * sd**2 / pair.seeds + pair.episodes_part), np.inf)
 
 
-def _joined(pair: Pair, seeds_part: Numbers, freedom: int) -> Estimate:
+def _joined(pair: Pair, seeds_part: Numbers, freedom: float) -> Estimate:
     """Both parts of a variance, the seeds' with few degrees of `freedom` and the episodes' with many."""
     episodes_part = pair.episodes_part
     error = np.sqrt(seeds_part + episodes_part)

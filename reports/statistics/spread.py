@@ -22,6 +22,8 @@ from reports.statistics.cells import Samples
 
 ODD_LEVEL = 0.01
 """Of the test whether any row spreads more over seeds than the others, shared by the rows."""
+ENOUGH = 6
+"""Degrees of freedom from which on a section's own rows do, or a table's."""
 NO_SPREAD = 1e-18
 """Squares of accuracies below which nothing but rounding moves."""
 
@@ -80,6 +82,15 @@ def pooled(sections: Sequence[Samples]) -> Spread:
     return Spread(np.asarray(total), sum(spread.freedom for spread in spreads))
 
 
+def section_spreads(sections: Sequence[Samples], together: Spread) -> list[Spread]:
+    """For each section the spread of its own rows where they have `ENOUGH` degrees of freedom, else that of all.
+
+    Sections are of other shots or data, whose seeds may matter more or less.
+    """
+    own = [residual_spread(means) for means in sections]
+    return [spread if spread.freedom >= ENOUGH else together for spread in own]
+
+
 def excess_p(sections: Sequence[Samples]) -> list[Samples]:
     """Per section [..., K]: one-sided p of the hypothesis that a row spreads over seeds no more than all the others do.
 
@@ -106,8 +117,8 @@ def excess_p(sections: Sequence[Samples]) -> list[Samples]:
     return found
 
 
-def pool(sections: Sequence[Samples]) -> tuple[Spread, list[set[int]]]:
-    """The spread of the rows of sections [K, S] that spread alike, and per section the rows that were left out.
+def without_odd_rows(sections: Sequence[Samples]) -> tuple[list[Samples], list[set[int]]]:
+    """Sections [K, S] with NaN for rows that spread more than the others, and per section which these are.
 
     The row that exceeds the others most is left out as long as the test at `ODD_LEVEL` finds one. A row that spreads
     less than the others stays: with the pooled variance its intervals are wider than they need be, which is cautious.
@@ -117,7 +128,7 @@ def pool(sections: Sequence[Samples]) -> tuple[Spread, list[set[int]]]:
         p_values = excess_p(left)
         least = [float(p.min()) if p.size else 1.0 for p in p_values]
         if not least or min(least) >= ODD_LEVEL:
-            return pooled(left), odd
+            return left, odd
         section = int(np.argmin(least))
         row = int(np.argmin(p_values[section]))
         left[section][row] = np.nan
