@@ -286,6 +286,10 @@ def test_a_row_is_below_the_best_beyond_dunnetts_constant() -> None:
     assert shown_below(Estimate(0.0245, 0.01, 5.0), 3)
     assert not shown_below(Estimate(0.0243, 0.01, 5.0), 3)
     assert shown_below(Estimate(0.0, 0.0, 5.0), 3) is False
+    # Two rows of less than one degree, as where one other pair tells the spread: t_.95
+    constant = stats.t.ppf(0.95, 2 / 3)
+    assert shown_below(Estimate(0.01 * constant * 1.01, 0.01, 2 / 3), 2)
+    assert not shown_below(Estimate(0.01 * constant * 0.99, 0.01, 2 / 3), 2)
 
 
 def test_how_many_seeds_by_hand() -> None:

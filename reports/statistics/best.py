@@ -48,5 +48,6 @@ def shown_below(best_less_row: Estimate, rows: int) -> bool:
     """Whether a row is below the best of a section of `rows`, given the best's mean less its own."""
     if rows < 2:
         return False
-    constant = dunnett(rows - 1, float(np.floor(best_less_row.freedom)))
+    freedom = float(best_less_row.freedom)
+    constant = dunnett(rows - 1, float(np.floor(freedom)) if freedom > 1 else freedom)  # whole, to be looked up again
     return bool(best_less_row.mean > constant * best_less_row.error)
