@@ -2,7 +2,8 @@
 # make test: the tests, in two processes.
 # make test-full: those that make test leaves out: they take minutes or need other programs (Ray on several nodes,
 # PostgreSQL, Slurm), and each has the machine to itself. CI runs both.
-# make bench: every claim of speed but those of scale, measured in short (fewer repeats, smaller batches).
+# make bench: every claim of speed but those of scale, measured in short (fewer repeats, smaller batches), and how often
+# the tables' intervals and verdicts are right, by simulation.
 # make bench-full: with all repeats and at full size, and how it scales, more than an hour on two cores.
 # Both print tables and leave results/benchmarks/SUBJECT.json; nothing else should run meanwhile.
 # make lint: rules, format and types of the Python code, by ruff and mypy, about a minute when nothing is cached.
@@ -14,7 +15,7 @@ PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
 
-BENCHMARKS := head step evaluation loader sweep report
+BENCHMARKS := head step evaluation loader sweep report statistics
 SCALE := plan scale mirror
 
 # Of pip's lines those on large downloads, and the one on installing.

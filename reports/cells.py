@@ -5,7 +5,9 @@ from __future__ import annotations
 from dmf.values import Value
 from reports.collect import State
 from reports.published import Published
-from reports.statistics import PairedTest, PublishedVerdict, Verdict
+from reports.statistics.pairs import LEVEL, PairedTest
+from reports.statistics.paper import PublishedVerdict
+from reports.statistics.verdicts import MARGIN, Verdict
 
 
 class Comparison(Value):
@@ -13,14 +15,15 @@ class Comparison(Value):
 
     difference: float | None = None
     ci95: float | None = None
-    """Half-width; covers the episodes on both sides and, with several seeds, our seeds (Student's t)."""
+    """Half-width; covers the episodes on both sides, our seeds, and the one seed of their training."""
     their_ci95: float | None = None
     """The paper's half-width; assumed for Table 2 (see the table's notes)."""
     verdict: PublishedVerdict | None = None
     obstacles: tuple[str, ...] = ()
     """Why there is no verdict: what differs, in words."""
     departures: tuple[str, ...] = ()
-    """`path=value` of each setting in which our training departs from the paper's and the released code's."""
+    """`path=value` of each setting in which our training departs from the paper's and the released code's; listed
+    only if nothing else differs."""
 
     @property
     def words(self) -> str:
@@ -29,7 +32,10 @@ class Comparison(Value):
 
 
 class AgainstBaseline(Value):
-    """A cell's accuracy minus its baseline's on the same episodes; without numbers and verdict if there is no test."""
+    """A cell's accuracy minus its baseline's on the same episodes; without numbers and verdict if there is no test.
+
+    With several seeds in common, the numbers are about the methods; with one, about the two trained models.
+    """
 
     baseline: str
     """Name of the baseline's row."""
@@ -40,22 +46,40 @@ class AgainstBaseline(Value):
     """Upper end of the 95 % interval."""
     p: float | None = None
     p_holm: float | None = None
-    """Adjusted for all comparisons of the table."""
+    """p value of no difference between the methods, adjusted for all tests of the table."""
+    p_same_holm: float | None = None
+    """p value of a difference of at least `margin`, adjusted likewise."""
+    margin: float = MARGIN
+    method_low: float | None = None
+    method_high: float | None = None
+    """With one seed, the interval of the methods' difference if the standard deviation of seeds is `sd_used`."""
+    sd_used: float | None = None
     test: PairedTest | None = None
     seeds: tuple[int, ...] = ()
     """Seeds that both sides have."""
+    accuracy: float | None = None
+    baseline_accuracy: float | None = None
+    """Accuracies over `seeds`; set if the cell's or its baseline's own accuracy covers other seeds too."""
     published_difference: float | None = None
     """The same difference in the paper."""
     also_differs: tuple[str, ...] = ()
     """Dotted paths in which the two trainings differ besides what the table's rows vary; if any, there is no test."""
     verdict: Verdict | None = None
+    more_seeds: int | None = None
+    episodes_needed: int | None = None
+    """What would decide an undecided row: this many more seeds, or this many episodes in total."""
     obstacle: str = ""
     """Why there is no test, in words."""
 
     @property
-    def words(self) -> str:
-        """The verdict, or why there is none."""
-        return self.verdict or self.obstacle
+    def is_of_models(self) -> bool:
+        """Whether it says nothing of the methods, for want of a second seed."""
+        return self.test is PairedTest.TWO_MODELS
+
+    @property
+    def is_detected(self) -> bool:
+        """Whether the difference, however small, is told from none."""
+        return self.p_holm is not None and self.p_holm < LEVEL
 
 
 class Cell(Value):
@@ -75,11 +99,13 @@ class Cell(Value):
     """Half-width over episodes of the seed-averaged accuracies."""
     seed_sd: float | None = None
     """Standard deviation of the seeds' mean accuracies; None for one seed."""
+    total_ci95: float | None = None
+    """Half-width over episodes and seeds; None if no row has two seeds, and for methods that learn nothing."""
     episodes: int | None = None
     seeds_done: tuple[int, ...] = ()
     seeds_planned: tuple[int, ...] = ()
     best: bool = False
-    """Whether it is the best of its section, or a paired test cannot distinguish it from the best."""
+    """Whether it is the best of its section, or not shown to be below the best."""
     bank: str = ""
     records: tuple[str, ...] = ()
     """`training key/evaluation key`."""
@@ -116,6 +142,8 @@ class Table(Value):
     """Name of the baseline's row."""
     published_header: str
     """Heading of the paper's column; names the data set and backbone if they are not those of the runs."""
+    margin: float = MARGIN
+    """Margin of equivalence, in accuracy: a smaller difference from the baseline counts as none."""
     sections: tuple[Section, ...]
     verdict: str
     notes: tuple[str, ...]

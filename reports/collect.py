@@ -13,7 +13,7 @@ from dmf.config import EvaluationConfig, ExperimentConfig
 from dmf.records.facts import Ended, Tested
 from dmf.records.staleness import Today
 from dmf.values import printable
-from reports.statistics import Samples, means_ci95
+from reports.statistics.cells import Samples, means_ci95
 from reports.tables import PlannedCell, Records
 
 TOLERANCE = 1e-9
@@ -66,6 +66,8 @@ class Collected:
     parameters: int | None = None
     training_seconds: float | None = None
     """Mean over the seeds done."""
+    image_sizes: tuple[str, ...] = ()
+    """As the trainings found them, each once, where their records say it."""
     doubts: tuple[str, ...] = ()
     """Why its records are stale, if they were accepted anyway."""
 
@@ -120,6 +122,7 @@ def collect(cell: PlannedCell, records: Records, today: Today | None = None) -> 
         tuple(tested.name for _, _, tested in done),
         trainings[0].parameters if trainings else None,
         sum(training.seconds for training in trainings) / len(trainings) if trainings else None,
+        tuple(sorted({t.provenance.image_sizes for t in trainings if t.provenance and t.provenance.image_sizes})),
         tuple(sorted(doubted)),
     )
 

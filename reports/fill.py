@@ -2,28 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from dmf.records.staleness import Today
-from reports import notes, published, statistics
+from reports import notes, published
 from reports.cells import AgainstBaseline, Cell, Comparison, Section, Table
 from reports.collect import Collected, State, collect
+from reports.comparisons import among_best, compare_with_baselines
+from reports.places import Place, is_baseline
 from reports.published import ABLATED, BACKBONES, DATASETS, Published
-from reports.tables import Column, PlannedCell, Records, Row, TableLayout, arrange
+from reports.spreads import SeedSpread, spread_of
+from reports.statistics.cells import mean_ci95, seed_sd
+from reports.statistics.paper import against_published, total_half
+from reports.tables import Column, PlannedCell, Records, TableLayout, arrange
 
 NOT_PLANNED = Collected(State.NOT_PLANNED, (State.NOT_PLANNED.value,))
-
-
-@dataclass(frozen=True, eq=False)
-class Place:
-    """A row in a column, with its planned cell and the results that the cell's records hold."""
-
-    column: Column
-    row: Row
-    planned: PlannedCell | None
-    found: Collected
 
 
 def fill(layout: TableLayout, cells: Iterable[PlannedCell], records: Records, today: Today | None = None) -> Table:
@@ -32,6 +26,7 @@ def fill(layout: TableLayout, cells: Iterable[PlannedCell], records: Records, to
     Raises:
         ValueError: no cell is planned for the table, or a record, which the message names, contradicts itself.
     """
+    cells = tuple(cells)
     grid = arrange(layout, cells)
     if not grid:
         raise ValueError(f"no cell is planned for table {layout.name}; plan cells for it, or leave it out")
@@ -40,14 +35,19 @@ def fill(layout: TableLayout, cells: Iterable[PlannedCell], records: Records, to
         for column, rows in grid.items()
     ]
     datasets = {column.dataset_label for column in grid}
-    compared = _compare_with_baselines(layout, columns)
+    spread = spread_of(columns, lambda: _trained_elsewhere(layout, cells, records, today))
+    theirs = {place: _published(layout, place) for places in columns for place in places}
+    compared = compare_with_baselines(layout, columns, spread, theirs)
+    best = {place for places in columns for place in among_best(places, spread)}
     sections = tuple(
         Section(
             label=_section_label(places[0].column, datasets),
             dataset=places[0].column.dataset,
             way=places[0].column.way,
             shot=places[0].column.shot,
-            cells=tuple(_cell(layout, place, compared.get(place), _among_best(place, places)) for place in places),
+            cells=tuple(
+                _cell(layout, place, theirs[place], compared.get(place), place in best, spread) for place in places
+            ),
         )
         for places in columns
     )
@@ -57,21 +57,40 @@ def fill(layout: TableLayout, cells: Iterable[PlannedCell], records: Records, to
         row_header=layout.row_header,
         baseline=_baseline_name(layout, columns),
         published_header=_published_header(sections),
+        margin=layout.margin,
         sections=sections,
         verdict=notes.verdict(sections, _baseline_name(layout, columns)),
-        notes=notes.notes(layout, sections, [p.planned for places in columns for p in places if p.planned]),
+        notes=notes.notes(sections, [p.planned for places in columns for p in places if p.planned], spread),
     )
 
 
-def _cell(layout: TableLayout, place: Place, to_baseline: AgainstBaseline | None, best: bool) -> Cell:
-    row, found, theirs = place.row, place.found, _published(layout, place)
+def _trained_elsewhere(
+    layout: TableLayout, cells: Iterable[PlannedCell], records: Records, today: Today | None
+) -> Iterator[tuple[PlannedCell, Collected]]:
+    """What the sweep's other tables have of rows with several seeds."""
+    for cell in cells:
+        if cell.table != layout.name and len(cell.seeds) > 1:
+            yield cell, collect(cell, records, today)
+
+
+def _cell(
+    layout: TableLayout,
+    place: Place,
+    theirs: Published | None,
+    to_baseline: AgainstBaseline | None,
+    best: bool,
+    spread: SeedSpread,
+) -> Cell:
+    row, found = place.row, place.found
     numbers: dict[str, Any] = {}
     if found.accuracies is not None:
-        accuracy, ci95 = statistics.mean_ci95(found.accuracies.mean(axis=0))
-        sd = statistics.seed_sd(found.accuracies)
-        numbers = {"accuracy": accuracy, "ci95": ci95, "seed_sd": sd, "episodes": found.accuracies.shape[1]}
+        accuracy, ci95 = mean_ci95(found.accuracies.mean(axis=0))
+        seeds, episodes = found.accuracies.shape
+        numbers = {"accuracy": accuracy, "ci95": ci95, "seed_sd": seed_sd(found.accuracies), "episodes": episodes}
+        if spread.cell_freedom > 0 and place.planned and place.planned.config.seeded:
+            numbers["total_ci95"] = total_half(ci95, spread.cell_variance, spread.cell_freedom, seeds)
         if theirs is not None:
-            numbers["to_published"] = _to_published(layout, place, theirs, accuracy, ci95, sd)
+            numbers["to_published"] = _to_published(layout, place, theirs, accuracy, ci95, spread)
     return Cell(
         label=row.label,
         name=row.name,
@@ -90,7 +109,7 @@ def _cell(layout: TableLayout, place: Place, to_baseline: AgainstBaseline | None
         published=theirs,
         library=_library(layout, place),
         to_baseline=to_baseline,
-        is_baseline=_is_baseline(layout, row),
+        is_baseline=is_baseline(layout, row),
         **numbers,
     )
 
@@ -118,7 +137,7 @@ def _library(layout: TableLayout, place: Place) -> tuple[Published, ...]:
 
 
 def _to_published(
-    layout: TableLayout, place: Place, theirs: Published, accuracy: float, ci95: float, sd: float | None
+    layout: TableLayout, place: Place, theirs: Published, accuracy: float, ci95: float, spread: SeedSpread
 ) -> Comparison:
     assert place.planned is not None
     config, column = place.planned.config, place.column
@@ -126,134 +145,33 @@ def _to_published(
         "data set": column.dataset == theirs.dataset,
         "backbone": config.model.backbone_name == theirs.backbone,
         "image size": column.dataset != theirs.dataset or config.data.image_size == published.IMAGE_SIZE,
+        **{
+            f"images found at {sizes}": column.dataset != theirs.dataset
+            or not published.found_otherwise(column.dataset, sizes)
+            for sizes in place.found.image_sizes
+        },
         "shots in training": column.trained_shot == column.shot,
         "classes": column.split == "test",
+        "queries per class": place.planned.evaluation.queries == published.QUERIES,
         # Published numbers of other methods come from training protocols that none of our recipes follows.
         "training protocol": config.model.method == "dmf",
     }
     their_ci95 = published.assumed_ci95(theirs)
     obstacles = tuple(what for what, equal in same.items() if not equal)
+    departures = () if obstacles else published.departures(config, layout.row_path)
+    obstacles += published.parts_of(departures)
     if obstacles or their_ci95 is None:
-        return Comparison(obstacles=obstacles or ("no interval published",))
-    seeds = len(place.found.seeds)
-    difference, half, verdict = statistics.against_published(accuracy, ci95, sd, seeds, theirs.accuracy, their_ci95)
-    return Comparison(
-        difference=difference,
-        ci95=half,
-        their_ci95=their_ci95,
-        verdict=verdict,
-        departures=published.departures(config, layout.row_path),
+        return Comparison(obstacles=obstacles or ("no interval published",), departures=departures)
+    difference = accuracy - theirs.accuracy
+    half, verdict = against_published(
+        difference, ci95, their_ci95, spread.cell_variance, spread.cell_freedom, len(place.found.seeds)
     )
-
-
-def _is_baseline(layout: TableLayout, row: Row) -> bool:
-    return not row.reference and row.value == layout.baseline
-
-
-def _baseline(layout: TableLayout, place: Place, section: Sequence[Place]) -> Place | None:
-    """The baseline's row with the same backbone; if there are several, the one with the most similar settings."""
-    assert place.planned is not None
-    ours = place.planned
-
-    def distance(theirs: PlannedCell) -> tuple[int, bool]:
-        return len(layout.also_differs(ours.config, theirs.config)), theirs.evaluation != ours.evaluation
-
-    rows = [
-        (distance(p.planned), p)
-        for p in section
-        if p.planned and _is_baseline(layout, p.row) and p.row.backbone == place.row.backbone
-    ]
-    return min(rows, key=lambda row: row[0])[1] if rows else None
-
-
-def _compare_with_baselines(layout: TableLayout, columns: Sequence[Sequence[Place]]) -> dict[Place, AgainstBaseline]:
-    """Compare each planned row with its baseline; p values are adjusted over the whole table."""
-    answers: dict[Place, AgainstBaseline] = {}
-    tested: dict[Place, tuple[AgainstBaseline, statistics.Difference]] = {}
-    for section in columns:
-        for place in section:
-            if place.planned is None or place.row.reference or _is_baseline(layout, place.row):
-                continue
-            base = _baseline(layout, place, section)
-            answer = _unpaired_answer(layout, place, base)
-            if base is None or answer.obstacle:
-                answers[place] = answer
-            else:
-                tested[place] = answer, _difference(place.found, base.found)
-    adjusted = statistics.holm([difference.p for _, difference in tested.values()])
-    for (place, (answer, difference)), p_holm in zip(tested.items(), adjusted, strict=True):
-        answers[place] = answer.replace(
-            difference=difference.mean,
-            low=difference.low,
-            high=difference.high,
-            p=difference.p,
-            p_holm=p_holm,
-            test=difference.test,
-            verdict=statistics.verdict(difference, p_holm),
-        )
-    return answers
-
-
-def _unpaired_answer(layout: TableLayout, place: Place, base: Place | None) -> AgainstBaseline:
-    """The comparison without a test's results, and with the obstacle to a test if there is one."""
-    if base is None:
-        name = layout.row_name.format(layout.labels[layout.baseline])
-        return AgainstBaseline(baseline=name, obstacle=f"baseline {State.NOT_PLANNED}")
-    assert place.planned is not None and base.planned is not None
-    theirs, their_base = _published(layout, place), _published(layout, base)
-    seeds = _common_seeds(place.found, base.found)
-    also_differs = layout.also_differs(place.planned.config, base.planned.config)
-    obstacle = ""
-    if also_differs:
-        obstacle = f"not comparable (also differs: {', '.join(also_differs)})"
-    elif place.found.accuracies is None:
-        obstacle = place.found.state.value
-    elif base.found.accuracies is None:
-        obstacle = f"baseline {base.found.state}"
-    elif base.found.bank != place.found.bank:
-        obstacle = "not paired: the baseline has other episodes or images"
-    elif not seeds:
-        obstacle = "not paired: the baseline has other seeds"
-    return AgainstBaseline(
-        baseline=base.row.name,
-        seeds=() if obstacle else seeds,
-        published_difference=theirs.accuracy - their_base.accuracy if theirs and their_base else None,
-        also_differs=also_differs,
-        obstacle=obstacle,
-    )
-
-
-def _common_seeds(ours: Collected, base: Collected) -> tuple[int, ...]:
-    theirs = set(base.seeds)
-    return tuple(seed for seed in ours.seeds if seed in theirs)
-
-
-def _difference(ours: Collected, base: Collected) -> statistics.Difference:
-    seeds = _common_seeds(ours, base)
-    return statistics.paired_difference(ours.of_seeds(seeds), base.of_seeds(seeds))
-
-
-def _among_best(place: Place, section: Sequence[Place]) -> bool:
-    """Whether a place has the highest accuracy of its section, or a paired test cannot distinguish it from that."""
-    rivals = [p.found for p in section if p.found.accuracies is not None]
-    if place.found.accuracies is None or len(rivals) < 2:
-        return False
-    best = max(rivals, key=_accuracy)
-    if place.found is best:
-        return True
-    if place.found.bank != best.bank or not _common_seeds(place.found, best):
-        return False
-    return _difference(place.found, best).p >= statistics.LEVEL
-
-
-def _accuracy(found: Collected) -> float:
-    assert found.accuracies is not None
-    return float(found.accuracies.mean())
+    return Comparison(difference=difference, ci95=half, their_ci95=their_ci95, verdict=verdict)
 
 
 def _baseline_name(layout: TableLayout, columns: Sequence[Sequence[Place]]) -> str:
     """The name of the baseline's row, which in the table of groups depends on the backbone."""
-    rows = [place.row for places in columns for place in places if _is_baseline(layout, place.row)]
+    rows = [place.row for places in columns for place in places if is_baseline(layout, place.row)]
     return rows[0].name if rows else layout.row_name.format(layout.labels[layout.baseline])
 
 

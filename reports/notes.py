@@ -8,8 +8,14 @@ from collections.abc import Sequence
 from reports.cells import Cell, Section
 from reports.collect import State
 from reports.published import BACKBONES, DATASETS, LIBRARY
-from reports.statistics import MARGIN, PairedTest
-from reports.tables import PlannedCell, TableLayout
+from reports.spreads import SeedSpread, Source
+from reports.statistics.needed import POWER
+from reports.statistics.pairs import PairedTest
+from reports.statistics.paper import PAPER_MARGIN
+from reports.statistics.spread import ENOUGH
+from reports.tables import PlannedCell
+from reports.words import percent, points
+from reports.words import verdict as word_of
 
 PLAIN = frozenset({State.NOT_PLANNED, State.MISSING, State.RUNNING, State.NOT_EVALUATED})
 """States that need no note if they hold for all seeds of a cell."""
@@ -23,7 +29,7 @@ def verdict(sections: Sequence[Section], baseline: str) -> str:
     parts += [f"{count} {state}" for state, count in sorted(states.items()) if state != State.DONE]
     sentences = [", ".join(parts)]
     against = Counter(
-        "not comparable" if c.to_baseline.also_differs else c.to_baseline.words
+        "not comparable" if c.to_baseline.also_differs else word_of(c.to_baseline)
         for c in planned
         if c.to_baseline and (c.to_baseline.also_differs or c.to_baseline.verdict)
     )
@@ -39,15 +45,16 @@ def _counted(counts: Counter[str]) -> str:
     return ", ".join(f"{count} {what}" for what, count in sorted(counts.items()))
 
 
-def notes(layout: TableLayout, sections: Sequence[Section], planned: Sequence[PlannedCell]) -> tuple[str, ...]:
-    """The table's notes; those about the whole table come first."""
+def notes(sections: Sequence[Section], planned: Sequence[PlannedCell], spread: SeedSpread) -> tuple[str, ...]:
+    """The table's notes, those first that hold for all of it."""
     cells = [(section, cell) for section in sections for cell in section.cells]
     said = [
         _protocol(planned),
-        _intervals(cells),
-        _comparisons(cells),
-        _best(cells),
-        _published(layout, cells),
+        _intervals(cells, spread),
+        _methods(cells, spread),
+        _models(cells, spread),
+        _best(cells, spread),
+        _published(cells, spread),
         *_departures(cells),
         *_library(cells),
         *_accepted(cells),
@@ -71,58 +78,111 @@ def _either(values: Sequence[int]) -> str:
     return " or ".join(map(str, values))
 
 
-def _intervals(cells: Sequence[tuple[Section, Cell]]) -> str:
+def _intervals(cells: Sequence[tuple[Section, Cell]], spread: SeedSpread) -> str:
     counts = sorted({len(cell.seeds_done) for _, cell in cells if cell.accuracy is not None})
     if not counts:
         return ""
-    text = "± is 1.96 std / sqrt(episodes) over the test episodes, given the trained models and the test classes."
+    text = (
+        "± after an accuracy is 1.96 std / sqrt(episodes) over the test episodes, given the trained models and the "
+        "test classes."
+    )
     if counts == [1]:
         return f"{text} 1 seed; the interval covers episodes only."
     text += (
-        f" {_either(counts)} seeds, whose accuracies are averaged for each episode; sd is the standard deviation of "
-        "the seeds' means."
+        f" {_either(counts)} seeds, whose accuracies are averaged for each episode; sd is that of the n seeds' means."
     )
-    return f"{text} With 1 seed, the interval covers episodes only." if 1 in counts else text
+    if spread.cell_freedom > 0:
+        text += (
+            f" Total: episodes and seeds, by a cell's sd over seeds of {percent(spread.cell_variance**0.5)} pooled "
+            f"over cells ({spread.cell_freedom:.3g} degrees of freedom, Student's t)."
+        )
+    return text
 
 
-def _comparisons(cells: Sequence[tuple[Section, Cell]]) -> str:
-    made = [cell.to_baseline for _, cell in cells if cell.to_baseline and cell.to_baseline.test]
+def _methods(cells: Sequence[tuple[Section, Cell]], spread: SeedSpread) -> str:
+    made = [cell.to_baseline for _, cell in cells if cell.to_baseline and cell.to_baseline.p_holm is not None]
     if not made:
         return ""
-    kinds = sorted({m.test for m in made if m.test})
-    tests = " or ".join(f"{kind} ({_seeds({len(m.seeds) for m in made if m.test is kind})})" for kind in kinds)
-    margin = f"{100 * MARGIN:g}"
-    uncovered = any(m.test is PairedTest.OVER_EPISODES for m in made)
+    margin = points(made[0].margin)
+    text = f"Differences to {made[0].baseline} on the same episodes and seeds, 95 % interval in brackets. "
+    if spread.source is not Source.ASSUMED:
+        text += (
+            f"Seeds are blocks; what is left of a training's accuracy after its row and its seed has an sd of "
+            f"{percent(spread.sd)} ({_freedom(spread.residual.freedom)}, from {spread.source}; a section with "
+            f"{ENOUGH} of its own takes its own). "
+        )
+    text += (
+        f"p: of no difference, adjusted after Holm for the {len(made)} comparisons of methods in this table and the "
+        f"two hypotheses of each. Better and worse: p below 0.05. Same within {margin}: less than {margin} points "
+        "apart by two one-sided tests at the same level; the difference stands behind it where it is told from none. "
+        "Undecided: neither."
+    )
+    if any(each.test is PairedTest.OWN for each in made):
+        text += (
+            " Own variance: tested by the pair's own variance over seeds, since one of the two spreads more than the "
+            "other rows, or has no seed."
+        )
+    return text + _needed([cell for _, cell in cells])
+
+
+def _models(cells: Sequence[tuple[Section, Cell]], spread: SeedSpread) -> str:
+    made = [cell for _, cell in cells if cell.to_baseline and cell.to_baseline.is_of_models]
+    if not made:
+        return ""
+    margin = points(made[0].to_baseline.margin) if made[0].to_baseline else ""
+    text = (
+        "One seed decides nothing about methods. The interval of two models is a paired t-test's over episodes; that "
+        f"of the method takes a seeds' sd of {percent(spread.sd)}, "
+    )
+    if spread.source is Source.ASSUMED:
+        text += "which is assumed, since nothing here was trained with several seeds."
+    else:
+        text += f"from {spread.source} ({_freedom(spread.residual.freedom)})."
+    text += f" The margin of a verdict is {margin} points."
+    several = any(c.to_baseline and c.to_baseline.p_holm is not None for _, c in cells)
+    return text if several else text + _needed(made)
+
+
+def _freedom(count: int) -> str:
+    return f"{count} degree{'' if count == 1 else 's'} of freedom"
+
+
+def _needed(cells: Sequence[Cell]) -> str:
+    asked = [c.to_baseline for c in cells if c.to_baseline]
+    if not any(each.more_seeds is not None or each.episodes_needed is not None for each in asked):
+        return ""
     return (
-        f"Differences from {made[0].baseline} on the same episodes: {tests}, with 95 % intervals in brackets; p values "
-        f"are adjusted by Holm's method for the {len(made)} comparisons in this table. "
-        + ("A test over episodes covers the episodes only, not the training seeds. " if uncovered else "")
-        + f"Same within {margin}: the whole interval lies within ±{margin} points; better and worse: adjusted p below "
-        "0.05; undecided: neither."
+        " More seeds, or episodes where seeds alone would not do: enough for a verdict in "
+        f"{100 * POWER:g} % of cases if the difference is the one found."
     )
 
 
-def _seeds(counts: set[int]) -> str:
-    return f"{_either(sorted(counts))} {'seed' if counts == {1} else 'seeds'}"
-
-
-def _best(cells: Sequence[tuple[Section, Cell]]) -> str:
+def _best(cells: Sequence[tuple[Section, Cell]], spread: SeedSpread) -> str:
     if sum(cell.accuracy is not None for _, cell in cells) < 2:
         return ""
-    return "Bold: our best in the section, and those that a paired test at 5 % (unadjusted) cannot distinguish from it."
+    text = "Bold: not shown to be below the section's highest of ours (Hsu's comparison with the best at 5 %)"
+    if spread.source is Source.ASSUMED:
+        text += f", if the seeds' sd is {percent(spread.sd)}"
+    return f"{text}."
 
 
-def _published(layout: TableLayout, cells: Sequence[tuple[Section, Cell]]) -> str:
+def _published(cells: Sequence[tuple[Section, Cell]], spread: SeedSpread) -> str:
     sources = sorted({cell.published.source for _, cell in cells if cell.published})
     if not sources:
         return ""
     text = f"Paper: {'; '.join(sources)}."
     compared = [cell for _, cell in cells if cell.to_published and cell.to_published.difference is not None]
     if compared:
+        sd, margin = percent(spread.cell_variance**0.5), points(PAPER_MARGIN)
+        known = (
+            f"of {sd} ({spread.cell_freedom:.3g} degrees of freedom)"
+            if spread.cell_freedom > 0
+            else f"of {sd}, which is assumed: so nothing is decided"
+        )
         text += (
-            " Ours minus paper is unpaired; ± combines both intervals"
-            + (" and our seeds' spread (Student's t)" if any(cell.seed_sd is not None for cell in compared) else "")
-            + ", and consistent means that the interval contains 0."
+            f" Ours minus paper is unpaired; ± joins both intervals over episodes with the seeds of ours and of their "
+            f"single training, by an sd over seeds {known}. Reproduced: the interval lies within {margin} "
+            f"point{'' if margin == '1' else 's'}; above and below: it does not, and excludes 0."
         )
     if any(cell.published.ci95 is None for cell in compared if cell.published):
         text += " Table 2 gives no intervals, so those of Table 1's DMF row are assumed."

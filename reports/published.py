@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import csv
 import functools
+import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,10 @@ ABLATED = ("mini_imagenet", "resnet12")
 """Data set and backbone of Table 2."""
 IMAGE_SIZE = 84
 """Side of the paper's images, in pixels."""
+QUERIES = 15
+"""Queries per class in the paper's test episodes."""
+FULL_SIZE = frozenset({"tiered_imagenet"})
+"""Data sets whose published numbers use full-size images; copies at `IMAGE_SIZE` score several points lower."""
 FULL_MODEL = {"model.dynamic_sampling": True, "model.last_pooling": False, "model.alignment": "ode"}
 """The model that the paper proposes; its groups are in FULL_GROUPS."""
 FULL_GROUPS = {
@@ -118,6 +124,20 @@ def departures(config: ExperimentConfig, row_path: str) -> tuple[str, ...]:
     usual[row_path] = config.at(row_path)
     recipes = [recipe(name).with_paths(usual) for name in RECIPES]
     return min((_differences(config, expected) for expected in recipes), key=len)
+
+
+def found_otherwise(dataset: str, sizes: str) -> bool:
+    """Whether images of these sizes, such as "84x84" or "56x40..500x375", are not those of the published numbers.
+
+    They are not where the largest is below `IMAGE_SIZE`, or is a copy of that size and the paper's were not.
+    """
+    largest = max(map(int, re.findall(r"\d+", sizes)), default=IMAGE_SIZE + 1)
+    return largest < IMAGE_SIZE or (largest == IMAGE_SIZE and dataset in FULL_SIZE)
+
+
+def parts_of(departures: Sequence[str]) -> tuple[str, ...]:
+    """The parts of the protocol that `departures` are of: recipe, and selection of the epoch that is tested."""
+    return tuple(sorted({"selection" if "validat" in each.partition("=")[0] else "recipe" for each in departures}))
 
 
 def _differences(config: ExperimentConfig, expected: ExperimentConfig) -> tuple[str, ...]:

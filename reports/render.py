@@ -10,7 +10,6 @@ import csv
 import io
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from decimal import ROUND_HALF_UP, Decimal
 from pathlib import Path
 
 import jinja2
@@ -21,7 +20,8 @@ from rich.text import Text
 
 from reports.cells import Cell, Section, Table
 from reports.published import BACKBONES
-from reports.statistics import Verdict
+from reports.statistics.verdicts import Verdict
+from reports.words import explained, interval, percent, verdict
 
 Fields = dict[str, str | int | None]
 """CSV fields by name. Numbers are percent or percentage points with two decimals; None is an empty field."""
@@ -31,15 +31,6 @@ LONGEST_REASON = 24
 """Longest reason that a table prints, in characters; longer ones go to its notes."""
 WIDE = 140
 """Terminal width, in characters, from which a table is printed as a single grid."""
-
-
-def percent(fraction: float, signed: bool = False) -> str:
-    """0.6776 -> 67.76, or +67.76 if signed. Halves are rounded away from zero."""
-    value = (Decimal(repr(fraction)) * 100).quantize(Decimal("0.01"), ROUND_HALF_UP)
-    text = f"{abs(value)}" if value == 0 else f"{value}"
-    if signed and value > 0:
-        text = f"+{text}"
-    return text.replace("-", "−")
 
 
 def _plain(fraction: float | None) -> str | None:
@@ -105,7 +96,11 @@ def _ours_fields(cell: Cell) -> Fields:
 
 
 def _seed_sd(cell: Cell) -> str:
-    return NOTHING if cell.seed_sd is None else percent(cell.seed_sd)
+    return NOTHING if cell.seed_sd is None else f"{percent(cell.seed_sd)} (n={len(cell.seeds_done)})"
+
+
+def _total(cell: Cell) -> str:
+    return NOTHING if cell.total_ci95 is None else f"± {percent(cell.total_ci95)}"
 
 
 def _episodes(cell: Cell) -> str:
@@ -122,9 +117,8 @@ def _to_published(cell: Cell) -> str:
         return NOTHING
     if comparison.difference is None:
         return comparison.words
-    marked = ", protocol differs" if comparison.departures else ""
     number = f"{percent(comparison.difference, signed=True)} ± {percent(comparison.ci95 or 0)}"
-    return f"{number} {comparison.words}{marked}"
+    return f"{number} {comparison.words}"
 
 
 def _to_published_fields(cell: Cell) -> Fields:
@@ -139,10 +133,11 @@ def _to_published_fields(cell: Cell) -> Fields:
 
 def _to_baseline(cell: Cell) -> str:
     comparison = cell.to_baseline
-    if comparison is None or comparison.low is None or comparison.difference is None or comparison.high is None:
+    if comparison is None or comparison.is_of_models:
         return NOTHING
-    interval = f"[{percent(comparison.low, signed=True)}, {percent(comparison.high, signed=True)}]"
-    return f"{percent(comparison.difference, signed=True)} {interval}"
+    if comparison.low is None or comparison.difference is None or comparison.high is None:
+        return NOTHING
+    return f"{percent(comparison.difference, signed=True)} {interval(comparison.low, comparison.high)}"
 
 
 def _to_baseline_fields(cell: Cell) -> Fields:
@@ -152,6 +147,15 @@ def _to_baseline_fields(cell: Cell) -> Fields:
         "minus_baseline": _plain(comparison.difference) if comparison else None,
         "minus_baseline_low": _plain(comparison.low) if comparison else None,
         "minus_baseline_high": _plain(comparison.high) if comparison else None,
+        "minus_baseline_of": ("models" if comparison.is_of_models else "methods")
+        if comparison and comparison.test
+        else None,
+        "minus_baseline_seeds": " ".join(map(str, comparison.seeds)) if comparison else None,
+        "method_low": _plain(comparison.method_low) if comparison else None,
+        "method_high": _plain(comparison.method_high) if comparison else None,
+        "method_sd_used": _plain(comparison.sd_used) if comparison else None,
+        "percent_of_seeds": _plain(comparison.accuracy) if comparison else None,
+        "baseline_percent_of_seeds": _plain(comparison.baseline_accuracy) if comparison else None,
     }
 
 
@@ -179,6 +183,7 @@ def _p_fields(cell: Cell) -> Fields:
     return {
         "p": f"{comparison.p:.3g}" if comparison and comparison.p is not None else None,
         "p_holm": f"{comparison.p_holm:.3g}" if comparison and comparison.p_holm is not None else None,
+        "p_same_holm": f"{comparison.p_same_holm:.3g}" if comparison and comparison.p_same_holm is not None else None,
         "test": comparison.test if comparison else None,
     }
 
@@ -186,14 +191,17 @@ def _p_fields(cell: Cell) -> Fields:
 def _verdict(cell: Cell) -> str:
     if cell.is_baseline:
         return "baseline"
-    return cell.to_baseline.words if cell.to_baseline else NOTHING
+    return explained(cell.to_baseline) if cell.to_baseline else NOTHING
 
 
 def _verdict_fields(cell: Cell) -> Fields:
     comparison = cell.to_baseline
     return {
         "also_differs": "; ".join(comparison.also_differs) if comparison else None,
-        "verdict": _verdict(cell).replace(NOTHING, ""),
+        "verdict": "baseline" if cell.is_baseline else verdict(comparison) if comparison else None,
+        "margin": _plain(comparison.margin) if comparison and comparison.verdict else None,
+        "more_seeds": comparison.more_seeds if comparison else None,
+        "episodes_needed": comparison.episodes_needed if comparison else None,
     }
 
 
@@ -237,6 +245,7 @@ def columns(table: Table) -> list[Column]:
         Column("LibFewShot", _library, _library_fields, optional=True),
         Column("ours", _ours, _ours_fields, ours=True, unbroken=True),
         Column("sd of seeds", _seed_sd, lambda cell: {"sd_of_seeds": _plain(cell.seed_sd)}, optional=True),
+        Column("total", _total, lambda cell: {"total_ci95": _plain(cell.total_ci95)}, unbroken=True, optional=True),
         Column("episodes", _episodes, lambda cell: {"episodes": cell.episodes}),
         Column(
             "seeds",
@@ -244,9 +253,11 @@ def columns(table: Table) -> list[Column]:
             lambda cell: {"seeds_done": len(cell.seeds_done), "seeds_planned": len(cell.seeds_planned)},
         ),
         Column("ours − paper", _to_published, _to_published_fields, comparison=True, optional=True),
-        Column(f"ours − {table.baseline}", _to_baseline, _to_baseline_fields, comparison=True, unbroken=True),
+        Column(
+            f"ours − {table.baseline}", _to_baseline, _to_baseline_fields, comparison=True, unbroken=True, optional=True
+        ),
         Column("in paper", _in_paper, _in_paper_fields, comparison=True, optional=True),
-        Column("p (Holm)", _p, _p_fields, comparison=True),
+        Column("p (Holm)", _p, _p_fields, comparison=True, optional=True),
         Column("verdict", _verdict, _verdict_fields, left=True, comparison=True, verdict=True),
     ]
 
@@ -499,6 +510,7 @@ def _classes(column: Column, cell: Cell) -> str:
     classes = ["left" if column.left else "right"]
     if column.ours:
         classes.append("ours")
-    if column.verdict and cell.to_baseline and cell.to_baseline.verdict in (Verdict.BETTER, Verdict.WORSE):
-        classes.append(cell.to_baseline.verdict.name.lower())
+    said = cell.to_baseline.verdict if cell.to_baseline else None
+    if column.verdict and said in (Verdict.BETTER, Verdict.WORSE):
+        classes.append(said.name.lower())
     return " ".join(classes)

@@ -18,6 +18,7 @@ from dmf.records.facts import Ended, Tested
 from dmf.values import Value
 from reports import published
 from reports.published import ABLATED, BACKBONES, DATASETS
+from reports.statistics.verdicts import MARGIN
 
 METHODS = {
     "dmf": "DMF",
@@ -46,6 +47,8 @@ class TableLayout:
     """Value of the parameter in the row that the others are compared with."""
     row_name: str = "{}"
     """Format string that turns a row's label into its name outside the table."""
+    margin: float = MARGIN
+    """Margin of equivalence, in accuracy: a smaller difference counts as none."""
     components: bool = True
     """Whether rows are DMF with one component changed; other methods are then reference rows, listed first."""
 

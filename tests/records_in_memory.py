@@ -10,7 +10,7 @@ import numpy as np
 from dmf.config import EvaluationConfig, ExperimentConfig
 from dmf.records.facts import Ended, Tested
 from dmf.records.records import FORMAT, EvaluationRecord, Failure, TrainingRecord
-from reports.statistics import mean_ci95
+from reports.statistics.cells import mean_ci95
 from reports.tables import PlannedCell
 
 

@@ -25,6 +25,7 @@ dmf.training
 dmf.released
 dmf.train
 dmf.evaluate
+reports.statistics
 reports
 orchestrator.text
 orchestrator.spec

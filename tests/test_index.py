@@ -23,7 +23,7 @@ from orchestrator.report import main
 from orchestrator.spec.plan import Trial
 from orchestrator.store import index
 from orchestrator.store.ledger import Ledger
-from reports.statistics import mean_ci95
+from reports.statistics.cells import mean_ci95
 from tests.test_report import demo, records_of
 
 ROOT = Path(__file__).resolve().parents[1]

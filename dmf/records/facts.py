@@ -14,13 +14,15 @@ from dmf.values import Value
 
 
 class MadeBy(Value):
-    """The part of a record's provenance that decides whether the record is stale."""
+    """The part of a record's provenance that decides whether it is stale and what it may be compared with."""
 
     model_config = ConfigDict(extra="ignore")
 
     format: int = 1
     """The record's format; a training's provenance does not hold it."""
     data_fingerprint: str
+    image_sizes: str = ""
+    """A training's image sizes as found on disk; empty if not known."""
     code: str = ""
 
 

@@ -1,0 +1,198 @@
+"""How much training seeds move the rows of a table: pooled over it, over its sweep, or assumed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+import numpy as np
+
+from reports.collect import Collected
+from reports.places import Place, common_seeds
+from reports.statistics.cells import Samples
+from reports.statistics.pairs import (
+    Estimate,
+    Pair,
+    PairedTest,
+    of_methods,
+    of_methods_alone,
+    of_methods_assumed,
+    paired,
+)
+from reports.statistics.spread import ENOUGH, Spread, cell_spread, pooled, section_spreads, without_odd_rows
+from reports.tables import Column, PlannedCell
+
+ASSUMED_SD = 0.005
+"""Over seeds, of a training's residual, where no two trainings differ in their seed alone: half a point."""
+
+
+Trained = tuple[PlannedCell, Collected]
+SectionKey = tuple[Column, str]
+"""Task and episode bank."""
+
+
+class Source(StrEnum):
+    """Where the seeds' variance is from; the value is what notes print."""
+
+    TABLE = "this table's rows"
+    SWEEP = "the sweep's rows on the same data"
+    ASSUMED = "assumed"
+
+
+@dataclass(frozen=True)
+class SeedSpread:
+    """The seeds' part in differences and in cells."""
+
+    residual: Spread
+    """Of all sections together."""
+    of_section: dict[SectionKey, Spread]
+    """A section's own where it has enough rows and seeds, else that of all."""
+    elsewhere: frozenset[SectionKey]
+    """Sections that have not enough, and whose trainings other sections count too, so that `residual` lacks them."""
+    source: Source
+    odd: frozenset[str]
+    """Keys of the trainings of rows that spread more than the others."""
+    cell_variance: float
+    """Of a cell's accuracy over seeds, in `cell_freedom` degrees of freedom; 0 where it is assumed."""
+    cell_freedom: float
+
+    def of(self, place: Place) -> Spread:
+        """The residual spread of a place's section."""
+        return self.of_section.get(_key(place), self.residual)
+
+    def with_pair(self, place: Place, pair: Pair) -> Spread:
+        """The same with the squares of a place's pair in it, wherever they are counted."""
+        spread = self.of(place)
+        if _key(place) not in self.elsewhere or pair.seeds == 1:
+            return spread
+        own_freedom = pair.seeds - 1
+        return Spread(spread.squares + own_freedom * pair.over_seeds / 2, spread.freedom + own_freedom)
+
+    def sd_of(self, place: Place) -> float:
+        """Of a training's residual in a place's section."""
+        return ASSUMED_SD if self.source is Source.ASSUMED else float(np.sqrt(self.of(place).variance))
+
+    @property
+    def sd(self) -> float:
+        """Of a training's residual in all sections."""
+        return ASSUMED_SD if self.source is Source.ASSUMED else float(np.sqrt(self.residual.variance))
+
+
+def _key(place: Place) -> SectionKey:
+    return place.column, place.found.bank
+
+
+def spread_of(columns: Iterable[Sequence[Place]], rest_of_sweep: Callable[[], Iterable[Trained]]) -> SeedSpread:
+    """That of a table's rows; where they are too few, with `rest_of_sweep`, which is not called else."""
+    own = [(place.planned, place.found) for places in columns for place in places if place.planned]
+    sections = _sections(own)
+    source = Source.TABLE
+    if pooled(sections.once).freedom < ENOUGH:
+        datasets = {planned.config.data.name for planned, _ in own}
+        others = [each for each in rest_of_sweep() if each[0].config.data.name in datasets]
+        wider = _sections([*own, *others])
+        if pooled(wider.once).freedom > pooled(sections.once).freedom:
+            sections, source = wider, Source.SWEEP
+    left, odd_rows = without_odd_rows(sections.once)
+    odd = {
+        key for section, rows in zip(sections.trainings, odd_rows, strict=True) for row in rows for key in section[row]
+    }
+    residual = pooled(left)
+    if not residual.freedom:
+        source = Source.ASSUMED
+    of_section = dict(zip(sections.keys, section_spreads(sections.without(odd), residual), strict=True))
+    variance, freedom = cell_spread(sections.once)
+    return SeedSpread(
+        residual,
+        of_section,
+        frozenset(key for key in sections.partly_counted if of_section[key] is residual),
+        source,
+        frozenset(odd),
+        float(variance) if freedom > 0 else ASSUMED_SD**2,
+        float(freedom),
+    )
+
+
+@dataclass(frozen=True)
+class _Sections:
+    """Rows with the same test episodes, and the keys of each row's trainings."""
+
+    keys: list[SectionKey]
+    means: list[Samples]
+    """[K, S] each."""
+    once: list[Samples]
+    """The same without the trainings that a section before has: tested on two banks, they are still one."""
+    trainings: list[list[list[str]]]
+
+    @property
+    def partly_counted(self) -> list[SectionKey]:
+        """Sections of which `once` lacks something."""
+        pairs = zip(self.keys, self.means, self.once, strict=True)
+        return [key for key, means, once in pairs if not np.array_equal(means, once, equal_nan=True)]
+
+    def without(self, odd: set[str]) -> list[Samples]:
+        """The means without rows that have one of these trainings."""
+        left = [means.copy() for means in self.means]
+        for means, rows in zip(left, self.trainings, strict=True):
+            means[[bool(odd.intersection(row)) for row in rows]] = np.nan
+        return left
+
+
+def _sections(trained: Iterable[Trained]) -> _Sections:
+    """Of all trainings that have a seed; raw pixels have none."""
+    sections: dict[SectionKey, dict[str, dict[int, tuple[float, str]]]] = {}
+    for planned, found in trained:
+        if found.accuracies is None or not planned.config.seeded:
+            continue
+        rows = sections.setdefault((Column.of(planned), found.bank), {})
+        row = rows.setdefault(planned.config.replace(training__seed=0).key, {})
+        for seed, mean, name in zip(found.seeds, found.accuracies.mean(axis=1), found.records, strict=True):
+            row[seed] = float(mean), name.partition("/")[0]
+    every, every_once, trainings = [], [], []
+    seen = set[str]()
+    for rows in sections.values():
+        seeds = {seed: number for number, seed in enumerate(sorted({seed for row in rows.values() for seed in row}))}
+        means = np.full((len(rows), len(seeds)), np.nan)
+        once = means.copy()
+        for number, row in enumerate(rows.values()):
+            for seed, (mean, training) in row.items():
+                means[number, seeds[seed]] = mean
+                if training not in seen:
+                    seen.add(training)
+                    once[number, seeds[seed]] = mean
+        every.append(means)
+        every_once.append(once)
+        trainings.append([[training for _, training in row.values()] for row in rows.values()])
+    return _Sections(list(sections), every, every_once, trainings)
+
+
+@dataclass(frozen=True)
+class Compared:
+    """A row less another one."""
+
+    pair: Pair
+    method: Estimate
+    """Of the methods; with one seed in common by the variance of other rows, or by the assumed one."""
+    test: PairedTest
+
+    @property
+    def seeds(self) -> int:
+        """In common; one decides nothing about methods."""
+        return self.pair.seeds
+
+
+def compare(ours: Place, theirs: Place, spread: SeedSpread) -> Compared:
+    """Over the seeds that both have, of which there must be one."""
+    seeds = common_seeds(ours.found, theirs.found)
+    pair = paired(ours.found.of_seeds(seeds), theirs.found.of_seeds(seeds))
+    if pair.seeds == 1:
+        known = spread.source is not Source.ASSUMED
+        method = of_methods(pair, spread.of(ours)) if known else of_methods_assumed(pair, ASSUMED_SD)
+        return Compared(pair, method, PairedTest.TWO_MODELS)
+    # A method without a seed has no luck to share: the seeds' common part stays in the difference.
+    both_seeded = all(place.planned is not None and place.planned.config.seeded for place in (ours, theirs))
+    trainings = {name.partition("/")[0] for name in (*ours.found.records, *theirs.found.records)}
+    if not both_seeded or spread.odd & trainings:
+        return Compared(pair, of_methods_alone(pair), PairedTest.OWN)
+    return Compared(pair, of_methods(pair, spread.with_pair(ours, pair)), PairedTest.POOLED)

@@ -1,0 +1,72 @@
+"""How numbers and verdicts read in every format."""
+
+from __future__ import annotations
+
+from decimal import ROUND_HALF_UP, Decimal
+
+from reports.cells import AgainstBaseline
+from reports.statistics.pairs import PairedTest
+from reports.statistics.verdicts import Verdict
+
+
+def percent(fraction: float, signed: bool = False) -> str:
+    """0.6776 -> 67.76, signed +67.76; halves are rounded away from zero, as on paper."""
+    value = (Decimal(repr(fraction)) * 100).quantize(Decimal("0.01"), ROUND_HALF_UP)
+    text = f"{abs(value)}" if value == 0 else f"{value}"
+    if signed and value > 0:
+        text = f"+{text}"
+    return text.replace("-", "−")
+
+
+def points(margin: float) -> str:
+    """A margin: 0.005 -> 0.5."""
+    return f"{100 * margin:g}"
+
+
+def interval(low: float, high: float) -> str:
+    """A difference's: [+0.80, +1.30]."""
+    return f"[{percent(low, signed=True)}, {percent(high, signed=True)}]"
+
+
+def verdict(comparison: AgainstBaseline) -> str:
+    """The verdict on the method in a word or two, or why there is none."""
+    if comparison.verdict is Verdict.SAME:
+        return f"same within {points(comparison.margin)}"
+    return comparison.verdict or comparison.obstacle
+
+
+def explained(comparison: AgainstBaseline) -> str:
+    """The verdict with what it rests on, and what an undecided one would take."""
+    text = verdict(comparison)
+    if comparison.is_of_models:
+        text = _of_models(comparison)
+    elif comparison.verdict is Verdict.SAME and comparison.is_detected and comparison.difference is not None:
+        text += f" ({percent(comparison.difference, signed=True)})"
+    if comparison.verdict is Verdict.UNDECIDED:
+        text += _needed(comparison)
+    if comparison.test is PairedTest.OWN:
+        text += ", own variance"
+    if comparison.accuracy is not None and comparison.baseline_accuracy is not None:
+        which = ", ".join(map(str, comparison.seeds))
+        seeds = "seed" if len(comparison.seeds) == 1 else "seeds"
+        text += f"; {seeds} {which}: {percent(comparison.accuracy)} − {percent(comparison.baseline_accuracy)}"
+    return text
+
+
+def _of_models(comparison: AgainstBaseline) -> str:
+    difference, low, high = comparison.difference, comparison.low, comparison.high
+    method_low, method_high, sd = comparison.method_low, comparison.method_high, comparison.sd_used
+    assert difference is not None and low is not None and high is not None
+    assert method_low is not None and method_high is not None and sd is not None
+    return (
+        f"these two models: {percent(difference, signed=True)} {interval(low, high)}; "
+        f"method: {Verdict.UNDECIDED} (1 seed), {interval(method_low, method_high)} if the seeds' sd is {percent(sd)}"
+    )
+
+
+def _needed(comparison: AgainstBaseline) -> str:
+    if comparison.more_seeds is not None:
+        return f", about {comparison.more_seeds} more seed{'s' if comparison.more_seeds > 1 else ''}"
+    if comparison.episodes_needed is not None:
+        return f", about {comparison.episodes_needed:,} episodes"
+    return ""
