@@ -39,6 +39,8 @@ class AgainstBaseline(Value):
 
     baseline: str
     """Name of the baseline's row."""
+    baseline_variant: tuple[str, ...] = ()
+    """`path=value` of settings that tell it from other rows of its name."""
     difference: float | None = None
     low: float | None = None
     """Lower end of the 95 % interval."""

@@ -112,6 +112,7 @@ def _unpaired_answer(
         obstacle = "not paired: the baseline has other seeds"
     answer = AgainstBaseline(
         baseline=base.row.name,
+        baseline_variant=base.row.variant,
         seeds=() if obstacle else seeds,
         published_difference=theirs.accuracy - their_base.accuracy if theirs and their_base else None,
         also_differs=also_differs,

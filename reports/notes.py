@@ -53,6 +53,7 @@ def notes(sections: Sequence[Section], planned: Sequence[PlannedCell], spread: S
         _intervals(cells, spread),
         _methods(cells, spread),
         _models(cells, spread),
+        *_several_baselines(cells),
         _best(cells, spread),
         _published(cells, spread),
         *_departures(cells),
@@ -89,12 +90,13 @@ def _intervals(cells: Sequence[tuple[Section, Cell]], spread: SeedSpread) -> str
     if counts == [1]:
         return f"{text} 1 seed; the interval covers episodes only."
     text += (
-        f" {_either(counts)} seeds, whose accuracies are averaged for each episode; sd is that of the n seeds' means."
+        f" {_either(counts)} seeds, whose accuracies are averaged for each episode; sd is the standard deviation of "
+        "the n seeds' means."
     )
     if spread.cell_freedom > 0:
         text += (
-            f" Total: episodes and seeds, by a cell's sd over seeds of {percent(spread.cell_variance**0.5)} pooled "
-            f"over cells ({spread.cell_freedom:.3g} degrees of freedom, Student's t)."
+            f" Total covers episodes and seeds, with a cell's sd over seeds of {percent(spread.cell_variance**0.5)}, "
+            f"pooled over cells ({spread.cell_freedom:.3g} degrees of freedom, Student's t)."
         )
     return text
 
@@ -104,23 +106,23 @@ def _methods(cells: Sequence[tuple[Section, Cell]], spread: SeedSpread) -> str:
     if not made:
         return ""
     margin = points(made[0].margin)
-    text = f"Differences to {made[0].baseline} on the same episodes and seeds, 95 % interval in brackets. "
+    text = f"Differences from {made[0].baseline} on the same episodes and seeds, with 95 % intervals in brackets. "
     if spread.source is not Source.ASSUMED:
         text += (
-            f"Seeds are blocks; what is left of a training's accuracy after its row and its seed has an sd of "
+            f"Seeds are blocks: beyond the effects of its row and of its seed, a training's accuracy has an sd of "
             f"{percent(spread.sd)} ({_freedom(spread.residual.freedom)}, from {spread.source}; a section with "
-            f"{ENOUGH} of its own takes its own). "
+            f"{ENOUGH} of its own uses its own). "
         )
     text += (
-        f"p: of no difference, adjusted after Holm for the {len(made)} comparisons of methods in this table and the "
-        f"two hypotheses of each. Better and worse: p below 0.05. Same within {margin}: less than {margin} points "
-        "apart by two one-sided tests at the same level; the difference stands behind it where it is told from none. "
+        f"p is for no difference, adjusted by Holm's method for the {len(made)} comparisons of methods in this table "
+        f"and the two hypotheses of each. Better and worse: p below 0.05. Same within {margin}: two one-sided tests at "
+        f"the same level show a difference of less than {margin} points, which is given if it also differs from 0. "
         "Undecided: neither."
     )
     if any(each.test is PairedTest.OWN for each in made):
         text += (
-            " Own variance: tested by the pair's own variance over seeds, since one of the two spreads more than the "
-            "other rows, or has no seed."
+            " Own variance: tested with the pair's own variance over seeds, because one of the two varies more than "
+            "the other rows or has no seed."
         )
     return text + _needed([cell for _, cell in cells])
 
@@ -131,16 +133,28 @@ def _models(cells: Sequence[tuple[Section, Cell]], spread: SeedSpread) -> str:
         return ""
     margin = points(made[0].to_baseline.margin) if made[0].to_baseline else ""
     text = (
-        "One seed decides nothing about methods. The interval of two models is a paired t-test's over episodes; that "
-        f"of the method takes a seeds' sd of {percent(spread.sd)}, "
+        "One seed decides nothing about methods. The interval for two models is that of a paired t-test over episodes; "
+        f"the one for the method holds if the seeds' sd is {percent(spread.sd)}, "
     )
     if spread.source is Source.ASSUMED:
-        text += "which is assumed, since nothing here was trained with several seeds."
+        text += "which is assumed, because nothing here was trained with several seeds."
     else:
-        text += f"from {spread.source} ({_freedom(spread.residual.freedom)})."
+        text += f"as found in {spread.source} ({_freedom(spread.residual.freedom)})."
     text += f" The margin of a verdict is {margin} points."
     several = any(c.to_baseline and c.to_baseline.p_holm is not None for _, c in cells)
     return text if several else text + _needed(made)
+
+
+def _several_baselines(cells: Sequence[tuple[Section, Cell]]) -> list[str]:
+    """Which baseline's row each row is compared with, if not all with the same."""
+    found: dict[tuple[str, ...], list[str]] = {}
+    for _, cell in cells:
+        if cell.to_baseline and cell.to_baseline.difference is not None:
+            rows = found.setdefault((cell.to_baseline.baseline, *cell.to_baseline.baseline_variant), [])
+            rows += [name for name in [_name(cell)] if name not in rows]
+    if len(found) < 2:
+        return []
+    return [f"Compared with {', '.join(baseline)}: {'; '.join(rows)}." for baseline, rows in found.items()]
 
 
 def _freedom(count: int) -> str:
@@ -152,15 +166,17 @@ def _needed(cells: Sequence[Cell]) -> str:
     if not any(each.more_seeds is not None or each.episodes_needed is not None for each in asked):
         return ""
     return (
-        " More seeds, or episodes where seeds alone would not do: enough for a verdict in "
-        f"{100 * POWER:g} % of cases if the difference is the one found."
+        " More seeds, or more episodes where seeds alone would not suffice: enough for a verdict in "
+        f"{100 * POWER:g} % of cases, if the true difference is the one found."
     )
 
 
 def _best(cells: Sequence[tuple[Section, Cell]], spread: SeedSpread) -> str:
     if sum(cell.accuracy is not None for _, cell in cells) < 2:
         return ""
-    text = "Bold: not shown to be below the section's highest of ours (Hsu's comparison with the best at 5 %)"
+    text = (
+        "Bold: our rows that are not shown to be below the section's highest (Hsu's comparison with the best, at 5 %)"
+    )
     if spread.source is Source.ASSUMED:
         text += f", if the seeds' sd is {percent(spread.sd)}"
     return f"{text}."
@@ -177,12 +193,12 @@ def _published(cells: Sequence[tuple[Section, Cell]], spread: SeedSpread) -> str
         known = (
             f"of {sd} ({spread.cell_freedom:.3g} degrees of freedom)"
             if spread.cell_freedom > 0
-            else f"of {sd}, which is assumed: so nothing is decided"
+            else f"of {sd}, which is assumed, so nothing is decided"
         )
         text += (
-            f" Ours minus paper is unpaired; ± joins both intervals over episodes with the seeds of ours and of their "
-            f"single training, by an sd over seeds {known}. Reproduced: the interval lies within {margin} "
-            f"point{'' if margin == '1' else 's'}; above and below: it does not, and excludes 0."
+            f" Ours minus paper is unpaired; ± combines both intervals over episodes with the variation of our seeds "
+            f"and of their one training's, with an sd over seeds {known}. Reproduced: the interval lies within "
+            f"{margin} point{'' if margin == '1' else 's'}; above and below: it does not, and excludes 0."
         )
     if any(cell.published.ci95 is None for cell in compared if cell.published):
         text += " Table 2 gives no intervals, so those of Table 1's DMF row are assumed."

@@ -25,17 +25,18 @@ def is_baseline(layout: TableLayout, row: Row) -> bool:
 
 
 def baseline_of(layout: TableLayout, place: Place, section: Sequence[Place]) -> Place | None:
-    """The baseline's row with the same backbone; of several, the one trained and tested most alike."""
+    """The baseline's row that a place is compared with; None if there is none.
+
+    It has the same backbone, or any if the place's method has none (raw pixels). Of several, it is the one that is
+    trained, pre-trained and tested most alike.
+    """
     assert place.planned is not None
     ours = place.planned
 
-    def distance(theirs: PlannedCell) -> tuple[int, bool]:
-        return len(layout.also_differs(ours.config, theirs.config)), theirs.evaluation != ours.evaluation
-
     rows = [
-        (distance(p.planned), p)
+        (layout.distance(ours, p.planned), p)
         for p in section
-        if p.planned and is_baseline(layout, p.row) and p.row.backbone == place.row.backbone
+        if p.planned and is_baseline(layout, p.row) and place.row.backbone in (p.row.backbone, "")
     ]
     return min(rows, key=lambda row: row[0])[1] if rows else None
 

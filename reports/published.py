@@ -154,6 +154,10 @@ def identity(config: ExperimentConfig) -> dict[str, Any]:
     aside = {"training.seed", *config.unread}
     aside |= {f"{section}.{name}" for section, names in NOT_IDENTITY.items() for name in names}
     flat = {path: value for path, value in config.flat().items() if path not in aside}
+    return {path: value for path, value in flat.items() if not path.startswith("start")} | {"start": start_of(config)}
+
+
+def start_of(config: ExperimentConfig) -> str:
+    """`pre-trained KEY`, with the first 8 digits of the pre-training's key without its seed, or `random`."""
     stage = config.replace(training__seed=0).stage
-    start = f"pre-trained {stage.key[:8]}" if stage else "random"
-    return {path: value for path, value in flat.items() if not path.startswith("start")} | {"start": start}
+    return f"pre-trained {stage.key[:8]}" if stage else "random"

@@ -81,6 +81,18 @@ class TableLayout:
         aside = {self.row_path} if self.components else {self.row_path, "start"}
         return tuple(p for p in ours if p in theirs and p not in aside and ours[p] != theirs[p])
 
+    def distance(self, cell: PlannedCell, baseline: PlannedCell) -> tuple[int, bool, bool]:
+        """How far a row is from one of the baseline's rows; rows are compared with the nearest.
+
+        In order: the number of settings that keep them from being compared, whether they start from different weights,
+        and whether they are tested differently.
+        """
+        return (
+            len(self.also_differs(cell.config, baseline.config)),
+            published.start_of(cell.config) != published.start_of(baseline.config),
+            cell.evaluation != baseline.evaluation,
+        )
+
     def _other_channels(self, backbone: str) -> bool:
         """Whether rows are numbers of groups, and the backbone has another number of channels than the paper's."""
         return self.row_path == "model.groups" and CHANNELS.get(backbone) != CHANNELS["resnet12"]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from dmf.config import EvaluationConfig
+from dmf.config import EvaluationConfig, ExperimentConfig
 from dmf.records.records import Failure, Provenance
 from reports import words
 from reports.cells import Cell, Table
@@ -269,7 +269,7 @@ def test_one_seed_takes_the_sweeps_spread_and_stays_undecided(records: InMemory)
     against = only(table)["with dynamic sampling"].to_baseline
     assert against is not None and against.verdict is Verdict.UNDECIDED and against.low is not None and against.low > 0
     assert against.sd_used is not None and against.sd_used != 0.005
-    assert any("from the sweep's rows on the same data (4 degrees of freedom)" in note for note in table.notes)
+    assert any("found in the sweep's rows on the same data (4 degrees of freedom)" in note for note in table.notes)
     assert "1 undecided" in table.verdict
 
 
@@ -313,6 +313,7 @@ def test_methods_without_a_seed_stay_out_of_the_spread(records: InMemory) -> Non
     found = {cell.label: cell for section in table.sections for cell in section.cells if cell.accuracy is not None}
     assert any("(2 degrees of freedom, from this table's rows;" in note for note in table.notes)
     assert found["DMF"].to_baseline.test is PairedTest.POOLED
+    assert found["raw pixels, cosine"].to_baseline.test is PairedTest.OWN
     assert found["raw pixels, cosine"].total_ci95 is None and found["DMF"].total_ci95 is not None
 
 
@@ -550,7 +551,32 @@ def test_a_baseline_of_another_method_need_not_have_dmfs_fields(records: InMemor
     _, alike, shorter, raw = [found[f"{cell.trainings[0].key}/{cell.evaluation.key}"] for cell in cells]
     assert alike is not None and (alike.also_differs, alike.difference) == ((), pytest.approx(0.2))
     assert shorter is not None and shorter.also_differs == ("training.epochs",) and shorter.difference is None
-    assert raw is not None and raw.also_differs == ()
+    # without a backbone of its own, compared with the baseline that has one
+    assert raw is not None and (raw.also_differs, raw.difference) == ((), pytest.approx(-0.1))
+
+
+def test_pre_trained_rows_are_compared_with_a_baseline_that_starts_alike(records: InMemory) -> None:
+    start = {"start.head": "cosine", "start.training.epochs": 2}
+    cells = [
+        planned("1", FOUR, model__method="proto_net"),
+        *(
+            PlannedCell(table="1", config=ExperimentConfig().with_paths(paths), evaluation=FOUR.replace(shot=1))
+            for paths in (
+                {"model.method": "proto_net", **start},
+                {"model.method": "classifier_baseline", **start},
+                {"model.method": "raw_pixels"},
+            )
+        ),
+    ]
+    for cell, mean in zip(cells, (0.4, 0.6, 0.7, 0.3), strict=True):
+        records.tested(cell, np.full(4, mean) + [0, 0.01, 0, 0.02])
+    table = fill(TABLES["1"], cells, records)
+    found = {cell.records[0]: cell for section in table.sections for cell in section.cells if cell.records}
+    _, _, classifier, raw = [found[f"{c.trainings[0].key}/{c.evaluation.key}"].to_baseline for c in cells]
+    assert classifier is not None and classifier.difference == pytest.approx(0.1)
+    assert raw is not None and raw.difference == pytest.approx(-0.1)
+    told = [note for note in table.notes if note.startswith("Compared with ProtoNet, start=")]
+    assert [note.rpartition(": ")[2] for note in told] == ["Classifier-Baseline.", "raw pixels, cosine."]
 
 
 def test_a_table_that_nothing_is_planned_for_is_refused(records: InMemory) -> None:

@@ -36,7 +36,10 @@ def pairs(planned: SweepPlan) -> Iterator[Pair]:
         exact = {(cell.config.key, cell.evaluation.key): cell for cell in bases}
         columns: dict[tuple[Column, str], list[PlannedCell]] = {}
         for base in bases:
-            columns.setdefault(place(base), []).append(base)
+            column, backbone = place(base)
+            # Methods without a backbone, which have "" there, are compared with a baseline of any backbone.
+            for name in {backbone, ""}:
+                columns.setdefault((column, name), []).append(base)
         for cell in cells:
             if is_baseline(layout, cell.config):
                 continue
@@ -53,7 +56,7 @@ def is_baseline(layout: TableLayout, config: ExperimentConfig) -> bool:
 
 
 def place(cell: PlannedCell) -> tuple[Column, str]:
-    """Rows are compared within a place: one column and one backbone."""
+    """A row's column and backbone: rows of equal ones are compared."""
     return Column.of(cell), cell.config.model.backbone_name
 
 
@@ -66,7 +69,4 @@ def _twin_key(layout: TableLayout, config: ExperimentConfig) -> str | None:
 
 
 def _nearest(layout: TableLayout, cell: PlannedCell, bases: Sequence[PlannedCell]) -> PlannedCell | None:
-    def distance(base: PlannedCell) -> tuple[int, bool]:
-        return len(layout.also_differs(cell.config, base.config)), base.evaluation != cell.evaluation
-
-    return min(bases[:SCANNED], key=distance, default=None)
+    return min(bases[:SCANNED], key=lambda base: layout.distance(cell, base), default=None)
