@@ -102,6 +102,8 @@ def test_a_pre_training_is_a_training_that_several_share() -> None:
     assert linear.replace(start__head_scale=3.0).key == linear.key != nearest.key
     with pytest.raises(ValueError, match="raw_pixels has no backbone to pre-train"):
         base.with_paths({"model.method": "raw_pixels", "start.head": "cosine"})
+    with pytest.raises(ValueError, match=r"start.training.epochs is set, but .* set start.head to linear or cosine"):
+        base.with_paths({"start.training.epochs": 3})
 
 
 def test_a_configuration_of_format_1_is_read_with_its_key() -> None:

@@ -107,6 +107,18 @@ def test_of_the_sweeps_own_settings_too() -> None:
     assert told == "set: model.groups is set to 64, but model.method=proto_net reads no groups"
 
 
+def test_settings_of_a_pre_training_start_none() -> None:
+    started = {"table": "1", "set": {"model.method": "proto_net", "start.head": "cosine"}}
+    random = {"table": "1", "set": {"model.method": "proto_net"}}
+    parts = [started, random, {"table": "1", "set": {"model.method": "raw_pixels"}}]
+    spec = spec_from({"name": "s", "parts": parts, "set": {"start.training.epochs": 3}})
+    first, second, _ = (each.config for each in spec.resolved)
+    assert first.stage.training.epochs == 3 and second.start is None
+    assert lint(spec, plan(spec)) == ()
+    (told,) = doubts(started, random | {"set": {"model.method": "proto_net", "start.training.epochs": 3}})
+    assert told == "parts.1.set: start.training.epochs is set to 3, but start=random reads no training"
+
+
 def test_cells_asked_for_twice_and_cells_that_are_one() -> None:
     part = {"table": "2c", "grid": {"model.groups": [1]}}
     (twice,) = doubts(part, part)

@@ -268,8 +268,11 @@ class ExperimentConfig(_Training):
     def with_paths(self, values: dict[str, Any]) -> Self:
         """A copy with `values` (dotted path -> value) replaced, validated again.
 
-        If `model.method` changes, the copy keeps the settings that both methods share. A path below `start` adds a
+        If `model.method` changes, the copy keeps the settings that both methods share. `start.head` adds a
         pre-training if there is none.
+
+        Raises:
+            ValueError: a value is refused, or `values` has a setting of a pre-training that nothing asks for.
         """
         config = self._started(values)
         method = values.get("model.method", self.model.method)
@@ -281,8 +284,12 @@ class ExperimentConfig(_Training):
         return config._with_plain(values, data | {"model": model | shared})
 
     def _started(self, values: dict[str, Any]) -> Self:
-        below = any(path.startswith("start.") for path in values)
-        return self if self.start is not None or not below else self.model_copy(update={"start": StartConfig()})
+        below = [path for path in values if path.startswith("start.")]
+        if self.start is not None or not below:
+            return self
+        if "start.head" not in values:
+            raise ValueError(f"{below[0]} is set, but there is no pre-training; set start.head to linear or cosine")
+        return self.model_copy(update={"start": StartConfig()})
 
     @property
     def batches_per_epoch(self) -> int:

@@ -51,7 +51,11 @@ def describe(
         f"Sweep {planned.name}: {planned.about}",
         f"{cells} cells in {', '.join(f'table {name}: {n}' for name, n in tables.items())}; {_seeds(spec)}",
         f"{wanted} trainings asked for, {distinct} distinct ({wanted - distinct} duplicates removed)"
-        + (f", from {stages} {'pre-training' if stages == 1 else 'pre-trainings'}" if stages else ""),
+        + (
+            f", and {stages} {'pre-training' if stages == 1 else 'pre-trainings'} that some start from"
+            if stages
+            else ""
+        ),
         f"{part}: " + ", ".join(f"{number} {state}" for state, number in counts.items()),
         f"{len(evaluations)} evaluations, {tested} done",
         *(["stale ones are left alone: --accept-stale uses them, --retrain-stale retrains them"] if any_stale else []),

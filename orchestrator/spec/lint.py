@@ -64,6 +64,8 @@ def _without_baseline(planned: SweepPlan, compared: Sequence[Pair]) -> Iterator[
 
 def why_unread(config: ExperimentConfig, path: str) -> str | None:
     """The setting that keeps a training from reading the parameter at a dotted path; None if it reads it."""
+    if path.startswith("start.") and config.start is None and has(config.model.method, path):
+        return "start=random"
     if path in config.unread or has(config.model.method, path):
         return config.unread.get(path)
     return f"model.method={config.model.method}"

@@ -331,6 +331,13 @@ class SweepSpec(Value):
         return recipe((part.base if part else None) or self.base)
 
     @functools.cached_property
+    def pre_trains(self) -> bool:
+        """Whether some combination may ask for a pre-training."""
+        named = [self.set, *(given for part in self.parts for given in (part.set, part.zip, part.grid, *part.trials))]
+        bases = [self._base(part) for part in (*self.parts, None)]
+        return any("start.head" in given.given() for given in named) or any(base.start for base in bases)
+
+    @functools.cached_property
     def methods(self) -> frozenset[str]:
         """Every method that some combination uses."""
         named = {self._base(part).model.method for part in (*self.parts, None)}
@@ -342,13 +349,18 @@ class SweepSpec(Value):
         return frozenset(named | {self.set.given().get("model.method")}) & METHODS.keys()
 
     def _read_by_method(self, config: ExperimentConfig, settings: dict[str, Any]) -> dict[str, Any]:
-        """The settings, without those that this method lacks and another method of the sweep has."""
+        """The settings, without those that another combination of the sweep reads and this one cannot.
+
+        This method may lack them, or they may be of a pre-training (`start.*`), while `start.head` asks for none.
+        """
         method = settings.get("model.method", config.model.method)
         others = self.methods - {method}
+        random = self.pre_trains and config.start is None and "start.head" not in settings
         return {
             path: value
             for path, value in settings.items()
-            if has(method, path) or not any(has(other, path) for other in others)
+            if (has(method, path) or not any(has(other, path) for other in others))
+            and not (random and path.startswith("start."))
         }
 
 
