@@ -7,11 +7,12 @@ python -m orchestrator.status 1f0a9c52be41d0aa
 Without a name, it shows all sweeps that were started in the store. Given a sweep file, it shows the file's present
 cells; given a training's key, everything about that training, including the traceback of its failure.
 
-States: running; failed (with the reason; a search retries it, a sweep does with --retry-failed); blocked (its
-pre-training failed, diverged or is stale); no weights (a test is missing, and the weights that it needs were not kept);
-stale (made by other code or from other images than today's); started (it will continue from its checkpoint); untested;
-missing; diverged; done. A search also has stopped (it fell behind) and impossible (values that no model can have). Exit
-status: 0 if everything asked about has ended, 1 if not, 2 for a mistake.
+States: running; failed (with the reason; a search retries it, a sweep retries faults of the machine, and others with
+--retry-failed); blocked (its pre-training failed, diverged or is stale); no weights (a test is missing, and the weights
+that it needs were not kept); stale (made by other code or from other images than today's); started (it will continue
+from its checkpoint); untested; missing; diverged; done. A search also has stopped (it fell behind) and impossible
+(values that no model can have). Exit status: 0 if every training is done, diverged, stopped or impossible (for one KEY:
+done), 1 if not, 2 for a mistake.
 """
 
 from __future__ import annotations

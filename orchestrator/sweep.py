@@ -169,7 +169,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("spec", help="a sweep file, such as sweeps/demo.yaml")
     parser.add_argument(
-        "settings", nargs="*", metavar="key=value", help="override the file: data.root=/images seeds=[0,1]"
+        "settings", nargs="*", metavar="key=value", help="override the file: data.root=/images 'seeds=[0,1]'"
     )
     parser.add_argument("--plan", action="store_true", help="print what would be trained and tested, and start nothing")
     parser.add_argument(
@@ -180,7 +180,7 @@ def _parser() -> argparse.ArgumentParser:
         "--only",
         action="append",
         metavar="PATTERN",
-        help="run only these trainings: a key, a label such as 'groups=64*', or 'table 2c'; may be repeated",
+        help="run only these trainings: a key, a label, a word of it such as groups=64, or 'table 2c'; may be repeated",
     )
     parser.add_argument(
         "--budget",
