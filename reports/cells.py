@@ -56,6 +56,8 @@ class AgainstBaseline(Value):
     method_high: float | None = None
     """With one seed, the interval of the methods' difference if the standard deviation of seeds is `sd_used`."""
     sd_used: float | None = None
+    sd_freedom: float | None = None
+    """Degrees of freedom of that interval; None if `sd_used` is assumed."""
     test: PairedTest | None = None
     seeds: tuple[int, ...] = ()
     """Seeds that both sides have."""

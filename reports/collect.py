@@ -79,6 +79,11 @@ class Collected:
         place = {seed: number for number, seed in enumerate(self.seeds)}
         return self.accuracies[[place[seed] for seed in seeds]]
 
+    @property
+    def training_keys(self) -> tuple[str, ...]:
+        """The key of each seed's training, in the order of `seeds`."""
+        return tuple(name.partition("/")[0] for name in self.records)
+
 
 def collect(cell: PlannedCell, records: Records, today: Today | None = None) -> Collected:
     """Read the records of a planned cell; if `today` is given, stale records count only if it accepts them.

@@ -59,8 +59,10 @@ def _decide(tested: Sequence[Compared], margin: float) -> dict[int, tuple[float,
     if not tested:
         return {}
     means = np.array([float(each.method.mean) for each in tested])
-    p_differ = np.array([float(each.method.p) for each in tested])
-    p_beyond = np.array([float(each.method.p_beyond(margin)) for each in tested])
+    # Differences that are all equal, as between saturated rows, say nothing about how they vary.
+    varies = np.array([each.method.error > 0 for each in tested])
+    p_differ = np.where(varies, [float(each.method.p) for each in tested], 1.0)
+    p_beyond = np.where(varies, [float(each.method.p_beyond(margin)) for each in tested], 1.0)
     p_holm, p_same_holm = adjust(p_differ, p_beyond)
     said = verdicts(means, p_holm, p_same_holm)
     return {
@@ -84,6 +86,7 @@ def _estimates(each: Compared, sd: float) -> dict[str, object]:
             "method_low": float(each.method.low),
             "method_high": float(each.method.high),
             "sd_used": sd,
+            "sd_freedom": None if each.assumed else float(each.method.freedom),
         }
     return numbers
 
@@ -97,7 +100,7 @@ def _unpaired_answer(
         return AgainstBaseline(baseline=name, obstacle=f"baseline {State.NOT_PLANNED}")
     assert place.planned is not None and base.planned is not None
     theirs, their_base = published[place], published[base]
-    seeds = common_seeds(place.found, base.found)
+    seeds = common_seeds(place, base)
     also_differs = layout.also_differs(place.planned.config, base.planned.config)
     obstacle = ""
     if also_differs:
@@ -110,6 +113,8 @@ def _unpaired_answer(
         obstacle = "not paired: the baseline has other episodes or images"
     elif not seeds:
         obstacle = "not paired: the baseline has other seeds"
+    elif set(place.found.training_keys) & set(base.found.training_keys):
+        obstacle = "the same training as the baseline"
     answer = AgainstBaseline(
         baseline=base.row.name,
         baseline_variant=base.row.variant,
@@ -127,18 +132,24 @@ def _unpaired_answer(
 
 
 def among_best(section: Sequence[Place], spread: SeedSpread) -> set[Place]:
-    """The places of a section that are not shown to be below its highest; none where nothing is to be compared."""
+    """The places of a section that no other is shown to exceed; none where nothing is to be compared.
+
+    Dunnett's constant bounds the largest of a row's comparisons with all the others, so each may be tried.
+    """
     rivals = [place for place in section if place.found.accuracies is not None]
     if len(rivals) < 2:
         return set()
-    best = max(rivals, key=_accuracy)
-    return {place for place in rivals if place is best or not _below(place, best, spread, len(rivals))}
+    return {
+        place
+        for place in rivals
+        if not any(_below(place, rival, spread, len(rivals)) for rival in rivals if _accuracy(rival) > _accuracy(place))
+    }
 
 
-def _below(place: Place, best: Place, spread: SeedSpread, rows: int) -> bool:
-    if place.found.bank != best.found.bank or not common_seeds(place.found, best.found):
+def _below(place: Place, rival: Place, spread: SeedSpread, rows: int) -> bool:
+    if place.found.bank != rival.found.bank or not common_seeds(place, rival):
         return False
-    return shown_below(compare(best, place, spread).method, rows)
+    return shown_below(compare(rival, place, spread).method, rows)
 
 
 def _accuracy(place: Place) -> float:

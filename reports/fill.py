@@ -87,8 +87,9 @@ def _cell(
         accuracy, ci95 = mean_ci95(found.accuracies.mean(axis=0))
         seeds, episodes = found.accuracies.shape
         numbers = {"accuracy": accuracy, "ci95": ci95, "seed_sd": seed_sd(found.accuracies), "episodes": episodes}
-        if spread.cell_freedom > 0 and place.planned and place.planned.config.seeded:
-            numbers["total_ci95"] = total_half(ci95, spread.cell_variance, spread.cell_freedom, seeds)
+        variance, freedom = spread.of_cell(place)
+        if freedom > 0 and place.planned and place.planned.config.seeded:
+            numbers["total_ci95"] = total_half(ci95, variance, freedom, seeds)
         if theirs is not None:
             numbers["to_published"] = _to_published(layout, place, theirs, accuracy, ci95, spread)
     return Cell(
@@ -164,7 +165,7 @@ def _to_published(
         return Comparison(obstacles=obstacles or ("no interval published",), departures=departures)
     difference = accuracy - theirs.accuracy
     half, verdict = against_published(
-        difference, ci95, their_ci95, spread.cell_variance, spread.cell_freedom, len(place.found.seeds)
+        difference, ci95, their_ci95, *spread.of_cell(place), 1 if place.shares_one_training else len(place.found.seeds)
     )
     return Comparison(difference=difference, ci95=half, their_ci95=their_ci95, verdict=verdict)
 

@@ -122,7 +122,7 @@ def _methods(cells: Sequence[tuple[Section, Cell]], spread: SeedSpread) -> str:
     if any(each.test is PairedTest.OWN for each in made):
         text += (
             " Own variance: tested with the pair's own variance over seeds, because one of the two varies more than "
-            "the other rows or has no seed."
+            "the other rows, has no seed, or is counted in another section."
         )
     return text + _needed([cell for _, cell in cells])
 
@@ -134,7 +134,7 @@ def _models(cells: Sequence[tuple[Section, Cell]], spread: SeedSpread) -> str:
     margin = points(made[0].to_baseline.margin) if made[0].to_baseline else ""
     text = (
         "One seed decides nothing about methods. The interval for two models is that of a paired t-test over episodes; "
-        f"the one for the method holds if the seeds' sd is {percent(spread.sd)}, "
+        f"the one for the method takes a seeds' sd of {percent(spread.sd)}, "
     )
     if spread.source is Source.ASSUMED:
         text += "which is assumed, because nothing here was trained with several seeds."

@@ -18,6 +18,15 @@ class Place:
     planned: PlannedCell | None
     found: Collected
 
+    @property
+    def shares_one_training(self) -> bool:
+        """Whether all its seeds are one training, whose luck they do not show: its pre-training has a fixed seed.
+
+        Raw pixels are one training too, but no luck is in it.
+        """
+        config = self.planned.config if self.planned else None
+        return config is not None and not config.seeded and config.stage is not None
+
 
 def is_baseline(layout: TableLayout, row: Row) -> bool:
     """Whether the others of its section are compared with a row."""
@@ -41,7 +50,8 @@ def baseline_of(layout: TableLayout, place: Place, section: Sequence[Place]) -> 
     return min(rows, key=lambda row: row[0])[1] if rows else None
 
 
-def common_seeds(ours: Collected, theirs: Collected) -> tuple[int, ...]:
-    """The seeds that two cells have, in the order of `ours`."""
-    there = set(theirs.seeds)
-    return tuple(seed for seed in ours.seeds if seed in there)
+def common_seeds(ours: Place, theirs: Place) -> tuple[int, ...]:
+    """The seeds that two places have, in the order of `ours`; one if either is a single training."""
+    there = set(theirs.found.seeds)
+    seeds = tuple(seed for seed in ours.found.seeds if seed in there)
+    return seeds[:1] if ours.shares_one_training or theirs.shares_one_training else seeds

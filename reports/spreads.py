@@ -54,20 +54,26 @@ class SeedSpread:
     odd: frozenset[str]
     """Keys of the trainings of rows that spread more than the others."""
     cell_variance: float
-    """Of a cell's accuracy over seeds, in `cell_freedom` degrees of freedom; 0 where it is assumed."""
+    """Of a cell's accuracy over seeds, in `cell_freedom` degrees of freedom, without odd rows; 0 if assumed."""
     cell_freedom: float
 
     def of(self, place: Place) -> Spread:
         """The residual spread of a place's section."""
         return self.of_section.get(_key(place), self.residual)
 
-    def with_pair(self, place: Place, pair: Pair) -> Spread:
-        """The same with the squares of a place's pair in it, wherever they are counted."""
-        spread = self.of(place)
-        if _key(place) not in self.elsewhere or pair.seeds == 1:
-            return spread
-        own_freedom = pair.seeds - 1
-        return Spread(spread.squares + own_freedom * pair.over_seeds / 2, spread.freedom + own_freedom)
+    def of_cell(self, place: Place) -> tuple[float, float]:
+        """Variance over seeds of a place's accuracy, and its degrees of freedom; an odd row's is its own."""
+        if (
+            place.found.accuracies is None
+            or len(place.found.seeds) < 2
+            or not self.odd & set(place.found.training_keys)
+        ):
+            return self.cell_variance, self.cell_freedom
+        return float(place.found.accuracies.mean(axis=1).var(ddof=1)), len(place.found.seeds) - 1.0
+
+    def is_counted_elsewhere(self, place: Place) -> bool:
+        """Whether the variance for a place's section may hold its trainings as they did in another section."""
+        return _key(place) in self.elsewhere
 
     def sd_of(self, place: Place) -> float:
         """Of a training's residual in a place's section."""
@@ -102,7 +108,7 @@ def spread_of(columns: Iterable[Sequence[Place]], rest_of_sweep: Callable[[], It
     if not residual.freedom:
         source = Source.ASSUMED
     of_section = dict(zip(sections.keys, section_spreads(sections.without(odd), residual), strict=True))
-    variance, freedom = cell_spread(sections.once)
+    variance, freedom = cell_spread(left)
     return SeedSpread(
         residual,
         of_section,
@@ -175,6 +181,8 @@ class Compared:
     method: Estimate
     """Of the methods; with one seed in common by the variance of other rows, or by the assumed one."""
     test: PairedTest
+    assumed: bool = False
+    """Whether the seeds' standard deviation is."""
 
     @property
     def seeds(self) -> int:
@@ -184,15 +192,16 @@ class Compared:
 
 def compare(ours: Place, theirs: Place, spread: SeedSpread) -> Compared:
     """Over the seeds that both have, of which there must be one."""
-    seeds = common_seeds(ours.found, theirs.found)
+    seeds = common_seeds(ours, theirs)
     pair = paired(ours.found.of_seeds(seeds), theirs.found.of_seeds(seeds))
     if pair.seeds == 1:
         known = spread.source is not Source.ASSUMED
         method = of_methods(pair, spread.of(ours)) if known else of_methods_assumed(pair, ASSUMED_SD)
-        return Compared(pair, method, PairedTest.TWO_MODELS)
+        return Compared(pair, method, PairedTest.TWO_MODELS, assumed=not known)
     # A method without a seed has no luck to share: the seeds' common part stays in the difference.
     both_seeded = all(place.planned is not None and place.planned.config.seeded for place in (ours, theirs))
-    trainings = {name.partition("/")[0] for name in (*ours.found.records, *theirs.found.records)}
-    if not both_seeded or spread.odd & trainings:
+    odd = bool(spread.odd & {*ours.found.training_keys, *theirs.found.training_keys})
+    # Where other sections count these trainings, the other rows' squares would be the pair's own again.
+    if not both_seeded or odd or spread.is_counted_elsewhere(ours):
         return Compared(pair, of_methods_alone(pair), PairedTest.OWN)
-    return Compared(pair, of_methods(pair, spread.with_pair(ours, pair)), PairedTest.POOLED)
+    return Compared(pair, of_methods(pair, spread.of(ours)), PairedTest.POOLED)

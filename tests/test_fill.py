@@ -51,14 +51,13 @@ def test_one_seed_by_hand(records: InMemory) -> None:
     against = with_it.to_baseline
     assert against is not None and against.baseline == "without dynamic sampling"
     # the differences of test_statistics.test_two_models_by_hand; the method's by an assumed sd of .005: its variance is
-    # 2 * .005^2 + .0408248^2 = .0017167, and 1.959964 * .0414327 = .0812066
+    # 2 * .005^2 + .0408248^2 = .0017167, and t_.975 = 3.182446 for the 3 degrees of 4 episodes: half = .1318573
     assert (against.difference, against.p) == (pytest.approx(0.2), pytest.approx(0.016280, abs=1e-5))
     assert (against.p_holm, against.verdict, against.test) == (None, Verdict.UNDECIDED, PairedTest.TWO_MODELS)
-    assert (against.method_low, against.method_high) == pytest.approx((0.2 - 0.0812066, 0.2 + 0.0812066), abs=1e-6)
+    assert (against.method_low, against.method_high) == pytest.approx((0.2 - 0.1318573, 0.2 + 0.1318573), abs=1e-6)
     assert against.sd_used == 0.005
     assert words.explained(against).startswith(
-        "these two models: +20.00 [+7.01, +32.99]; "
-        "method: undecided (1 seed), [+11.88, +28.12] if the seeds' sd is 0.50"
+        "these two models: +20.00 [+7.01, +32.99]; method: undecided (1 seed), [+6.81, +33.19] if the seeds' sd is 0.50"
     )
     assert against.published_difference == pytest.approx(0.0103)
     assert found["without dynamic sampling"].is_baseline and found["without dynamic sampling"].to_baseline is None
@@ -288,16 +287,75 @@ def test_a_training_tested_on_two_banks_counts_once_and_is_compared_on_both(reco
             records.tested(cell, np.full(60, 0.7 + 0.03 * index + 0.01 * (seed == index)), seed, bank="other")
     table = fill(TABLES["2a"], [*cells, *also], records)
     assert any("(2 degrees of freedom, from" in note for note in table.notes)
-    samples = [
-        np.array([records.evaluations[t.key, cell.evaluation.key].accuracies for t in cell.trainings]) for cell in cells
-    ]
-    spread = residual_spread(np.array([sample.mean(axis=1) for sample in samples]))
     second = next(cell for cell in table.sections[1].cells if cell.to_baseline).to_baseline
-    # The pair of the second bank has squares of its own beside the two degrees of the first, which count for 4 / 3.
+    # The squares of the first bank are the same trainings', so the pair of the second goes by its own alone.
     of_pair = np.array([-0.01, 0.01, 0.0]) + 0.03
-    variance = (4 / 3 * 2 * float(spread.squares) / 2 + 2 * of_pair.var(ddof=1)) / (4 / 3 + 2) / 3
+    variance = of_pair.var(ddof=1) / 3
     assert second is not None and second.high is not None and second.difference == pytest.approx(0.03)
-    assert second.high - 0.03 == pytest.approx(stats.t.ppf(0.975, 4 / 3 + 2) * np.sqrt(variance), rel=1e-6)
+    assert second.high - 0.03 == pytest.approx(stats.t.ppf(0.975, 2) * np.sqrt(variance), rel=1e-6)
+    assert second.test is PairedTest.OWN
+
+
+def test_differences_that_agree_by_chance_or_never_vary_decide_nothing(records: InMemory) -> None:
+    cells = [planned("2a", EvaluationConfig(episodes=2), (0, 1), model__dynamic_sampling=x) for x in (False, True)]
+    for cell, accuracies in zip(cells, (([0.4, 0.4], [0.4, 0.4]), ([0.6, 0.4], [0.4, 0.6])), strict=True):
+        for seed in (0, 1):
+            records.tested(cell, np.array(accuracies[seed]), seed)
+    against = only(fill(TABLES["2a"], cells, records))["with dynamic sampling"].to_baseline
+    assert against is not None and against.verdict is Verdict.UNDECIDED and against.low is not None and against.low < -1
+    for cell in cells:
+        for seed in (0, 1):
+            records.tested(cell, np.ones(2), seed)
+    saturated = only(fill(TABLES["2a"], cells, records))["with dynamic sampling"]
+    assert saturated.to_baseline is not None and saturated.to_baseline.verdict is Verdict.UNDECIDED
+    assert saturated.to_published is not None and saturated.to_published.verdict == "undecided"
+
+
+def test_a_row_that_is_the_baselines_training_is_not_tested(records: InMemory) -> None:
+    cells = [planned("2c", EvaluationConfig(episodes=60), (0, 1), model__groups=g, model__alignment=0) for g in (1, 64)]
+    assert cells[0].training_keys == cells[1].training_keys
+    for seed in (0, 1):
+        records.tested(cells[0], np.full(60, 0.5 + 0.01 * seed), seed)
+    against = only(fill(TABLES["2c"], cells, records))["64"].to_baseline
+    assert against is not None and (against.obstacle, against.verdict) == ("the same training as the baseline", None)
+
+
+def test_a_pre_training_of_one_seed_is_one_training_however_many_seeds_start_from_it(records: InMemory) -> None:
+    config = ExperimentConfig().with_paths(
+        {"model.method": "classifier_baseline", "start.head": "linear", "start.seed": 0}
+    )
+    tested = EvaluationConfig(episodes=60)
+    one = PlannedCell(table="1", config=config, evaluation=tested.resolve(config), seeds=(0, 1, 2))
+    several_trainings = planned("1", tested, (0, 1, 2), model__method="proto_net")
+    for seed in (0, 1, 2):
+        records.tested(one, np.full(60, 0.53) + np.arange(60) * 1e-4, seed)
+        records.tested(several_trainings, np.full(60, 0.5 + 0.004 * seed), seed)
+    found = only(fill(TABLES["1"], [one, several_trainings], records))
+    against = found["Classifier-Baseline"].to_baseline
+    assert against is not None and (against.test, against.verdict) == (PairedTest.TWO_MODELS, Verdict.UNDECIDED)
+
+
+def test_a_row_that_spreads_more_has_its_own_interval_against_the_paper(records: InMemory) -> None:
+    values = (0, 1, 2, 3, "ode")
+    cells = several("2d", dict.fromkeys(values, 0.8), records, "model__alignment", (0, 1, 2), sd=0.001)
+    means = np.array([0.86, 0.73, 0.81])
+    for seed in (0, 1, 2):
+        records.tested(cells[1], np.full(60, means[seed]), seed)
+    found = only(fill(TABLES["2d"], cells, records))
+    odd, quiet = found["1"], found["2"]
+    assert odd.total_ci95 == pytest.approx(stats.t.ppf(0.975, 2) * means.std(ddof=1) / np.sqrt(3))
+    assert quiet.total_ci95 is not None and quiet.total_ci95 < 0.01
+    assert odd.to_published is not None and odd.to_published.verdict == "undecided"
+
+
+def test_bold_is_no_row_that_another_one_on_its_episodes_exceeds(records: InMemory) -> None:
+    cells = [planned("2c", EvaluationConfig(episodes=60), (0, 1, 2), model__groups=g) for g in (1, 64, 160)]
+    random = np.random.default_rng(0)
+    for cell, mean, bank in zip(cells, (0.3, 0.6, 0.61), ("one", "one", "other"), strict=True):
+        for seed in (0, 1, 2):
+            records.tested(cell, np.full(60, mean + random.normal(0, 0.002)) + random.normal(0, 0.01, 60), seed, bank)
+    found = only(fill(TABLES["2c"], cells, records))
+    assert [found[label].best for label in ("1", "64", "160")] == [False, True, True]
 
 
 def test_methods_without_a_seed_stay_out_of_the_spread(records: InMemory) -> None:

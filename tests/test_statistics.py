@@ -177,13 +177,21 @@ def test_methods_by_hand() -> None:
     joined = of_methods(pair, Spread(np.array(0.0013), 4))
     assert (joined.error, joined.freedom) == (pytest.approx(np.sqrt(0.001 / 3)), pytest.approx(3))
     assert joined.high == pytest.approx(0.03 + 3.182446 * np.sqrt(0.001 / 3), abs=1e-7)
-    # Many rows: 20 others' degrees count as 5. Others' 2 * .002 / 20 = .0002; (5 * .0002 + .0008) / 6 = .0003
+    # Many rows: 20 others' degrees count as 5. Others' 2 * .002 / 20 = .0002; (5 * .0002 + .0008) / 6 = .0003. Of its 6
+    # degrees, 4 episodes leave 3.
     capped = of_methods(pair, Spread(np.array(0.0024), 21))
-    assert (capped.error, capped.freedom) == (pytest.approx(np.sqrt(0.00015)), pytest.approx(6))
+    assert (capped.error, capped.freedom) == (pytest.approx(np.sqrt(0.00015)), 3)
     assert of_methods(pair, Spread(np.array(0.0004), 1)).error == pytest.approx(alone.error)
-    # Assumed: 2 * .01^2 / 2
+    # Assumed: 2 * .01^2 / 2, with the 3 degrees of the episodes
     assumed = of_methods_assumed(pair, 0.01)
-    assert (assumed.error, assumed.half) == (pytest.approx(0.01), pytest.approx(0.01959964))
+    assert (assumed.error, assumed.half) == (pytest.approx(0.01), pytest.approx(0.03182446))
+
+
+def test_seeds_whose_means_agree_by_chance_make_no_error_of_0() -> None:
+    # differences .2 0 / 0 .2: no spread of seeds or episodes, a rest of .04; over 2 seeds and 2 episodes .01
+    pair = paired(np.array([[0.6, 0.4], [0.4, 0.6]]), np.full((2, 2), 0.4))
+    assert (pair.over_seeds, pair.over_episodes, pair.rest) == (pytest.approx(0), pytest.approx(0), pytest.approx(0.04))
+    assert (of_methods_alone(pair).error, of_methods_alone(pair).freedom) == (pytest.approx(0.1), 1)
 
 
 def test_episodes_that_all_seeds_share_are_not_divided_by_the_seeds() -> None:

@@ -160,16 +160,21 @@ def of_methods_alone(pair: Pair) -> Estimate:
 
 
 def of_methods_assumed(pair: Pair, sd: float) -> Estimate:
-    """The same if a training's residual had the standard deviation `sd`."""
-    return Estimate(pair.mean, np.sqrt(2 * sd**2 / pair.seeds + pair.episodes_part), np.inf)
+    """The same if a training's residual had the standard deviation `sd`; the episodes' degrees of freedom remain."""
+    return Estimate(pair.mean, np.sqrt(2 * sd**2 / pair.seeds + pair.episodes_part), float(pair.episodes - 1))
 
 
 def _joined(pair: Pair, seeds_part: Numbers, freedom: float) -> Estimate:
-    """Both parts of a variance, the seeds' with few degrees of `freedom` and the episodes' with many."""
+    """Both parts of a variance, the seeds' with few degrees of `freedom` and the episodes' with many.
+
+    The seeds' part is at least what the rest alone, divided by seeds and episodes, adds to it, so that seeds
+    whose means agree by chance do not make an error of 0. With few episodes, their degrees of freedom bound the sum's.
+    """
     episodes_part = pair.episodes_part
+    seeds_part = np.fmax(seeds_part, pair.rest / (pair.seeds * pair.episodes))
     error = np.sqrt(seeds_part + episodes_part)
     if freedom < SATTERTHWAITE_FROM:
-        return Estimate(pair.mean, error, float(freedom))
+        return Estimate(pair.mean, error, float(min(freedom, pair.episodes - 1)))
     uncertainty = seeds_part**2 / freedom + episodes_part**2 / (pair.episodes - 1)
     joined = np.divide(error**4, uncertainty, out=np.full(np.shape(error), float(freedom)), where=uncertainty > 0)
-    return Estimate(pair.mean, error, joined)
+    return Estimate(pair.mean, error, np.minimum(joined, pair.episodes - 1))

@@ -8,6 +8,7 @@ import numpy as np
 from scipy.special import stdtrit
 
 from reports.statistics.pairs import LEVEL
+from reports.statistics.spread import NO_SPREAD
 
 PAPER_MARGIN = 0.01
 """A number within a point of the published one reproduces it."""
@@ -39,10 +40,11 @@ def against_published(
     """Half-width of the interval of ours minus published, and the verdict.
 
     `ours` and `theirs` are the half-widths over episodes. Their single training is as much a matter of luck as one of
-    ours: the seeds add variance * (1 + 1 / seeds). Where that variance is assumed (`freedom` 0), nothing is decided.
+    ours: the seeds add variance * (1 + 1 / seeds). Where that variance is assumed (`freedom` 0) or nothing
+    varies over seeds, nothing is decided.
     """
     half = total_half(float(np.hypot(ours, theirs)), variance, freedom if freedom > 0 else np.inf, 1 / (1 + 1 / seeds))
-    if freedom <= 0:
+    if freedom <= 0 or variance < NO_SPREAD:
         return half, PublishedVerdict.UNDECIDED
     if abs(difference) + half < PAPER_MARGIN:
         return half, PublishedVerdict.REPRODUCED
