@@ -261,14 +261,13 @@ def _best_kept(case: Case, drawn: Drawn) -> float | None:
     spreads = section_spreads(drawn.means, pooled(drawn.means))
     kept = []
     for means, pairs, spread in zip(drawn.means, drawn.pairs, spreads, strict=True):
-        best = means.mean(axis=2).argmax(axis=1)
         below = np.zeros(len(means), dtype=bool)
-        for row, pair in enumerate(pairs, start=1):
+        for pair in pairs:
             found = of_methods(pair, spread)
             constant = np.array(
                 [dunnett(case.rows - 1, freedom) for freedom in np.floor(found.freedom * np.ones(len(means)))]
             )
-            below |= (best == row) & (found.mean > constant * found.error)
+            below |= found.mean > constant * found.error
         kept.append(1 - below.mean())
     return float(np.mean(kept))
 
