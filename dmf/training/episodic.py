@@ -6,7 +6,7 @@ import math
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from dmf.backbones.drop_block import count_forwards, reset_forwards
 from dmf.config import ExperimentConfig
@@ -20,7 +20,8 @@ from dmf.methods import build_method
 from dmf.methods.base import Losses
 from dmf.records.checkpoints import load_weights, read_checkpoint_of, under, weights_checksum
 from dmf.records.records import Kept, Started
-from dmf.training.streams import AUGMENTATION, BATCHES
+from dmf.training.images import TrainingImages
+from dmf.training.streams import BATCHES
 
 
 class EpisodicStage:
@@ -36,6 +37,7 @@ class EpisodicStage:
         self.started = self._start_from(start) if config.stage is not None else None
         self.method.to(device)
         self.augment = Augmentation(config.augmentation, config.data)
+        self.images = TrainingImages(data.train, self.augment, settings.seed, device)
         self.sampler = EpisodeSampler(
             data.train.labels, episodes.way, episodes.shot, episodes.queries, derived_seed(settings.seed, BATCHES)
         )
@@ -64,20 +66,15 @@ class EpisodicStage:
         return Started(key=stage.key, weights=weights_checksum(start))
 
     def read(self, step: int) -> tuple[EpisodeIndices, Stored]:
-        """The episodes of a step and their stored images, pinned for a GPU so that they are copied asynchronously."""
+        """The episodes of a step and their stored images."""
         size = self.config.training.episodes_per_step
         indices = self.sampler(range(step * size, (step + 1) * size))
-        stored = self.augment.read(self.data.train, torch.cat([indices.support.flatten(), indices.query.flatten()]))
-        if self.device.type == "cuda" and isinstance(stored, Tensor):
-            stored = stored.pin_memory()
-        return indices, stored
+        return indices, self.images.read(torch.cat([indices.support.flatten(), indices.query.flatten()]))
 
     def episode(self, step: int, batch: tuple[EpisodeIndices, Stored]) -> Episode:
         """The episodes of a step, from the batch that `read` returned: augmented, and on the device."""
         indices, stored = batch
-        generator = torch.Generator(self.device)
-        generator.manual_seed(derived_seed(self.config.training.seed, AUGMENTATION, step))
-        images = self.augment.transform(stored, generator)
+        images = self.images.augmented(stored, step)
         supports = indices.support.numel()
         return Episode(
             images[:supports].unflatten(0, indices.support.shape),

@@ -21,7 +21,8 @@ from dmf.machine.precision import autocast, full_precision, wide
 from dmf.methods.base import FewShotMethod, Losses
 from dmf.methods.classifier_baseline.model import ClassifierBaseline
 from dmf.methods.heads import embeddings
-from dmf.training.streams import AUGMENTATION, BATCHES
+from dmf.training.images import TrainingImages
+from dmf.training.streams import BATCHES
 
 
 class BaseClassifier(nn.Module):
@@ -63,6 +64,7 @@ class PretrainingStage:
         self.method: FewShotMethod = ClassifierBaseline(backbone)
         self.steps_per_epoch = config.training.batches_per_epoch
         self.augment = Augmentation(config.augmentation, config.data)
+        self.images = TrainingImages(data.train, self.augment, config.training.seed, device)
         self.labels = torch.from_numpy(data.train.labels)
         self.validation = validation_task(config, data.val)
         self.bank = validation_bank(data.val, self.validation, config.training.validation_episodes)
@@ -81,19 +83,14 @@ class PretrainingStage:
         return torch.from_numpy(np.array([self._order(place // images)[place % images] for place in places]))
 
     def read(self, step: int) -> tuple[Tensor, Stored]:
-        """The indices and images of a step, pinned for a GPU so that they are copied asynchronously."""
+        """The indices and stored images of a step."""
         indices = self.indices(step)
-        stored = self.augment.read(self.data.train, indices)
-        if self.device.type == "cuda" and isinstance(stored, Tensor):
-            stored = stored.pin_memory()
-        return indices, stored
+        return indices, self.images.read(indices)
 
     def losses(self, step: int, batch: tuple[Tensor, Stored]) -> Losses:
         """Cross-entropy over the base classes."""
         indices, stored = batch
-        generator = torch.Generator(self.device)
-        generator.manual_seed(derived_seed(self.config.training.seed, AUGMENTATION, step))
-        images = self.augment.transform(stored, generator)
+        images = self.images.augmented(stored, step)
         with autocast(self.device, self.config.training.precision):
             logits = self.module(images)
         loss = F.cross_entropy(logits, self.labels[indices].to(self.device, non_blocking=True))
