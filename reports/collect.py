@@ -59,6 +59,8 @@ class Collected:
     """Seeds done, in the order of `accuracies`."""
     accuracies: Samples | None = None
     """[S, E]: accuracy of every episode for every seed done."""
+    class_sums: Samples | None = None
+    """[S, C]: per class of the test split the sum of accuracies over the episodes that draw it; None if not known."""
     bank: str = ""
     """Identifies the test episodes and their images. Cells with the same bank can be compared episode by episode."""
     records: tuple[str, ...] = ()
@@ -123,6 +125,7 @@ def collect(cell: PlannedCell, records: Records, today: Today | None = None) -> 
         reasons,
         tuple(seed for seed, _, _ in done),
         accuracies if len(done) == len(found) else np.array([tested.accuracies for _, _, tested in done]),
+        _class_sums([tested for _, _, tested in done], cell.evaluation),
         banks.pop(),
         tuple(tested.name for _, _, tested in done),
         trainings[0].parameters if trainings else None,
@@ -130,6 +133,13 @@ def collect(cell: PlannedCell, records: Records, today: Today | None = None) -> 
         tuple(sorted({t.provenance.image_sizes for t in trainings if t.provenance and t.provenance.image_sizes})),
         tuple(sorted(doubted)),
     )
+
+
+def _class_sums(done: Sequence[Tested], asked: EvaluationConfig) -> Samples | None:
+    """[S, C], as in `Collected`; None unless all of them have sums, over the same number of classes."""
+    if len({len(tested.class_sums) for tested in done}) > 1 or not done[0].class_sums:
+        return None
+    return np.array([tested.class_sums for tested in done]) / (asked.way * asked.queries)
 
 
 def _doubts(training: ExperimentConfig, ended: Ended | None, tested: Tested, today: Today) -> tuple[str, ...]:

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from reports.cells import AgainstBaseline
+from reports.cells import AgainstBaseline, OtherClasses
+from reports.classes import difference_over_classes
 from reports.collect import State
 from reports.places import Place, baseline_of, common_seeds, is_baseline
 from reports.published import Published
@@ -27,6 +28,7 @@ def compare_with_baselines(
     """Compares each planned row with its baseline; p is adjusted over the table's tests of methods."""
     answers: dict[Place, AgainstBaseline] = {}
     compared: dict[Place, Compared] = {}
+    over_classes: dict[Place, OtherClasses] = {}
     rows: dict[Place, int] = {}
     for section in columns:
         for place in section:
@@ -36,11 +38,15 @@ def compare_with_baselines(
             answers[place] = _unpaired_answer(layout, place, base, published)
             if base is not None and not answers[place].obstacle:
                 compared[place] = compare(place, base, spread)
+                over_classes[place] = difference_over_classes(place, base, compared[place])
                 rows[place] = sum(p.found.accuracies is not None for p in section)
     decided = _decide([each for each in compared.values() if each.seeds > 1], layout.margin)
     for place, each in compared.items():
         answer = answers[place].replace(
-            **_estimates(each, spread.sd_of(place)), margin=layout.margin, verdict=Verdict.UNDECIDED
+            **_estimates(each, spread.sd_of(place)),
+            other_classes=over_classes[place],
+            margin=layout.margin,
+            verdict=Verdict.UNDECIDED,
         )
         if each.seeds > 1:
             p_holm, p_same_holm, verdict = decided[id(each)]

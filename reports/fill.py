@@ -8,6 +8,7 @@ from typing import Any
 from dmf.records.staleness import Today
 from reports import notes, published
 from reports.cells import AgainstBaseline, Cell, Comparison, Section, Table
+from reports.classes import cell_over_classes
 from reports.collect import Collected, State, collect
 from reports.comparisons import among_best, compare_with_baselines
 from reports.places import Place, is_baseline
@@ -87,6 +88,7 @@ def _cell(
         accuracy, ci95 = mean_ci95(found.accuracies.mean(axis=0))
         seeds, episodes = found.accuracies.shape
         numbers = {"accuracy": accuracy, "ci95": ci95, "seed_sd": seed_sd(found.accuracies), "episodes": episodes}
+        numbers["classes_ci95"] = cell_over_classes(place)
         variance, freedom = spread.of_cell(place)
         if freedom > 0 and place.planned and place.planned.config.seeded:
             numbers["total_ci95"] = total_half(ci95, variance, freedom, seeds)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-from reports.cells import Cell, Section
+from reports.cells import AgainstBaseline, Cell, Section
 from reports.collect import State
 from reports.published import BACKBONES, DATASETS, LIBRARY
 from reports.spreads import SeedSpread, Source
@@ -13,8 +13,9 @@ from reports.statistics.needed import POWER
 from reports.statistics.pairs import PairedTest
 from reports.statistics.paper import PAPER_MARGIN
 from reports.statistics.spread import ENOUGH
+from reports.statistics.verdicts import Verdict
 from reports.tables import PlannedCell
-from reports.words import percent, points
+from reports.words import holds, over_classes, percent, points
 from reports.words import verdict as word_of
 
 PLAIN = frozenset({State.NOT_PLANNED, State.MISSING, State.RUNNING, State.NOT_EVALUATED})
@@ -53,6 +54,7 @@ def notes(sections: Sequence[Section], planned: Sequence[PlannedCell], spread: S
         _intervals(cells, spread),
         _methods(cells, spread),
         _models(cells, spread),
+        _other_classes(cells),
         *_several_baselines(cells),
         _best(cells, spread),
         _published(cells, spread),
@@ -143,6 +145,47 @@ def _models(cells: Sequence[tuple[Section, Cell]], spread: SeedSpread) -> str:
     text += f" The margin of a verdict is {margin} points."
     several = any(c.to_baseline and c.to_baseline.p_holm is not None for _, c in cells)
     return text if several else text + _needed(made)
+
+
+def _other_classes(cells: Sequence[tuple[Section, Cell]]) -> str:
+    """How it is known whether the verdicts would hold for other classes, or why it is not."""
+    made = [each.other_classes for each in _decided(cells) if each.other_classes]
+    counts = sorted({over.classes for over in made if over.classes is not None})
+    text = ""
+    if counts:
+        freedom = _either([count - 1 for count in counts])
+        text = (
+            f"Verdicts are given the {_either(counts)} test classes. Whether one would hold for other classes drawn "
+            "like these is judged by a 95 % interval over classes, episodes and seeds: a jackknife that leaves out the "
+            f"episodes of one class at a time, with at most {freedom} degrees of freedom. It holds if the interval "
+            "excludes 0 on the verdict's side or, for same, lies within the margin. "
+        )
+    obstacles = sorted({over.obstacle for over in made if over.obstacle})
+    if obstacles:
+        some = "some verdicts" if counts else "the verdicts"
+        text += f"Whether {some} would hold for other test classes is not known: {'; '.join(obstacles)}."
+    return text.strip()
+
+
+def for_other_classes(sections: Sequence[Section]) -> tuple[str, ...]:
+    """A line for each decided comparison: whether its verdict would hold for other classes."""
+    lines = []
+    for section in sections:
+        for cell in section.cells:
+            for each in _decided([(section, cell)]):
+                if each.holds_for_other_classes is not None and each.difference is not None and each.other_classes:
+                    lines.append(
+                        f"{_name(cell)}, {section.label}: would it hold for other classes? "
+                        f"{percent(each.difference, signed=True)} {over_classes(each.other_classes)} over "
+                        f"{each.other_classes.classes} test classes: {holds(each)}."
+                    )
+    return tuple(lines)
+
+
+def _decided(cells: Sequence[tuple[Section, Cell]]) -> list[AgainstBaseline]:
+    """The comparisons that have a verdict other than undecided."""
+    made = [cell.to_baseline for _, cell in cells if cell.to_baseline]
+    return [each for each in made if each.verdict and each.verdict is not Verdict.UNDECIDED]
 
 
 def _several_baselines(cells: Sequence[tuple[Section, Cell]]) -> list[str]:

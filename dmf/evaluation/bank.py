@@ -7,7 +7,8 @@ import numpy as np
 from dmf.config import AnyTraining, EvaluationConfig, ExperimentConfig, Task
 from dmf.config.sections import USUAL_QUERIES, USUAL_SHOT, USUAL_WAY
 from dmf.data.sets import ImageSplit
-from dmf.episodes import EpisodeIndices, EpisodeSampler, derived_seed, drawn_ways
+from dmf.episodes import EpisodeIndices, EpisodeSampler
+from dmf.records.classes import bank_seed
 
 
 def episode_bank(split: ImageSplit, config: EvaluationConfig) -> EpisodeIndices:
@@ -15,22 +16,10 @@ def episode_bank(split: ImageSplit, config: EvaluationConfig) -> EpisodeIndices:
     if config.shot is None:
         raise ValueError("shot is None; call EvaluationConfig.resolve with the training's configuration first")
     try:
-        sampler = EpisodeSampler(split.labels, config.way, config.shot, config.queries, _seed(config))
+        sampler = EpisodeSampler(split.labels, config.way, config.shot, config.queries, bank_seed(config))
     except ValueError as error:
         raise ValueError(f"episodes of the {split.name} split: {error}") from None
     return sampler(range(config.episodes))
-
-
-def drawn_classes(config: EvaluationConfig, classes: int) -> np.ndarray:
-    """The classes that each episode of a bank draws from a split of `classes` classes, in order: int64 [E, N].
-
-    They depend only on the number of classes, so a record determines them without the images.
-    """
-    return np.stack([drawn_ways(_seed(config), index, classes, config.way) for index in range(config.episodes)])
-
-
-def _seed(config: EvaluationConfig) -> int:
-    return derived_seed(config.seed, *config.split.encode())
 
 
 def validation_task(config: AnyTraining, split: ImageSplit) -> Task:

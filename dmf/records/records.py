@@ -169,7 +169,7 @@ class EvaluationRecord(Value):
     """Half-width 1.96 * std / sqrt(episodes); it covers the choice of episodes, given the model and the data."""
     correct: tuple[tuple[int, ...], ...] = ()
     """[E][N]: number of correct answers in each episode for each of its classes, which
-    `dmf.evaluation.bank.drawn_classes` lists."""
+    `dmf.records.classes.drawn_classes` lists."""
     episode_accuracies: tuple[float, ...] = ()
     """[E]; format 1 has it instead of `correct`."""
     classes: Count | None = None
