@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from benchmarks.classes import ClassCase, over_classes
 from benchmarks.statistics import EPISODE_SD, POINT, REST_SD, Case, draw, estimates, measure
 from reports.statistics.pairs import of_methods, of_methods_alone, paired
 from reports.statistics.spread import pooled, section_spreads, without_odd_rows
@@ -53,3 +54,13 @@ def test_a_short_run_covers_and_keeps_its_level() -> None:
     assert found.freedom == 16
     assert 0.93 < found.coverage.mean() < 0.975
     assert found.false_tables < 0.05
+
+
+def test_the_interval_over_classes_covers_a_population_of_them_and_that_over_episodes_does_not() -> None:
+    case = ClassCase("own 1.1, other 1.1", 1.1, 1.1, episodes=600)
+    found = over_classes(case, 600, np.random.default_rng(3))
+    assert 94 < found["coverage %"] < 99.5
+    assert found["episodes' interval %"] < 75
+    # Those that are not used: leaving out answers misses what a class does to its rivals.
+    assert found["answers %"] < 90 and found["all off %"] < 93.5
+    assert found["half-width"] < found["nothing off, half-width"]
