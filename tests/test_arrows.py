@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 FLOORS = """
 dmf.machine
-dmf.values
+dmf.values dmf.draws
 dmf.ops dmf.episodes
 dmf.backbones
 dmf.methods

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import io
 import itertools
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -22,6 +25,7 @@ from reports.statistics.verdicts import Verdict
 from reports.tables import TABLES, PlannedCell
 from tests.records_in_memory import InMemory, planned
 
+ROOT = Path(__file__).resolve().parents[1]
 RING = np.array([(0, 1), (1, 2), (2, 3), (3, 4), (4, 0)])
 TEST = EvaluationConfig(episodes=300, shot=1)
 
@@ -248,3 +252,9 @@ def test_same_holds_inside_the_margin() -> None:
     assert against.replace(verdict=Verdict.UNDECIDED, other_classes=undecided).holds_for_other_classes is None
     worse = against.replace(verdict=Verdict.WORSE, other_classes=undecided)
     assert worse.holds_for_other_classes is False
+
+
+def test_reports_draw_classes_without_pytorch() -> None:
+    """Its import would take longer than the tables."""
+    program = "import sys, orchestrator.report; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=False).returncode == 0

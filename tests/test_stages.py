@@ -12,7 +12,7 @@ import yaml
 
 from dmf.config import EvaluationConfig, ExperimentConfig, Pretraining, Task
 from dmf.data.sets import DataSet, images_of
-from dmf.episodes import derived_seed
+from dmf.draws import derived_seed
 from dmf.evaluation.bank import episode_bank, validation_task
 from dmf.evaluation.partial import partial_path
 from dmf.methods.baseline.model import Baseline

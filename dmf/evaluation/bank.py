@@ -7,8 +7,8 @@ import numpy as np
 from dmf.config import AnyTraining, EvaluationConfig, ExperimentConfig, Task
 from dmf.config.sections import USUAL_QUERIES, USUAL_SHOT, USUAL_WAY
 from dmf.data.sets import ImageSplit
+from dmf.draws import bank_seed
 from dmf.episodes import EpisodeIndices, EpisodeSampler
-from dmf.records.classes import bank_seed
 
 
 def episode_bank(split: ImageSplit, config: EvaluationConfig) -> EpisodeIndices:
@@ -16,7 +16,9 @@ def episode_bank(split: ImageSplit, config: EvaluationConfig) -> EpisodeIndices:
     if config.shot is None:
         raise ValueError("shot is None; call EvaluationConfig.resolve with the training's configuration first")
     try:
-        sampler = EpisodeSampler(split.labels, config.way, config.shot, config.queries, bank_seed(config))
+        sampler = EpisodeSampler(
+            split.labels, config.way, config.shot, config.queries, bank_seed(config.seed, config.split)
+        )
     except ValueError as error:
         raise ValueError(f"episodes of the {split.name} split: {error}") from None
     return sampler(range(config.episodes))

@@ -15,7 +15,8 @@ from torch import Tensor
 from dmf.config import EvaluationConfig, ExperimentConfig
 from dmf.data.augment import Augmentation
 from dmf.data.sets import DataSet, ImageSplit
-from dmf.episodes import EpisodeIndices, derived_seed
+from dmf.draws import derived_seed
+from dmf.episodes import EpisodeIndices
 from dmf.evaluation.bank import episode_bank
 from dmf.evaluation.partial import Identity, PartialResults, partial_path
 from dmf.evaluation.tables import Tables, device_of_method

@@ -8,15 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dmf.config import EvaluationConfig
-from dmf.episodes import derived_seed, drawn_ways
+from dmf.draws import bank_seed, drawn_ways
 
 KEPT_DRAWS = 64
 """Banks whose draws stay in memory: 80 KB each for 2,000 episodes, which take a tenth of a second to draw."""
-
-
-def bank_seed(config: EvaluationConfig) -> int:
-    """The seed of a bank's episodes, which differs between splits."""
-    return derived_seed(config.seed, *config.split.encode())
 
 
 def drawn_classes(config: EvaluationConfig, classes: int, episodes: int | None = None) -> NDArray[np.int64]:
@@ -25,7 +20,9 @@ def drawn_classes(config: EvaluationConfig, classes: int, episodes: int | None =
     They depend only on the number of classes, so a record determines them without the images. `episodes` is the number
     of episodes if it is not that of the settings.
     """
-    return _drawn(bank_seed(config), config.episodes if episodes is None else episodes, classes, config.way)
+    return _drawn(
+        bank_seed(config.seed, config.split), config.episodes if episodes is None else episodes, classes, config.way
+    )
 
 
 @functools.lru_cache(KEPT_DRAWS)

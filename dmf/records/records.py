@@ -196,5 +196,7 @@ class EvaluationRecord(Value):
 
         if self.episode_accuracies:
             return np.array(self.episode_accuracies, dtype=np.float64)
-        fractions: NDArray[np.float64] = np.array(self.correct).sum(axis=1) / (self.config.way * self.config.queries)
+        # Python's sum over each episode's few classes takes a third of the time of an array of them all.
+        correct = np.fromiter(map(sum, self.correct), dtype=np.int64, count=len(self.correct))
+        fractions: NDArray[np.float64] = correct / (self.config.way * self.config.queries)
         return fractions
