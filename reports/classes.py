@@ -35,15 +35,17 @@ def difference_over_classes(ours: Place, theirs: Place, compared: Compared) -> O
     return OtherClasses(classes=design.classes, low=float(found.low), high=float(found.high))
 
 
-def cell_over_classes(place: Place) -> float | None:
-    """Half-width of a cell's interval over classes and episodes, given the trained models; None if not known."""
-    if place.planned is None or place.found.accuracies is None:
-        return None
+def cell_over_classes(place: Place, accuracies: Samples) -> float | None:
+    """Half-width of a cell's interval over classes and episodes, given the trained models; None if not known.
+
+    `accuracies` [E] are those of its episodes, averaged over seeds.
+    """
+    assert place.planned is not None
     sums = _sums(place.found, place.found.seeds)
     design = None if sums is None else design_of(place.planned.evaluation, len(sums))
     if sums is None or design is None:
         return None
-    return classes_half(design, sums, place.found.accuracies.mean(axis=0))
+    return classes_half(design, sums, accuracies)
 
 
 def design_of(evaluation: EvaluationConfig, classes: int) -> ClassDesign | None:

@@ -188,14 +188,16 @@ def _check(tested: Tested, expected: str, asked: EvaluationConfig) -> None:
         raise ValueError(
             f"evaluation {tested.name} holds {count} episodes, but its config says {asked.episodes}; evaluate again"
         )
-    if tested.accuracies.min() < 0 or tested.accuracies.max() > 1:
-        raise ValueError(f"evaluation {tested.name} holds accuracies outside [0, 1]; evaluate again")
 
 
 def _check_summaries(found: Sequence[Tested], accuracies: Samples) -> None:
     """Raise ValueError unless each record's mean and interval match its episodes, which are a row of `accuracies`."""
     if not found:
         return
+    outside = (accuracies.min(axis=1) < 0) | (accuracies.max(axis=1) > 1)
+    if outside.any():
+        name = found[int(outside.argmax())].name
+        raise ValueError(f"evaluation {name} holds accuracies outside [0, 1]; evaluate again")
     recomputed = means_ci95(accuracies)
     for tested, accuracy, ci95 in zip(found, *recomputed, strict=True):
         for what, stored, right in (("accuracy", tested.accuracy, accuracy), ("ci95", tested.ci95, ci95)):

@@ -85,10 +85,11 @@ def _cell(
     row, found = place.row, place.found
     numbers: dict[str, Any] = {}
     if found.accuracies is not None:
-        accuracy, ci95 = mean_ci95(found.accuracies.mean(axis=0))
+        of_episodes = found.accuracies.mean(axis=0)
+        accuracy, ci95 = mean_ci95(of_episodes)
         seeds, episodes = found.accuracies.shape
         numbers = {"accuracy": accuracy, "ci95": ci95, "seed_sd": seed_sd(found.accuracies), "episodes": episodes}
-        numbers["classes_ci95"] = cell_over_classes(place)
+        numbers["classes_ci95"] = cell_over_classes(place, of_episodes)
         variance, freedom = spread.of_cell(place)
         if freedom > 0 and place.planned and place.planned.config.seeded:
             numbers["total_ci95"] = total_half(ci95, variance, freedom, seeds)
