@@ -111,8 +111,8 @@ def assumed_ci95(number: Published) -> float | None:
     return full.ci95 if full else None
 
 
-def departures(config: ExperimentConfig, row_path: str) -> tuple[str, ...]:
-    """Settings in which a DMF training departs from the nearest recipe, as `path=value`, leaving out `row_path`.
+def departures(config: ExperimentConfig, row_paths: Sequence[str]) -> tuple[str, ...]:
+    """Settings in which a DMF training departs from the nearest recipe, as `path=value`, leaving out `row_paths`.
 
     The seed and the shot do not count either, and neither do the full model's groups, which depend on data set and shot
     (`FULL_GROUPS`).
@@ -121,7 +121,7 @@ def departures(config: ExperimentConfig, row_path: str) -> tuple[str, ...]:
     groups = FULL_GROUPS.get((config.data.name, config.episodes.shot))
     if groups is not None and CHANNELS[config.model.backbone_name] % groups == 0:
         usual["model.groups"] = groups
-    usual[row_path] = config.at(row_path)
+    usual |= {path: config.at(path) for path in row_paths}
     recipes = [recipe(name).with_paths(usual) for name in RECIPES]
     return min((_differences(config, expected) for expected in recipes), key=len)
 

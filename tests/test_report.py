@@ -104,7 +104,7 @@ def test_without_names_every_sweep_that_has_tables_is_reported(store: Path, tmp_
     ("arguments", "said"),
     [
         (["nonsense"], "no sweep 'nonsense'; there are demo, search"),
-        (["demo", "--table", "7"], "'7' is not a table; choose one of '1', '2a'"),
+        (["demo", "--table", "7"], "none of demo has cells for table 7; there are 2c"),
         (["demo", "--table", "2a"], "none of demo has cells for table 2a"),
         (["search"], "none of search has cells for a table (searches fill none)"),
     ],

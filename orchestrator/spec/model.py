@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import functools
 import itertools
+import json
 import math
 import unicodedata
 from collections.abc import Iterator, Sequence
@@ -16,11 +17,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, Field, JsonValue, create_model, model_validator
+from pydantic import (
+    AfterValidator,
+    Discriminator,
+    Field,
+    JsonValue,
+    Tag,
+    TypeAdapter,
+    ValidationError,
+    create_model,
+    model_validator,
+)
 
 from dmf.backbones.config import BackboneConfig
 from dmf.config import METHODS, NOT_IDENTITY, RECIPES, EvaluationConfig, ExperimentConfig, StartConfig, recipe
 from dmf.values import Count, Seed, Value
+from reports.layouts import TABLE_NAME, TableLayout
 
 SECTIONS = tuple(ExperimentConfig.model_fields)
 GIVEN_BY_SEEDS = "training.seed"
@@ -105,10 +117,38 @@ RecipeName = Annotated[str, AfterValidator(_known)]
 """A key of `dmf.config.RECIPES`."""
 
 
+def _possible(layout: TableLayout) -> TableLayout:
+    """Raise ValueError for a path that is no parameter, or for a row that cannot be."""
+    for path in (*layout.row_paths, *layout.columns):
+        if path not in PARAMETERS:
+            close = difflib.get_close_matches(path, PARAMETERS, 1)
+            raise ValueError(f"{path} is not a parameter{f'; did you mean {close[0]}?' if close else ''}")
+    for row in layout.rows_named:
+        values = row if isinstance(row, tuple) else (row,)
+        for path, value in zip(layout.row_paths, values, strict=True):
+            try:
+                TypeAdapter(PARAMETERS[path]).validate_json(json.dumps(value))
+            except ValidationError as error:
+                raise ValueError(f"{path} cannot be {value!r}: {error.errors()[0]['msg']}") from None
+    return layout
+
+
+def _kind_of_table(table: Any) -> str:
+    return "<table>" if isinstance(table, dict | TableLayout) else "<name>"
+
+
+Table = Annotated[
+    Annotated[Annotated[str, Field(pattern=TABLE_NAME)], Tag("<name>")]
+    | Annotated[TableLayout, AfterValidator(_possible), Tag("<table>")],
+    Discriminator(_kind_of_table),
+]
+"""The name of one of the paper's tables or of one that another part describes, or a description."""
+
+
 class Part(Value):
     """Cells of one table."""
 
-    table: Literal["1", "2a", "2b", "2c", "2d"]
+    table: Table
     base: RecipeName | None = None
     """A recipe to use instead of the sweep's."""
     set: Settings = Settings()
@@ -287,6 +327,16 @@ class SweepSpec(Value):
         if self.search is not None and len(self.seeds) > 1:
             raise ValueError(f"a search takes one seed, got seeds={list(self.seeds)}")
         return self
+
+    @functools.cached_property
+    def own_tables(self) -> tuple[TableLayout, ...]:
+        """The tables that the file describes itself, in its order."""
+        return tuple(part.table for part in self.parts if isinstance(part.table, TableLayout))
+
+    def table_of(self, part: int) -> str:
+        """The name of the table that a part fills."""
+        table = self.parts[part].table
+        return table if isinstance(table, str) else table.name
 
     def config_for(self, choice: dict[str, Any], part: Part | None = None) -> ExperimentConfig:
         """The whole configuration of one choice, for the first seed."""
