@@ -18,10 +18,12 @@ from dmf.values import printable, shown
 from orchestrator.spec.model import SWEEP_NAME
 from orchestrator.spec.plan import SweepPlan
 from orchestrator.store.ledger import Ledger
-from reports import render
+from reports import render, render_claims
 from reports.cells import Table
-from reports.fill import fill
-from reports.layouts import TableLayout
+from reports.claims import CLAIMS, Claim
+from reports.fill import Gathered, gather, tabulate
+from reports.judge import Judged, judge
+from reports.layouts import TABLES, TableLayout
 from reports.tables import Records
 
 FORMATS: dict[str, tuple[str, Callable[[Table], str]]] = {
@@ -32,6 +34,13 @@ FORMATS: dict[str, tuple[str, Callable[[Table], str]]] = {
     "json": ("json", render.to_json),
 }
 """Name -> (suffix, function that writes a table)."""
+
+CLAIMS_IN: dict[str, tuple[str, Callable[[Sequence[Judged]], str]]] = {
+    "markdown": ("md", render_claims.to_markdown),
+    "csv": ("csv", render_claims.to_csv),
+    "json": ("json", render_claims.to_json),
+}
+"""The same for claims, which an HTML page holds beside the tables."""
 
 NOTHING_FOUND = 2
 """Exit status if there is no record, or for a mistake in the command."""
@@ -65,19 +74,33 @@ def report(
         raise ValueError(f"a plan is named {shown(plan.name)}; expected lower-case letters, digits, - and _")
     console = console or Console()
     about = "\n".join(map(printable, plan.about.splitlines()))
-    filled = [fill(layout, plan.cells, records, today) for layout in _layouts(plan, tables)]
+    gathered = [gather(layout, plan.cells, records, today) for layout in _layouts(plan, tables)]
+    filled = [tabulate(each) for each in gathered]
+    claims = judge(_claims(plan, gathered), gathered)
     paths = []
     for table in filled:
         console.print(render.to_terminal(table, console.width))
         for suffix, write in (FORMATS[name] for name in formats):
             paths.append(output / plan.name / f"table_{table.name}.{suffix}")
             write_text(paths[-1], write(table))
+    if claims:
+        console.print(render_claims.to_terminal(claims))
+        for suffix, write_claims in (CLAIMS_IN[name] for name in formats if name in CLAIMS_IN):
+            paths.append(output / plan.name / f"claims.{suffix}")
+            write_text(paths[-1], write_claims(claims))
     if "html" in formats and filled:
         paths.append(output / plan.name / "index.html")
         write_text(paths[-1], render.to_html(filled, plan.name, about))
     for path in paths:
         console.print(str(path), highlight=False, markup=False, soft_wrap=True)
     return paths
+
+
+def _claims(plan: SweepPlan, tables: Sequence[Gathered]) -> list[Claim]:
+    """The paper's claims, if one of its tables is among `tables`, and those of the plan about them."""
+    names = {table.layout.name for table in tables}
+    paper = CLAIMS if names & TABLES.keys() else ()
+    return [*paper, *(claim for claim in plan.claims if claim.table in names)]
 
 
 def _layouts(plan: SweepPlan, tables: Sequence[str] | None) -> list[TableLayout]:

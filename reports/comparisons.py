@@ -70,7 +70,7 @@ def answers(
             if question.other is not None and not found[question].obstacle:
                 compared[question] = compare(question.place, question.other, spread)
                 rows[question] = sum(place.found.accuracies is not None for place in section)
-    margins = {question: _margin(layout, question, each) for question, each in compared.items()}
+    margins = {q: margin_of(layout, q.place, q.other) for q in compared if q.other}
     decided = _decide({q: (each, margins[q]) for q, each in compared.items() if each.seeds > 1})
     for question, each in compared.items():
         sd = spread.sd_of(question.place)
@@ -92,11 +92,9 @@ def needed_for(each: Compared, sd: float, rows: int, comparisons: int, margin: f
     return needed(each.pair, variance, 2 if own else rows, comparisons, margin)
 
 
-def _margin(layout: TableLayout, question: Question, each: Compared) -> float:
-    """The layout's margin, or less where the other row is near 100 %."""
-    assert question.other is not None
-    seeds = common_seeds(question.place, question.other)
-    return margin_below(layout.margin, float(question.other.found.of_seeds(seeds).mean()))
+def margin_of(layout: TableLayout, place: Place, other: Place) -> float:
+    """The margin of a comparison: the layout's, or less where the other row is near 100 %."""
+    return margin_below(layout.margin, float(other.found.of_seeds(common_seeds(place, other)).mean()))
 
 
 def _decide(tested: Mapping[Question, tuple[Compared, float]]) -> dict[Question, tuple[float, float, Verdict]]:
@@ -149,33 +147,39 @@ def _unpaired_answer(
     theirs, their_base = published[place], published[base]
     seeds = common_seeds(place, base)
     also_differs = layout.also_differs(place.planned.config, base.planned.config)
-    obstacle = ""
-    if also_differs:
-        obstacle = f"not comparable (also differs: {', '.join(also_differs)})"
-    elif place.found.accuracies is None:
-        obstacle = place.found.state.value
-    elif base.found.accuracies is None:
-        obstacle = f"{what} {base.found.state}"
-    elif base.found.bank != place.found.bank:
-        obstacle = f"not paired: the {what} has other episodes or images"
-    elif not seeds:
-        obstacle = f"not paired: the {what} has other seeds"
-    elif set(place.found.training_keys) & set(base.found.training_keys):
-        obstacle = f"the same training as the {what}"
+    why = obstacle(layout, place, base, what)
     answer = AgainstBaseline(
         baseline=base.row.name,
         baseline_variant=base.row.variant,
-        seeds=() if obstacle else seeds,
+        seeds=() if why else seeds,
         published_difference=theirs.accuracy - their_base.accuracy if theirs and their_base else None,
         also_differs=also_differs,
-        obstacle=obstacle,
+        obstacle=why,
     )
-    if obstacle or (set(seeds) == set(place.found.seeds) == set(base.found.seeds)):
+    if why or (set(seeds) == set(place.found.seeds) == set(base.found.seeds)):
         return answer
     return answer.replace(
         accuracy=float(place.found.of_seeds(seeds).mean()),
         baseline_accuracy=float(base.found.of_seeds(seeds).mean()),
     )
+
+
+def obstacle(layout: TableLayout, place: Place, other: Place, what: str = "other row") -> str:
+    """Why two rows cannot be compared; empty if they can."""
+    assert place.planned is not None and other.planned is not None
+    if also_differs := layout.also_differs(place.planned.config, other.planned.config):
+        return f"not comparable (also differs: {', '.join(also_differs)})"
+    if place.found.accuracies is None:
+        return place.found.state.value
+    if other.found.accuracies is None:
+        return f"{what} {other.found.state}"
+    if other.found.bank != place.found.bank:
+        return f"not paired: the {what} has other episodes or images"
+    if not common_seeds(place, other):
+        return f"not paired: the {what} has other seeds"
+    if set(place.found.training_keys) & set(other.found.training_keys):
+        return f"the same training as the {what}"
+    return ""
 
 
 def among_best(section: Sequence[Place], spread: SeedSpread) -> set[Place]:

@@ -98,6 +98,13 @@ def in_library(method: str, backbone: str, dataset: str, way: int, shot: int) ->
     return _matching(method, backbone, dataset, way, shot, library=True)
 
 
+def of_paper(dataset: str, way: int, shot: int) -> tuple[Published, ...]:
+    """All the paper's numbers for a data set and a task."""
+    return tuple(
+        n for n in numbers() if (n.dataset, n.way, n.shot) == (dataset, way, shot) and not n.source.startswith(LIBRARY)
+    )
+
+
 def methods_of_table_1() -> tuple[tuple[str, str], ...]:
     """(method, backbone) of every row of the paper's Table 1, in order."""
     return tuple(dict.fromkeys((n.method, n.backbone) for n in numbers() if n.source.endswith("Table 1")))

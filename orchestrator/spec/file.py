@@ -28,7 +28,9 @@ from orchestrator.spec.model import (
     Resources,
     Search,
     SweepSpec,
+    check_rows,
 )
+from reports.claims import Claim, Gain
 from reports.layouts import TABLES, NamedRow, TableLayout
 
 SETTINGS = ("set", "zip", "grid", "trials", "parameters")
@@ -123,7 +125,7 @@ def spec_from(data: dict[str, Any], where: str = "the sweep") -> SweepSpec:
         mistakes += [mistake for mistake in further if mistake["loc"][:1] == ("parts",)]
     told = [_told(mistake) for mistake in mistakes]
     if sound:
-        told += [*_unknown_tables(sound), *_impossible(sound)]
+        told += [*_unknown_tables(sound), *_impossible_claims(sound), *_impossible(sound)]
     if told:
         count = "1 mistake" if len(told) == 1 else f"{len(told)} mistakes"
         raise ValueError(f"{where} has {count}:\n  " + "\n  ".join(told))
@@ -257,6 +259,22 @@ def _unknown_tables(spec: SweepSpec) -> list[str]:
     return told
 
 
+def _impossible_claims(spec: SweepSpec) -> list[str]:
+    """Claims about tables that the sweep does not fill, or about rows that they cannot have."""
+    layouts = {**TABLES, **{layout.name: layout for layout in spec.own_tables}}
+    filled = list(dict.fromkeys(spec.table_of(number) for number in range(len(spec.parts))))
+    told = []
+    for number, claim in enumerate(spec.claims):
+        if claim.table not in filled:
+            told.append(f"claims.{number}.table: no part fills table {claim.table}; the parts fill {', '.join(filled)}")
+        elif claim.table in layouts:
+            try:
+                check_rows(layouts[claim.table], claim.rows_named)
+            except ValueError as error:
+                told.append(f"claims.{number}: {error}")
+    return told
+
+
 def _impossible(spec: SweepSpec) -> list[str]:
     """Combinations of values that no model can have, such as groups that do not divide the channels."""
     told: dict[str, str] = {}
@@ -342,7 +360,7 @@ def _possible(where: tuple[Any, ...]) -> str:
     if owner in SETTINGS:
         return _possible_setting(str(name))
     models: dict[Any, type[Value]] = {None: SweepSpec, "parts": Part, **OWN_SECTIONS}
-    models |= {"table": TableLayout, "values": NamedRow}
+    models |= {"table": TableLayout, "values": NamedRow, "claims": Claim, "gain": Gain}
     model = Range if owner in PARAMETERS else models[owner]
     names = [field.alias or own for own, field in model.model_fields.items()]
     return _nearest(str(name), names) + f"there are {', '.join(names)}"

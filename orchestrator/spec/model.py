@@ -12,7 +12,7 @@ import itertools
 import json
 import math
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -32,7 +32,8 @@ from pydantic import (
 from dmf.backbones.config import BackboneConfig
 from dmf.config import METHODS, NOT_IDENTITY, RECIPES, EvaluationConfig, ExperimentConfig, StartConfig, recipe
 from dmf.values import Count, Seed, Value
-from reports.layouts import TABLE_NAME, TableLayout
+from reports.claims import Claim
+from reports.layouts import TABLE_NAME, RowValue, TableLayout
 
 SECTIONS = tuple(ExperimentConfig.model_fields)
 GIVEN_BY_SEEDS = "training.seed"
@@ -123,14 +124,21 @@ def _possible(layout: TableLayout) -> TableLayout:
         if path not in PARAMETERS:
             close = difflib.get_close_matches(path, PARAMETERS, 1)
             raise ValueError(f"{path} is not a parameter{f'; did you mean {close[0]}?' if close else ''}")
-    for row in layout.rows_named:
+    check_rows(layout, layout.rows_named)
+    return layout
+
+
+def check_rows(layout: TableLayout, rows: Iterable[RowValue]) -> None:
+    """Raise ValueError for a row that a layout cannot have, because its parameters have no such values."""
+    for row in rows:
         values = row if isinstance(row, tuple) else (row,)
+        if len(values) != len(layout.row_paths):
+            raise ValueError(f"row {row!r} is not one value for each of {list(layout.row_paths)}")
         for path, value in zip(layout.row_paths, values, strict=True):
             try:
                 TypeAdapter(PARAMETERS[path]).validate_json(json.dumps(value))
             except ValidationError as error:
                 raise ValueError(f"{path} cannot be {value!r}: {error.errors()[0]['msg']}") from None
-    return layout
 
 
 def _kind_of_table(table: Any) -> str:
@@ -314,6 +322,8 @@ class SweepSpec(Value):
     """Keep the weights of every training's best epoch, 4 bytes per parameter. If false, they are deleted once the
     training's tests in this sweep are recorded."""
     parts: tuple[Part, ...] = ()
+    claims: tuple[Claim, ...] = ()
+    """What is to be decided of the tables' rows, besides the paper's claims."""
     search: Search | None = None
 
     @model_validator(mode="after")
@@ -322,6 +332,8 @@ class SweepSpec(Value):
             raise ValueError("give either parts (tables to fill) or search")
         if len(set(self.seeds)) < len(self.seeds):
             raise ValueError(f"seeds={list(self.seeds)} has a seed twice")
+        if self.search is not None and self.claims:
+            raise ValueError("a search fills no table for claims to be about; remove claims")
         if self.search is not None and not self.keep_weights:
             raise ValueError("a search keeps all weights, because it tests the best training last; remove keep_weights")
         if self.search is not None and len(self.seeds) > 1:

@@ -17,6 +17,7 @@ from dmf.config.old import is_of_format_1, key_of_format_1
 from dmf.records.records import FORMAT
 from dmf.values import Value, describe
 from orchestrator.spec.model import NEVER_VARIED, SWEEP_NAME, SweepSpec
+from reports.claims import Claim
 from reports.layouts import TABLES, TableLayout, in_order
 from reports.tables import PlannedCell
 
@@ -48,6 +49,8 @@ class SweepPlan(Value):
     """How often the file asks again for a cell that is already in `cells`."""
     tables: tuple[TableLayout, ...] = ()
     """The tables that the file describes itself."""
+    claims: tuple[Claim, ...] = ()
+    """The file's own claims."""
 
     @model_validator(mode="after")
     def _knows_its_tables(self) -> Self:
@@ -147,6 +150,7 @@ def plan(spec: SweepSpec) -> SweepPlan:
         about=spec.about,
         cells=tuple(cells.values()),
         cells_repeated=repeated,
+        claims=spec.claims,
         tables=tuple({layout.name: layout for layout in spec.own_tables}.values()),
     )
 
