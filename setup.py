@@ -76,6 +76,7 @@ setup(
     python_requires=">=3.11",
     packages=find_packages(include=["dmf*", "orchestrator*", "reports*"]),
     package_data={
+        "orchestrator.spec": ["*.jinja"],
         "reports": ["*.csv", "*.yaml", "templates/*"],
     },
     install_requires=[

@@ -38,6 +38,7 @@ class Claim(Value):
     source: Annotated[str, Field(max_length=100)] = ""
     """Where it is made."""
     table: Annotated[str, Field(pattern=TABLE_NAME)]
+    """The table whose rows it is about. Exactly one of the next six is given."""
     above: tuple[RowValue, RowValue] | None = None
     """The first row is above the second."""
     best: RowValue = None
@@ -49,7 +50,7 @@ class Claim(Value):
     falls: Annotated[tuple[RowValue, ...], Field(min_length=2)] | None = None
     """Each of these rows is below the one before."""
     gain: Gain | None = None
-    """One row is above another by a given number of points."""
+    """`{of: [row, row], by: 0.0128}`: the first row is above the second by this accuracy."""
     shots: tuple[Count, ...] = ()
     """The shots of the test episodes that it is about; empty: any."""
     as_published: bool = False

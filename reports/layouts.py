@@ -35,6 +35,7 @@ class NamedRow(Value):
     """A row that is known by name before anything is planned."""
 
     value: RowValue
+    """The value of the rows' parameter, or a list with one for each parameter."""
     label: str = ""
     """Empty: the value as text."""
     published: str | None = None
@@ -45,7 +46,9 @@ class TableLayout(Value):
     """A table. Its sections are data set, way and shot of the test episodes, and the values of `columns`."""
 
     name: Annotated[str, Field(pattern=TABLE_NAME)]
+    """A name of its own, or that of one of the paper's tables, which is then changed where the description says so."""
     title: Annotated[str, Field(max_length=200)]
+    """The heading."""
     rows: str | Annotated[tuple[str, ...], Field(min_length=1)]
     """Dotted path of the parameter that the rows vary; several make a table of components."""
     columns: tuple[str, ...] = ()

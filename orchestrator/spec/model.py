@@ -157,6 +157,7 @@ class Part(Value):
     """Cells of one table."""
 
     table: Table
+    """The table: one of the paper's (`1`, `2a` to `2d`), one that another part describes, or a description."""
     base: RecipeName | None = None
     """A recipe to use instead of the sweep's."""
     set: Settings = Settings()
@@ -196,9 +197,10 @@ class Part(Value):
 
 
 class Evaluation(EvaluationConfig):
-    """How to test; `shots` tests every model with several numbers of shots."""
+    """How to test."""
 
     shots: tuple[Count, ...] = ()
+    """Test every model with each of these numbers of shots; instead of `shot`."""
 
     @model_validator(mode="after")
     def _has_one_kind_of_shot(self) -> Self:
@@ -236,10 +238,13 @@ class Range(Value):
     """The values of one parameter that a search tries: one of four kinds."""
 
     uniform: tuple[Finite, Finite] | None = None
+    """[low, high], any number between them alike."""
     loguniform: tuple[Finite, Finite] | None = None
+    """[low, high], any order of magnitude between them alike."""
     integer: Annotated[tuple[Whole, Whole] | None, Field(alias="int")] = None
-    """Includes both ends."""
+    """[low, high], whole numbers, both ends included."""
     choice: tuple[JsonValue, ...] | None = None
+    """A list of values."""
 
     @model_validator(mode="after")
     def _is_one_kind(self) -> Self:
@@ -274,8 +279,11 @@ class Search(Value):
     """Optuna proposes values, ASHA stops trials that fall behind; the measure is validation accuracy."""
 
     parameters: Ranges
+    """Dotted path -> what to try."""
     trials: Count
+    """How many configurations to try."""
     seed: Seed = 0
+    """Seed of the proposals."""
     grace_epochs: Count = 1
     """Epochs that every trial runs before ASHA may stop it."""
     reduction: Annotated[int, Field(ge=2)] = 3
@@ -306,14 +314,19 @@ class SweepSpec(Value):
     """A sweep file."""
 
     name: Annotated[str, Field(pattern=SWEEP_NAME)]
+    """The sweep's name, and its folder's: lower-case letters, digits, `-` and `_`."""
     about: Annotated[str, Field(max_length=5000), AfterValidator(_text)] = ""
+    """The question, in a sentence that reports print."""
     base: RecipeName = "released"
+    """The recipe that every configuration starts from."""
     set: Settings = Settings()
     """Dotted paths that override the base."""
     seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] = (0,)
     """Every configuration is trained once per seed."""
     evaluation: Evaluation = Evaluation()
+    """The test of every training."""
     resources: Resources = Resources()
+    """What one trial uses of a machine."""
     max_failures: Annotated[int, Field(ge=0, le=1000)] = 2
     """How often a trial whose worker process died is restarted, from its checkpoint."""
     fail_fast: bool = False
@@ -322,9 +335,11 @@ class SweepSpec(Value):
     """Keep the weights of every training's best epoch, 4 bytes per parameter. If false, they are deleted once the
     training's tests in this sweep are recorded."""
     parts: tuple[Part, ...] = ()
+    """What fills the tables."""
     claims: tuple[Claim, ...] = ()
     """What is to be decided of the tables' rows, besides the paper's claims."""
     search: Search | None = None
+    """A search for hyper-parameters, instead of parts."""
 
     @model_validator(mode="after")
     def _asks_something(self) -> Self:
