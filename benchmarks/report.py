@@ -145,7 +145,7 @@ mark("imports")
 records = report._records(options)
 plan = records.plans()["table2"]
 mark("runs and plan")
-tables = [report.fill(report.layout_of(name), plan.cells, records) for name in report.planned_tables(plan)]
+tables = [report.fill(layout, plan.cells, records) for layout in plan.layouts]
 mark("records and statistics")
 for table in tables:
     for _, write in report.FORMATS.values():

@@ -161,6 +161,19 @@ class Cell(Value):
     to_baseline: AgainstBaseline | None = None
     """None for the baseline's row and for reference rows."""
     is_baseline: bool = False
+    marks: tuple[str, ...] = ()
+    """In a table of several components, the value of each."""
+
+
+class Asked(Value):
+    """A row against another than the baseline."""
+
+    name: str
+    """Name of the row."""
+    backbone: str
+    variant: tuple[str, ...] = ()
+    against: AgainstBaseline
+    """Its `baseline` is the other row."""
 
 
 class Section(Value):
@@ -171,6 +184,8 @@ class Section(Value):
     way: int
     shot: int
     cells: tuple[Cell, ...]
+    asked: tuple[Asked, ...] = ()
+    """Further pairs of rows that the layout compares."""
 
 
 class Table(Value):
@@ -179,6 +194,8 @@ class Table(Value):
     name: str
     title: str
     row_header: str
+    components: tuple[str, ...] = ()
+    """Headings of the components, if rows vary several."""
     baseline: str
     """Name of the baseline's row."""
     published_header: str

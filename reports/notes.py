@@ -107,7 +107,7 @@ def _methods(cells: Sequence[tuple[Section, Cell]], spread: SeedSpread) -> str:
     made = [cell.to_baseline for _, cell in cells if cell.to_baseline and cell.to_baseline.p_holm is not None]
     if not made:
         return ""
-    margin = points(made[0].margin)
+    margin = _margins(made)
     text = f"Differences from {made[0].baseline} on the same episodes and seeds, with 95 % intervals in brackets. "
     if spread.source is not Source.ASSUMED:
         text += (
@@ -133,7 +133,7 @@ def _models(cells: Sequence[tuple[Section, Cell]], spread: SeedSpread) -> str:
     made = [cell for _, cell in cells if cell.to_baseline and cell.to_baseline.is_of_models]
     if not made:
         return ""
-    margin = points(made[0].to_baseline.margin) if made[0].to_baseline else ""
+    margin = _margins([cell.to_baseline for cell in made if cell.to_baseline])
     text = (
         "One seed decides nothing about methods. The interval for two models is that of a paired t-test over episodes; "
         f"the one for the method takes a seeds' sd of {percent(spread.sd)}, "
@@ -198,6 +198,12 @@ def _several_baselines(cells: Sequence[tuple[Section, Cell]]) -> list[str]:
     if len(found) < 2:
         return []
     return [f"Compared with {', '.join(baseline)}: {'; '.join(rows)}." for baseline, rows in found.items()]
+
+
+def _margins(made: Sequence[AgainstBaseline]) -> str:
+    """`0.5`, or `0.12 to 0.5` where some rows are near 100 %."""
+    found = sorted({each.margin for each in made})
+    return " to ".join(points(margin) for margin in dict.fromkeys((found[0], found[-1])))
 
 
 def _freedom(count: int) -> str:

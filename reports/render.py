@@ -358,13 +358,13 @@ def to_markdown(table: Table) -> str:
     shown = printed(table, roomy=True)
     lines = [f"## {title(table)}", ""]
     for section in table.sections:
-        lines += [f"### {section.label}", "", _pipes(_markdown(column.heading) for column in shown)]
+        lines += [f"### {section.label}", "", _pipes(markdown_text(column.heading) for column in shown)]
         lines.append(_pipes(":--" if column.left else "--:" for column in shown))
         for cell in section.cells:
-            texts = ((_markdown(column.text(cell)), column.is_strong(cell)) for column in shown)
+            texts = ((markdown_text(column.text(cell)), column.is_strong(cell)) for column in shown)
             lines.append(_pipes(f"**{text}**" if strong else text for text, strong in texts))
         lines.append("")
-    lines += [f"**{_markdown(table.verdict)}**", "", *(f"- {_markdown(note)}" for note in table.notes)]
+    lines += [f"**{markdown_text(table.verdict)}**", "", *(f"- {markdown_text(note)}" for note in table.notes)]
     return "\n".join(lines) + "\n"
 
 
@@ -372,7 +372,8 @@ def _pipes(texts: Iterable[str]) -> str:
     return f"| {' | '.join(texts)} |"
 
 
-def _markdown(text: str) -> str:
+def markdown_text(text: str) -> str:
+    """`text` escaped so that Markdown shows it literally, on one line."""
     for special in ("\\", "|", "*", "_", "<", "[", "`"):
         text = text.replace(special, f"\\{special}")
     return " ".join(text.split())

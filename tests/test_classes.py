@@ -19,10 +19,11 @@ from dmf.records.classes import drawn_classes, sums_by_class
 from reports import render
 from reports.cells import AgainstBaseline, OtherClasses, Table
 from reports.fill import fill
+from reports.layouts import TABLES
 from reports.statistics.classes import class_design, classes_half, classes_part, jackknife, of_other_classes
 from reports.statistics.pairs import Estimate, Pair, of_methods_alone, of_two_models, paired
 from reports.statistics.verdicts import Verdict
-from reports.tables import TABLES, PlannedCell
+from reports.tables import PlannedCell
 from tests.records_in_memory import InMemory, planned
 
 ROOT = Path(__file__).resolve().parents[1]
