@@ -17,6 +17,7 @@ from dmf.records.staleness import Today
 from dmf.values import printable, shown
 from orchestrator.spec.model import SWEEP_NAME
 from orchestrator.spec.plan import SweepPlan
+from orchestrator.store.archive import Archive
 from orchestrator.store.ledger import Ledger
 from reports import render, render_claims
 from reports.cells import Table
@@ -148,7 +149,8 @@ def _main(options: argparse.Namespace) -> int:
             f"found no sweep ({where}); run one first (python -m orchestrator.sweep sweeps/demo.yaml), "
             "or give another --store"
         )
-    today = Today(options.accept_stale)
+    # An archive is a record of what was, by whatever code; a store is for going on with.
+    today = None if isinstance(records, Archive) else Today(options.accept_stale)
     for plan in choose(plans, options.sweeps, options.table):
         asked = [layout.name for layout in plan.layouts if not options.table or layout.name in options.table]
         report(plan, records, options.output, asked, options.formats, today=today)
@@ -157,7 +159,7 @@ def _main(options: argparse.Namespace) -> int:
 
 def _records(options: argparse.Namespace) -> StoredRecords:
     if options.tracking_uri is None:
-        return Ledger.at(options.store)
+        return Archive(options.store) if Path(options.store).is_file() else Ledger.at(options.store)
     from orchestrator.tracking.reader import MLflowRecords, store_beside  # opening URLs takes longer than a small table
 
     store = store_beside(options.tracking_uri)
@@ -167,7 +169,7 @@ def _records(options: argparse.Namespace) -> StoredRecords:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m orchestrator.report", description=__doc__)
     parser.add_argument("sweeps", nargs="*", metavar="SWEEP", help="names of sweeps; default: all in the store")
-    parser.add_argument("--store", default="runs", help="where sweeps keep records (%(default)s)")
+    parser.add_argument("--store", default="runs", help="where sweeps keep records, or an archive (%(default)s)")
     parser.add_argument(
         "--tracking-uri",
         help="read plans and records from this MLflow server or database, or the store beside it",

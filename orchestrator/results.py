@@ -7,9 +7,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.spec.plan import SweepPlan
+from orchestrator.store.archive import Archive
 from orchestrator.store.ledger import Ledger
 from reports.layouts import TableLayout
 from reports.tables import Column, PlannedCell
@@ -46,7 +48,7 @@ def frame(store: str = "runs", sweeps: Sequence[str] | None = None, settings: bo
     """One row per cell and seed that the store's sweeps plan, done or not, with the columns COLUMNS.
 
     Args:
-        store: a folder, `s3://` or `gs://`.
+        store: a folder, `s3://` or `gs://`, or an archive.
         sweeps: their names; None: all.
         settings: add a column for each parameter (`model.groups`, ...).
 
@@ -80,15 +82,15 @@ def episodes(store: str = "runs", sweeps: Sequence[str] | None = None) -> pd.Dat
     return pd.concat(parts, ignore_index=True)[columns] if parts else pd.DataFrame(columns=columns)
 
 
-def _opened(store: str, sweeps: Sequence[str] | None) -> tuple[Ledger, list[SweepPlan]]:
-    ledger = Ledger.existing(store)
+def _opened(store: str, sweeps: Sequence[str] | None) -> tuple[Ledger | Archive, list[SweepPlan]]:
+    ledger = Archive(store) if Path(store).is_file() else Ledger.existing(store)
     plans = ledger.plans()
     if unknown := [name for name in sweeps or () if name not in plans]:
         raise ValueError(f"no sweep {', '.join(map(repr, unknown))} in {store}; there are {', '.join(sorted(plans))}")
     return ledger, [plans[name] for name in sweeps or sorted(plans)]
 
 
-def _rows(plan: SweepPlan, ledger: Ledger, settings: bool) -> Iterator[dict[str, Any]]:
+def _rows(plan: SweepPlan, ledger: Ledger | Archive, settings: bool) -> Iterator[dict[str, Any]]:
     layouts = {layout.name: layout for layout in plan.layouts}
     for cell in plan.cells:
         for seed, key in zip(cell.seeds, cell.training_keys, strict=True):
@@ -96,7 +98,9 @@ def _rows(plan: SweepPlan, ledger: Ledger, settings: bool) -> Iterator[dict[str,
             yield row | cell.of_seed(seed).flat() if settings else row
 
 
-def _row(sweep: str, layout: TableLayout, cell: PlannedCell, seed: int, key: str, ledger: Ledger) -> dict[str, Any]:
+def _row(
+    sweep: str, layout: TableLayout, cell: PlannedCell, seed: int, key: str, ledger: Ledger | Archive
+) -> dict[str, Any]:
     column = Column.of(cell)
     ended, tested = ledger.how_ended(key), ledger.how_tested(key, cell.evaluation.key)
     state = "done" if tested else ended.outcome if ended else "running" if ledger.running(key) else "missing"

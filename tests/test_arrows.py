@@ -35,7 +35,8 @@ orchestrator.store
 orchestrator.tracking
 orchestrator.running
 orchestrator.costs
-orchestrator.report orchestrator.results orchestrator.sync orchestrator.status orchestrator.selftest
+orchestrator.archive orchestrator.report orchestrator.results
+orchestrator.sync orchestrator.status orchestrator.selftest
 orchestrator.sweep
 """
 """Rooms by floor, from the bottom. A room can import only from floors below its own."""
