@@ -21,6 +21,7 @@ from orchestrator.store.ledger import Ledger
 from reports import render
 from reports.cells import Table
 from reports.fill import fill
+from reports.looks import Looks, agreed
 from reports.tables import TABLES, Records, layout_of
 
 FORMATS: dict[str, tuple[str, Callable[[Table], str]]] = {
@@ -42,6 +43,9 @@ class StoredRecords(Records, Protocol):
     def plans(self) -> dict[str, SweepPlan]:
         """Every sweep's plan, by name."""
 
+    def looks(self, name: str) -> Looks | None:
+        """The looks that a sweep has taken; None if it has taken none."""
+
 
 def report(
     plan: SweepPlan,
@@ -51,11 +55,13 @@ def report(
     formats: Sequence[str] = tuple(FORMATS),
     console: Console | None = None,
     today: Today | None = None,
+    looks: Looks | None = None,
 ) -> list[Path]:
     """Print a sweep's tables, write them to `output`/<sweep>, and return the paths.
 
     `tables` are names in `TABLES`, by default all that the plan has cells for. With `html` among `formats`, an
-    index.html holds all of them. Stale records count only if `today` accepts them (None: all count).
+    index.html holds all of them. Stale records count only if `today` accepts them (None: all count). `looks` are those
+    that the sweep has taken; this takes none.
 
     Raises:
         ValueError: for an unknown table, one without cells in the plan, or a record that contradicts itself.
@@ -64,7 +70,9 @@ def report(
         raise ValueError(f"a plan is named {shown(plan.name)}; expected lower-case letters, digits, - and _")
     console = console or Console()
     about = "\n".join(map(printable, plan.about.splitlines()))
-    filled = [fill(layout_of(name), plan.cells, records, today) for name in tables or planned_tables(plan)]
+    cells = plan.asked(looks).cells
+    own, earlier = (agreed(plan.rule, looks), None) if plan.rule else (None, looks)
+    filled = [fill(layout_of(name), cells, records, today, own, earlier) for name in tables or planned_tables(plan)]
     paths = []
     for table in filled:
         console.print(render.to_terminal(table, console.width))
@@ -122,7 +130,8 @@ def _main(options: argparse.Namespace) -> int:
     today = Today(options.accept_stale)
     for plan in choose(plans, options.sweeps, options.table):
         tables = [name for name in planned_tables(plan) if name in (options.table or TABLES)]
-        report(plan, records, options.output, tables, options.formats, today=today)
+        looks = records.looks(plan.name)
+        report(plan, records, options.output, tables, options.formats, today=today, looks=looks)
     return 0
 
 

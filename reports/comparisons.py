@@ -8,6 +8,8 @@ import numpy as np
 
 from reports.cells import AgainstBaseline
 from reports.collect import State
+from reports.deciding import with_looks
+from reports.looks import Looks, courses
 from reports.places import Place, baseline_of, common_seeds, is_baseline
 from reports.published import Published
 from reports.spreads import Compared, SeedSpread, compare
@@ -23,11 +25,17 @@ def compare_with_baselines(
     columns: Sequence[Sequence[Place]],
     spread: SeedSpread,
     published: dict[Place, Published | None],
+    looks: Looks | None = None,
 ) -> dict[Place, AgainstBaseline]:
-    """Compares each planned row with its baseline; p is adjusted over the table's tests of methods."""
+    """Compares each planned row with its baseline; p is adjusted over the table's tests of methods.
+
+    Where `looks` decide rows of this table, the verdicts are theirs.
+    """
+    by_looks = courses(looks, layout.name) if looks else {}
     answers: dict[Place, AgainstBaseline] = {}
     compared: dict[Place, Compared] = {}
     rows: dict[Place, int] = {}
+    bases: dict[Place, Place] = {}
     for section in columns:
         for place in section:
             if place.planned is None or place.row.reference or is_baseline(layout, place.row):
@@ -36,6 +44,7 @@ def compare_with_baselines(
             answers[place] = _unpaired_answer(layout, place, base, published)
             if base is not None and not answers[place].obstacle:
                 compared[place] = compare(place, base, spread)
+                bases[place] = base
                 rows[place] = sum(p.found.accuracies is not None for p in section)
     decided = _decide([each for each in compared.values() if each.seeds > 1], layout.margin)
     for place, each in compared.items():
@@ -45,10 +54,12 @@ def compare_with_baselines(
         if each.seeds > 1:
             p_holm, p_same_holm, verdict = decided[id(each)]
             answer = answer.replace(p_holm=p_holm, p_same_holm=p_same_holm, verdict=verdict)
-        if answer.verdict is Verdict.UNDECIDED:
+        if by_looks:
+            answer = with_looks(answer, place, bases[place], by_looks)
+        if answer.verdict is Verdict.UNDECIDED and not answer.goes_on:
             own = each.test is PairedTest.OWN
             variance = float(each.pair.over_seeds) / 2 if own else spread.sd_of(place) ** 2
-            more = needed(each.pair, variance, 2 if own else rows[place], len(compared), layout.margin)
+            more = needed(each.pair, variance, 2 if own else rows[place], len(by_looks or compared), layout.margin)
             answer = answer.replace(more_seeds=more.more_seeds, episodes_needed=more.episodes)
         answers[place] = answer
     return answers

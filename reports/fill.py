@@ -2,42 +2,47 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from dmf.records.staleness import Today
 from reports import notes, published
 from reports.cells import AgainstBaseline, Cell, Comparison, Section, Table
-from reports.collect import Collected, State, collect
 from reports.comparisons import among_best, compare_with_baselines
-from reports.places import Place, is_baseline
+from reports.look_notes import look_notes
+from reports.looks import Looks
+from reports.places import Place, is_baseline, places_of
 from reports.published import ABLATED, BACKBONES, DATASETS, Published
-from reports.spreads import SeedSpread, spread_of
+from reports.spreads import SeedSpread, spread_of, trained_elsewhere
 from reports.statistics.cells import mean_ci95, seed_sd
 from reports.statistics.paper import against_published, total_half
-from reports.tables import Column, PlannedCell, Records, TableLayout, arrange
-
-NOT_PLANNED = Collected(State.NOT_PLANNED, (State.NOT_PLANNED.value,))
+from reports.tables import Column, PlannedCell, Records, TableLayout
 
 
-def fill(layout: TableLayout, cells: Iterable[PlannedCell], records: Records, today: Today | None = None) -> Table:
+def fill(
+    layout: TableLayout,
+    cells: Iterable[PlannedCell],
+    records: Records,
+    today: Today | None = None,
+    looks: Looks | None = None,
+    earlier: Looks | None = None,
+) -> Table:
     """Fill a table's planned cells from `records`; if `today` is given, stale records count only if it accepts them.
+
+    The verdicts of rows that `looks` decide are theirs, and a table printed is no look. `earlier` looks are those of a
+    sweep that has a fixed number of seeds by now; the table says what they cost.
 
     Raises:
         ValueError: no cell is planned for the table, or a record, which the message names, contradicts itself.
     """
     cells = tuple(cells)
-    grid = arrange(layout, cells)
-    if not grid:
+    columns = places_of(layout, cells, records, today)
+    if not columns:
         raise ValueError(f"no cell is planned for table {layout.name}; plan cells for it, or leave it out")
-    columns = [
-        [Place(column, row, cell, collect(cell, records, today) if cell else NOT_PLANNED) for row, cell in rows.items()]
-        for column, rows in grid.items()
-    ]
-    datasets = {column.dataset_label for column in grid}
-    spread = spread_of(columns, lambda: _trained_elsewhere(layout, cells, records, today))
-    theirs = {place: _published(layout, place) for places in columns for place in places}
-    compared = compare_with_baselines(layout, columns, spread, theirs)
+    datasets = {places[0].column.dataset_label for places in columns}
+    spread = spread_of(columns, lambda: trained_elsewhere(layout, cells, records, today))
+    theirs = {place: published_number(layout, place) for places in columns for place in places}
+    compared = compare_with_baselines(layout, columns, spread, theirs, looks)
     best = {place for places in columns for place in among_best(places, spread)}
     sections = tuple(
         Section(
@@ -60,17 +65,9 @@ def fill(layout: TableLayout, cells: Iterable[PlannedCell], records: Records, to
         margin=layout.margin,
         sections=sections,
         verdict=notes.verdict(sections, _baseline_name(layout, columns)),
-        notes=notes.notes(sections, [p.planned for places in columns for p in places if p.planned], spread),
+        notes=notes.notes(sections, [p.planned for places in columns for p in places if p.planned], spread)
+        + look_notes(layout.name, looks, earlier),
     )
-
-
-def _trained_elsewhere(
-    layout: TableLayout, cells: Iterable[PlannedCell], records: Records, today: Today | None
-) -> Iterator[tuple[PlannedCell, Collected]]:
-    """What the sweep's other tables have of rows with several seeds."""
-    for cell in cells:
-        if cell.table != layout.name and len(cell.seeds) > 1:
-            yield cell, collect(cell, records, today)
 
 
 def _cell(
@@ -115,7 +112,7 @@ def _cell(
     )
 
 
-def _published(layout: TableLayout, place: Place) -> Published | None:
+def published_number(layout: TableLayout, place: Place) -> Published | None:
     """The paper's number for a row. Table 2 has numbers for miniImageNet and ResNet-12 only, whatever the runs use."""
     row, column = place.row, place.column
     if row.published is None:

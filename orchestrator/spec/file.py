@@ -17,11 +17,15 @@ from pydantic import ValidationError
 
 from dmf.config import RECIPES
 from dmf.values import Value, shown
+from orchestrator.spec.decide import undecidable
 from orchestrator.spec.model import (
     GIVEN_BY_SEEDS,
     NEVER_VARIED,
     PARAMETERS,
     SECTIONS,
+    SEEDS_DECIDED,
+    SEEDS_LISTED,
+    Decide,
     Evaluation,
     Part,
     Range,
@@ -34,7 +38,12 @@ SETTINGS = ("set", "zip", "grid", "trials", "parameters")
 """Keys that hold dotted paths."""
 STAND_INS = {"name": "stand-in", "table": "1"}
 """Replace required names that are wrong, so that the rest of the file can be checked."""
-OWN_SECTIONS: dict[str, type[Value]] = {"evaluation": Evaluation, "resources": Resources, "search": Search}
+OWN_SECTIONS: dict[str, type[Value]] = {
+    "evaluation": Evaluation,
+    "resources": Resources,
+    "search": Search,
+    "seeds": Decide,
+}
 CHECKED_COMBINATIONS = 1000
 """The most combinations of a search's values that are checked; if there are more, each parameter is checked alone."""
 MOST_CHARACTERS = 1_000_000
@@ -121,6 +130,8 @@ def spec_from(data: dict[str, Any], where: str = "the sweep") -> SweepSpec:
         sound, further = _validated(rest)
         mistakes += [mistake for mistake in further if mistake["loc"][:1] == ("parts",)]
     told = [_told(mistake) for mistake in mistakes] + (_impossible(sound) if sound else [])
+    if spec and spec.deciding and not told:
+        told = undecidable(spec, spec.deciding)
     if told:
         count = "1 mistake" if len(told) == 1 else f"{len(told)} mistakes"
         raise ValueError(f"{where} has {count}:\n  " + "\n  ".join(told))
@@ -189,10 +200,15 @@ def _validated(data: dict[str, Any]) -> tuple[SweepSpec | None, list[Any]]:
     try:
         return SweepSpec.model_validate_json(json.dumps(data, default=str)), []
     except ValidationError as error:
-        mistakes = error.errors()
+        mistakes: list[Any] = [{**mistake, "loc": _without_tags(mistake["loc"])} for mistake in error.errors()]
         below = {where[:depth] for where in (mistake["loc"] for mistake in mistakes) for depth in range(len(where))}
         # If a list's only element is wrong, pydantic also calls the list too short; one message is enough.
         return None, [m for m in mistakes if not (m["type"] == "too_short" and m["loc"] in below)]
+
+
+def _without_tags(where: tuple[int | str, ...]) -> tuple[int | str, ...]:
+    """A path without what pydantic adds to tell kinds of `seeds` apart."""
+    return tuple(name for name in where if name not in (SEEDS_LISTED, SEEDS_DECIDED))
 
 
 def _without(data: dict[str, Any], mistakes: list[Any]) -> dict[str, Any] | None:
