@@ -108,8 +108,8 @@ def draw(case: Case, tables: int, random: np.random.Generator) -> Drawn:
 def _pairs(case: Case, means: Samples, random: np.random.Generator) -> list[Pair]:
     """Each row with the baseline, over their common seeds."""
     tables, episodes = len(means), case.episodes
-    over_episodes = _wishart(tables, case.rows, episodes - 1, random)
-    rest = _wishart(tables, case.rows, max(1, (case.seeds - 1) * (episodes - 1)), random)
+    over_episodes = wishart(tables, case.rows, episodes - 1, random)
+    rest = wishart(tables, case.rows, max(1, (case.seeds - 1) * (episodes - 1)), random)
     pairs = []
     for row in range(1, case.rows):
         differences = means[:, row] - means[:, 0]
@@ -121,14 +121,14 @@ def _pairs(case: Case, means: Samples, random: np.random.Generator) -> list[Pair
                 seeds,
                 episodes,
                 differences.var(axis=1, ddof=1) if seeds > 1 else np.full(tables, np.nan),
-                _of_difference(over_episodes, row) * (EPISODE_SD**2 + REST_SD**2 / seeds),
-                _of_difference(rest, row) * REST_SD**2,
+                of_difference(over_episodes, row) * (EPISODE_SD**2 + REST_SD**2 / seeds),
+                of_difference(rest, row) * REST_SD**2,
             )
         )
     return pairs
 
 
-def _wishart(tables: int, rows: int, freedom: int, random: np.random.Generator) -> Samples:
+def wishart(tables: int, rows: int, freedom: int, random: np.random.Generator) -> Samples:
     """Bartlett's factors [T, K, K] of mean squares and products of `rows` independent series of variance 1."""
     factors = np.tril(random.standard_normal((tables, rows, rows)), -1)
     for row in range(rows):
@@ -136,7 +136,7 @@ def _wishart(tables: int, rows: int, freedom: int, random: np.random.Generator) 
     return factors / np.sqrt(freedom)
 
 
-def _of_difference(factors: Samples, row: int) -> Samples:
+def of_difference(factors: Samples, row: int) -> Samples:
     """Mean square of a row's series less the baseline's."""
     return ((factors[:, row] - factors[:, 0]) ** 2).sum(axis=-1)
 
@@ -276,7 +276,7 @@ def _best_kept(case: Case, drawn: Drawn) -> float | None:
 def two_models(episodes: int, tables: int, random: np.random.Generator) -> float:
     """Coverage of the interval of two given models: their difference is fixed, the episodes are drawn."""
     mean = random.standard_normal(tables) * np.sqrt(2 * (EPISODE_SD**2 + REST_SD**2) / episodes)
-    over_episodes = _of_difference(_wishart(tables, 2, episodes - 1, random), 1) * (EPISODE_SD**2 + REST_SD**2)
+    over_episodes = of_difference(wishart(tables, 2, episodes - 1, random), 1) * (EPISODE_SD**2 + REST_SD**2)
     found = of_two_models(Pair(mean, 1, episodes, np.nan, over_episodes, np.nan))
     return float(((found.low <= 0) & (found.high >= 0)).mean())
 

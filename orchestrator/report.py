@@ -25,6 +25,7 @@ from reports.claims import CLAIMS, Claim
 from reports.fill import Gathered, gather, tabulate
 from reports.judge import Judged, judge
 from reports.layouts import TABLES, TableLayout
+from reports.looks import Looks, agreed
 from reports.tables import Records
 
 FORMATS: dict[str, tuple[str, Callable[[Table], str]]] = {
@@ -53,6 +54,9 @@ class StoredRecords(Records, Protocol):
     def plans(self) -> dict[str, SweepPlan]:
         """Every sweep's plan, by name."""
 
+    def looks(self, name: str) -> Looks | None:
+        """The looks that a sweep has taken; None if it has taken none."""
+
 
 def report(
     plan: SweepPlan,
@@ -62,11 +66,13 @@ def report(
     formats: Sequence[str] = tuple(FORMATS),
     console: Console | None = None,
     today: Today | None = None,
+    looks: Looks | None = None,
 ) -> list[Path]:
     """Print a sweep's tables, write them to `output`/<sweep>, and return the paths.
 
-    `tables` are names, by default all that the plan has cells for. With `html` among `formats`, an
-    index.html holds all of them. Stale records count only if `today` accepts them (None: all count).
+    `tables` are names, by default all that the plan has cells for. With `html` among `formats`, an index.html holds all
+    of them. Stale records count only if `today` accepts them (None: all count). `looks` are those that the sweep has
+    taken; this takes none.
 
     Raises:
         ValueError: for an unknown table, one without cells in the plan, or a record that contradicts itself.
@@ -75,7 +81,9 @@ def report(
         raise ValueError(f"a plan is named {shown(plan.name)}; expected lower-case letters, digits, - and _")
     console = console or Console()
     about = "\n".join(map(printable, plan.about.splitlines()))
-    gathered = [gather(layout, plan.cells, records, today) for layout in _layouts(plan, tables)]
+    cells = plan.asked(looks).cells
+    own, earlier = (agreed(plan.rule, looks), None) if plan.rule else (None, looks)
+    gathered = [gather(layout, cells, records, today, own, earlier) for layout in _layouts(plan, tables)]
     filled = [tabulate(each) for each in gathered]
     claims = judge(_claims(plan, gathered), gathered)
     paths = []
@@ -153,7 +161,8 @@ def _main(options: argparse.Namespace) -> int:
     today = None if isinstance(records, Archive) else Today(options.accept_stale)
     for plan in choose(plans, options.sweeps, options.table):
         asked = [layout.name for layout in plan.layouts if not options.table or layout.name in options.table]
-        report(plan, records, options.output, asked, options.formats, today=today)
+        looks = records.looks(plan.name)
+        report(plan, records, options.output, asked, options.formats, today=today, looks=looks)
     return 0
 
 

@@ -38,6 +38,8 @@ from orchestrator.store.ledger import Ledger
 from orchestrator.store.searches import SearchResults, Tried, label, results_of
 from orchestrator.store.standing import standing
 from orchestrator.text import duration
+from reports.look_notes import state_lines
+from reports.looks import agreed
 
 ENDED = ("diverged", "impossible", "stopped", "done")
 """Final states; only a search has `stopped` (by ASHA) and `impossible` (values that no model can have)."""
@@ -151,16 +153,20 @@ def _main(options: argparse.Namespace) -> int:
     if options.what and options.what in ledger.kept_keys():
         return _show_training(options.what, ledger)
     chosen = _chosen(options, ledger)
-    found = {each.name: rows(each, ledger, today) for each in chosen}
+    found = {each.name: rows(ledger.asked(each), ledger, today) for each in chosen}
+    looks = {each.name: agreed(each.rule, ledger.looks(each.name)) for each in chosen if each.rule}
     others = elsewhere(chosen, ledger) if _whole_store(options) else []
     removed = {each.name: ledger.no_longer_planned(each) for each in chosen}
     if options.json:
         sweeps = {name: [asdict(row) for row in each] for name, each in found.items()}
-        print(json.dumps({"sweeps": sweeps, "removed": removed, "in_no_plan": others}, indent=1))
+        told = {name: each.model_dump(mode="json") for name, each in looks.items()}
+        print(json.dumps({"sweeps": sweeps, "looks": told, "removed": removed, "in_no_plan": others}, indent=1))
     else:
         console = Console(width=None if sys.stdout.isatty() else WIDTH)
         for name, each in found.items():
             _show(console, name, each, removed[name], options.all)
+            for line in state_lines(looks[name]) if name in looks else ():
+                console.print(line, highlight=False)
         if others:
             console.print(f"in no sweep's plan, kept: {_few(others)}", highlight=False)
     return 0 if all(row.state in ENDED for each in found.values() for row in each) else 1

@@ -10,6 +10,7 @@ complete, 1 if not, 2 for a mistake in the file or the command, 128 + signal if 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import logging
 import os
 import shlex
@@ -18,7 +19,7 @@ import tempfile
 import time
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from dmf.records.records import Failure
 from dmf.records.staleness import Today
@@ -30,6 +31,7 @@ from orchestrator.costs.preview import machine_for
 from orchestrator.costs.rates import Calibration
 from orchestrator.costs.totals import compare
 from orchestrator.report import report
+from orchestrator.running.deciding import decide_rows
 from orchestrator.running.interrupts import Interrupted, Signals, Stopped
 from orchestrator.running.options import Options
 from orchestrator.running.order import stages_first, with_stages
@@ -44,6 +46,7 @@ from orchestrator.text import duration
 from orchestrator.tracking.uris import without_password
 
 if TYPE_CHECKING:
+    from orchestrator.running.executor import Executor
     from orchestrator.tracking.tracker import Tracker
 
 log = logging.getLogger("dmf.sweep")
@@ -91,6 +94,11 @@ def _check_options(spec: SweepSpec, options: Options) -> None:
     """Raise ValueError for options that would be ignored or that exclude each other."""
     if spec.search is not None and (given := _given(OF_PARTS, options)):
         raise ValueError(f"{given}: only for sweeps with parts, but {spec.name} is a search; leave it out")
+    if spec.deciding and (options.only or options.budget):
+        raise ValueError(
+            f"{_given(('only', 'budget'), options)}: {spec.name} chooses its trainings by its looks; leave it out, "
+            "stop the sweep with Ctrl-C when its time is over, and go on later with the same command"
+        )
     if (options.plan or options.calibrate) and (given := _given(ANEW, options)):
         raise ValueError(f"{given}: --plan and --calibrate train nothing; leave out one or the other")
     if options.calibrate and not options.plan and options.budget:
@@ -285,6 +293,7 @@ def _drive(spec: SweepSpec, planned: SweepPlan, ledger: Ledger, signals: Signals
 
         # Refuses a different search of this name, or one that other code made, before anything is written.
         check_fresh(kept(spec, ledger), ledger, Today(options.accept_stale))
+    ledger.asked(planned)  # refuses a rule that has changed since the first look, likewise
     uri = tracking_uri(ledger.store, options.tracking_uri)
     left = ledger.no_longer_planned(planned)
     if left:
@@ -299,7 +308,7 @@ def _drive(spec: SweepSpec, planned: SweepPlan, ledger: Ledger, signals: Signals
             complete = run_search(spec, ledger, tracker, signals, options)
         else:
             complete = run_sweep(spec, planned, ledger, tracker, signals, options)
-        whole = complete and all(ledger.state(trial) in ("done", "diverged") for trial in planned.trials())
+        whole = complete and all(ledger.state(t) in ("done", "diverged") for t in ledger.asked(planned).trials())
         status = "FINISHED" if whole else "KILLED" if complete else "FAILED"
     except Stopped:
         status, interrupted = "KILLED", True
@@ -335,6 +344,73 @@ def _sync(options: Options) -> str:
     return shlex.join(["python", "-m", "orchestrator.sync", "--store", options.store, *given])
 
 
+class Rounds:
+    """Trains what a sweep asks for: everything at once or, if it decides, what each look needs.
+
+    The executor starts with the first training and ends with the sweep.
+    """
+
+    def __init__(
+        self,
+        spec: SweepSpec,
+        planned: SweepPlan,
+        ledger: Ledger,
+        tracker: Tracker,
+        signals: Signals,
+        options: Options,
+    ) -> None:
+        self.spec, self.ledger, self.tracker, self.signals, self.options = spec, ledger, tracker, signals, options
+        self.names = labels(trial.config for trial in planned.trials())
+        self.costs: dict[str, Cost] = {}
+        """Of all trainings run, before they ran."""
+        self.failures: dict[str, Failure] = {}
+        self._executor: Executor | None = None
+        self._stack = contextlib.ExitStack()
+
+    def __enter__(self) -> Rounds:
+        return self
+
+    def __exit__(self, *raised: Any) -> None:
+        self._stack.__exit__(*raised)
+
+    def train(self, asked: tuple[Trial, ...]) -> None:
+        """Run the missing ones of the trials `asked`. Raises Stopped."""
+        spec, ledger, options, today = self.spec, self.ledger, self.options, Today(self.options.accept_stale)
+        before = {trial.key: standing(trial, ledger, today) for trial in asked}
+        wanted = _wanted(options)
+        todo = stages_first(t for t in asked if before[t.key].runs or before[t.key].state in wanted)
+        anew = {trial.key for trial in todo if before[trial.key].state in ("diverged", "stale")}
+        costs = estimate(todo, ledger, Calibration.of(ledger.store), anew)
+        if options.budget and todo:
+            todo = _affordable(todo, costs, spec, options)
+            self.signals.deadline = time.monotonic() + options.budget
+        for trial in todo:
+            if trial.key in anew:
+                _drop(trial.key, before[trial.key].state, ledger, self.tracker)
+        ended = sum(each.ended for each in before.values()) - sum(before[trial.key].ended for trial in todo)
+        left = len(asked) - ended - len(todo)
+        kept = f", {left} left as they are" if left else ""
+        print(f"{spec.name}: {len(asked)} trainings, {ended} done, {len(todo)} to run{kept}")
+        if not todo:
+            return
+        self.costs |= {trial.key: costs[trial.key] for trial in todo}
+        with Progress(spec.name) as progress:
+            chosen = self._start()
+            watch = SweepWatch(spec, ledger, self.tracker, self.signals, progress, todo, self.names)
+            try:
+                chosen.run(todo, watch)
+            finally:
+                self.failures |= watch.failures
+
+    def _start(self) -> Executor:
+        from orchestrator.running.executor import executor
+
+        if self._executor is None:
+            chosen = executor(self.spec, self.ledger, self.signals, self.options)
+            self._executor = self._stack.enter_context(chosen)
+        return self._executor
+
+
 def run_sweep(
     spec: SweepSpec,
     planned: SweepPlan,
@@ -344,49 +420,41 @@ def run_sweep(
     options: Options,
 ) -> bool:
     """Run the missing trials of a sweep and print its tables; return whether every trial has its record."""
-    trials, today = planned.trials(), Today(options.accept_stale)
-    names, asked = labels(trial.config for trial in trials), _asked(planned, options)
-    before = {trial.key: standing(trial, ledger, today) for trial in asked}
-    wanted = _wanted(options)
-    todo = stages_first(t for t in asked if before[t.key].runs or before[t.key].state in wanted)
-    anew = {trial.key for trial in todo if before[trial.key].state in ("diverged", "stale")}
-    costs = estimate(todo, ledger, Calibration.of(ledger.store), anew)
-    if options.budget and todo:
-        todo = _affordable(todo, costs, spec, options)
-        signals.deadline = time.monotonic() + options.budget
-    for trial in todo:
-        if trial.key in anew:
-            _drop(trial.key, before[trial.key].state, ledger, tracker)
-    ended = sum(each.ended for each in before.values()) - sum(before[trial.key].ended for trial in todo)
-    left = len(asked) - ended - len(todo)
-    kept = f", {left} left as they are" if left else ""
-    print(f"{planned.name}: {len(asked)} trainings, {ended} done, {len(todo)} to run{kept}")
-    failures: dict[str, Failure] = {}
     stopped: Stopped | None = None
-    if todo:
-        from orchestrator.running.executor import executor
-
-        with Progress(spec.name) as progress, executor(spec, ledger, signals, options) as chosen:
-            watch = SweepWatch(spec, ledger, tracker, signals, progress, todo, names)
-            try:
-                chosen.run(todo, watch)
-            except Interrupted:
-                raise
-            except Stopped as reason:
-                stopped = reason
-        failures = watch.failures
+    with Rounds(spec, planned, ledger, tracker, signals, options) as rounds:
+        try:
+            if planned.rule is None:
+                rounds.train(_asked(planned, options))
+            else:
+                _put_stale_looks_aside(planned, ledger, options)
+                decide_rows(planned, ledger, options.accept_stale, rounds.train)
+        except Interrupted:
+            raise
+        except Stopped as reason:
+            stopped = reason
+    if rounds.costs:
         _look(ledger)
+    asked = _asked(planned, options) if planned.rule is None else ledger.asked(planned).trials()
     today = Today(options.accept_stale)  # images that had never been opened now have a fingerprint
-    paths = report(planned, ledger, options.results, today=today)
+    paths = report(planned, ledger, options.results, today=today, looks=ledger.looks(planned.name))
     after = {trial.key: standing(trial, ledger, today) for trial in asked}
-    print("\n" + summary(asked, after, ledger, failures))
-    if any(costs[trial.key].seconds for trial in todo):
-        print(compare({trial.key: costs[trial.key] for trial in todo}, ledger))
+    print("\n" + summary(asked, after, ledger, rounds.failures))
+    if any(cost.seconds for cost in rounds.costs.values()):
+        print(compare(rounds.costs, ledger))
     if paths:
         print(f"tables: {paths[0].parent}")
     if stopped:
         raise stopped
     return all(each.ended for each in after.values())
+
+
+def _put_stale_looks_aside(planned: SweepPlan, ledger: Ledger, options: Options) -> None:
+    """What was seen in trainings that are now retrained decides nothing: the looks begin anew."""
+    if not options.retrain_stale or ledger.looks(planned.name) is None:
+        return
+    today = Today(options.accept_stale)
+    if any(standing(trial, ledger, today).state == "stale" for trial in ledger.asked(planned).trials()):
+        print(f"looks begin anew, since trainings that they saw are retrained: {ledger.put_looks_aside(planned.name)}")
 
 
 def _look(ledger: Ledger) -> None:
@@ -404,7 +472,7 @@ def _affordable(
     assert options.budget is not None
     local = options.executor == "local"
     together = 1 if local else at_a_time(todo, spec.resources, machine_for(todo, costs, spec))
-    chosen = within(todo, costs, options.budget, together, spec.seeds)
+    chosen = within(todo, costs, options.budget, together, spec.all_seeds)
     told = duration(options.budget)
     if not chosen:
         least = min(costs[trial.key].seconds or 0.0 for trial in todo)

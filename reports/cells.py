@@ -60,9 +60,13 @@ class AgainstBaseline(Value):
     """`path=value` of settings that tell it from other rows of its name."""
     difference: float | None = None
     low: float | None = None
-    """Lower end of the 95 % interval."""
+    """Lower end of the 95 % interval or, with `look_level`, of the interval at that level."""
     high: float | None = None
-    """Upper end of the 95 % interval."""
+    """Upper end likewise."""
+    look_level: float | None = None
+    """Nominal level of the look that verdict and interval are from; None: they are not from a look."""
+    goes_on: bool = False
+    """Whether the sweep will look again, with more seeds."""
     p: float | None = None
     p_holm: float | None = None
     """p value of no difference between the methods, adjusted for all tests of the table."""
@@ -118,6 +122,8 @@ class AgainstBaseline(Value):
     @property
     def is_detected(self) -> bool:
         """Whether the difference, however small, is told from none."""
+        if self.look_level is not None and self.low is not None and self.high is not None:
+            return self.low > 0 or self.high < 0
         return self.p_holm is not None and self.p_holm < LEVEL
 
 

@@ -10,7 +10,9 @@ import numpy as np
 from reports.cells import AgainstBaseline, OtherClasses
 from reports.classes import difference_over_classes
 from reports.collect import State
+from reports.deciding import with_looks
 from reports.layouts import RowValue, TableLayout, is_same
+from reports.looks import Looks, courses
 from reports.places import Place, baseline_of, common_seeds, nearest
 from reports.published import Published
 from reports.spreads import Compared, SeedSpread, compare
@@ -60,8 +62,13 @@ def answers(
     questions: Sequence[Sequence[Question]],
     spread: SeedSpread,
     published: dict[Place, Published | None],
+    looks: Looks | None = None,
 ) -> dict[Question, AgainstBaseline]:
-    """Answers the questions about each section; p is adjusted over all the tests of methods among them."""
+    """Answers the questions about each section; p is adjusted over all the tests of methods among them.
+
+    Where `looks` decide rows of this table, the verdicts are theirs.
+    """
+    by_looks = courses(looks, layout.name) if looks else {}
     found: dict[Question, AgainstBaseline] = {}
     compared: dict[Question, Compared] = {}
     over_classes: dict[Question, OtherClasses] = {}
@@ -86,8 +93,10 @@ def answers(
         if question in decided:
             p_holm, p_same_holm, verdict = decided[question]
             answer = answer.replace(p_holm=p_holm, p_same_holm=p_same_holm, verdict=verdict)
-        if answer.verdict is Verdict.UNDECIDED:
-            more = needed_for(each, sd, rows[question], len(compared), margins[question])
+        if by_looks and question.other is not None:
+            answer = with_looks(answer, question.place, question.other, by_looks)
+        if answer.verdict is Verdict.UNDECIDED and not answer.goes_on:
+            more = needed_for(each, sd, rows[question], len(by_looks or compared), margins[question])
             answer = answer.replace(more_seeds=more.more_seeds, episodes_needed=more.episodes)
         found[question] = answer
     return found

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,26 +10,35 @@ from dmf.records.staleness import Today
 from reports import notes, published
 from reports.cells import AgainstBaseline, Asked, Cell, Comparison, Section, Table
 from reports.classes import cell_over_classes
-from reports.collect import Collected, State, collect
 from reports.comparisons import Question, against_baseline, among_best, answers, asked
 from reports.layouts import TableLayout
-from reports.places import Place
+from reports.look_notes import look_notes
+from reports.looks import Looks
+from reports.places import Place, places_of
 from reports.published import ABLATED, BACKBONES, DATASETS, Published
-from reports.spreads import SeedSpread, spread_of
+from reports.spreads import SeedSpread, spread_of, trained_elsewhere
 from reports.statistics.cells import mean_ci95, seed_sd
 from reports.statistics.paper import against_published, total_half
-from reports.tables import Column, PlannedCell, Records, arrange
-
-NOT_PLANNED = Collected(State.NOT_PLANNED, (State.NOT_PLANNED.value,))
+from reports.tables import Column, PlannedCell, Records
 
 
-def fill(layout: TableLayout, cells: Iterable[PlannedCell], records: Records, today: Today | None = None) -> Table:
+def fill(
+    layout: TableLayout,
+    cells: Iterable[PlannedCell],
+    records: Records,
+    today: Today | None = None,
+    looks: Looks | None = None,
+    earlier: Looks | None = None,
+) -> Table:
     """Fill a table's planned cells from `records`; if `today` is given, stale records count only if it accepts them.
+
+    The verdicts of rows that `looks` decide are theirs, and a table printed is no look. `earlier` looks are those of a
+    sweep that has a fixed number of seeds by now; the table says what they cost.
 
     Raises:
         ValueError: no cell is planned for the table, or a record, which the message names, contradicts itself.
     """
-    return tabulate(gather(layout, cells, records, today))
+    return tabulate(gather(layout, cells, records, today, looks, earlier))
 
 
 @dataclass(frozen=True)
@@ -39,31 +48,35 @@ class Gathered:
     layout: TableLayout
     sections: tuple[tuple[Place, ...], ...]
     spread: SeedSpread
+    looks: Looks | None = None
+    earlier: Looks | None = None
 
 
-def gather(layout: TableLayout, cells: Iterable[PlannedCell], records: Records, today: Today | None = None) -> Gathered:
+def gather(
+    layout: TableLayout,
+    cells: Iterable[PlannedCell],
+    records: Records,
+    today: Today | None = None,
+    looks: Looks | None = None,
+    earlier: Looks | None = None,
+) -> Gathered:
     """Read a table's records; see `fill`."""
     cells = tuple(cells)
-    grid = arrange(layout, cells)
-    if not grid:
+    sections = tuple(map(tuple, places_of(layout, cells, records, today)))
+    if not sections:
         raise ValueError(f"no cell is planned for table {layout.name}; plan cells for it, or leave it out")
-    sections = tuple(
-        tuple(
-            Place(column, row, cell, collect(cell, records, today) if cell else NOT_PLANNED)
-            for row, cell in rows.items()
-        )
-        for column, rows in grid.items()
-    )
-    return Gathered(layout, sections, spread_of(sections, lambda: _trained_elsewhere(layout, cells, records, today)))
+    spread = spread_of(sections, lambda: trained_elsewhere(layout, cells, records, today))
+    return Gathered(layout, sections, spread, looks, earlier)
 
 
 def tabulate(gathered: Gathered) -> Table:
     """The table of what was gathered for it."""
     layout, spread = gathered.layout, gathered.spread
     datasets = {places[0].column.dataset_label for places in gathered.sections}
-    theirs = {place: _published(layout, place) for places in gathered.sections for place in places}
+    theirs = {place: published_number(layout, place) for places in gathered.sections for place in places}
     questions = [(against_baseline(layout, places), asked(layout, places)) for places in gathered.sections]
-    found = answers(layout, gathered.sections, [[*ours, *further] for ours, further in questions], spread, theirs)
+    both = [[*ours, *further] for ours, further in questions]
+    found = answers(layout, gathered.sections, both, spread, theirs, gathered.looks)
     sections = []
     for places, (ours, further) in zip(gathered.sections, questions, strict=True):
         best, to_baseline = among_best(places, spread), {question.place: found[question] for question in ours}
@@ -90,22 +103,14 @@ def tabulate(gathered: Gathered) -> Table:
         margin=layout.margin,
         sections=tuple(sections),
         verdict=notes.verdict(sections, baseline),
-        notes=notes.notes(sections, [p.planned for places in gathered.sections for p in places if p.planned], spread),
+        notes=notes.notes(sections, [p.planned for places in gathered.sections for p in places if p.planned], spread)
+        + look_notes(layout.name, gathered.looks, gathered.earlier),
     )
 
 
 def _asked(question: Question, answer: AgainstBaseline) -> Asked:
     row = question.place.row
     return Asked(name=row.name, backbone=row.backbone, variant=row.variant, against=answer)
-
-
-def _trained_elsewhere(
-    layout: TableLayout, cells: Iterable[PlannedCell], records: Records, today: Today | None
-) -> Iterator[tuple[PlannedCell, Collected]]:
-    """What the sweep's other tables have of rows with several seeds."""
-    for cell in cells:
-        if cell.table != layout.name and len(cell.seeds) > 1:
-            yield cell, collect(cell, records, today)
 
 
 def _cell(
@@ -153,7 +158,7 @@ def _cell(
     )
 
 
-def _published(layout: TableLayout, place: Place) -> Published | None:
+def published_number(layout: TableLayout, place: Place) -> Published | None:
     """The paper's number for a row. Table 2 has numbers for miniImageNet and ResNet-12 only, whatever the runs use."""
     row, column = place.row, place.column
     if row.published is None:

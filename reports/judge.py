@@ -3,6 +3,7 @@
 By ours a claim holds if each of its relations is shown to hold, and fails if one of them is shown not to. The first is
 an intersection-union test, whose p is the largest of its relations'; the second has the smallest p times their number.
 At most one of the two hypotheses that are tested is true, so all claims together are adjusted like the rows of a table.
+Where a sweep adds seeds until rows are decided, claims are judged by the intervals of its looks instead.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from reports.collect import State
 from reports.comparisons import margin_of, needed_for, obstacle
 from reports.fill import Gathered
 from reports.layouts import TABLES, TableLayout, is_same
+from reports.looks import Course, courses, name_of
 from reports.places import Place, nearest
 from reports.published import ABLATED, DATASETS
 from reports.spreads import Compared, compare
@@ -67,15 +69,21 @@ class _Tried:
     """`row − other row`."""
     compared: Compared
     margin: float
+    looked: tuple[float, float] | None = None
+    """The interval of the sweep's looks, if these compare the two rows: it is right at every look."""
 
     @property
     def p_holds(self) -> float:
-        """Of the hypothesis that it does not hold."""
+        """Of the hypothesis that it does not hold; 0 or 1 where looks decide."""
+        if self.looked:
+            return 0.0 if _within(self.relation, self.looked, self.margin) else 1.0
         return _p_holds(self.relation, self.compared.method, self.margin) if self.compared.seeds > 1 else 1.0
 
     @property
     def p_fails(self) -> float:
-        """Of the hypothesis that it holds."""
+        """Of the hypothesis that it holds; 0 or 1 where looks decide."""
+        if self.looked:
+            return 0.0 if _outside(self.relation, self.looked, self.margin) else 1.0
         return _p_fails(self.relation, self.compared.method, self.margin) if self.compared.seeds > 1 else 1.0
 
 
@@ -122,6 +130,7 @@ def _case(claim: Claim, gathered: Gathered, section: Sequence[Place], backbone: 
     distinct = [value for number, value in enumerate(values) if not any(is_same(value, v) for v in values[:number])]
     tried, obstacles = [], []
     asserted = relations(claim, distinct)
+    by_looks = courses(gathered.looks, layout.name) if gathered.looks else {}
     for relation in asserted:
         ours, theirs = ([place for place in rows if is_same(place.row.value, value)] for value in relation[:2])
         missing = [value for value, found in zip(relation[:2], (ours, theirs), strict=True) if not found]
@@ -130,14 +139,49 @@ def _case(claim: Claim, gathered: Gathered, section: Sequence[Place], backbone: 
             other = nearest(layout, place, theirs)
             names = f"{_name(place)} − {_name(other)}" if other else _name(place)
             why = obstacle(layout, place, other) if other else "no row to compare it with"
+            looked = _looked(by_looks, place, other) if other and by_looks and not why else None
+            if by_looks and not why and looked is None:
+                why = "the looks do not compare them"
             if other is None or why:
                 obstacles.append(f"{names}: {why}")
             else:
                 each = compare(place, other, gathered.spread)
-                tried.append(_Tried(relation, names, each, margin_of(layout, place, other)))
+                tried.append(_Tried(relation, names, each, margin_of(layout, place, other), looked))
     if not asserted:
         obstacles.append("its rows are not planned")
     return _Case(claim, gathered, section, backbone, tuple(tried), tuple(dict.fromkeys(obstacles)))
+
+
+def _looked(by_looks: dict[str, Course], place: Place, other: Place) -> tuple[float, float] | None:
+    """The interval of a row less another by the last look at them; None if looks do not compare the two."""
+    assert place.planned is not None and other.planned is not None
+    ours, theirs = name_of(place.planned), name_of(other.planned)
+    for row, baseline, sign in ((ours, theirs, 1), (theirs, ours, -1)):
+        course = by_looks.get(row)
+        answer = course.answer if course and course.question.baseline == baseline else None
+        if answer is not None and answer.low is not None and answer.high is not None:
+            return (answer.low, answer.high) if sign > 0 else (-answer.high, -answer.low)
+    return None
+
+
+def _within(relation: Relation, interval: tuple[float, float], margin: float) -> bool:
+    """Whether every difference in an interval agrees with a relation."""
+    low, high = interval
+    if relation.says is Says.ABOVE:
+        return low > 0
+    if relation.says is Says.NOT_ABOVE:
+        return high < margin
+    return relation.by - margin < low and high < relation.by + margin
+
+
+def _outside(relation: Relation, interval: tuple[float, float], margin: float) -> bool:
+    """Whether none does, by the margin where a relation says "above"."""
+    low, high = interval
+    if relation.says is Says.ABOVE:
+        return high < margin
+    if relation.says is Says.NOT_ABOVE:
+        return low > 0
+    return not low <= relation.by <= high
 
 
 def _counts(place: Place, claim: Claim, backbone: str) -> bool:
@@ -254,7 +298,8 @@ def _shown(tried: _Tried) -> str:
     """`alignments ODE − alignments 0: +1.20 [+0.40, +2.00]`, and what is claimed if it is not that this is above 0."""
     several = tried.compared.seeds > 1
     shown = tried.compared.method if several else of_two_models(tried.compared.pair)
-    text = f"{tried.names}: {percent(float(shown.mean), signed=True)} {interval(float(shown.low), float(shown.high))}"
+    low, high = tried.looked or (float(shown.low), float(shown.high))
+    text = f"{tried.names}: {percent(float(shown.mean), signed=True)} {interval(low, high)}"
     if tried.relation.says is Says.NOT_ABOVE:
         text += f", claimed: below {points(tried.margin)}"
     if tried.relation.says is Says.BY:

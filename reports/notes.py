@@ -53,6 +53,7 @@ def notes(sections: Sequence[Section], planned: Sequence[PlannedCell], spread: S
         _protocol(planned),
         _intervals(cells, spread),
         _methods(cells, spread),
+        _looked_at(cells, spread),
         _models(cells, spread),
         _other_classes(cells),
         *_several_baselines(cells),
@@ -109,24 +110,42 @@ def _methods(cells: Sequence[tuple[Section, Cell]], spread: SeedSpread) -> str:
         return ""
     margin = _margins(made)
     text = f"Differences from {made[0].baseline} on the same episodes and seeds, with 95 % intervals in brackets. "
-    if spread.source is not Source.ASSUMED:
-        text += (
-            f"Seeds are blocks: beyond the effects of its row and of its seed, a training's accuracy has an sd of "
-            f"{percent(spread.sd)} ({_freedom(spread.residual.freedom)}, from {spread.source}; a section with "
-            f"{ENOUGH} of its own uses its own). "
-        )
+    text += _blocks(spread)
     text += (
         f"p is for no difference, adjusted by Holm's method for the {len(made)} comparisons of methods in this table "
         f"and the two hypotheses of each. Better and worse: p below 0.05. Same within {margin}: two one-sided tests at "
         f"the same level show a difference of less than {margin} points, which is given if it also differs from 0. "
         "Undecided: neither."
     )
-    if any(each.test is PairedTest.OWN for each in made):
-        text += (
-            " Own variance: tested with the pair's own variance over seeds, because one of the two varies more than "
-            "the other rows, has no seed, or is counted in another section."
-        )
-    return text + _needed([cell for _, cell in cells])
+    return text + _own_variance(made) + _needed([cell for _, cell in cells])
+
+
+def _blocks(spread: SeedSpread) -> str:
+    if spread.source is Source.ASSUMED:
+        return ""
+    return (
+        f"Seeds are blocks: beyond the effects of its row and of its seed, a training's accuracy has an sd of "
+        f"{percent(spread.sd)} ({_freedom(spread.residual.freedom)}, from {spread.source}; a section with "
+        f"{ENOUGH} of its own uses its own). "
+    )
+
+
+def _own_variance(made: Sequence[AgainstBaseline]) -> str:
+    if all(each.test is not PairedTest.OWN for each in made):
+        return ""
+    return (
+        " Own variance: tested with the pair's own variance over seeds, because one of the two varies more than "
+        "the other rows, has no seed, or is counted in another section."
+    )
+
+
+def _looked_at(cells: Sequence[tuple[Section, Cell]], spread: SeedSpread) -> str:
+    """What the intervals of looks rest on; `look_notes` says by what rule they decide."""
+    made = [cell.to_baseline for _, cell in cells if cell.to_baseline and cell.to_baseline.look_level is not None]
+    if not made:
+        return ""
+    text = f"Differences from {made[0].baseline} on the same episodes and seeds, as looks found them. "
+    return text + _blocks(spread).rstrip() + _own_variance(made) + _needed([cell for _, cell in cells])
 
 
 def _models(cells: Sequence[tuple[Section, Cell]], spread: SeedSpread) -> str:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from reports.collect import Collected
+from dmf.records.staleness import Today
+from reports.collect import Collected, State, collect
 from reports.layouts import TableLayout
-from reports.tables import Column, PlannedCell, Row, distance
+from reports.tables import Column, PlannedCell, Records, Row, arrange, distance
+
+NOT_PLANNED = Collected(State.NOT_PLANNED, (State.NOT_PLANNED.value,))
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,6 +30,23 @@ class Place:
         """
         config = self.planned.config if self.planned else None
         return config is not None and not config.seeded and config.stage is not None
+
+
+def places_of(
+    layout: TableLayout, cells: Iterable[PlannedCell], records: Records | None, today: Today | None = None
+) -> list[list[Place]]:
+    """The places of each column of a table; without `records`, nothing has been found for any of them."""
+    missing = Collected(State.MISSING)
+
+    def found(cell: PlannedCell | None) -> Collected:
+        if cell is None:
+            return NOT_PLANNED
+        return collect(cell, records, today) if records is not None else missing
+
+    return [
+        [Place(column, row, cell, found(cell)) for row, cell in rows.items()]
+        for column, rows in arrange(layout, cells).items()
+    ]
 
 
 def baseline_of(layout: TableLayout, place: Place, section: Sequence[Place]) -> Place | None:

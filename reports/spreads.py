@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
 import numpy as np
 
-from reports.collect import Collected
+from dmf.records.staleness import Today
+from reports.collect import Collected, collect
+from reports.layouts import TableLayout
 from reports.places import Place, common_seeds
 from reports.statistics.cells import Samples
 from reports.statistics.pairs import (
@@ -22,7 +24,7 @@ from reports.statistics.pairs import (
     paired,
 )
 from reports.statistics.spread import ENOUGH, Spread, cell_spread, pooled, section_spreads, without_odd_rows
-from reports.tables import Column, PlannedCell
+from reports.tables import Column, PlannedCell, Records
 
 ASSUMED_SD = 0.005
 """Over seeds, of a training's residual, where no two trainings differ in their seed alone: half a point."""
@@ -119,6 +121,15 @@ def spread_of(columns: Iterable[Sequence[Place]], rest_of_sweep: Callable[[], It
         float(variance) if freedom > 0 else ASSUMED_SD**2,
         float(freedom),
     )
+
+
+def trained_elsewhere(
+    layout: TableLayout, cells: Iterable[PlannedCell], records: Records, today: Today | None
+) -> Iterator[Trained]:
+    """What the sweep's other tables have of rows with several seeds."""
+    for cell in cells:
+        if cell.table != layout.name and len(cell.seeds) > 1:
+            yield cell, collect(cell, records, today)
 
 
 @dataclass(frozen=True)

@@ -43,7 +43,7 @@ def explained(comparison: AgainstBaseline) -> str:
     elif comparison.verdict is Verdict.SAME and comparison.is_detected and comparison.difference is not None:
         text += f" ({percent(comparison.difference, signed=True)})"
     if comparison.verdict is Verdict.UNDECIDED:
-        text += _needed(comparison)
+        text += ", goes on" if comparison.goes_on else _needed(comparison)
     if comparison.test is PairedTest.OWN:
         text += ", own variance"
     if comparison.accuracy is not None and comparison.baseline_accuracy is not None:

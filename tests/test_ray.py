@@ -10,6 +10,7 @@ import gc
 import os
 import re
 import signal
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -246,3 +247,32 @@ def test_nothing_is_collected_while_ray_shuts_down(monkeypatch: pytest.MonkeyPat
     with pytest.raises(KeyError), cluster.cluster(None, Signals(), ROOT):
         raise KeyError
     assert collects == [False] and gc.isenabled()
+
+
+def test_a_sweep_that_decides_is_killed_between_looks_and_comes_to_the_same(tmp_path: Path, place: Path) -> None:
+    spec = tiny_sweep("tiny", "", "  - table: 2d\n    grid: {model.alignment: [0, 1]}\n", epochs=2)
+    spec += "seeds: {decide: [2d: 1], at_most: 4}\n"
+    for name in ("killed", "whole"):
+        (tmp_path / name).mkdir()
+    killed, whole = Site(tmp_path / "killed", spec), Site(tmp_path / "whole", spec)
+    process = killed.start()
+    try:
+        looks = killed.ledger.sweep_folder("tiny") / "looks.json"
+        deadline = time.monotonic() + START_SECONDS
+        while not looks.is_file():
+            assert process.poll() is None and time.monotonic() < deadline, killed.said
+            time.sleep(0.05)
+    finally:
+        process.kill()
+        process.wait()
+    process = killed.start()
+    try:
+        assert process.wait(timeout=START_SECONDS) == 0, killed.said
+    finally:
+        process.kill()
+        process.wait()
+    assert whole.run() == 0, whole.said
+    found = killed.ledger.looks("tiny")
+    assert found is not None and len(found.taken) == 3 and found == whole.ledger.looks("tiny")
+    assert killed.states() == ["done"] * 8
+    assert set(killed.statuses().values()) == {"FINISHED"}

@@ -6,11 +6,13 @@ from collections import Counter
 from collections.abc import Sequence
 
 from dmf.records.staleness import Today
+from orchestrator.costs.looks import look_lines
 from orchestrator.costs.preview import preview
 from orchestrator.spec.model import SweepSpec
 from orchestrator.spec.plan import SweepPlan, Trial, labels, shortened
 from orchestrator.store.ledger import Ledger
 from orchestrator.store.standing import Standing, standing
+from reports.looks import agreed, cells_at_most
 
 SEEDS_SHOWN = 10
 PLANNED = {
@@ -33,6 +35,9 @@ def describe(
     """Describe what a sweep, or the `asked` trials of it, would do."""
     if spec.search is not None:
         return describe_search(spec, ledger)
+    if planned.rule is not None:
+        looks = agreed(planned.rule, ledger.looks(planned.name))
+        planned = planned.with_cells(cells_at_most(planned.cells, looks))
     everything = planned.trials()
     trials = everything if asked is None else asked
     stands = {trial.key: standing(trial, ledger, today) for trial in trials}
@@ -59,7 +64,7 @@ def describe(
         f"{part}: " + ", ".join(f"{number} {state}" for state, number in counts.items()),
         f"{len(evaluations)} evaluations, {tested} done",
         *(["stale ones are left alone: --accept-stale uses them, --retrain-stale retrains them"] if any_stale else []),
-        *seen.lines,
+        *(look_lines(planned, ledger, seen) if planned.rule else seen.lines),
         *(f"warning: {warning}" for warning in seen.warnings),
         "",
     ]
@@ -75,8 +80,10 @@ def describe(
 
 
 def _seeds(spec: SweepSpec) -> str:
-    shown = ", ".join(map(str, spec.seeds[:SEEDS_SHOWN]))
-    return f"seeds {shown}" + (f" and {len(spec.seeds) - SEEDS_SHOWN} more" if len(spec.seeds) > SEEDS_SHOWN else "")
+    if spec.deciding:
+        return f"seeds 0, 1 and then one at a time up to {spec.deciding.at_most}, as looks decide"
+    shown, more = ", ".join(map(str, spec.all_seeds[:SEEDS_SHOWN])), len(spec.all_seeds) - SEEDS_SHOWN
+    return f"seeds {shown}" + (f" and {more} more" if more > 0 else "")
 
 
 def _told(stands: Standing) -> str:

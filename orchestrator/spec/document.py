@@ -20,7 +20,7 @@ from pydantic.fields import FieldInfo
 
 from dmf.config import METHODS, RECIPES, ExperimentConfig, StartConfig
 from dmf.values import Value
-from orchestrator.spec.model import GIVEN_BY_SEEDS, Evaluation, Part, Range, Resources, Search, SweepSpec
+from orchestrator.spec.model import GIVEN_BY_SEEDS, Decide, Evaluation, Part, Range, Resources, Search, SweepSpec
 from reports.claims import Claim
 from reports.layouts import NamedRow, TableLayout
 
@@ -30,6 +30,7 @@ ORDINARY = 10**6
 """Limits from here on are there to refuse mistakes, and are not told."""
 OF_A_SWEEP: dict[str, tuple[type[Value], ...]] = {
     "Keys of the file": (SweepSpec,),
+    "Keys of `seeds`, to decide rows": (Decide,),
     "Keys of a part": (Part,),
     "Keys of a table": (TableLayout,),
     "Keys of a row in `values`": (NamedRow,),

@@ -17,11 +17,15 @@ from pydantic import ValidationError
 
 from dmf.config import RECIPES
 from dmf.values import Value, shown, untagged
+from orchestrator.spec.decide import undecidable
 from orchestrator.spec.model import (
     GIVEN_BY_SEEDS,
     NEVER_VARIED,
     PARAMETERS,
     SECTIONS,
+    SEEDS_DECIDED,
+    SEEDS_LISTED,
+    Decide,
     Evaluation,
     Part,
     Range,
@@ -37,7 +41,12 @@ SETTINGS = ("set", "zip", "grid", "trials", "parameters")
 """Keys that hold dotted paths."""
 STAND_INS = {"name": "stand-in", "table": "1"}
 """Replace required names that are wrong, so that the rest of the file can be checked."""
-OWN_SECTIONS: dict[str, type[Value]] = {"evaluation": Evaluation, "resources": Resources, "search": Search}
+OWN_SECTIONS: dict[str, type[Value]] = {
+    "evaluation": Evaluation,
+    "resources": Resources,
+    "search": Search,
+    "seeds": Decide,
+}
 CHECKED_COMBINATIONS = 1000
 """The most combinations of a search's values that are checked; if there are more, each parameter is checked alone."""
 MOST_CHARACTERS = 1_000_000
@@ -126,6 +135,8 @@ def spec_from(data: dict[str, Any], where: str = "the sweep") -> SweepSpec:
     told = [_told(mistake) for mistake in mistakes]
     if sound:
         told += [*_unknown_tables(sound), *_impossible_claims(sound), *_impossible(sound)]
+    if spec and spec.deciding and not told:
+        told = undecidable(spec, spec.deciding)
     if told:
         count = "1 mistake" if len(told) == 1 else f"{len(told)} mistakes"
         raise ValueError(f"{where} has {count}:\n  " + "\n  ".join(told))
@@ -207,10 +218,15 @@ def _validated(data: dict[str, Any]) -> tuple[SweepSpec | None, list[Any]]:
     try:
         return SweepSpec.model_validate_json(json.dumps(data, default=str)), []
     except ValidationError as error:
-        mistakes = error.errors()
+        mistakes: list[Any] = [{**mistake, "loc": _without_tags(mistake["loc"])} for mistake in error.errors()]
         below = {where[:depth] for where in (mistake["loc"] for mistake in mistakes) for depth in range(len(where))}
         # If a list's only element is wrong, pydantic also calls the list too short; one message is enough.
         return None, [m for m in mistakes if not (m["type"] == "too_short" and m["loc"] in below)]
+
+
+def _without_tags(where: tuple[int | str, ...]) -> tuple[int | str, ...]:
+    """A path without what pydantic adds to tell kinds of `seeds` apart."""
+    return tuple(name for name in where if name not in (SEEDS_LISTED, SEEDS_DECIDED))
 
 
 def _without(data: dict[str, Any], mistakes: list[Any]) -> dict[str, Any] | None:
@@ -241,9 +257,8 @@ def _without(data: dict[str, Any], mistakes: list[Any]) -> dict[str, Any] | None
 
 def _unknown_tables(spec: SweepSpec) -> list[str]:
     """Names of tables that nothing describes, and names that two parts describe differently."""
-    own = {layout.name: layout for layout in reversed(spec.own_tables)}
-    known = list(dict.fromkeys([*TABLES, *own]))
-    told = []
+    known, told = list(spec.layouts), []
+    first: dict[str, TableLayout] = {}
     for number, part in enumerate(spec.parts):
         if isinstance(part.table, str) and part.table not in known:
             told.append(
@@ -251,7 +266,7 @@ def _unknown_tables(spec: SweepSpec) -> list[str]:
                 f"{_nearest(part.table, known)}there are {', '.join(known)}, or describe one: "
                 "table: {name: ..., title: ..., rows: PATH, baseline: VALUE}"
             )
-        elif isinstance(part.table, TableLayout) and part.table != own[part.table.name]:
+        elif isinstance(part.table, TableLayout) and part.table != first.setdefault(part.table.name, part.table):
             told.append(
                 f"parts.{number}.table: {part.table.name} is described differently in another part; describe it once "
                 f"and write table: {part.table.name} elsewhere"
@@ -261,15 +276,14 @@ def _unknown_tables(spec: SweepSpec) -> list[str]:
 
 def _impossible_claims(spec: SweepSpec) -> list[str]:
     """Claims about tables that the sweep does not fill, or about rows that they cannot have."""
-    layouts = {**TABLES, **{layout.name: layout for layout in spec.own_tables}}
     filled = list(dict.fromkeys(spec.table_of(number) for number in range(len(spec.parts))))
     told = []
     for number, claim in enumerate(spec.claims):
         if claim.table not in filled:
             told.append(f"claims.{number}.table: no part fills table {claim.table}; the parts fill {', '.join(filled)}")
-        elif claim.table in layouts:
+        elif claim.table in spec.layouts:
             try:
-                check_rows(layouts[claim.table], claim.rows_named)
+                check_rows(spec.layouts[claim.table], claim.rows_named)
             except ValueError as error:
                 told.append(f"claims.{number}: {error}")
     return told

@@ -19,6 +19,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     AfterValidator,
+    BeforeValidator,
     Discriminator,
     Field,
     JsonValue,
@@ -31,9 +32,9 @@ from pydantic import (
 
 from dmf.backbones.config import BackboneConfig
 from dmf.config import METHODS, NOT_IDENTITY, RECIPES, EvaluationConfig, ExperimentConfig, StartConfig, recipe
-from dmf.values import Count, Seed, Value
+from dmf.values import Count, Seed, Value, shown
 from reports.claims import Claim
-from reports.layouts import TABLE_NAME, RowValue, TableLayout
+from reports.layouts import TABLE_NAME, TABLES, RowValue, TableLayout
 
 SECTIONS = tuple(ExperimentConfig.model_fields)
 GIVEN_BY_SEEDS = "training.seed"
@@ -298,6 +299,39 @@ class Search(Value):
         return self
 
 
+ALL = ("all",)
+"""`decide: all`: every row that is compared with a baseline."""
+
+
+def _as_names(given: Any) -> Any:
+    """`all`, or names; `2d: ODE` without quotes, which YAML reads as a mapping, is the text it was meant to be."""
+    if given == "all" or given == ALL:
+        return ALL
+    items = given if isinstance(given, list | tuple) else ()
+    names = tuple(f"{next(iter(i))}: {i[next(iter(i))]}" if isinstance(i, dict) and len(i) == 1 else i for i in items)
+    if not names or not all(isinstance(name, str) for name in names):
+        raise ValueError(f'expected all, or a list of tables and rows such as ["2c", "2d: ODE"]; got {shown(given)}')
+    return names
+
+
+class Decide(Value):
+    """Seeds that a sweep adds until rows are decided."""
+
+    decide: Annotated[tuple[str, ...], BeforeValidator(_as_names)]
+    """Tables (`2d`) and rows of them (`2d: ODE`), or `ALL`."""
+    at_most: Annotated[int, Field(ge=2, le=100)]
+    """Seeds of a row: 0, 1, ... up to so many."""
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """All that there can be."""
+        return tuple(range(self.at_most))
+
+
+SEEDS_LISTED, SEEDS_DECIDED = "seeds: a list", "seeds: decide"
+"""Tags of the two kinds of `seeds`, which pydantic puts into the paths of mistakes."""
+
+
 @dataclass(frozen=True)
 class Resolved:
     """One combination of a part's settings."""
@@ -321,8 +355,11 @@ class SweepSpec(Value):
     """The recipe that every configuration starts from."""
     set: Settings = Settings()
     """Dotted paths that override the base."""
-    seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] = (0,)
-    """Every configuration is trained once per seed."""
+    seeds: Annotated[
+        Annotated[tuple[Seed, ...], Field(min_length=1), Tag(SEEDS_LISTED)] | Annotated[Decide, Tag(SEEDS_DECIDED)],
+        Discriminator(lambda given: SEEDS_DECIDED if isinstance(given, dict | Decide) else SEEDS_LISTED),
+    ] = (0,)
+    """Every configuration is trained once per seed; with `decide`, with as many seeds as its verdict takes."""
     evaluation: Evaluation = Evaluation()
     """The test of every training."""
     resources: Resources = Resources()
@@ -345,25 +382,43 @@ class SweepSpec(Value):
     def _asks_something(self) -> Self:
         if bool(self.parts) == (self.search is not None):
             raise ValueError("give either parts (tables to fill) or search")
-        if len(set(self.seeds)) < len(self.seeds):
-            raise ValueError(f"seeds={list(self.seeds)} has a seed twice")
         if self.search is not None and self.claims:
             raise ValueError("a search fills no table for claims to be about; remove claims")
+        if len(set(self.all_seeds)) < len(self.all_seeds):
+            raise ValueError(f"seeds={list(self.all_seeds)} has a seed twice")
         if self.search is not None and not self.keep_weights:
             raise ValueError("a search keeps all weights, because it tests the best training last; remove keep_weights")
-        if self.search is not None and len(self.seeds) > 1:
-            raise ValueError(f"a search takes one seed, got seeds={list(self.seeds)}")
+        if self.search is not None and self.deciding:
+            raise ValueError("a search takes one seed and decides no rows; write seeds: [0]")
+        if self.search is not None and len(self.all_seeds) > 1:
+            raise ValueError(f"a search takes one seed, got seeds={list(self.all_seeds)}")
         return self
 
     @functools.cached_property
     def own_tables(self) -> tuple[TableLayout, ...]:
         """The tables that the file describes itself, in its order."""
-        return tuple(part.table for part in self.parts if isinstance(part.table, TableLayout))
+        found = {part.table.name: part.table for part in self.parts if isinstance(part.table, TableLayout)}
+        return tuple(found.values())
+
+    @functools.cached_property
+    def layouts(self) -> dict[str, TableLayout]:
+        """By name, the paper's tables and those that the file describes, which replace a table of the paper's."""
+        return {**TABLES, **{layout.name: layout for layout in self.own_tables}}
 
     def table_of(self, part: int) -> str:
         """The name of the table that a part fills."""
         table = self.parts[part].table
         return table if isinstance(table, str) else table.name
+
+    @property
+    def deciding(self) -> Decide | None:
+        """How seeds are added until rows are decided; None: their number is fixed."""
+        return self.seeds if isinstance(self.seeds, Decide) else None
+
+    @property
+    def all_seeds(self) -> tuple[int, ...]:
+        """The seeds of the file or, with `decide`, all that there can be."""
+        return self.seeds.seeds if isinstance(self.seeds, Decide) else self.seeds
 
     def config_for(self, choice: dict[str, Any], part: Part | None = None) -> ExperimentConfig:
         """The whole configuration of one choice, for the first seed."""
@@ -394,7 +449,7 @@ class SweepSpec(Value):
         name another method; or all of them if base and set alone are impossible, since a choice may change that.
         """
         base = self._base(part)
-        settings = {**self.set.given(), **(part.set.given() if part else {}), GIVEN_BY_SEEDS: self.seeds[0]}
+        settings = {**self.set.given(), **(part.set.given() if part else {}), GIVEN_BY_SEEDS: self.all_seeds[0]}
         if settings.get("data.root"):  # workers run in other folders
             settings["data.root"] = str(Path(settings["data.root"]).expanduser().absolute())
         try:

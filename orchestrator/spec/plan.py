@@ -16,9 +16,12 @@ from dmf.config import AnyTraining, EvaluationConfig, Pretraining
 from dmf.config.old import is_of_format_1, key_of_format_1
 from dmf.records.records import FORMAT
 from dmf.values import Value, describe
+from orchestrator.spec.cells import cells_of
+from orchestrator.spec.decide import rule_of
 from orchestrator.spec.model import NEVER_VARIED, SWEEP_NAME, SweepSpec
 from reports.claims import Claim
 from reports.layouts import TABLES, TableLayout, in_order
+from reports.looks import Looks, Rule, agreed, asked_now, cells_at_most
 from reports.tables import PlannedCell
 
 
@@ -65,6 +68,9 @@ class SweepPlan(Value):
         own = {layout.name: layout for layout in self.tables}
         return tuple(own.get(name) or TABLES[name] for name in in_order([cell.table for cell in self.cells]))
 
+    rule: Rule | None = None
+    """How looks decide its rows; None: the number of seeds is fixed."""
+
     @classmethod
     def from_json(cls, text: str | bytes) -> Self:
         """Read a plan of any format; raises pydantic's ValidationError for anything else.
@@ -85,6 +91,17 @@ class SweepPlan(Value):
             return cls.from_json(Path(path).read_bytes())
         except ValidationError as error:
             raise ValueError(describe(error, f"{cls.__name__} in {path}")) from None
+
+    def asked(self, looks: Looks | None) -> SweepPlan:
+        """The plan with the seeds that its looks so far ask for; itself if the number of seeds is fixed."""
+        if self.rule is None:
+            return self
+        return self.with_cells(asked_now(self.cells, agreed(self.rule, looks)))
+
+    def with_cells(self, cells: tuple[PlannedCell, ...]) -> SweepPlan:
+        """The same plan with other cells."""
+        fields = {name: getattr(self, name) for name in type(self).model_fields}
+        return SweepPlan(**{**fields, "cells": cells})
 
     @property
     def trainings_asked(self) -> int:
@@ -127,31 +144,24 @@ def _with_former_keys(cell: PlannedCell, written: dict[str, Any]) -> PlannedCell
 
 
 def plan(spec: SweepSpec) -> SweepPlan:
-    """The cells of a sweep, in the file's order, without duplicates."""
-    cells: dict[tuple[str, str, str], PlannedCell] = {}
-    tests: dict[tuple[int, int], EvaluationConfig] = {}
-    evaluations = spec.evaluation.configs()
-    for combination in spec.resolved:
-        config, table = combination.config, spec.table_of(combination.part)
-        if isinstance(config, ValueError):
-            raise config
-        for number, evaluation in enumerate(evaluations):
-            place = number, config.episodes.shot
-            if place not in tests:
-                tests[place] = evaluation.resolve(config)
-            key = table, config.key, tests[place].key
-            if key not in cells:
-                seeds = spec.seeds if config.seeded else spec.seeds[:1]
-                cells[key] = PlannedCell(table=table, config=config, evaluation=tests[place], seeds=seeds)
-    repeated = len(spec.resolved) * len(evaluations) - len(cells)
+    """The cells of a sweep, in the file's order, without duplicates.
+
+    If it decides, its cells have all seeds that they may come to, and `SweepPlan.asked` says which those are now.
+    """
+    cells = cells_of(spec)
+    repeated = len(spec.resolved) * len(spec.evaluation.configs()) - len(cells)
+    rule = rule_of(spec, cells) if spec.deciding else None
+    if rule is not None:
+        cells = cells_at_most(cells, Looks(rule=rule))
     return SweepPlan(
         format=FORMAT,
         name=spec.name,
         about=spec.about,
-        cells=tuple(cells.values()),
+        cells=cells,
         cells_repeated=repeated,
         claims=spec.claims,
-        tables=tuple({layout.name: layout for layout in spec.own_tables}.values()),
+        tables=spec.own_tables,
+        rule=rule,
     )
 
 

@@ -40,7 +40,8 @@ from dmf.records.facts import Ended, Tested
 from dmf.records.records import BEST, EVALUATIONS, RECORD, EvaluationRecord, Kept, TrainingRecord
 from dmf.values import Value, describe, shown
 from orchestrator.spec.plan import SweepPlan
-from orchestrator.store.ledger import Ledger
+from orchestrator.store.ledger import LOOKS, Ledger
+from reports.looks import Looks
 
 FORMAT = 1
 SUFFIX = ".dmfa"
@@ -287,6 +288,11 @@ class Archive:
             except ValidationError as error:
                 raise ValueError(describe(error, f"the plan of {name} in {self.path}")) from None
         return found
+
+    def looks(self, name: str) -> Looks | None:
+        """The looks that a sweep has taken; None if it has taken none."""
+        data = self._members.get(f"sweeps/{name}/{LOOKS}")
+        return None if data is None else self._parsed(Looks, data)
 
     def sweep_files(self) -> dict[str, bytes]:
         """The files of sweeps, by their path in a store."""

@@ -2,7 +2,7 @@
 
     <store>/trainings/<training key>/   config.json, checkpoints, log.txt, training.json, evaluations/<key>.json
     <store>/superseded/<key>-<time>/    the same, for a training that was retrained
-    <store>/sweeps/<name>/              plan.json, search.json
+    <store>/sweeps/<name>/              plan.json, search.json, looks.json
     <store>/code/<hash>/                the code that trials ran
     <store>/index.db                    derived from the records (`orchestrator.store.index`)
     <store>/mlflow.db, artifacts/, ray/, driver.lock, store.id
@@ -38,6 +38,7 @@ from orchestrator.spec.plan import SweepPlan, Trial
 from orchestrator.store.bucket.lease import Lease
 from orchestrator.store.bucket.mirror import EVERYTHING, GOING, RemoteStore
 from orchestrator.store.index import Index
+from reports.looks import Looks
 
 State = Literal["missing", "started", "failed", "untested", "done", "diverged"]
 """In this order: not begun; has a checkpoint; ended by an error; trained, tests missing; tested; loss not finite."""
@@ -45,6 +46,7 @@ State = Literal["missing", "started", "failed", "untested", "done", "diverged"]
 log = logging.getLogger("dmf.ledger")
 
 IDENTITY = "store.id"
+LOOKS = "looks.json"
 SECONDS_BETWEEN_TRIES = 5.0
 """Interval between attempts to become an object store's driver."""
 
@@ -297,6 +299,30 @@ class Ledger:
         if found.name != name:
             raise ValueError(f"{path} belongs to sweep {found.name!r}, not to {name!r}; remove it")
         return found
+
+    def looks(self, name: str) -> Looks | None:
+        """The looks that a sweep has taken; None if it has taken none."""
+        path = self.sweep_folder(name) / LOOKS
+        return Looks.read(path) if path.is_file() else None
+
+    def write_looks(self, name: str, looks: Looks) -> None:
+        """Write all looks that a sweep has taken so far."""
+        path = self.sweep_folder(name) / LOOKS
+        looks.write(path)
+        self.keep(path)
+
+    def put_looks_aside(self, name: str) -> Path:
+        """Rename a sweep's looks, so that it begins anew with none; return their new name."""
+        path = self.sweep_folder(name) / LOOKS
+        there = path.with_name(f"looks-{time.strftime('%Y%m%dT%H%M%S')}-{secrets.token_hex(2)}.json")
+        path.rename(there)
+        self.keep(there)
+        self._drop(path)
+        return there
+
+    def asked(self, plan: SweepPlan) -> SweepPlan:
+        """A plan with the seeds that the sweep's looks ask for now."""
+        return plan.asked(self.looks(plan.name)) if plan.rule else plan
 
     def plans(self) -> dict[str, SweepPlan]:
         """The plans of all sweeps started here, by name; one that cannot be read is left out with a warning."""

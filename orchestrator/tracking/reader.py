@@ -15,8 +15,9 @@ from urllib.request import url2pathname
 from dmf.records.facts import Ended, Tested
 from dmf.records.records import EVALUATIONS, RECORD, EvaluationRecord, TrainingRecord
 from orchestrator.spec.plan import SweepPlan
-from orchestrator.store.ledger import IDENTITY
+from orchestrator.store.ledger import IDENTITY, LOOKS
 from orchestrator.tracking.names import OUTCOME, SWEEP, TRIAL, MirroredRun, database_of
+from reports.looks import Looks
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -63,6 +64,12 @@ class MLflowRecords:
         if name not in plans:
             raise ValueError(f"no sweep {name!r} in MLflow; there are: {', '.join(plans) or 'none'}")
         return plans[name]
+
+    def looks(self, name: str) -> Looks | None:
+        """The looks that a sweep has taken; None if it has taken none."""
+        run = next((run for run in self._sweeps if run.tags["dmf.sweep"] == name), None)
+        text = self._text(run, LOOKS) if run else None
+        return Looks.model_validate_json(text) if text else None
 
     def training(self, key: str) -> TrainingRecord | None:
         """The record of a training; None if it has not ended."""

@@ -17,7 +17,7 @@ from dmf.records.provenance import git_commit
 from dmf.records.records import CONFIG, EVALUATIONS, RECORD, Epoch, EvaluationRecord, TrainingRecord
 from dmf.values import digest
 from orchestrator.spec.plan import SweepPlan
-from orchestrator.store.ledger import Ledger
+from orchestrator.store.ledger import LOOKS, Ledger
 from orchestrator.tracking.names import OUTCOME, STORE, SWEEP, TRIAL
 from orchestrator.tracking.server import Points, log_to, runs_of, upload
 
@@ -329,6 +329,17 @@ class SweepRuns:
             elif run := self.children.get(key):
                 self._end(self._certain(key, run), "KILLED")
         self._settle_elsewhere()
+        self._keep_looks()
+
+    def _keep_looks(self) -> None:
+        """Write the looks that the sweep has taken into its run's folder, if there are more than it has."""
+        looks = self.ledger.looks(self.plan.name)
+        taken, run = str(len(looks.taken)) if looks else "", self.parent.info.run_id
+        if looks and self.parent.data.tags.get("dmf.looks") != taken:
+            self.client.log_text(run, looks.model_dump_json(indent=1), LOOKS)
+            self.client.set_tag(run, "dmf.looks", taken)
+            self.writes += 1
+            self.parent = self.client.get_run(run)
 
     def _settle_elsewhere(self) -> None:
         """Update runs of other sweeps whose trainings this one may have ended.

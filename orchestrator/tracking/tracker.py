@@ -228,7 +228,8 @@ def reconcile(uri: str, ledger: Ledger) -> dict[str, int]:
             runs.writes += 1
         trials = plan.trials()
         runs.settle(labels(trial.config for trial in trials), interrupted=True)
-        if trials and all(ledger.state(trial) in ("done", "diverged") for trial in trials):
+        asked = ledger.asked(plan).trials()
+        if asked and all(ledger.state(trial) in ("done", "diverged") for trial in asked):
             runs.close("FINISHED")
         elif runs.parent.info.status == "RUNNING" or (trials and runs.parent.info.status == "FINISHED"):
             runs.close("KILLED")  # a search has no cells, so only its driver knows whether it has ended
