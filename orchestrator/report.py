@@ -6,7 +6,7 @@ import argparse
 import gc
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -18,19 +18,27 @@ from dmf.values import printable, shown
 from orchestrator.spec.model import SWEEP_NAME
 from orchestrator.spec.plan import SweepPlan
 from orchestrator.store.ledger import Ledger
-from reports import render
+from orchestrator.tracking.beside import runs_beside
 from reports.cells import Table
 from reports.fill import fill
+from reports.render.data import to_csv, to_json
+from reports.render.latex import to_latex, to_latex_column
+from reports.render.markdown import to_markdown
+from reports.render.page import Page
+from reports.render.summary import Claim
+from reports.render.terminal import to_terminal
 from reports.tables import TABLES, Records, layout_of
 
 FORMATS: dict[str, tuple[str, Callable[[Table], str]]] = {
-    "markdown": ("md", render.to_markdown),
-    "latex": ("tex", render.to_latex),
-    "csv": ("csv", render.to_csv),
-    "html": ("html", lambda table: render.to_html([table], render.title(table))),
-    "json": ("json", render.to_json),
+    "markdown": ("md", to_markdown),
+    "latex": ("tex", to_latex),
+    "latex-column": ("column.tex", to_latex_column),
+    "csv": ("csv", to_csv),
+    "json": ("json", to_json),
 }
 """Name -> (suffix, function that writes a table)."""
+HTML = "html"
+"""The format that also has a page of all tables, whose figures are drawn once."""
 
 NOTHING_FOUND = 2
 """Exit status if there is no record, or for a mistake in the command."""
@@ -48,14 +56,17 @@ def report(
     records: Records,
     output: Path,
     tables: Sequence[str] | None = None,
-    formats: Sequence[str] = tuple(FORMATS),
+    formats: Sequence[str] = (*FORMATS, HTML),
     console: Console | None = None,
     today: Today | None = None,
+    runs: Mapping[str, str] | None = None,
+    claims: Sequence[Claim] = (),
 ) -> list[Path]:
     """Print a sweep's tables, write them to `output`/<sweep>, and return the paths.
 
     `tables` are names in `TABLES`, by default all that the plan has cells for. With `html` among `formats`, an
-    index.html holds all of them. Stale records count only if `today` accepts them (None: all count).
+    index.html holds all of them, with `claims` and the MLflow runs of trainings (`runs`, by key). Stale records count
+    only if `today` accepts them (None: all count).
 
     Raises:
         ValueError: for an unknown table, one without cells in the plan, or a record that contradicts itself.
@@ -65,15 +76,21 @@ def report(
     console = console or Console()
     about = "\n".join(map(printable, plan.about.splitlines()))
     filled = [fill(layout_of(name), plan.cells, records, today) for name in tables or planned_tables(plan)]
-    paths = []
+    plain = console.color_system is None or console.no_color
     for table in filled:
-        console.print(render.to_terminal(table, console.width))
-        for suffix, write in (FORMATS[name] for name in formats):
-            paths.append(output / plan.name / f"table_{table.name}.{suffix}")
-            write_text(paths[-1], write(table))
-    if "html" in formats and filled:
-        paths.append(output / plan.name / "index.html")
-        write_text(paths[-1], render.to_html(filled, plan.name, about))
+        console.print(to_terminal(table, console.width, plain))
+    texts = {
+        f"table_{table.name}.{suffix}": write(table)
+        for table in filled
+        for suffix, write in (FORMATS[name] for name in formats if name in FORMATS)
+    }
+    if HTML in formats and filled:
+        page = Page(filled, records.curves, runs)
+        texts |= {f"table_{table.name}.html": page.of(number) for number, table in enumerate(filled)}
+        texts["index.html"] = page.of_all(plan.name, about, claims)
+    paths = [output / plan.name / name for name in texts]
+    for path, text in zip(paths, texts.values(), strict=True):
+        write_text(path, text)
     for path in paths:
         console.print(str(path), highlight=False, markup=False, soft_wrap=True)
     return paths
@@ -111,7 +128,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _main(options: argparse.Namespace) -> int:
-    records = _records(options)
+    records, runs = _records(options)
     plans = records.plans()
     if not plans:
         where = options.tracking_uri or f"{options.store}/sweeps/*/plan.json"
@@ -122,17 +139,22 @@ def _main(options: argparse.Namespace) -> int:
     today = Today(options.accept_stale)
     for plan in choose(plans, options.sweeps, options.table):
         tables = [name for name in planned_tables(plan) if name in (options.table or TABLES)]
-        report(plan, records, options.output, tables, options.formats, today=today)
+        report(plan, records, options.output, tables, options.formats, today=today, runs=runs)
     return 0
 
 
-def _records(options: argparse.Namespace) -> StoredRecords:
+def _records(options: argparse.Namespace) -> tuple[StoredRecords, dict[str, str]]:
+    """The records, and the MLflow run of each training's key as far as they are known."""
     if options.tracking_uri is None:
-        return Ledger.at(options.store)
+        ledger = Ledger.at(options.store)
+        return ledger, runs_beside(ledger)
     from orchestrator.tracking.reader import MLflowRecords, store_beside  # opening URLs takes longer than a small table
 
-    store = store_beside(options.tracking_uri)
-    return Ledger.at(str(store)) if store else MLflowRecords(options.tracking_uri)
+    if store := store_beside(options.tracking_uri):
+        ledger = Ledger.at(str(store))
+        return ledger, runs_beside(ledger)
+    records = MLflowRecords(options.tracking_uri)
+    return records, records.runs()
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -145,7 +167,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--output", type=Path, default=Path("results"), help="folder to write to (%(default)s)")
     parser.add_argument("--table", nargs="+", metavar="TABLE", help=f"only these tables, of {', '.join(TABLES)}")
-    parser.add_argument("--formats", nargs="+", choices=FORMATS, default=list(FORMATS), help="default: all")
+    parser.add_argument("--formats", nargs="+", choices=(*FORMATS, HTML), default=[*FORMATS, HTML], help="default: all")
     parser.add_argument(
         "--accept-stale",
         action="store_true",

@@ -41,6 +41,7 @@ from orchestrator.spec.plan import SweepPlan, Trial, labels, plan
 from orchestrator.store.ledger import Ledger, local_folder
 from orchestrator.store.standing import Standing, standing
 from orchestrator.text import duration
+from orchestrator.tracking.beside import runs_beside
 from orchestrator.tracking.uris import without_password
 
 if TYPE_CHECKING:
@@ -377,7 +378,7 @@ def run_sweep(
         failures = watch.failures
         _look(ledger)
     today = Today(options.accept_stale)  # images that had never been opened now have a fingerprint
-    paths = report(planned, ledger, options.results, today=today)
+    paths = report(planned, ledger, options.results, today=today, runs=runs_beside(ledger))
     after = {trial.key: standing(trial, ledger, today) for trial in asked}
     print("\n" + summary(asked, after, ledger, failures))
     if any(costs[trial.key].seconds for trial in todo):

@@ -10,6 +10,7 @@ from reports import notes, published
 from reports.cells import AgainstBaseline, Cell, Comparison, Section, Table
 from reports.collect import Collected, State, collect
 from reports.comparisons import among_best, compare_with_baselines
+from reports.origins import Origin, origins
 from reports.places import Place, is_baseline
 from reports.published import ABLATED, BACKBONES, DATASETS, Published
 from reports.spreads import SeedSpread, spread_of
@@ -46,7 +47,16 @@ def fill(layout: TableLayout, cells: Iterable[PlannedCell], records: Records, to
             way=places[0].column.way,
             shot=places[0].column.shot,
             cells=tuple(
-                _cell(layout, place, theirs[place], compared.get(place), place in best, spread) for place in places
+                _cell(
+                    layout,
+                    place,
+                    theirs[place],
+                    compared.get(place),
+                    place in best,
+                    spread,
+                    origins(place.planned, place.found, records),
+                )
+                for place in places
             ),
         )
         for places in columns
@@ -80,6 +90,7 @@ def _cell(
     to_baseline: AgainstBaseline | None,
     best: bool,
     spread: SeedSpread,
+    made: tuple[Origin, ...],
 ) -> Cell:
     row, found = place.row, place.found
     numbers: dict[str, Any] = {}
@@ -97,6 +108,7 @@ def _cell(
         name=row.name,
         backbone=row.backbone,
         variant=row.variant,
+        value=None if row.reference else row.value,
         state=found.state,
         reasons=found.reasons,
         seeds_done=found.seeds,
@@ -104,9 +116,11 @@ def _cell(
         best=best,
         bank=found.bank,
         records=found.records,
+        origins=made,
         doubts=found.doubts,
         parameters=found.parameters,
         training_seconds=found.training_seconds,
+        peak_bytes=max((each.peak_bytes for each in made if each.counts and each.peak_bytes), default=None),
         published=theirs,
         library=_library(layout, place),
         to_baseline=to_baseline,

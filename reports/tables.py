@@ -14,7 +14,7 @@ from pydantic import AfterValidator, Field, model_validator
 
 from dmf.backbones.config import CHANNELS
 from dmf.config import EvaluationConfig, ExperimentConfig
-from dmf.records.facts import Ended, Tested
+from dmf.records.facts import Curves, Ended, Tested
 from dmf.values import Value
 from reports import published
 from reports.published import ABLATED, BACKBONES, DATASETS
@@ -216,6 +216,9 @@ class Records(Protocol):
 
     def running(self, key: str) -> bool:
         """Whether a training that has no record yet is running."""
+
+    def curves(self, key: str) -> Curves | None:
+        """A training's curves, from its whole record; None if it has not ended."""
 
 
 @dataclass(frozen=True, order=True)

@@ -27,6 +27,7 @@ dmf.train
 dmf.evaluate
 reports.statistics
 reports
+reports.render
 orchestrator.text
 orchestrator.spec
 orchestrator.store.bucket
