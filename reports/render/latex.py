@@ -55,7 +55,7 @@ def to_latex(table: Table) -> str:
             [
                 *_head(table, "table*", "footnotesize", 4),
                 *(line for part in parts for line in (*_grid(table, part, r"\textwidth"), r"\medskip")),
-                r"\begin{minipage}{\textwidth}\scriptsize\raggedright\sloppy",
+                r"\begin{minipage}{\textwidth}\scriptsize\raggedright",
                 *(rf"{note}\par" for note in notes),
                 r"\end{minipage}",
                 r"\end{table*}",
@@ -93,7 +93,7 @@ def _head(table: Table, environment: str, size: str, gap: float) -> list[str]:
     return [
         PACKAGES,
         rf"\begin{{{environment}}}[t]",
-        r"\centering",
+        r"\centering\sloppy",
         rf"\{size}",
         SETUP,
         rf"\setlength{{\tabcolsep}}{{{gap:g}pt}}",
@@ -146,9 +146,17 @@ def _grid(table: Table, shown: Sequence[_Printed], width: str) -> list[str]:
         _ampersands(f"{{{latex_text(column.heading)}}}" for column in shown),
     ]
     for section, found in rows:
-        lines += [r"\midrule", rf"\multicolumn{{{len(shown)}}}{{@{{}}l}}{{\emph{{{latex_text(section.label)}}}}} \\"]
+        lines += [r"\midrule", _section(len(shown), width, section.label)]
         lines += [_ampersands(_entry(column, cell) for column in shown) for cell in found]
     return [*lines, r"\bottomrule", r"\end{tabularx}", ""]
+
+
+def _section(columns: int, width: str, label: str) -> str:
+    """A row with the section's label, over the whole width."""
+    return (
+        rf"\multicolumn{{{columns}}}{{@{{}}p{{{width}}}@{{}}}}"
+        rf"{{\raggedright\hspace{{0pt}}\emph{{{latex_text(label)}}}}} \\"
+    )
 
 
 NAMES = (texts.label, texts.backbone, _name)

@@ -20,7 +20,7 @@ SPECIAL = {
     "<": r"$<$",
     ">": r"$>$",
     "|": r"$|$",
-    '"': r"\textquotedbl{}",
+    '"': "''",
     "±": r"$\pm$",
     "−": r"$-$",
     "×": r"$\times$",
@@ -45,7 +45,7 @@ SPECIAL = {
     "ı": r"\i{}",
     "[": "{[}",
     "]": "{]}",
-    "`": r"\textasciigrave{}",
+    "`": "{`}",
 }
 """Characters that LaTeX reads otherwise. After `\\\\`, a bracket would start a length."""
 ACCENTS = {
@@ -69,10 +69,14 @@ GREEK = frozenset(
 )
 
 
+LONGEST_WORD, LONGEST_PIECE = 12, 16
+"""As in `reports.render.wrapping`, for the narrow columns of a paper; LaTeX hyphenates what is a word."""
+
+
 def latex_text(text: str) -> str:
     """`text` escaped so that LaTeX prints it literally, in ASCII; what LaTeX lacks prints as its code, [U+65E5]."""
     lines = ""
-    for part, spaced in words(text):
+    for part, spaced in words(text, LONGEST_WORD, LONGEST_PIECE):
         between = " " if spaced else r"\allowbreak{}"
         lines += (between if lines else "") + "".join(map(_character, part))
     return lines

@@ -14,18 +14,20 @@ LONGEST_PIECE = 40
 PIECE = re.compile(r"[^./_=,:;+&|-]*[./_=,:;+&|-]+|[^./_=,:;+&|-]+")
 
 
-def words(text: str) -> Iterator[tuple[str, bool]]:
+def words(
+    text: str, longest_word: int = LONGEST_WORD, longest_piece: int = LONGEST_PIECE
+) -> Iterator[tuple[str, bool]]:
     """The parts of `text` that stay on a line, each with whether a space precedes it."""
     for word in text.split():
-        pieces = PIECE.findall(word) if cell_len(word) > LONGEST_WORD else [word]
-        yield from ((part, first) for part, first in _parts(pieces))
+        pieces = PIECE.findall(word) if cell_len(word) > longest_word else [word]
+        yield from _parts(pieces, longest_piece)
 
 
-def _parts(pieces: Sequence[str]) -> Iterator[tuple[str, bool]]:
+def _parts(pieces: Sequence[str], longest: int) -> Iterator[tuple[str, bool]]:
     first = True
     for piece in pieces:
-        while cell_len(piece) > LONGEST_PIECE:
-            part = set_cell_size(piece, LONGEST_PIECE).rstrip() or piece[:1]
+        while cell_len(piece) > longest:
+            part = set_cell_size(piece, longest).rstrip() or piece[:1]
             yield part, first
             piece, first = piece[len(part) :], False
         if piece:
