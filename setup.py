@@ -110,6 +110,8 @@ setup(
             "ruff>=0.17.6",
             "mypy>=2.4",
             "types-PyYAML>=6",
+            "playwright>=1.60",
+            "axe-playwright-python>=0.1.8",
         ],
     },
     zip_safe=False,

@@ -140,7 +140,7 @@ def mark(name): marks.append((name, time.perf_counter()))
 from orchestrator import report
 options = report._parser().parse_args(sys.argv[1:])
 mark("imports")
-records = report._records(options)
+records, runs = report._records(options)
 plan = records.plans()["table2"]
 mark("runs and plan")
 tables = [report.fill(report.layout_of(name), plan.cells, records) for name in report.planned_tables(plan)]
@@ -149,6 +149,11 @@ for table in tables:
     for _, write in report.FORMATS.values():
         write(table)
 mark("rendering")
+page = report.Page(tables, records.curves, runs)
+for number in range(len(tables)):
+    page.of(number)
+page.of_all("table2")
+mark("pages")
 print(json.dumps({name: end - start for (_, start), (name, end) in zip(marks, marks[1:])}))
 """
 

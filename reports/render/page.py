@@ -30,10 +30,14 @@ PAGE = jinja2.Environment(
 )
 
 
+LONGEST_WORD, LONGEST_PIECE = 16, 8
+"""As in `reports.render.wrapping`, for a phone and for paper, where a column is narrow."""
+
+
 def _breakable(text: str) -> Markup:
     """`text` as HTML in which long words may break after punctuation."""
     parts = Markup("")
-    for part, spaced in words(text):
+    for part, spaced in words(text, LONGEST_WORD, LONGEST_PIECE):
         parts += (Markup(" " if spaced else "<wbr>") if parts else Markup("")) + escape(part)
     return parts
 
