@@ -12,7 +12,7 @@ from rich.console import Console
 from reports.cells import Table
 from reports.render.columns import printed
 from reports.render.terminal import MEANING, to_terminal
-from reports.render.wrapping import narrowest, shared_out, wrapped
+from reports.render.wrapping import narrowest, shared_out, words, wrapped
 from reports.statistics.paper import PublishedVerdict
 from reports.words import percent
 from tests.filled import NASTY, hostile, large, table_2c
@@ -103,3 +103,8 @@ def test_rows_with_only_their_name_are_left_out_of_a_grid(table: Table) -> None:
 
 def test_a_thousand_rows_are_laid_out_in_seconds() -> None:
     assert len(text_of(large(1000, 1), 120).splitlines()) > 2000
+
+
+def test_a_word_of_usual_length_stays_whole_however_short_the_pieces() -> None:
+    assert [part for part, _ in words("parameters of (miniImageNet)", 16, 8)] == ["parameters", "of", "(miniImageNet)"]
+    assert [part for part, _ in words("67.49\xa0±\xa00.68 next")] == ["67.49\xa0±\xa00.68", "next"]

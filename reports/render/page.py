@@ -195,7 +195,7 @@ def _entry(column: Column, cell: Cell) -> dict[str, object]:
 
 def _unbroken(text: str) -> str:
     """A number with its interval, which breaks between the two at most."""
-    return text.replace(" ± ", "\u00a0±\u00a0").replace(", ", ",\u00a0")
+    return text.replace(" ±", "\u00a0±").replace("± ", "±\u00a0").replace(", ", ",\u00a0")
 
 
 def _classes(column: Column, cell: Cell) -> str:
@@ -207,6 +207,8 @@ def _classes(column: Column, cell: Cell) -> str:
         classes.append("unbroken")
     if column.verdict:
         classes.append("verdict")
+    elif " (" in column.text(cell) and not column.unbroken:
+        classes.append("compared")
     if column.is_empty(cell):
         classes.append("none")
     said = cell.to_baseline.verdict if cell.to_baseline else None

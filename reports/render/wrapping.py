@@ -11,6 +11,8 @@ LONGEST_WORD = 24
 """Longer words, which are paths, keys and the like, may be broken after punctuation."""
 LONGEST_PIECE = 40
 """Longer pieces without punctuation are broken anywhere."""
+WORD = re.compile(r"[^ \t\n\r\f\v]+")
+"""What spaces separate; a no-break space does not."""
 PIECE = re.compile(r"[^./_=,:;+&|-]*[./_=,:;+&|-]+|[^./_=,:;+&|-]+")
 
 
@@ -18,9 +20,11 @@ def words(
     text: str, longest_word: int = LONGEST_WORD, longest_piece: int = LONGEST_PIECE
 ) -> Iterator[tuple[str, bool]]:
     """The parts of `text` that stay on a line, each with whether a space precedes it."""
-    for word in text.split():
-        pieces = PIECE.findall(word) if cell_len(word) > longest_word else [word]
-        yield from _parts(pieces, longest_piece)
+    for word in WORD.findall(text):
+        if cell_len(word) <= longest_word:
+            yield word, True
+        else:
+            yield from _parts(PIECE.findall(word), longest_piece)
 
 
 def _parts(pieces: Sequence[str], longest: int) -> Iterator[tuple[str, bool]]:
