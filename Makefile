@@ -1,7 +1,7 @@
 # make demo: a small ablation on embedded images, from nothing to the printed tables.
 # make test: the tests, in two processes.
 # make test-full: those that make test leaves out: they take minutes or need other programs (Ray on several nodes,
-# PostgreSQL, Slurm), and each has the machine to itself. CI runs both.
+# PostgreSQL, Slurm, LaTeX, Chromium), and each has the machine to itself. CI runs both.
 # make bench: every claim of speed but those of scale, measured in short (fewer repeats, smaller batches), and how often
 # the tables' intervals and verdicts are right, by simulation.
 # make bench-full: with all repeats and at full size, how it scales, and an A/A test on trained models, more than an hour

@@ -77,7 +77,8 @@ setup(
     packages=find_packages(include=["dmf*", "orchestrator*", "reports*"]),
     package_data={
         "orchestrator.spec": ["*.jinja"],
-        "reports": ["*.csv", "*.yaml", "templates/*"],
+        "reports": ["*.csv", "*.yaml"],
+        "reports.render": ["templates/*"],
     },
     install_requires=[
         "torch>=2.11",
@@ -110,6 +111,8 @@ setup(
             "ruff>=0.17.6",
             "mypy>=2.4",
             "types-PyYAML>=6",
+            "playwright>=1.60",
+            "axe-playwright-python>=0.1.8",
         ],
     },
     zip_safe=False,

@@ -6,7 +6,7 @@ import argparse
 import gc
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -19,23 +19,31 @@ from orchestrator.spec.model import SWEEP_NAME
 from orchestrator.spec.plan import SweepPlan
 from orchestrator.store.archive import Archive
 from orchestrator.store.ledger import Ledger
-from reports import render, render_claims
+from orchestrator.tracking.beside import runs_beside
 from reports.cells import Table
 from reports.claims import CLAIMS, Claim
 from reports.fill import Gathered, gather, tabulate
 from reports.judge import Judged, judge
 from reports.layouts import TABLES, TableLayout
 from reports.looks import Looks, agreed
+from reports.render import claims as render_claims
+from reports.render.data import to_csv, to_json
+from reports.render.latex import to_latex, to_latex_column
+from reports.render.markdown import to_markdown
+from reports.render.page import Page
+from reports.render.terminal import to_terminal
 from reports.tables import Records
 
 FORMATS: dict[str, tuple[str, Callable[[Table], str]]] = {
-    "markdown": ("md", render.to_markdown),
-    "latex": ("tex", render.to_latex),
-    "csv": ("csv", render.to_csv),
-    "html": ("html", lambda table: render.to_html([table], render.title(table))),
-    "json": ("json", render.to_json),
+    "markdown": ("md", to_markdown),
+    "latex": ("tex", to_latex),
+    "latex-column": ("column.tex", to_latex_column),
+    "csv": ("csv", to_csv),
+    "json": ("json", to_json),
 }
 """Name -> (suffix, function that writes a table)."""
+HTML = "html"
+"""The format that also has a page of all tables, whose figures are drawn once."""
 
 CLAIMS_IN: dict[str, tuple[str, Callable[[Sequence[Judged]], str]]] = {
     "markdown": ("md", render_claims.to_markdown),
@@ -63,16 +71,17 @@ def report(
     records: Records,
     output: Path,
     tables: Sequence[str] | None = None,
-    formats: Sequence[str] = tuple(FORMATS),
+    formats: Sequence[str] = (*FORMATS, HTML),
     console: Console | None = None,
     today: Today | None = None,
     looks: Looks | None = None,
+    runs: Mapping[str, str] | None = None,
 ) -> list[Path]:
-    """Print a sweep's tables, write them to `output`/<sweep>, and return the paths.
+    """Write a sweep's tables and claims to `output`/<sweep>, print them, and return the paths.
 
     `tables` are names, by default all that the plan has cells for. With `html` among `formats`, an index.html holds all
-    of them. Stale records count only if `today` accepts them (None: all count). `looks` are those that the sweep has
-    taken; this takes none.
+    of them, with the MLflow runs of trainings (`runs`, by key). Stale records count only if `today` accepts them (None:
+    all count). `looks` are those that the sweep has taken; this takes none.
 
     Raises:
         ValueError: for an unknown table, one without cells in the plan, or a record that contradicts itself.
@@ -86,20 +95,26 @@ def report(
     gathered = [gather(layout, cells, records, today, own, earlier) for layout in _layouts(plan, tables)]
     filled = [tabulate(each) for each in gathered]
     claims = judge(_claims(plan, gathered), gathered)
-    paths = []
+    texts = {
+        f"table_{table.name}.{suffix}": write(table)
+        for table in filled
+        for suffix, write in (FORMATS[name] for name in formats if name in FORMATS)
+    }
+    if claims:
+        chosen = [CLAIMS_IN[name] for name in formats if name in CLAIMS_IN]
+        texts |= {f"claims.{suffix}": write_claims(claims) for suffix, write_claims in chosen}
+    if HTML in formats and filled:
+        page = Page(filled, records.curves, runs)
+        texts |= {f"table_{table.name}.html": page.of(number) for number, table in enumerate(filled)}
+        texts["index.html"] = page.of_all(plan.name, about, render_claims.for_page(claims))
+    paths = [output / plan.name / name for name in texts]
+    for path, text in zip(paths, texts.values(), strict=True):
+        write_text(path, text)
+    plain = console.color_system is None or console.no_color
     for table in filled:
-        console.print(render.to_terminal(table, console.width))
-        for suffix, write in (FORMATS[name] for name in formats):
-            paths.append(output / plan.name / f"table_{table.name}.{suffix}")
-            write_text(paths[-1], write(table))
+        console.print(to_terminal(table, console.width, plain))
     if claims:
         console.print(render_claims.to_terminal(claims))
-        for suffix, write_claims in (CLAIMS_IN[name] for name in formats if name in CLAIMS_IN):
-            paths.append(output / plan.name / f"claims.{suffix}")
-            write_text(paths[-1], write_claims(claims))
-    if "html" in formats and filled:
-        paths.append(output / plan.name / "index.html")
-        write_text(paths[-1], render.to_html(filled, plan.name, about))
     for path in paths:
         console.print(str(path), highlight=False, markup=False, soft_wrap=True)
     return paths
@@ -149,7 +164,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _main(options: argparse.Namespace) -> int:
-    records = _records(options)
+    records, runs = _records(options)
     plans = records.plans()
     if not plans:
         where = options.tracking_uri or f"{options.store}/sweeps/*/plan.json"
@@ -162,17 +177,24 @@ def _main(options: argparse.Namespace) -> int:
     for plan in choose(plans, options.sweeps, options.table):
         asked = [layout.name for layout in plan.layouts if not options.table or layout.name in options.table]
         looks = records.looks(plan.name)
-        report(plan, records, options.output, asked, options.formats, today=today, looks=looks)
+        report(plan, records, options.output, asked, options.formats, today=today, looks=looks, runs=runs)
     return 0
 
 
-def _records(options: argparse.Namespace) -> StoredRecords:
+def _records(options: argparse.Namespace) -> tuple[StoredRecords, dict[str, str]]:
+    """The records, and the MLflow run of each training's key as far as they are known."""
     if options.tracking_uri is None:
-        return Archive(options.store) if Path(options.store).is_file() else Ledger.at(options.store)
+        if Path(options.store).is_file():
+            return Archive(options.store), {}
+        ledger = Ledger.at(options.store)
+        return ledger, runs_beside(ledger)
     from orchestrator.tracking.reader import MLflowRecords, store_beside  # opening URLs takes longer than a small table
 
-    store = store_beside(options.tracking_uri)
-    return Ledger.at(str(store)) if store else MLflowRecords(options.tracking_uri)
+    if store := store_beside(options.tracking_uri):
+        ledger = Ledger.at(str(store))
+        return ledger, runs_beside(ledger)
+    records = MLflowRecords(options.tracking_uri)
+    return records, records.runs()
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -185,7 +207,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--output", type=Path, default=Path("results"), help="folder to write to (%(default)s)")
     parser.add_argument("--table", nargs="+", metavar="TABLE", help="only these tables, such as 2c")
-    parser.add_argument("--formats", nargs="+", choices=FORMATS, default=list(FORMATS), help="default: all")
+    parser.add_argument("--formats", nargs="+", choices=(*FORMATS, HTML), default=[*FORMATS, HTML], help="default: all")
     parser.add_argument(
         "--accept-stale",
         action="store_true",

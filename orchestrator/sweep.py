@@ -43,6 +43,7 @@ from orchestrator.spec.plan import SweepPlan, Trial, labels, plan
 from orchestrator.store.ledger import Ledger, local_folder
 from orchestrator.store.standing import Standing, standing
 from orchestrator.text import duration
+from orchestrator.tracking.beside import runs_beside
 from orchestrator.tracking.uris import without_password
 
 if TYPE_CHECKING:
@@ -436,7 +437,8 @@ def run_sweep(
         _look(ledger)
     asked = _asked(planned, options) if planned.rule is None else ledger.asked(planned).trials()
     today = Today(options.accept_stale)  # images that had never been opened now have a fingerprint
-    paths = report(planned, ledger, options.results, today=today, looks=ledger.looks(planned.name))
+    looks = ledger.looks(planned.name)
+    paths = report(planned, ledger, options.results, today=today, looks=looks, runs=runs_beside(ledger))
     after = {trial.key: standing(trial, ledger, today) for trial in asked}
     print("\n" + summary(asked, after, ledger, rounds.failures))
     if any(cost.seconds for cost in rounds.costs.values()):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dmf.values import Value
 from reports.collect import State
+from reports.layouts import RowValue
+from reports.origins import Origin
 from reports.published import Published
 from reports.statistics.pairs import LEVEL, PairedTest
 from reports.statistics.paper import PublishedVerdict
@@ -135,6 +137,8 @@ class Cell(Value):
     """The label with its meaning, as in `groups 64`."""
     backbone: str
     variant: tuple[str, ...] = ()
+    value: RowValue = None
+    """Value of the parameter that the rows vary; None for reference rows and rows of other methods."""
     state: State
     reasons: tuple[str, ...] = ()
     """Why there is no value, or which seeds are absent and why."""
@@ -156,10 +160,15 @@ class Cell(Value):
     bank: str = ""
     records: tuple[str, ...] = ()
     """`training key/evaluation key`."""
+    origins: tuple[Origin, ...] = ()
+    """What made the numbers, for every planned seed."""
     doubts: tuple[str, ...] = ()
     """Why its records are stale, if they were accepted anyway."""
     parameters: int | None = None
     training_seconds: float | None = None
+    """Mean over the seeds done."""
+    peak_bytes: int | None = None
+    """Peak memory of the training that took most."""
     published: Published | None = None
     library: tuple[Published, ...] = ()
     """The row's numbers in LibFewShot."""

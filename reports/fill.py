@@ -14,6 +14,7 @@ from reports.comparisons import Question, against_baseline, among_best, answers,
 from reports.layouts import TableLayout
 from reports.look_notes import look_notes
 from reports.looks import Looks
+from reports.origins import Origin, origins
 from reports.places import Place, places_of
 from reports.published import ABLATED, BACKBONES, DATASETS, Published
 from reports.spreads import SeedSpread, spread_of, trained_elsewhere
@@ -48,6 +49,7 @@ class Gathered:
     layout: TableLayout
     sections: tuple[tuple[Place, ...], ...]
     spread: SeedSpread
+    records: Records
     looks: Looks | None = None
     earlier: Looks | None = None
 
@@ -66,7 +68,7 @@ def gather(
     if not sections:
         raise ValueError(f"no cell is planned for table {layout.name}; plan cells for it, or leave it out")
     spread = spread_of(sections, lambda: trained_elsewhere(layout, cells, records, today))
-    return Gathered(layout, sections, spread, looks, earlier)
+    return Gathered(layout, sections, spread, records, looks, earlier)
 
 
 def tabulate(gathered: Gathered) -> Table:
@@ -80,7 +82,18 @@ def tabulate(gathered: Gathered) -> Table:
     sections = []
     for places, (ours, further) in zip(gathered.sections, questions, strict=True):
         best, to_baseline = among_best(places, spread), {question.place: found[question] for question in ours}
-        cells = [_cell(layout, place, theirs[place], to_baseline.get(place), place in best, spread) for place in places]
+        cells = [
+            _cell(
+                layout,
+                place,
+                theirs[place],
+                to_baseline.get(place),
+                place in best,
+                spread,
+                origins(place.planned, place.found, gathered.records),
+            )
+            for place in places
+        ]
         column = places[0].column
         sections.append(
             Section(
@@ -120,6 +133,7 @@ def _cell(
     to_baseline: AgainstBaseline | None,
     best: bool,
     spread: SeedSpread,
+    made: tuple[Origin, ...],
 ) -> Cell:
     row, found = place.row, place.found
     numbers: dict[str, Any] = {}
@@ -139,6 +153,7 @@ def _cell(
         name=row.name,
         backbone=row.backbone,
         variant=row.variant,
+        value=None if row.reference else row.value,
         state=found.state,
         reasons=found.reasons,
         seeds_done=found.seeds,
@@ -146,9 +161,11 @@ def _cell(
         best=best,
         bank=found.bank,
         records=found.records,
+        origins=made,
         doubts=found.doubts,
         parameters=found.parameters,
         training_seconds=found.training_seconds,
+        peak_bytes=max((each.peak_bytes for each in made if each.counts and each.peak_bytes), default=None),
         published=theirs,
         library=_library(layout, place),
         to_baseline=to_baseline,

@@ -15,7 +15,7 @@ from reports.statistics.paper import PAPER_MARGIN
 from reports.statistics.spread import ENOUGH
 from reports.statistics.verdicts import Verdict
 from reports.tables import PlannedCell
-from reports.words import holds, over_classes, percent, points
+from reports.words import explained, holds, interval, over_classes, percent, points
 from reports.words import verdict as word_of
 
 PLAIN = frozenset({State.NOT_PLANNED, State.MISSING, State.RUNNING, State.NOT_EVALUATED})
@@ -56,6 +56,7 @@ def notes(sections: Sequence[Section], planned: Sequence[PlannedCell], spread: S
         _looked_at(cells, spread),
         _models(cells, spread),
         _other_classes(cells),
+        *_asked(sections),
         *_several_baselines(cells),
         _best(cells, spread),
         _published(cells, spread),
@@ -205,6 +206,22 @@ def _decided(cells: Sequence[tuple[Section, Cell]]) -> list[AgainstBaseline]:
     """The comparisons that have a verdict other than undecided."""
     made = [cell.to_baseline for _, cell in cells if cell.to_baseline]
     return [each for each in made if each.verdict and each.verdict is not Verdict.UNDECIDED]
+
+
+def _asked(sections: Sequence[Section]) -> list[str]:
+    """A line for each further pair of rows that the sweep compares."""
+    lines = []
+    for section in sections:
+        for each in section.asked:
+            against = each.against
+            numbers = ""
+            if not against.is_of_models and against.low is not None and against.high is not None:
+                assert against.difference is not None
+                numbers = f"{percent(against.difference, signed=True)} {interval(against.low, against.high)}, "
+            name = ", ".join((each.name, *each.variant))
+            told = f"{name} − {against.baseline} ({section.label}): {numbers}{explained(against)}"
+            lines.append(f"Also compared: {told}.")
+    return lines
 
 
 def _several_baselines(cells: Sequence[tuple[Section, Cell]]) -> list[str]:

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Protocol, Self
 from pydantic import Field, model_validator
 
 from dmf.config import EvaluationConfig, ExperimentConfig
-from dmf.records.facts import Ended, Tested
+from dmf.records.facts import Curves, Ended, Tested
 from dmf.values import Value
 from reports import published
 from reports.layouts import TABLE_NAME, RowValue, TableLayout, is_same
@@ -63,6 +63,9 @@ class Records(Protocol):
 
     def running(self, key: str) -> bool:
         """Whether a training that has no record yet is running."""
+
+    def curves(self, key: str) -> Curves | None:
+        """A training's curves, from its whole record; None if it has not ended."""
 
 
 @dataclass(frozen=True, order=True)

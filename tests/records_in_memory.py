@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from dmf.config import EvaluationConfig, ExperimentConfig
-from dmf.records.facts import Ended, Tested
+from dmf.records.facts import Curves, Ended, Tested
 from dmf.records.records import FORMAT, EvaluationRecord, Failure, TrainingRecord
 from reports.statistics.cells import mean_ci95
 from reports.tables import PlannedCell
@@ -62,6 +62,10 @@ class InMemory:
     def how_tested(self, training_key: str, evaluation_key: str) -> Tested | None:
         record = self.evaluations.get((training_key, evaluation_key))
         return None if record is None else Tested.of(record)
+
+    def curves(self, key: str) -> Curves | None:
+        record = self.trainings.get(key)
+        return None if record is None else Curves(history=record.history)
 
     def running(self, key: str) -> bool:
         return key in self.at_work

@@ -28,6 +28,7 @@ dmf.evaluate dmf.classifier
 dmf
 reports.statistics
 reports
+reports.render
 orchestrator.text
 orchestrator.spec
 orchestrator.store.bucket

@@ -14,11 +14,11 @@ from rich.console import Console
 from orchestrator.report import report
 from orchestrator.spec.file import spec_from
 from orchestrator.spec.plan import SweepPlan, plan
-from reports import render_claims
 from reports.claims import CLAIMS, Claim, Relation, Says, relations
 from reports.fill import gather
 from reports.judge import Judged, Outcome, by_paper, judge
 from reports.layouts import TABLES
+from reports.render import claims as render_claims
 from reports.statistics.pairs import Estimate
 from tests.records_in_memory import InMemory
 

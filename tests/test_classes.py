@@ -16,14 +16,18 @@ from scipy import stats
 from dmf.config import EvaluationConfig
 from dmf.records import facts
 from dmf.records.classes import drawn_classes, sums_by_class
-from reports import render
 from reports.cells import AgainstBaseline, OtherClasses, Table
 from reports.fill import fill
 from reports.layouts import TABLES
+from reports.render.data import to_csv, to_json
+from reports.render.markdown import to_markdown
+from reports.render.page import to_html
+from reports.render.terminal import to_terminal
 from reports.statistics.classes import class_design, classes_half, classes_part, jackknife, of_other_classes
 from reports.statistics.pairs import Estimate, Pair, of_methods_alone, of_two_models, paired
 from reports.statistics.verdicts import Verdict
 from reports.tables import PlannedCell
+from reports.words import percent
 from tests.records_in_memory import InMemory, planned
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -170,7 +174,7 @@ def compared(table: Table) -> AgainstBaseline:
 
 def printed(table: Table) -> str:
     console = Console(width=400, file=io.StringIO(), color_system=None)
-    console.print(render.to_terminal(table, 400))
+    console.print(to_terminal(table, 400))
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue()
 
@@ -194,17 +198,17 @@ def test_a_verdict_says_whether_it_would_hold_for_other_classes(gain_sd: float, 
     assert against.verdict is Verdict.BETTER and against.holds_for_other_classes is holds
     over = against.other_classes
     assert over is not None and over.classes == 20 and over.low < against.low and against.high < over.high
-    text = render.percent(over.low, signed=True)
+    text = percent(over.low, signed=True)
     said = "yes" if holds else "not shown"
-    line = f"[{text}, {render.percent(over.high, signed=True)}] over 20 test classes: {said}."
+    line = f"[{text}, {percent(over.high, signed=True)}] over 20 test classes: {said}."
     assert "would it hold for other classes? " in printed(table) and line in printed(table)
     assert "with at most 19 degrees of freedom" in printed(table)
-    for written in (render.to_markdown(table), render.to_html([table], "Tables")):
+    for written in (to_markdown(table), to_html([table], "Tables")):
         assert "other classes" in written and text in written
-    (csv_row,) = (line for line in render.to_csv(table).splitlines() if "with dynamic sampling" in line)
+    (csv_row,) = (line for line in to_csv(table).splitlines() if "with dynamic sampling" in line)
     assert f",20,{text.replace('−', '-').removeprefix('+')}," in csv_row
     assert f",{said}," in csv_row
-    assert Table.model_validate_json(render.to_json(table)) == table
+    assert Table.model_validate_json(to_json(table)) == table
 
 
 def test_a_verdict_does_not_depend_on_the_classes() -> None:
@@ -219,7 +223,7 @@ def test_a_verdict_does_not_depend_on_the_classes() -> None:
     assert without.replace(other_classes=None) == with_classes.replace(other_classes=None)
     assert without.other_classes == OtherClasses(obstacle=without.other_classes.obstacle)
     assert "would hold for other test classes is not known: records of an older format" in printed(table)
-    assert "other classes?" not in printed(table) and "other classes |" not in render.to_markdown(table)
+    assert "other classes?" not in printed(table) and "other classes |" not in to_markdown(table)
 
 
 def test_few_classes_say_so() -> None:

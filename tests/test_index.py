@@ -317,7 +317,7 @@ def test_a_report_is_the_same_with_and_without_the_index(tmp_path: Path) -> None
         found.append({path.name: path.read_bytes() for path in files})
         if output == "without":
             (ledger.store / index.FILE).rmdir()
-    assert len(found[0]) == 14 and found[0] == found[1] == found[2]
+    assert len(found[0]) == 16 and found[0] == found[1] == found[2]
     assert len(rows(ledger.store)) == len(kept.trainings) + len(kept.evaluations)
 
 

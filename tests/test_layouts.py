@@ -12,6 +12,8 @@ from orchestrator.spec.lint import lint
 from orchestrator.spec.plan import SweepPlan, plan
 from reports.fill import fill
 from reports.layouts import TABLES, TableLayout, in_order, is_same
+from reports.render.data import to_csv
+from reports.render.markdown import to_markdown
 from reports.statistics.verdicts import Verdict, margin_below
 from tests.records_in_memory import InMemory
 
@@ -73,6 +75,11 @@ def test_further_pairs_are_compared_and_adjusted_with_the_others() -> None:
     (asked,) = section.asked
     assert (asked.name, asked.against.baseline) == ("learning rate 1.0", "learning rate 0.3")
     assert asked.against.verdict is Verdict.WORSE
+    table = fill(planned.layouts[0], planned.cells, records)
+    (line,) = [
+        note for note in table.notes if note.startswith("Also compared: learning rate 1.0 − learning rate 0.3 (")
+    ]
+    assert "−2" in line and line.endswith("], worse.")
     assert asked.against.difference == pytest.approx(-0.2, abs=0.002)
     alone = fill(TableLayout.from_dict(RATES), planned.cells, records).sections[0]
     p_alone, p_joined = (s.cells[1].to_baseline.p_holm for s in (alone, section))
@@ -120,6 +127,8 @@ def test_rows_of_components_carry_a_mark_for_each() -> None:
     assert set(marks) == {("✓", "✓"), ("✓", "–"), ("–", "✓"), ("–", "–")}
     assert [m for m, cell in marks.items() if cell.is_baseline] == [("–", "✓")]
     assert marks["✓", "–"].name == "dynamic sampling ✓, last pooling –"
+    assert "| dynamic sampling | last pooling |" in to_markdown(table) and "| ✓ | – |" in to_markdown(table)
+    assert "dynamic sampling ✓, last pooling –," in to_csv(table).replace('"', "")
 
 
 def test_a_method_that_learns_nothing_or_lacks_the_parameter_is_a_reference() -> None:

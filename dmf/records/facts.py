@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from pydantic import AliasPath, ConfigDict, Field
 
 from dmf.records.classes import drawn_classes, sums_by_class
-from dmf.records.records import EvaluationRecord, Failure
+from dmf.records.records import Epoch, EvaluationRecord, Failure
 from dmf.values import Value
 
 
@@ -25,6 +25,8 @@ class MadeBy(Value):
     image_sizes: str = ""
     """A training's image sizes as found on disk; empty if not known."""
     code: str = ""
+    git_commit: str | None = None
+    device: str = ""
 
 
 class Ended(Value):
@@ -37,9 +39,18 @@ class Ended(Value):
     failure: Failure | None = None
     parameters: int | None = None
     seconds: float = 0.0
+    peak_bytes: int | None = None
     best_validation_accuracy: float | None = None
     provenance: MadeBy | None = None
     data_root: Annotated[str | None, Field(validation_alias=AliasPath("config", "data", "root"))] = None
+
+
+class Curves(Value):
+    """A training's curves, which only a page draws."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    history: tuple[Epoch, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)

@@ -36,7 +36,7 @@ import dmf
 from dmf.machine.files import replacing
 from dmf.records.checkpoints import read_checkpoint_of
 from dmf.records.classes import drawn_classes, sums_by_class
-from dmf.records.facts import Ended, Tested
+from dmf.records.facts import Curves, Ended, Tested
 from dmf.records.records import BEST, EVALUATIONS, RECORD, EvaluationRecord, Kept, TrainingRecord
 from dmf.values import Value, describe, shown
 from orchestrator.spec.plan import SweepPlan
@@ -330,6 +330,11 @@ class Archive:
     def _class_sums(record: EvaluationRecord, correct: NDArray[np.int64]) -> tuple[int, ...]:
         assert record.classes is not None
         return sums_by_class(drawn_classes(record.config, record.classes, len(correct)), correct, record.classes)
+
+    def curves(self, key: str) -> Curves | None:
+        """A training's curves; None if it has not ended."""
+        record = self.trainings.get(key)
+        return Curves(history=record.history) if record else None
 
     def running(self, key: str) -> bool:
         """False: nothing runs in an archive."""

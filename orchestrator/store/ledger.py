@@ -31,7 +31,7 @@ from typing import ClassVar, Literal
 from dmf.data.sets import default_cache_dir
 from dmf.machine.files import taken, wait_for, write_text
 from dmf.records.checkpoints import read_state_of
-from dmf.records.facts import Ended, MadeBy, Tested
+from dmf.records.facts import Curves, Ended, MadeBy, Tested
 from dmf.records.records import BEST, EVALUATIONS, LAST, LOCK, RECORD, STACKS, EvaluationRecord, Going, TrainingRecord
 from dmf.values import digest
 from orchestrator.spec.plan import SweepPlan, Trial
@@ -146,6 +146,11 @@ class Ledger:
     def how_ended(self, key: str) -> Ended | None:
         """The part of a training's record that tables need; None if it has not ended."""
         return self.index.ended(f"trainings/{key}/{RECORD}")
+
+    def curves(self, key: str) -> Curves | None:
+        """A training's curves, which the index does not hold; None if it has not ended."""
+        path = self.folder(key) / RECORD
+        return Curves.read(path) if path.is_file() else None
 
     def write_training(self, record: TrainingRecord) -> None:
         """Write a training's record."""

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlparse
 from urllib.request import url2pathname
 
-from dmf.records.facts import Ended, Tested
+from dmf.records.facts import Curves, Ended, Tested
 from dmf.records.records import EVALUATIONS, RECORD, EvaluationRecord, TrainingRecord
 from orchestrator.spec.plan import SweepPlan
 from orchestrator.store.ledger import IDENTITY, LOOKS
@@ -81,6 +81,11 @@ class MLflowRecords:
         text = self._of_trial(key, RECORD)
         return Ended.model_validate_json(text) if text else None
 
+    def curves(self, key: str) -> Curves | None:
+        """A training's curves; None if it has not ended."""
+        text = self._of_trial(key, RECORD)
+        return Curves.model_validate_json(text) if text else None
+
     def evaluation(self, training_key: str, evaluation_key: str) -> EvaluationRecord | None:
         """The record of an evaluation; None if it has not been made."""
         text = self._of_trial(training_key, f"{EVALUATIONS}/{evaluation_key}.json")
@@ -99,6 +104,10 @@ class MLflowRecords:
         for runs in found.values():
             runs.sort(key=lambda run: (run.tags.get(OUTCOME) != "finished", -run.started))
         return found
+
+    def runs(self) -> dict[str, str]:
+        """The run of each training's key: a finished one if there is one, and the newest of these."""
+        return {key: runs[0].id for key, runs in self._by_key.items()}
 
     def running(self, key: str) -> bool:
         """Whether a training is running."""

@@ -5,13 +5,14 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from pydantic import TypeAdapter
 from rich.console import Group
 from rich.text import Text
 
 from reports.judge import Judged, Outcome
-from reports.render import markdown_text
+from reports.render.markdown import escaped
 
 TITLE = "Claims"
 NOTE = (
@@ -53,7 +54,7 @@ def to_markdown(claims: Sequence[Judged]) -> str:
     for each in claims:
         source = f"{each.sentence} ({each.source})" if each.source else each.sentence
         cells = (source, each.where or "–", each.published, outcome(each), each.evidence, each.published_evidence)
-        lines.append(f"| {' | '.join(markdown_text(cell) for cell in cells)} |")
+        lines.append(f"| {' | '.join(escaped(cell) for cell in cells)} |")
     return "\n".join([*lines, "", f"- {NOTE}"]) + "\n"
 
 
@@ -69,3 +70,30 @@ def to_csv(claims: Sequence[Judged]) -> str:
 def to_json(claims: Sequence[Judged]) -> str:
     """Every field, unrounded."""
     return TypeAdapter(list[Judged]).dump_json(list(claims), indent=1).decode() + "\n"
+
+
+@dataclass(frozen=True)
+class OnPage:
+    """A judged claim as a page shows it."""
+
+    sentence: str
+    source: str
+    published: str
+    ours: str
+    evidence: str
+    published_evidence: str
+
+
+def for_page(claims: Sequence[Judged]) -> list[OnPage]:
+    """Each claim with its section in the sentence, and what an undecided one would take in its verdict."""
+    return [
+        OnPage(
+            sentence=f"{each.sentence} ({each.where})" if each.where else each.sentence,
+            source=each.source,
+            published=each.published,
+            ours=outcome(each),
+            evidence=each.evidence,
+            published_evidence=each.published_evidence,
+        )
+        for each in claims
+    ]

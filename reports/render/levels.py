@@ -1,0 +1,131 @@
+"""Accuracy against the parameter that a table's rows vary, beside or over the published numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from reports.cells import Cell, Section, Table
+from reports.layouts import RowValue
+from reports.render import texts
+from reports.render.drawing import COLOURS, cleaned, svg
+from reports.words import percent
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+MOST_LINES = 6
+"""Backbones and variants that one figure shows."""
+MOST_NAMES, LONGEST_NAME = 8, 10
+"""How many values there may be that are no numbers, and the length of their labels."""
+HEIGHT = 2.5
+
+Lines = dict[str, list[Cell]]
+
+
+def levels(table: Table, section: Section, name: str) -> str:
+    """The figure of one section as `<svg>`; empty if its values do not fit, or fewer than two rows are done."""
+    lines = _lines(section)
+    published = _published(lines)
+    if not 0 < len(lines) <= MOST_LINES or max(sum(_is_done(cell) for cell in line) for line in lines.values()) < 2:
+        return ""
+    title = f"Accuracy against {table.row_header}, {section.label}"
+    return svg(
+        name,
+        title,
+        _description(table, lines, published),
+        HEIGHT,
+        lambda figure: _draw(figure, table, lines, published),
+    )
+
+
+def _lines(section: Section) -> Lines:
+    """The cells of each backbone and variant, by their values if all are numbers, else in the table's order."""
+    cells = [cell for cell in section.cells if cell.value is not None and (_is_done(cell) or cell.published)]
+    if _are_numbers(cells):
+        cells.sort(key=_number)
+    elif len(_values(cells)) > MOST_NAMES or any(len(cell.label) > LONGEST_NAME for cell in cells):
+        return {}
+    lines: Lines = {}
+    for cell in cells:
+        lines.setdefault(", ".join((texts.backbone(cell), *cell.variant)), []).append(cell)
+    return {name: line for name, line in lines.items() if any(map(_is_done, line))}
+
+
+def _number(cell: Cell) -> float:
+    return float(cell.value) if isinstance(cell.value, (int, float)) else 0.0
+
+
+def _values(cells: Iterable[Cell]) -> list[RowValue]:
+    """The distinct values, in order."""
+    return list(dict.fromkeys(cell.value for cell in cells if cell.value is not None))
+
+
+def _are_numbers(cells: Iterable[Cell]) -> bool:
+    return all(isinstance(cell.value, (int, float)) and not isinstance(cell.value, bool) for cell in cells)
+
+
+def _is_done(cell: Cell) -> bool:
+    return cell.accuracy is not None
+
+
+def _published(lines: Lines) -> list[Cell]:
+    """One cell for each value that the paper has, in order."""
+    found = {cell.value: cell for line in lines.values() for cell in line if cell.published}
+    order = _order(lines)
+    return [found[value] for value in order if value in found]
+
+
+def _order(lines: Lines) -> list[RowValue]:
+    cells = [cell for line in lines.values() for cell in line]
+    return _values(sorted(cells, key=_number) if _are_numbers(cells) else cells)
+
+
+def _description(table: Table, lines: Lines, published: list[Cell]) -> str:
+    def listed(cells: Iterable[Cell]) -> str:
+        return "; ".join(f"{cell.label}: {texts.ours(cell)}" for cell in cells if _is_done(cell))
+
+    parts = [f"Ours, {name}: {listed(line)}." for name, line in lines.items()]
+    if published:
+        numbers = "; ".join(f"{c.label}: {percent(c.published.accuracy)}" for c in published if c.published)
+        parts.append(f"{table.published_header}: {numbers}.")
+    return " ".join(parts)
+
+
+def _draw(figure: Figure, table: Table, lines: Lines, published: list[Cell]) -> None:
+    axes = figure.add_axes((0.13, 0.19, 0.85, 0.75))
+    values = _order(lines)
+    cells = [cell for line in lines.values() for cell in line]
+    names = {cell.value: f"{cell.value:g}" if _are_numbers(cells) else cell.label for cell in cells}
+    joined = "-" if _are_numbers(cells) else "none"
+    at = {value: place for place, value in enumerate(values)}
+    if published:
+        numbers = [100 * cell.published.accuracy for cell in published if cell.published]
+        axes.plot(
+            [at[cell.value] - 0.05 * (joined == "none") for cell in published if cell.value is not None],
+            numbers,
+            color=COLOURS["paper"],
+            linestyle="--" if joined == "-" else "none",
+            marker="D",
+            markersize=5,
+            markerfacecolor="none",
+            markeredgewidth=1.3,
+        )
+    several = len(lines) > 1
+    for number, line in enumerate(lines.values()):
+        done = [cell for cell in line if _is_done(cell)]
+        axes.errorbar(
+            [at[cell.value] + 0.05 * (number + (joined == "none")) for cell in done if cell.value is not None],
+            [100 * (cell.accuracy or 0) for cell in done],
+            yerr=[100 * (cell.ci95 or 0) for cell in done],
+            color=COLOURS[f"line-{number}"] if several else COLOURS["ours"],
+            linestyle=joined,
+            marker="o",
+            markersize=5,
+            capsize=3,
+        )
+    axes.set_xticks(range(len(values)), [cleaned(names[value]) for value in values])
+    axes.margins(x=0.06, y=0.12)
+    axes.grid(axis="y")
+    axes.set_xlabel(cleaned(table.row_header, 60))
+    axes.set_ylabel("accuracy, %")

@@ -1,0 +1,281 @@
+"""The HTML page: what it says of numbers, claims, costs and origins; its figures; hostile text; its size."""
+
+from __future__ import annotations
+
+import re
+import xml.etree.ElementTree as ElementTree
+from dataclasses import dataclass
+
+import matplotlib as mpl
+import pytest
+
+from dmf.records.facts import Curves
+from dmf.records.records import Failure
+from reports.cells import Table
+from reports.fill import fill
+from reports.layouts import TABLES
+from reports.render import curves, page
+from reports.render.behind import spans
+from reports.render.drawing import COLOURS
+from reports.render.forest import MOST_ROWS, forest
+from reports.render.levels import levels
+from reports.render.page import Page, to_html
+from reports.render.summary import kind_of
+from tests.filled import CODE, TEN, WORSE, cells_of_2c, hostile, large, made, records_of, table_2c
+from tests.records_in_memory import InMemory, episodes, planned
+from tests.test_render import Outline
+
+BUDGET = 5_000_000
+"""Most bytes of a page."""
+
+
+@dataclass(frozen=True)
+class Judged:
+    sentence: str
+    source: str
+    published: str
+    ours: str
+    evidence: str
+    published_evidence: str
+
+
+CLAIMS = (
+    Judged("Dynamic sampling helps.", "Section 5.3", "holds", "not tested", "", "+1.03 points"),
+    Judged("More groups help.", "Section 5.3", "holds", "undecided (needs 2 more seeds)", "+0.31", "+0.58"),
+    Judged("ODE is best.", "Abstract", "fails", "fails", "2 is above it", "67.76"),
+)
+
+
+@pytest.fixture(scope="module")
+def records() -> InMemory:
+    return records_of(cells_of_2c())
+
+
+@pytest.fixture(scope="module")
+def table() -> Table:
+    return table_2c()
+
+
+@pytest.fixture(scope="module")
+def text(table: Table, records: InMemory) -> str:
+    runs = {table.sections[0].cells[0].origins[0].training_key: "a" * 32}
+    return to_html([table], "Tables", "About", CLAIMS, records.curves, runs)
+
+
+def plain(text: str) -> str:
+    """The page's text, without script and style, with single spaces."""
+    body = re.sub(r"<(script|style)>.*?</\1>", "", text, flags=re.DOTALL)
+    outline = Outline()
+    outline.feed(re.sub(r"(</(dt|dd|p|li|th|td|h\d|summary|figcaption|a)>)", r"\1 ", body.replace("<wbr>", "")))
+    assert outline.open == []
+    return " ".join("".join(outline.text).replace("\xa0", " ").split())
+
+
+def figures_of(text: str) -> list[str]:
+    return re.findall(r'<svg viewBox="[^"]+" role="img".*?</svg>', text, re.DOTALL)
+
+
+def test_the_summary_comes_first_with_verdicts_and_claims(table: Table, text: str) -> None:
+    said = plain(text)
+    assert said.index("Summary") < said.index(table.verdict) < said.index("Claims") < said.index("Notes")
+    assert "By our numbers: 1 fails, 1 undecided, 1 not tested." in said
+    assert "Dynamic sampling helps. Section 5.3 ours not tested published holds +1.03 points" in said
+    assert "More groups help. Section 5.3 ours undecided (needs 2 more seeds) +0.31 published holds +0.58" in said
+
+
+@pytest.mark.parametrize(
+    ("word", "kind"),
+    [
+        ("holds", "holds"),
+        ("fails", "fails"),
+        ("undecided (needs 3 more seeds)", "undecided"),
+        ("not tested", "not-tested"),
+    ],
+)
+def test_a_claims_verdict_has_a_class(word: str, kind: str) -> None:
+    assert kind_of(word) == kind
+
+
+def test_a_page_without_claims_or_with_one_table_has_no_such_heading(table: Table) -> None:
+    one, two = to_html([table], "t"), to_html([table, table.replace(name="2d")], "t")
+    assert "Claims" not in one + two and 'id="summary"' not in one and 'id="summary"' in two
+
+
+def test_what_is_decided_is_listed_in_the_summary() -> None:
+    cells = [planned("2c", TEN, (0, 1, 2), model__groups=groups) for groups in (1, 64)]
+    records = InMemory()
+    for index, cell in enumerate(cells):
+        for seed in cell.seeds:
+            records.tested(cell, episodes(0.4 + 0.2 * index, 10) + 0.001 * seed, seed)
+    table = fill(TABLES["2c"], cells, records)
+    said = plain(to_html([table, table.replace(name="3")], "t"))
+    against = next(cell.to_baseline for cell in table.sections[0].cells if cell.to_baseline)
+    assert against.verdict == "better" and against.difference is not None
+    assert f"better groups 64, against groups 1 (5-way 1-shot): +{100 * against.difference:.2f} [" in said
+
+
+def test_every_number_leads_to_its_origins(table: Table, text: str) -> None:
+    targets = set(re.findall(r'<div class="behind" id="([^"]+)"', text))
+    links = re.findall(r'href="#(behind-[^"]+)"', text)
+    assert set(links) == targets and len(links) == sum(bool(c.origins) for s in table.sections for c in s.cells)
+    said = plain(text)
+    cell = table.sections[0].cells[0]
+    first, second = cell.origins
+    assert f"episode bank {cell.bank}" in said
+    assert f"images {'d' * 16}, found at 84x84" in said
+    assert f"code {CODE}" in said and f"commit {'c' * 12}, clean" in said and "device cpu of the test" in said
+    test = first.evaluation_key
+    assert f"seed 0: training {first.training_key}, test {test}, MLflow run {'a' * 32}" in said
+    assert f"seed 1: training {second.training_key}, test {test}" in said
+
+
+def test_failed_diverged_and_missing_siblings_are_listed(table: Table, text: str) -> None:
+    said = plain(text)
+    for state, words in (("failed", r"failed: 50% of GPU_0 & <b>#1</b> |"), ("diverged", "diverged: nan")):
+        cell = next(c for c in table.sections[0].cells if c.state == state)
+        assert f"seed 1, {words}" in said
+        assert f": training {cell.origins[1].training_key}" in said
+    assert "seed 1, not ended: training" in said
+
+
+def test_facts_that_differ_between_seeds_name_them() -> None:
+    (cell,) = [planned("2c", TEN, (0, 1, 2, 5), model__groups=64)]
+    records = InMemory()
+    for seed in cell.seeds:
+        records.tested(cell, episodes(0.5, 10, seed), seed)
+        key = cell.of_seed(seed).key
+        records.trainings[key] = records.trainings[key].replace(**made(key, dirty=seed == 5))
+    said = plain(to_html([fill(TABLES["2c"], [cell], records)], "t"))
+    changed = f"commit {'c' * 12}, clean (seeds 0–2); {'c' * 12}, with uncommitted changes (seed 5)"
+    assert changed in said
+    assert spans([3, 0, 1, 2, 7]) == "0–3, 7"
+
+
+def test_costs_have_their_columns(text: str) -> None:
+    said = plain(text)
+    assert "parameters training time peak memory" in said and "1,000 67 min 1.5 GiB" in said
+
+
+def test_figures_have_a_name_and_a_text_alternative(text: str, table: Table) -> None:
+    figures = figures_of(text)
+    assert len(figures) == 1 + 2 + 4, "a forest plot, accuracy against groups, and two curves for each of two sections"
+    for figure in figures:
+        tree = ElementTree.fromstring(figure)
+        title, description, *_ = tree
+        assert title.tag == "title" and description.tag == "desc"
+        assert tree.attrib["aria-labelledby"] == f"{title.attrib['id']} {description.attrib['id']}"
+        assert title.text and description.text and len(description.text) > 30
+    ids = re.findall(r' id="([^"]+)"', text)
+    assert len(ids) == len(set(ids)), "ids are unique on the page"
+    for used in re.findall(r'(?:url\(#|href="#)([^")]+)', text):
+        assert used in ids
+
+
+def test_the_forest_plot_has_ours_and_the_papers_differences(table: Table) -> None:
+    (description,) = re.findall(r"<desc[^>]*>(.*?)</desc>", forest(table, "f"), re.DOTALL)
+    cell = table.sections[0].cells[1]
+    assert cell.to_baseline is not None and cell.to_baseline.difference is not None
+    low, high = cell.to_baseline.method_low, cell.to_baseline.method_high
+    assert low is not None and high is not None
+    number = f"{100 * cell.to_baseline.difference:+.2f} [{100 * low:+.2f}, {100 * high:+.2f}]".replace("-", "−")
+    assert f"5-way 1-shot, 64: {number}, in the paper +1.28, undecided." in description
+    assert forest(large(MOST_ROWS + 1, 1), "f") == "" and forest(large(MOST_ROWS, 1), "f")
+
+
+def test_accuracy_against_groups_has_the_published_curve(table: Table) -> None:
+    figure = levels(table, table.sections[0], "l")
+    (description,) = re.findall(r"<desc[^>]*>(.*?)</desc>", figure, re.DOTALL)
+    assert description.endswith("paper: 1: 66.48; 64: 67.76; 160: 67.61; 320: 67.51; 640: 67.43.")
+    assert [*re.findall(r">(\d+)</text>", figure)][:5] == ["1", "64", "160", "320", "640"], "in the order of the values"
+    assert "var(--paper)" in figure and "var(--ours)" in figure
+
+
+def test_values_that_are_no_numbers_are_points_without_a_line() -> None:
+    cells = [planned("2d", TEN, model__alignment=alignment) for alignment in (0, 1, "ode")]
+    records = InMemory()
+    for cell in cells:
+        records.tested(cell, episodes(0.5, 10))
+    table = fill(TABLES["2d"], cells, records)
+    figure = levels(table, table.sections[0], "l")
+    assert ">ODE</text>" in figure
+    section = table.sections[0]
+    for label, fits in (("long name", True), ("a name that is too long", False)):
+        renamed = section.replace(cells=tuple(cell.replace(label=label) for cell in section.cells))
+        assert bool(levels(table, renamed, "l")) is fits
+
+
+def test_only_the_curves_that_are_drawn_are_read(records: InMemory) -> None:
+    table, read = large(100, 7), []
+    known = next(record for record in records.trainings.values() if record.history)
+
+    def find(key: str) -> Curves:
+        read.append(key)
+        return Curves(history=known.history)
+
+    page = Page([table], find)
+    assert page.of(0) == page.of(0)
+    assert len(read) == curves.MOST_LINES * curves.MOST_SEEDS
+
+
+def test_diverged_losses_are_not_drawn() -> None:
+    (cell,) = [planned("2c", TEN, model__groups=64)]
+    records = InMemory()
+    records.ended(cell.trainings[0], "diverged", Failure(reason="nan", step=7))
+    key = cell.trainings[0].key
+    values = made(key)
+    history = values["history"]
+    broken = (*history[:2], history[2].replace(loss=float("nan")), history[3].replace(loss=float("inf")))
+    records.trainings[key] = records.trainings[key].replace(**{**values, "history": broken})
+    table = fill(TABLES["2c"], [cell], records)
+    (line,) = curves.lines_of(table.sections[0], records.curves)
+    assert line.loss[0][0] == (1, 2) and line.accuracy[0][0] == (2, 4)
+    assert "nan" not in curves.loss_curves(table.sections[0], [line], "c")
+
+
+def test_figures_are_the_same_bytes_whatever_was_drawn_before(table: Table, records: InMemory, text: str) -> None:
+    runs = {table.sections[0].cells[0].origins[0].training_key: "a" * 32}
+    with mpl.rc_context({"font.size": 30, "axes.grid": True, "svg.fonttype": "path", "lines.linewidth": 9}):
+        assert to_html([table], "Tables", "About", CLAIMS, records.curves, runs) == text
+
+
+def test_figures_follow_the_pages_colours(text: str) -> None:
+    drawn = "".join(figures_of(text))
+    assert not re.search(r"#[0-9a-f]{6}", drawn), "every colour is a variable"
+    style = text[text.index("<style>") : text.index("</style>")]
+    for scheme in style.split("@media screen and (prefers-color-scheme: dark)"):
+        for name in COLOURS:
+            assert f"--{name}:" in scheme
+
+
+@pytest.mark.parametrize("render", [to_html, lambda tables, title: Page(tables).of(0)])
+def test_hostile_text_is_text(render) -> None:
+    table = hostile()
+    records = records_of(cells_of_2c(), WORSE)
+    judged = Judged(*[WORSE] * 6)
+    text = to_html([table, table.replace(name=WORSE)], WORSE, WORSE, [judged], records.curves, {"k": WORSE})
+    text += render([table], WORSE)
+    assert "<script>alert" not in text and text.count("<script>") == 2 and text.count("</html>") == 2
+    said = plain(text)
+    assert "</title><script>alert(1)</script>" in said and "{{ 1 }} {% if %}" in said
+    for figure in figures_of(text):
+        ElementTree.fromstring(figure)
+
+
+def test_the_script_and_the_style_fetch_nothing(text: str) -> None:
+    script = text[text.index("<script>") : text.index("</script>")]
+    assert not re.search(r"fetch|import|XMLHttp|eval|innerHTML|src", script)
+    assert not re.search(r"@import|url\((?!#)|src=|https?:", text)
+
+
+def test_rows_carry_unrounded_numbers_to_sort_by(table: Table, text: str) -> None:
+    cell = table.sections[0].cells[0]
+    assert f'data-order="{cell.accuracy:.6g}"' in text
+    assert re.search(r'class="[^"]*none[^"]*">–', text), "a row without a value is marked, to come last"
+
+
+@pytest.mark.parametrize(("rows", "seeds"), [(22, 455), (1500, 7)])
+def test_a_page_of_ten_thousand_trainings_is_small(rows: int, seeds: int, records: InMemory) -> None:
+    known = next(record for record in records.trainings.values() if record.history)
+    text = to_html([large(rows, seeds)], "large", find=lambda key: Curves(history=known.history * 30))
+    assert len(text.encode()) < BUDGET
+    assert "more seeds, in the table" in text or rows > page.MOST_BEHIND
