@@ -27,6 +27,7 @@ dmf.train
 dmf.evaluate
 reports.statistics
 reports
+reports.figures
 orchestrator.text
 orchestrator.spec
 orchestrator.store.bucket
@@ -34,7 +35,7 @@ orchestrator.store
 orchestrator.tracking
 orchestrator.running
 orchestrator.costs
-orchestrator.report orchestrator.sync orchestrator.status orchestrator.selftest
+orchestrator.report orchestrator.figures orchestrator.sync orchestrator.status orchestrator.selftest
 orchestrator.sweep
 """
 """Rooms by floor, from the bottom. A room can import only from floors below its own."""
