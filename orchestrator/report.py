@@ -1,4 +1,7 @@
-"""Print the tables of sweeps, and write them to files: `python -m orchestrator.report [SWEEP ...]`."""
+"""Print the tables of sweeps, and write them to files: `python -m orchestrator.report [SWEEP ...]`.
+
+`--diff A B` compares two stores instead: what changed in every cell that both have, by how much, and tested.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +18,7 @@ from rich.console import Console
 from dmf.machine.files import write_text
 from dmf.records.staleness import Today
 from dmf.values import printable, shown
+from orchestrator.differences import FORMATS_OF_DIFF, Source, report_diff
 from orchestrator.spec.model import SWEEP_NAME
 from orchestrator.spec.plan import SweepPlan
 from orchestrator.store.ledger import Ledger
@@ -33,6 +37,8 @@ FORMATS: dict[str, tuple[str, Callable[[Table], str]]] = {
 }
 """Name -> (suffix, function that writes a table)."""
 
+STORE = "runs"
+"""The store that is read by default."""
 NOTHING_FOUND = 2
 """Exit status if there is no record, or for a mistake in the command."""
 
@@ -117,6 +123,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _main(options: argparse.Namespace) -> int:
+    if options.diff:
+        return _diff(options)
     records = _records(options)
     plans = records.plans()
     if not plans:
@@ -128,7 +136,19 @@ def _main(options: argparse.Namespace) -> int:
     today = Today(options.accept_stale)
     for plan in choose(plans, options.sweeps, options.table):
         asked = [layout.name for layout in plan.layouts if not options.table or layout.name in options.table]
-        report(plan, records, options.output, asked, options.formats, today=today)
+        report(plan, records, options.output, asked, options.formats or tuple(FORMATS), today=today)
+    return 0
+
+
+def _diff(options: argparse.Namespace) -> int:
+    ignored = {"--store": options.store != STORE, "--tracking-uri": options.tracking_uri}
+    ignored |= {"--accept-stale": options.accept_stale}
+    if given := ", ".join(name for name, value in ignored.items() if value):
+        raise ValueError(f"{given}: --diff reads the two stores that it names, and counts stale records; leave it out")
+    if other := [name for name in options.formats or () if name not in FORMATS_OF_DIFF]:
+        raise ValueError(f"--formats {' '.join(other)}: --diff writes {', '.join(FORMATS_OF_DIFF)}; choose of these")
+    a, b = (Source(name, ledger.plans(), ledger) for name in options.diff for ledger in [Ledger.existing(name)])
+    report_diff(a, b, options.output, options.sweeps, options.table, options.formats or tuple(FORMATS_OF_DIFF))
     return 0
 
 
@@ -142,20 +162,29 @@ def _records(options: argparse.Namespace) -> StoredRecords:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m orchestrator.report", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m orchestrator.report", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("sweeps", nargs="*", metavar="SWEEP", help="names of sweeps; default: all in the store")
-    parser.add_argument("--store", default="runs", help="where sweeps keep records (%(default)s)")
+    parser.add_argument("--store", default=STORE, help="where sweeps keep records (%(default)s)")
     parser.add_argument(
         "--tracking-uri",
         help="read plans and records from this MLflow server or database, or the store beside it",
     )
     parser.add_argument("--output", type=Path, default=Path("results"), help="folder to write to (%(default)s)")
     parser.add_argument("--table", nargs="+", metavar="TABLE", help="only these tables, such as 2c")
-    parser.add_argument("--formats", nargs="+", choices=FORMATS, default=list(FORMATS), help="default: all")
+    parser.add_argument("--formats", nargs="+", choices=FORMATS, help="default: all")
     parser.add_argument(
         "--accept-stale",
         action="store_true",
         help="use records made by other code or from other images than today's; the tables' notes name them",
+    )
+    parser.add_argument(
+        "--diff",
+        nargs=2,
+        metavar=("A", "B"),
+        help="compare two stores, folders or buckets, sweep by sweep; written as markdown, csv and json. Records keep "
+        "no date, so a store is compared with an earlier state only if you kept a copy of it",
     )
     return parser
 

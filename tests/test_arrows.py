@@ -27,7 +27,7 @@ dmf.train
 dmf.evaluate
 reports.statistics
 reports
-reports.figures
+reports.figures reports.diff
 orchestrator.text
 orchestrator.spec
 orchestrator.store.bucket
@@ -35,6 +35,7 @@ orchestrator.store
 orchestrator.tracking
 orchestrator.running
 orchestrator.costs
+orchestrator.differences
 orchestrator.report orchestrator.figures orchestrator.sync orchestrator.status orchestrator.selftest
 orchestrator.sweep
 """
