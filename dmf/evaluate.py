@@ -59,7 +59,8 @@ def test(arguments: argparse.Namespace) -> EvaluationRecord:
     return _test_folder(folders[0], settings, evaluation)
 
 
-def _test_folder(folder: Path, settings: dict[str, object], evaluation: EvaluationConfig) -> EvaluationRecord:
+def trained(folder: Path) -> ExperimentConfig:
+    """The configuration of the finished training in a folder. Raises ValueError if there is none with weights."""
     if not (folder / CONFIG).is_file():
         raise ValueError(f"{folder} holds no finished training: {CONFIG} is missing; name the folder of a training")
     if not (folder / RECORD).is_file() or TrainingRecord.read(folder / RECORD).outcome != "finished":
@@ -67,6 +68,11 @@ def _test_folder(folder: Path, settings: dict[str, object], evaluation: Evaluati
     kept = ExperimentConfig.read(folder / CONFIG)
     if not (folder / BEST).is_file():
         raise ValueError(f"{folder}: {without_weights(kept.key)}")
+    return kept
+
+
+def _test_folder(folder: Path, settings: dict[str, object], evaluation: EvaluationConfig) -> EvaluationRecord:
+    kept = trained(folder)
     config = kept.with_paths(settings)
     if config.key != kept.key:
         raise ValueError(

@@ -1,4 +1,7 @@
-"""Print the tables of sweeps, and write them to files: `python -m orchestrator.report [SWEEP ...]`."""
+"""Print the tables of sweeps, and write them to files: `python -m orchestrator.report [SWEEP ...]`.
+
+`--diff A B` compares two stores instead: what changed in every cell that both have, by how much, and tested.
+"""
 
 from __future__ import annotations
 
@@ -15,17 +18,16 @@ from rich.console import Console
 from dmf.machine.files import write_text
 from dmf.records.staleness import Today
 from dmf.values import printable, shown
+from orchestrator.differences import FORMATS_OF_DIFF, Source, report_diff
 from orchestrator.spec.model import SWEEP_NAME
 from orchestrator.spec.plan import SweepPlan
 from orchestrator.store.archive import Archive
+from orchestrator.store.filled import filled
 from orchestrator.store.ledger import Ledger
 from orchestrator.tracking.beside import runs_beside
 from reports.cells import Table
-from reports.claims import CLAIMS, Claim
-from reports.fill import Gathered, gather, tabulate
-from reports.judge import Judged, judge
-from reports.layouts import TABLES, TableLayout
-from reports.looks import Looks, agreed
+from reports.judge import Judged
+from reports.looks import Looks
 from reports.render import claims as render_claims
 from reports.render.data import to_csv, to_json
 from reports.render.latex import to_latex, to_latex_column
@@ -52,6 +54,8 @@ CLAIMS_IN: dict[str, tuple[str, Callable[[Sequence[Judged]], str]]] = {
 }
 """The same for claims, which an HTML page holds beside the tables."""
 
+STORE = "runs"
+"""The store that is read by default."""
 NOTHING_FOUND = 2
 """Exit status if there is no record, or for a mistake in the command."""
 
@@ -90,52 +94,30 @@ def report(
         raise ValueError(f"a plan is named {shown(plan.name)}; expected lower-case letters, digits, - and _")
     console = console or Console()
     about = "\n".join(map(printable, plan.about.splitlines()))
-    cells = plan.asked(looks).cells
-    own, earlier = (agreed(plan.rule, looks), None) if plan.rule else (None, looks)
-    gathered = [gather(layout, cells, records, today, own, earlier) for layout in _layouts(plan, tables)]
-    filled = [tabulate(each) for each in gathered]
-    claims = judge(_claims(plan, gathered), gathered)
+    tabulated, claims = filled(plan, records, today, looks, tables)
     texts = {
         f"table_{table.name}.{suffix}": write(table)
-        for table in filled
+        for table in tabulated
         for suffix, write in (FORMATS[name] for name in formats if name in FORMATS)
     }
     if claims:
         chosen = [CLAIMS_IN[name] for name in formats if name in CLAIMS_IN]
         texts |= {f"claims.{suffix}": write_claims(claims) for suffix, write_claims in chosen}
-    if HTML in formats and filled:
-        page = Page(filled, records.curves, runs)
-        texts |= {f"table_{table.name}.html": page.of(number) for number, table in enumerate(filled)}
+    if HTML in formats and tabulated:
+        page = Page(tabulated, records.curves, runs)
+        texts |= {f"table_{table.name}.html": page.of(number) for number, table in enumerate(tabulated)}
         texts["index.html"] = page.of_all(plan.name, about, render_claims.for_page(claims))
     paths = [output / plan.name / name for name in texts]
     for path, text in zip(paths, texts.values(), strict=True):
         write_text(path, text)
     plain = console.color_system is None or console.no_color
-    for table in filled:
+    for table in tabulated:
         console.print(to_terminal(table, console.width, plain))
     if claims:
         console.print(render_claims.to_terminal(claims))
     for path in paths:
         console.print(str(path), highlight=False, markup=False, soft_wrap=True)
     return paths
-
-
-def _claims(plan: SweepPlan, tables: Sequence[Gathered]) -> list[Claim]:
-    """The paper's claims, if one of its tables is among `tables`, and those of the plan about them."""
-    names = {table.layout.name for table in tables}
-    paper = CLAIMS if names & TABLES.keys() else ()
-    return [*paper, *(claim for claim in plan.claims if claim.table in names)]
-
-
-def _layouts(plan: SweepPlan, tables: Sequence[str] | None) -> list[TableLayout]:
-    """The layouts of the tables with these names, by default of all that a plan has cells for."""
-    known = {layout.name: layout for layout in plan.layouts}
-    unknown = [name for name in tables or () if name not in known]
-    if unknown:
-        raise ValueError(
-            f"sweep {plan.name} has no cells for table {', '.join(map(shown, unknown))}; it has {', '.join(known)}"
-        )
-    return [known[name] for name in tables] if tables else list(plan.layouts)
 
 
 def choose(plans: dict[str, SweepPlan], names: Sequence[str], tables: Sequence[str] | None) -> list[SweepPlan]:
@@ -164,6 +146,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _main(options: argparse.Namespace) -> int:
+    if options.diff:
+        return _diff(options)
     records, runs = _records(options)
     plans = records.plans()
     if not plans:
@@ -177,8 +161,26 @@ def _main(options: argparse.Namespace) -> int:
     for plan in choose(plans, options.sweeps, options.table):
         asked = [layout.name for layout in plan.layouts if not options.table or layout.name in options.table]
         looks = records.looks(plan.name)
-        report(plan, records, options.output, asked, options.formats, today=today, looks=looks, runs=runs)
+        formats = options.formats or (*FORMATS, HTML)
+        report(plan, records, options.output, asked, formats, today=today, looks=looks, runs=runs)
     return 0
+
+
+def _diff(options: argparse.Namespace) -> int:
+    ignored = {"--store": options.store != STORE, "--tracking-uri": options.tracking_uri}
+    ignored |= {"--accept-stale": options.accept_stale}
+    if given := ", ".join(name for name, value in ignored.items() if value):
+        raise ValueError(f"{given}: --diff reads the two stores that it names, and counts stale records; leave it out")
+    if other := [name for name in options.formats or () if name not in FORMATS_OF_DIFF]:
+        raise ValueError(f"--formats {' '.join(other)}: --diff writes {', '.join(FORMATS_OF_DIFF)}; choose of these")
+    a, b = (Source(name, records.plans(), records) for name in options.diff for records in [_opened(name)])
+    report_diff(a, b, options.output, options.sweeps, options.table, options.formats or tuple(FORMATS_OF_DIFF))
+    return 0
+
+
+def _opened(name: str) -> Archive | Ledger:
+    """An archive, or a store that there is."""
+    return Archive(name) if Path(name).is_file() else Ledger.existing(name)
 
 
 def _records(options: argparse.Namespace) -> tuple[StoredRecords, dict[str, str]]:
@@ -198,20 +200,29 @@ def _records(options: argparse.Namespace) -> tuple[StoredRecords, dict[str, str]
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m orchestrator.report", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m orchestrator.report", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("sweeps", nargs="*", metavar="SWEEP", help="names of sweeps; default: all in the store")
-    parser.add_argument("--store", default="runs", help="where sweeps keep records, or an archive (%(default)s)")
+    parser.add_argument("--store", default=STORE, help="where sweeps keep records, or an archive (%(default)s)")
     parser.add_argument(
         "--tracking-uri",
         help="read plans and records from this MLflow server or database, or the store beside it",
     )
     parser.add_argument("--output", type=Path, default=Path("results"), help="folder to write to (%(default)s)")
     parser.add_argument("--table", nargs="+", metavar="TABLE", help="only these tables, such as 2c")
-    parser.add_argument("--formats", nargs="+", choices=(*FORMATS, HTML), default=[*FORMATS, HTML], help="default: all")
+    parser.add_argument("--formats", nargs="+", choices=(*FORMATS, HTML), help="default: all")
     parser.add_argument(
         "--accept-stale",
         action="store_true",
         help="use records made by other code or from other images than today's; the tables' notes name them",
+    )
+    parser.add_argument(
+        "--diff",
+        nargs=2,
+        metavar=("A", "B"),
+        help="compare two stores, folders or buckets, sweep by sweep; written as markdown, csv and json. Records keep "
+        "no date, so a store is compared with an earlier state only if you kept a copy of it",
     )
     return parser
 

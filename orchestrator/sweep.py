@@ -44,7 +44,7 @@ from orchestrator.store.ledger import Ledger, local_folder
 from orchestrator.store.standing import Standing, standing
 from orchestrator.text import duration
 from orchestrator.tracking.beside import runs_beside
-from orchestrator.tracking.uris import without_password
+from orchestrator.tracking.uris import page_of_runs, without_password
 
 if TYPE_CHECKING:
     from orchestrator.running.executor import Executor
@@ -56,6 +56,8 @@ ANEW = ("retry_diverged", "retry_failed", "retrain_stale")
 """Options that retrain something."""
 OF_PARTS = ("calibrate", "only", "budget", *ANEW)
 """Options about the trials that a file names; a search makes up its own."""
+MLFLOW_UI = "http://127.0.0.1:5000"
+"""Where `mlflow ui` listens by default."""
 TRIAL_TIMEOUT = "30m"
 """The default for `--executor ray`."""
 
@@ -316,7 +318,7 @@ def _drive(spec: SweepSpec, planned: SweepPlan, ledger: Ledger, signals: Signals
         raise
     finally:
         trouble = _close(tracker, ledger, status, interrupted)
-        print(_where(uri))
+        print(_where(uri, tracker.experiment_id))
         if trouble:
             print(f"error: {trouble}; the next start of this sweep, or {_sync(options)}, adds it", file=sys.stderr)
     return complete and not trouble
@@ -332,12 +334,13 @@ def _close(tracker: Tracker, ledger: Ledger, status: str, interrupted: bool) -> 
     return tracker.stop(status, interrupted)
 
 
-def _where(uri: str) -> str:
-    """Where MLflow shows the runs."""
+def _where(uri: str, experiment_id: str | None) -> str:
+    """Where MLflow shows the runs; without the experiment's id, where it is."""
     if uri.startswith(("http://", "https://")):
-        return f"MLflow: {without_password(uri)}"
-    shown = shlex.join([sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", without_password(uri)])
-    return f"MLflow: {without_password(uri)}\n  {shown}"
+        return f"MLflow: {page_of_runs(uri, experiment_id) if experiment_id else without_password(uri)}"
+    command = shlex.join([sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", without_password(uri)])
+    page = f"\n  then open {page_of_runs(MLFLOW_UI, experiment_id)}" if experiment_id else ""
+    return f"MLflow: {without_password(uri)}\n  {command}{page}"
 
 
 def _sync(options: Options) -> str:

@@ -28,7 +28,8 @@ dmf.evaluate dmf.classifier
 dmf
 reports.statistics
 reports
-reports.render
+reports.render reports.figures
+reports.diff
 orchestrator.text
 orchestrator.spec
 orchestrator.store.bucket
@@ -36,7 +37,8 @@ orchestrator.store
 orchestrator.tracking
 orchestrator.running
 orchestrator.costs
-orchestrator.archive orchestrator.report orchestrator.results
+orchestrator.differences
+orchestrator.archive orchestrator.report orchestrator.results orchestrator.figures
 orchestrator.sync orchestrator.status orchestrator.selftest
 orchestrator.sweep
 """

@@ -166,7 +166,7 @@ def test_mlflow_has_true_statuses_and_every_epoch_once(swept: Swept) -> None:
         "tiny": "FAILED",
         killed.key: "FINISHED",
         hanging.key: "FAILED",
-        diverging.key: "FINISHED",
+        diverging.key: "FAILED",
         broken.key: "FAILED",
     }
     swept.site.assert_mlflow_has(*swept.trials)

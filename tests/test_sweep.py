@@ -41,8 +41,10 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Site:
 def test_a_sweep_ends_with_every_record_and_its_tables(site: Site) -> None:
     assert site.run() == 0, site.said
     assert sorted(site.states()) == ["diverged", "done", "done"]
-    keys = [trial.key for trial in site.trials()]
-    assert site.statuses() == {"tiny": "FINISHED", **dict.fromkeys(keys, "FINISHED")}
+    ended = {"done": "FINISHED", "diverged": "FAILED"}
+    by_key = {trial.key: ended[site.ledger.state(trial)] for trial in site.trials()}
+    assert site.statuses() == {"tiny": "FINISHED", **by_key}
+    assert "then open http://127.0.0.1:5000/#/experiments/1/runs?workflowType=machine_learning" in site.said
     assert f"mlflow ui --backend-store-uri sqlite:///{site.ledger.store}/mlflow.db" in site.said
     assert (site.folder / "results" / "tiny" / "table_2c.csv").is_file()
 
@@ -73,7 +75,7 @@ def test_more_episodes_test_again_a_new_cell_trains_and_a_failing_one_stops_noth
     assert "/nowhere" in site.said
     statuses = site.statuses()
     assert (statuses["tiny"], statuses[failed.key]) == ("FAILED", "FAILED")
-    assert list(statuses.values()).count("FINISHED") == 4
+    assert list(statuses.values()).count("FINISHED") == 3
 
 
 def test_the_plan_starts_nothing_and_says_what_would_be_done(site: Site, capsys: pytest.CaptureFixture[str]) -> None:

@@ -17,7 +17,7 @@ MEASURED = {"seconds", "peak_bytes"}
 EVALUATION = re.compile(rf"{EVALUATIONS}/[0-9a-f]+\.json")
 FILES = {BEST, CONFIG, EVALUATIONS, LOCK, RECORD, STACKS, "log.txt"}
 """Files of a complete training, besides its evaluations' records."""
-MIRRORED = {"finished": "FINISHED", "diverged": "FINISHED", "failed": "FAILED"}
+MIRRORED = {"finished": "FINISHED", "diverged": "FAILED", "failed": "FAILED"}
 """Outcome of a record with all its evaluations -> status in MLflow."""
 
 

@@ -276,6 +276,11 @@ class Ledger:
     def _fetch(self, key: str) -> None:
         """Fetch all files of a training, including checkpoints."""
 
+    def whole_folder(self, key: str) -> Path:
+        """The folder of one training, with its weights."""
+        self._fetch(key)
+        return self.folder(key)
+
     def kept_keys(self) -> list[str]:
         """The keys of all trainings that have a folder."""
         folder = self.store / "trainings"

@@ -7,6 +7,7 @@ completes what an outage or a kill left incomplete, and no epoch is there twice.
 from __future__ import annotations
 
 import contextlib
+import logging
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -20,10 +21,13 @@ from orchestrator.spec.plan import SweepPlan
 from orchestrator.store.ledger import LOOKS, Ledger
 from orchestrator.tracking.names import OUTCOME, STORE, SWEEP, TRIAL
 from orchestrator.tracking.server import Points, log_to, runs_of, upload
+from orchestrator.tracking.shown import results, run_names
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Experiment, Run
+
+log = logging.getLogger("dmf.tracking")
 
 PARENT = "mlflow.parentRunId"
 LOSS = "loss"
@@ -80,6 +84,7 @@ class SweepRuns:
         self.client, self.experiment, self.ledger, self.plan = client, experiment, ledger, plan
         self.commit = git_commit() or ""
         self.trials = {trial.key: trial for trial in plan.trials()}
+        self.names = run_names(plan)
         self.uncertain = False
         """Whether creating a run failed, so that the runs must be looked up again."""
         self.writes = 0
@@ -151,7 +156,7 @@ class SweepRuns:
         if run is None:
             tags = {"dmf.kind": TRIAL, "dmf.key": config.key, PARENT: self.parent.info.run_id}
             try:
-                run = TrainingRun.of(self._create(label, tags))
+                run = TrainingRun.of(self._create(self.names.get(config.key, label), tags))
             except BaseException:
                 self.uncertain = True  # it may exist anyway
                 raise
@@ -237,8 +242,9 @@ class SweepRuns:
     ) -> None:
         """Update the run of a training that is not running from the ledger, including its status.
 
-        Without a record it was interrupted: KILLED. One that diverged has ended: FINISHED, with the tag dmf.outcome. A
-        run with numbers from before a retraining is deleted and created again, since MLflow cannot delete points.
+        Without a record it was interrupted: KILLED. One that failed or diverged is FAILED, and the tag dmf.outcome says
+        which. A run with numbers from before a retraining is deleted and created again, since MLflow cannot delete
+        points.
         """
         record = self.ledger.training(config.key)
         if record is None:
@@ -253,13 +259,12 @@ class SweepRuns:
                 run = self._child(config, label)
             self._write(run, record, tests, seal)
         untested = {e.key for e in wanted} - {test.evaluation_key for test in tests}
-        if record.outcome == "failed":
-            self._end(run, "FAILED")
-        elif record.outcome == "finished" and untested:
+        if record.outcome == "finished" and untested:
             if not (interrupted and run.status == "FAILED"):
                 self._end(run, "KILLED" if interrupted else "FAILED")
-        else:
-            self._end(run, "FINISHED")
+            return
+        self._end(run, "FINISHED" if record.outcome == "finished" else "FAILED")
+        if record.outcome != "failed":
             self.complete.add(config.key)
 
     def _contradicts(self, run: TrainingRun, record: TrainingRecord, tests: tuple[EvaluationRecord, ...]) -> bool:
@@ -269,12 +274,14 @@ class SweepRuns:
         losses = {epoch.epoch: epoch.loss for epoch in record.history}
         if any(not _equal(value, [losses.get(step)]) for step, value in self._points(run, LOSS)):
             return True
-        results: dict[str, list[float | None]] = {name: [value] for name, value in _final(record).items()}
+        known: dict[str, list[float | None]] = {name: [value] for name, value in _final(record).items()}
         for test in tests:
             for name, value in _test_metrics(test).items():
-                results.setdefault(name, []).append(value)
+                known.setdefault(name, []).append(value)
+                if any(step for step, _ in self._points(run, name)):  # earlier code made the number of episodes a step
+                    return True
         return any(
-            not _equal(value, results.get(name, []))
+            not _equal(value, known.get(name, []))
             for name, value in run.results.items()
             if name in FINAL or "/" in name
         )
@@ -301,13 +308,17 @@ class SweepRuns:
         self._log(run, last, {**tags, MIRRORED: seal}, record.config)
 
     def _new_results(self, run: TrainingRun, record: TrainingRecord, tests: Iterable[EvaluationRecord]) -> Points:
-        """The results of a record and its evaluations that the run lacks."""
+        """The results of a record and its evaluations that the run lacks; of several tests of a task, the longest's.
+
+        Their step is 0: MLflow draws metrics that have no other step as bars.
+        """
         new: Points = {name: [(0, value)] for name, value in _final(record).items() if name not in run.metrics}
-        for test in tests:
-            for name, value in _test_metrics(test).items():
-                point = (test.config.episodes, value)
-                if point not in self._points(run, name):
-                    new.setdefault(name, []).append(point)
+        latest: dict[str, float] = {}
+        for test in sorted(tests, key=lambda test: test.config.episodes):
+            latest |= _test_metrics(test)
+        for name, value in latest.items():
+            if (0, value) not in self._points(run, name):
+                new[name] = [(0, value)]
         return new
 
     def _end(self, run: TrainingRun, status: str) -> None:
@@ -366,9 +377,9 @@ class SweepRuns:
                     continue
                 self._write(run, record, tests, seal)
             tested = {test.evaluation_key for test in tests}
-            if record.outcome == "failed":
+            if record.outcome != "finished":
                 self._end(run, "FAILED")
-            elif record.outcome == "diverged" or (trial and tested >= {e.key for e in trial.evaluations}):
+            elif trial and tested >= {e.key for e in trial.evaluations}:
                 self._end(run, "FINISHED")
 
     def close(self, status: str) -> None:
@@ -377,6 +388,31 @@ class SweepRuns:
             self.writes += 1
             self.client.set_terminated(self.parent.info.run_id, status)
             self.parent = self.client.get_run(self.parent.info.run_id)
+
+    def keep_results(self) -> None:
+        """Write the sweep's metrics and its report into its run, unless they are there. A search has none.
+
+        They are left out, with a warning, if a record contradicts itself.
+        """
+        if not self.plan.cells:
+            return
+        try:
+            metrics, report = results(self.plan, self.ledger)
+        except ValueError as error:  # a record contradicts itself; only its user can mend that
+            log.warning("MLflow keeps sweep %s without its report: %s", self.plan.name, error)
+            return
+        seal, parent = digest([metrics, report]), self.parent
+        if parent.data.tags.get(MIRRORED) == seal:
+            return
+        upload(self.client, parent.info.artifact_uri, {"report/index.html": report})
+        there = parent.data.metrics
+        new = [(name, value) for name, value in metrics.items() if not _equal(value, [there.get(name)])]
+        for start in range(0, len(new), METRICS_AT_ONCE):
+            points = {name: [(0, value)] for name, value in new[start : start + METRICS_AT_ONCE]}
+            log_to(self.client, parent.info.run_id, points, {}, {})
+        log_to(self.client, parent.info.run_id, {}, {}, {MIRRORED: seal})
+        self.writes += 1
+        self.parent = self.client.get_run(parent.info.run_id)
 
 
 def _seal(record: TrainingRecord, tests: Iterable[EvaluationRecord]) -> str:
@@ -411,6 +447,6 @@ def _final(record: TrainingRecord) -> dict[str, float]:
 
 
 def _test_metrics(test: EvaluationRecord) -> dict[str, float]:
-    """Accuracy and ci95, fractions in [0, 1]; their step in MLflow is the number of episodes."""
+    """Accuracy and ci95, fractions in [0, 1]."""
     what = f"{test.config.way}way_{test.config.shot}shot"
     return {f"{test.config.split}_accuracy/{what}": test.accuracy, f"{test.config.split}_ci95/{what}": test.ci95}

@@ -97,6 +97,11 @@ class Tracker:
         self.runs.trials |= {trial.key: trial for trial in self.expected}
         return self.runs
 
+    @property
+    def experiment_id(self) -> str | None:
+        """The experiment's id in MLflow; None if it has not answered."""
+        return self.runs.experiment.experiment_id if self.runs else None
+
     def expect(self, trial: Trial) -> None:
         """Add a training that is not in the plan, whose tests are wanted: the best of a search."""
         self.expected.append(trial)
@@ -138,6 +143,7 @@ class Tracker:
             runs.be_certain()
             runs.settle(self.labels, interrupted)
             runs.close(status)
+            runs.keep_results()
         except Exception as error:
             log.debug("settling", exc_info=True)
             return f"MLflow is incomplete: {told(error, self.uri)}"
@@ -233,5 +239,6 @@ def reconcile(uri: str, ledger: Ledger) -> dict[str, int]:
             runs.close("FINISHED")
         elif runs.parent.info.status == "RUNNING" or (trials and runs.parent.info.status == "FINISHED"):
             runs.close("KILLED")  # a search has no cells, so only its driver knows whether it has ended
+        runs.keep_results()
         writes[name] = runs.writes
     return writes

@@ -1,4 +1,4 @@
-"""Removes passwords from URIs before they are shown."""
+"""Addresses to show: of MLflow's page of runs, and URIs without their passwords."""
 
 from __future__ import annotations
 
@@ -8,6 +8,11 @@ from urllib.parse import unquote, urlsplit
 HIDDEN = "***"
 SECRETS = re.compile(r"((?:password|secret|token|access_key|secret_key)=)[^&\s]+", re.IGNORECASE)
 """Matches secrets in the query of a URI."""
+
+
+def page_of_runs(server: str, experiment_id: str) -> str:
+    """The page of an experiment's runs on an MLflow server; the page for language models is what MLflow opens else."""
+    return f"{without_password(server).rstrip('/')}/#/experiments/{experiment_id}/runs?workflowType=machine_learning"
 
 
 def password_of(uri: str) -> str | None:

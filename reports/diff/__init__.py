@@ -1,0 +1,1 @@
+"""What changed between two sources of records: cell by cell, and tested."""
