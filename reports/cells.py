@@ -115,6 +115,8 @@ class Cell(Value):
     """`training key/evaluation key`."""
     doubts: tuple[str, ...] = ()
     """Why its records are stale, if they were accepted anyway."""
+    data_doubts: tuple[str, ...] = ()
+    """As in `Collected`."""
     parameters: int | None = None
     training_seconds: float | None = None
     published: Published | None = None

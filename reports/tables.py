@@ -223,18 +223,24 @@ class Column:
     """The settings that the cells of a section share."""
 
     dataset: str
+    """The data set of the test episodes."""
     way: int
     shot: int
     """Shots of the test episodes."""
     trained_shot: int
     split: str
+    trained_on: str = ""
+    """The data set of the training, if it is another one."""
 
     @classmethod
     def of(cls, cell: PlannedCell) -> Column:
         """The column that a planned cell belongs to."""
         test = cell.evaluation
         assert test.shot is not None
-        return cls(cell.config.data.name, test.way, test.shot, cell.config.episodes.shot, test.split)
+        trained_on = cell.config.data.name
+        tested_on = test.data.name if test.data else trained_on
+        apart = trained_on if tested_on != trained_on else ""
+        return cls(tested_on, test.way, test.shot, cell.config.episodes.shot, test.split, apart)
 
     @property
     def dataset_label(self) -> str:
@@ -247,6 +253,8 @@ class Column:
         text = f"{self.way}-way {self.shot}-shot"
         if self.trained_shot != self.shot:
             text += f", trained {self.trained_shot}-shot"
+        if self.trained_on:
+            text += f", trained on {DATASETS.get(self.trained_on, self.trained_on)}"
         return text if self.split == "test" else f"{text}, {self.split} classes"
 
 
@@ -347,7 +355,11 @@ def _flat(cell: PlannedCell) -> dict[str, Any]:
 
 def _rows_of_paper(layout: TableLayout, column: Column, planned: Sequence[PlannedCell]) -> list[Row]:
     """The paper's rows, if the paper has the data set and a cell with ResNet-12 is planned."""
-    if column.dataset not in DATASETS or all(cell.config.model.backbone_name != "resnet12" for cell in planned):
+    if (
+        column.trained_on
+        or column.dataset not in DATASETS
+        or all(cell.config.model.backbone_name != "resnet12" for cell in planned)
+    ):
         return []
     if not layout.components:
         return [

@@ -6,7 +6,7 @@ To add a method, add such a folder, a line in METHODS and its configuration in `
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from dmf.config import AnyMethod, DataConfig
@@ -34,9 +34,13 @@ def build_method(config: AnyMethod, data: DataConfig, base_classes: int) -> FewS
     from dmf.backbones.config import BackboneConfig
 
     backbone = build_backbone(config, data.channels) if isinstance(config, BackboneConfig) else nn.Identity()
-    kind = getattr(importlib.import_module(f"dmf.methods.{config.method}.model"), METHODS[config.method])
-    method: FewShotMethod = kind.build(backbone, config, base_classes)
+    method: FewShotMethod = method_class(config).build(backbone, config, base_classes)
     return method.to(memory_format=torch.channels_last)
 
 
-__all__ = ["METHODS", "build_method"]
+def method_class(config: AnyMethod) -> Any:
+    """The class of the method that `config` describes."""
+    return getattr(importlib.import_module(f"dmf.methods.{config.method}.model"), METHODS[config.method])
+
+
+__all__ = ["METHODS", "build_method", "method_class"]

@@ -24,6 +24,8 @@ class MadeBy(Value):
     image_sizes: str = ""
     """A training's image sizes as found on disk; empty if not known."""
     code: str = ""
+    data_doubts: tuple[str, ...] = ()
+    """Of a training: what was left out, converted or found twice among its images."""
 
 
 class Ended(Value):
@@ -57,6 +59,7 @@ class Tested:
     format: int
     accuracies: NDArray[np.float64]
     """[E]: accuracy of every episode."""
+    data_doubts: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, record: EvaluationRecord) -> Tested:
@@ -71,4 +74,5 @@ class Tested:
             code=record.code,
             format=record.format,
             accuracies=record.accuracies,
+            data_doubts=record.data_doubts,
         )
