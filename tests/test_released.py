@@ -228,9 +228,7 @@ def test_what_is_no_released_checkpoint_is_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="lacks global_clasifier.weight"):
         released.load({"conv1.weight": torch.zeros(1)})
     (tmp_path / "best.safetensors").touch()
-    with pytest.raises(
-        ValueError, match=r"best\.safetensors is a checkpoint of this program.*; name its folder"
-    ):
+    with pytest.raises(ValueError, match=r"best\.safetensors is a checkpoint of this program.*; name its folder"):
         released.load(tmp_path / "best.safetensors")
     with pytest.raises(ValueError, match="no checkpoint at"):
         released.load(tmp_path / "absent.pth.tar")
