@@ -4,7 +4,8 @@
 # PostgreSQL, Slurm), and each has the machine to itself. CI runs both.
 # make bench: every claim of speed but those of scale, measured in short (fewer repeats, smaller batches), and how often
 # the tables' intervals and verdicts are right, by simulation.
-# make bench-full: with all repeats and at full size, and how it scales, more than an hour on two cores.
+# make bench-full: with all repeats and at full size, how it scales, and an A/A test on trained models, more than an hour
+# on two cores.
 # Both print tables and leave results/benchmarks/SUBJECT.json; nothing else should run meanwhile.
 # make lint: rules, format and types of the Python code, by ruff and mypy, about a minute when nothing is cached.
 # All make .venv when it is missing or requirements.txt has changed since, and build the extension when its sources have.
@@ -15,8 +16,8 @@ PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
 
-BENCHMARKS := head step evaluation loader sweep report statistics
-SCALE := plan scale mirror
+BENCHMARKS := head step evaluation loader sweep report statistics claims
+SCALE := plan scale mirror aa
 
 # Of pip's lines those on large downloads, and the one on installing.
 SHOW_PIP := sed -unE 's/^ *(Downloading|Using cached) ([^-]+-[^-]+).* \(([0-9]{2,}[0-9.]* MB|[0-9.]+ GB)\)$$/  \2, \3/p; \

@@ -76,7 +76,8 @@ setup(
     python_requires=">=3.11",
     packages=find_packages(include=["dmf*", "orchestrator*", "reports*"]),
     package_data={
-        "reports": ["*.csv", "templates/*"],
+        "orchestrator.spec": ["*.jinja"],
+        "reports": ["*.csv", "*.yaml", "templates/*"],
     },
     install_requires=[
         "torch>=2.11",

@@ -2,8 +2,9 @@
 
 The whole command is timed, in a fresh process each time, with records from MLflow (a SQLite database and its folder of
 artifacts) and from the ledger; so is `python -m orchestrator.status` on the same store. Records are as large as real
-ones: 95 epochs, 2,000 test episodes. From the ledger, both commands read its index (`orchestrator.store.index`), which
-a sweep fills as its trainings end. The benchmark also states how long the first command takes that has to make it.
+ones: 95 epochs, 2,000 test episodes with the right answers for each of their classes. From the ledger, both commands
+read its index (`orchestrator.store.index`), which a sweep fills as its trainings end. The benchmark also states how
+long the first command takes that has to make it.
 
 `WRITTEN` runs are written by the sweep's own code through MLflow's interface. The others are copies of their rows in
 the database, with their own ids, keys, seeds and files: through the interface, a run of 95 epochs takes about 0.1 s, so
@@ -54,7 +55,8 @@ WRITTEN = 44
 """Number of runs written through MLflow's interface: two seeds of table2."""
 COPIED = ("params", "tags", "metrics", "latest_metrics")
 """MLflow's tables with the data of runs, all with a column `run_uuid`."""
-QUERIES = 75
+CLASSES = 20
+"""Of the test split, as miniImageNet has."""
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -143,7 +145,7 @@ mark("imports")
 records = report._records(options)
 plan = records.plans()["table2"]
 mark("runs and plan")
-tables = [report.fill(report.layout_of(name), plan.cells, records) for name in report.planned_tables(plan)]
+tables = [report.fill(layout, plan.cells, records) for layout in plan.layouts]
 mark("records and statistics")
 for table in tables:
     for _, write in report.FORMATS.values():
@@ -239,9 +241,9 @@ def evaluation_record(
     config: ExperimentConfig, test: EvaluationConfig, random: np.random.Generator
 ) -> EvaluationRecord:
     hardness = np.random.default_rng(test.seed).normal(0, 0.08, test.episodes)
-    accuracies = 0.65 + hardness + random.normal(0, 0.05, test.episodes)
-    accuracies = np.clip(np.round(QUERIES * accuracies), 0, QUERIES) / QUERIES
-    accuracy, ci95 = mean_and_ci95(accuracies)
+    chances = 0.65 + hardness[:, None] + random.normal(0, 0.1, (test.episodes, test.way))
+    correct = np.clip(np.round(test.queries * chances), 0, test.queries).astype(int)
+    accuracy, ci95 = mean_and_ci95(correct.sum(axis=1) / (test.way * test.queries))
     return EvaluationRecord(
         format=FORMAT,
         training_key=config.key,
@@ -249,7 +251,8 @@ def evaluation_record(
         config=test,
         accuracy=accuracy,
         ci95=ci95,
-        episode_accuracies=tuple(accuracies.tolist()),
+        correct=tuple(map(tuple, correct.tolist())),
+        classes=CLASSES,
         bank=f"bank of {test.shot}",
         data_fingerprint="0" * 64,
         epoch=config.training.epochs,

@@ -9,13 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-
-def derived_seed(*numbers: int) -> int:
-    """A seed in [0, 2^63) derived from several numbers below 2^32 (by NumPy's SeedSequence).
-
-    Different numbers give unrelated seeds, except that a shorter list counts as one padded with zeros.
-    """
-    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> np.uint64(1))
+from dmf.draws import drawn, random_of
 
 
 @dataclass(frozen=True)
@@ -91,21 +85,7 @@ class EpisodeSampler:
         )
 
     def _rows(self, index: int) -> np.ndarray:
-        random = _random(self.seed, index)
-        ways = _ways(random, len(self.classes), self.way)
+        random = random_of(self.seed, index)
+        ways = drawn(random, len(self.classes), self.way)
         size = self.shot + self.queries
         return np.stack([self.classes[way][random.permutation(len(self.classes[way]))[:size]] for way in ways])
-
-
-def drawn_ways(seed: int, index: int, classes: int, way: int) -> np.ndarray:
-    """The classes that `EpisodeSampler` draws for task `index`, int64 [way]. They do not depend on the images."""
-    return _ways(_random(seed, index), classes, way)
-
-
-def _random(seed: int, index: int) -> np.random.RandomState:
-    # NumPy's policy freezes RandomState's stream, so episodes stay the same across versions.
-    return np.random.RandomState(np.random.SeedSequence((seed, index)).generate_state(4))
-
-
-def _ways(random: np.random.RandomState, classes: int, way: int) -> np.ndarray:
-    return random.permutation(classes)[:way]

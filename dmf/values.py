@@ -172,7 +172,7 @@ def printable(text: str) -> str:
 
 Count = Annotated[int, Field(ge=1, le=1_000_000_000)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
-"""Larger seeds would repeat the streams of other seeds (`dmf.episodes.derived_seed`)."""
+"""Larger seeds would repeat the streams of other seeds (`dmf.draws.derived_seed`)."""
 Fraction = Annotated[float, Field(ge=0, le=1)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]

@@ -17,11 +17,15 @@ from dmf.records.staleness import Today
 from dmf.values import printable, shown
 from orchestrator.spec.model import SWEEP_NAME
 from orchestrator.spec.plan import SweepPlan
+from orchestrator.store.archive import Archive
 from orchestrator.store.ledger import Ledger
-from reports import render
+from reports import render, render_claims
 from reports.cells import Table
-from reports.fill import fill
-from reports.tables import TABLES, Records, layout_of
+from reports.claims import CLAIMS, Claim
+from reports.fill import Gathered, gather, tabulate
+from reports.judge import Judged, judge
+from reports.layouts import TABLES, TableLayout
+from reports.tables import Records
 
 FORMATS: dict[str, tuple[str, Callable[[Table], str]]] = {
     "markdown": ("md", render.to_markdown),
@@ -31,6 +35,13 @@ FORMATS: dict[str, tuple[str, Callable[[Table], str]]] = {
     "json": ("json", render.to_json),
 }
 """Name -> (suffix, function that writes a table)."""
+
+CLAIMS_IN: dict[str, tuple[str, Callable[[Sequence[Judged]], str]]] = {
+    "markdown": ("md", render_claims.to_markdown),
+    "csv": ("csv", render_claims.to_csv),
+    "json": ("json", render_claims.to_json),
+}
+"""The same for claims, which an HTML page holds beside the tables."""
 
 NOTHING_FOUND = 2
 """Exit status if there is no record, or for a mistake in the command."""
@@ -54,7 +65,7 @@ def report(
 ) -> list[Path]:
     """Print a sweep's tables, write them to `output`/<sweep>, and return the paths.
 
-    `tables` are names in `TABLES`, by default all that the plan has cells for. With `html` among `formats`, an
+    `tables` are names, by default all that the plan has cells for. With `html` among `formats`, an
     index.html holds all of them. Stale records count only if `today` accepts them (None: all count).
 
     Raises:
@@ -64,13 +75,20 @@ def report(
         raise ValueError(f"a plan is named {shown(plan.name)}; expected lower-case letters, digits, - and _")
     console = console or Console()
     about = "\n".join(map(printable, plan.about.splitlines()))
-    filled = [fill(layout_of(name), plan.cells, records, today) for name in tables or planned_tables(plan)]
+    gathered = [gather(layout, plan.cells, records, today) for layout in _layouts(plan, tables)]
+    filled = [tabulate(each) for each in gathered]
+    claims = judge(_claims(plan, gathered), gathered)
     paths = []
     for table in filled:
         console.print(render.to_terminal(table, console.width))
         for suffix, write in (FORMATS[name] for name in formats):
             paths.append(output / plan.name / f"table_{table.name}.{suffix}")
             write_text(paths[-1], write(table))
+    if claims:
+        console.print(render_claims.to_terminal(claims))
+        for suffix, write_claims in (CLAIMS_IN[name] for name in formats if name in CLAIMS_IN):
+            paths.append(output / plan.name / f"claims.{suffix}")
+            write_text(paths[-1], write_claims(claims))
     if "html" in formats and filled:
         paths.append(output / plan.name / "index.html")
         write_text(paths[-1], render.to_html(filled, plan.name, about))
@@ -79,10 +97,22 @@ def report(
     return paths
 
 
-def planned_tables(plan: SweepPlan) -> list[str]:
-    """The tables that a plan has cells for, in the paper's order."""
-    planned = {cell.table for cell in plan.cells}
-    return [name for name in TABLES if name in planned]
+def _claims(plan: SweepPlan, tables: Sequence[Gathered]) -> list[Claim]:
+    """The paper's claims, if one of its tables is among `tables`, and those of the plan about them."""
+    names = {table.layout.name for table in tables}
+    paper = CLAIMS if names & TABLES.keys() else ()
+    return [*paper, *(claim for claim in plan.claims if claim.table in names)]
+
+
+def _layouts(plan: SweepPlan, tables: Sequence[str] | None) -> list[TableLayout]:
+    """The layouts of the tables with these names, by default of all that a plan has cells for."""
+    known = {layout.name: layout for layout in plan.layouts}
+    unknown = [name for name in tables or () if name not in known]
+    if unknown:
+        raise ValueError(
+            f"sweep {plan.name} has no cells for table {', '.join(map(shown, unknown))}; it has {', '.join(known)}"
+        )
+    return [known[name] for name in tables] if tables else list(plan.layouts)
 
 
 def choose(plans: dict[str, SweepPlan], names: Sequence[str], tables: Sequence[str] | None) -> list[SweepPlan]:
@@ -90,13 +120,13 @@ def choose(plans: dict[str, SweepPlan], names: Sequence[str], tables: Sequence[s
     unknown = [name for name in names if name not in plans]
     if unknown:
         raise ValueError(f"no sweep {', '.join(map(repr, unknown))}; there are {', '.join(sorted(plans))}")
-    for name in tables or ():
-        layout_of(name)
     asked = [plans[name] for name in names or sorted(plans)]
-    found = [plan for plan in asked if any(cell.table in (tables or TABLES) for cell in plan.cells)]
+    found = [plan for plan in asked if any(tables is None or layout.name in tables for layout in plan.layouts)]
     if not found:
         which = f"table {' or '.join(tables)}" if tables else "a table (searches fill none)"
-        raise ValueError(f"none of {', '.join(plan.name for plan in asked)} has cells for {which}")
+        there = dict.fromkeys(layout.name for plan in asked for layout in plan.layouts)
+        told = f"; there are {', '.join(there)}" if there else ""
+        raise ValueError(f"none of {', '.join(plan.name for plan in asked)} has cells for {which}{told}")
     return found
 
 
@@ -119,16 +149,17 @@ def _main(options: argparse.Namespace) -> int:
             f"found no sweep ({where}); run one first (python -m orchestrator.sweep sweeps/demo.yaml), "
             "or give another --store"
         )
-    today = Today(options.accept_stale)
+    # An archive is a record of what was, by whatever code; a store is for going on with.
+    today = None if isinstance(records, Archive) else Today(options.accept_stale)
     for plan in choose(plans, options.sweeps, options.table):
-        tables = [name for name in planned_tables(plan) if name in (options.table or TABLES)]
-        report(plan, records, options.output, tables, options.formats, today=today)
+        asked = [layout.name for layout in plan.layouts if not options.table or layout.name in options.table]
+        report(plan, records, options.output, asked, options.formats, today=today)
     return 0
 
 
 def _records(options: argparse.Namespace) -> StoredRecords:
     if options.tracking_uri is None:
-        return Ledger.at(options.store)
+        return Archive(options.store) if Path(options.store).is_file() else Ledger.at(options.store)
     from orchestrator.tracking.reader import MLflowRecords, store_beside  # opening URLs takes longer than a small table
 
     store = store_beside(options.tracking_uri)
@@ -138,13 +169,13 @@ def _records(options: argparse.Namespace) -> StoredRecords:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m orchestrator.report", description=__doc__)
     parser.add_argument("sweeps", nargs="*", metavar="SWEEP", help="names of sweeps; default: all in the store")
-    parser.add_argument("--store", default="runs", help="where sweeps keep records (%(default)s)")
+    parser.add_argument("--store", default="runs", help="where sweeps keep records, or an archive (%(default)s)")
     parser.add_argument(
         "--tracking-uri",
         help="read plans and records from this MLflow server or database, or the store beside it",
     )
     parser.add_argument("--output", type=Path, default=Path("results"), help="folder to write to (%(default)s)")
-    parser.add_argument("--table", nargs="+", metavar="TABLE", help=f"only these tables, of {', '.join(TABLES)}")
+    parser.add_argument("--table", nargs="+", metavar="TABLE", help="only these tables, such as 2c")
     parser.add_argument("--formats", nargs="+", choices=FORMATS, default=list(FORMATS), help="default: all")
     parser.add_argument(
         "--accept-stale",

@@ -31,6 +31,23 @@ class Comparison(Value):
         return self.verdict or f"not comparable ({', '.join(self.obstacles)})"
 
 
+class OtherClasses(Value):
+    """The interval of a difference over test classes, episodes and seeds; without numbers if there is an obstacle.
+
+    It says whether the difference would hold for other classes drawn like those of the test split. With one seed in
+    common it is about the two trained models.
+    """
+
+    classes: int | None = None
+    """Number of classes in the test split."""
+    low: float | None = None
+    """Lower end of the 95 % interval."""
+    high: float | None = None
+    """Upper end of the 95 % interval."""
+    obstacle: str = ""
+    """Why it is not known, in words."""
+
+
 class AgainstBaseline(Value):
     """A cell's accuracy minus its baseline's on the same episodes; without numbers and verdict if there is no test.
 
@@ -64,6 +81,8 @@ class AgainstBaseline(Value):
     accuracy: float | None = None
     baseline_accuracy: float | None = None
     """Accuracies over `seeds`; set if the cell's or its baseline's own accuracy covers other seeds too."""
+    other_classes: OtherClasses | None = None
+    """The same difference if the test split had other classes; the verdict is given these."""
     published_difference: float | None = None
     """The same difference in the paper."""
     also_differs: tuple[str, ...] = ()
@@ -79,6 +98,22 @@ class AgainstBaseline(Value):
     def is_of_models(self) -> bool:
         """Whether it says nothing of the methods, for want of a second seed."""
         return self.test is PairedTest.TWO_MODELS
+
+    @property
+    def holds_for_other_classes(self) -> bool | None:
+        """Whether the interval over classes supports the verdict; None if nothing is decided, or it is not known.
+
+        It excludes 0 on the verdict's side or, for `same`, lies within the margin.
+        """
+        over = self.other_classes
+        if over is None or over.low is None or over.high is None:
+            return None
+        supports = {
+            Verdict.BETTER: over.low > 0,
+            Verdict.WORSE: over.high < 0,
+            Verdict.SAME: -self.margin < over.low and over.high < self.margin,
+        }
+        return supports.get(self.verdict) if self.verdict else None
 
     @property
     def is_detected(self) -> bool:
@@ -105,6 +140,8 @@ class Cell(Value):
     """Standard deviation of the seeds' mean accuracies; None for one seed."""
     total_ci95: float | None = None
     """Half-width over episodes and seeds; None if no row has two seeds, and for methods that learn nothing."""
+    classes_ci95: float | None = None
+    """Half-width over test classes and episodes, given the trained models; None if it is not known."""
     episodes: int | None = None
     seeds_done: tuple[int, ...] = ()
     seeds_planned: tuple[int, ...] = ()
@@ -126,6 +163,19 @@ class Cell(Value):
     to_baseline: AgainstBaseline | None = None
     """None for the baseline's row and for reference rows."""
     is_baseline: bool = False
+    marks: tuple[str, ...] = ()
+    """In a table of several components, the value of each."""
+
+
+class Asked(Value):
+    """A row against another than the baseline."""
+
+    name: str
+    """Name of the row."""
+    backbone: str
+    variant: tuple[str, ...] = ()
+    against: AgainstBaseline
+    """Its `baseline` is the other row."""
 
 
 class Section(Value):
@@ -136,6 +186,8 @@ class Section(Value):
     way: int
     shot: int
     cells: tuple[Cell, ...]
+    asked: tuple[Asked, ...] = ()
+    """Further pairs of rows that the layout compares."""
 
 
 class Table(Value):
@@ -144,6 +196,8 @@ class Table(Value):
     name: str
     title: str
     row_header: str
+    components: tuple[str, ...] = ()
+    """Headings of the components, if rows vary several."""
     baseline: str
     """Name of the baseline's row."""
     published_header: str

@@ -59,6 +59,8 @@ class Collected:
     """Seeds done, in the order of `accuracies`."""
     accuracies: Samples | None = None
     """[S, E]: accuracy of every episode for every seed done."""
+    class_sums: Samples | None = None
+    """[S, C]: per class of the test split the sum of accuracies over the episodes that draw it; None if not known."""
     bank: str = ""
     """Identifies the test episodes and their images. Cells with the same bank can be compared episode by episode."""
     records: tuple[str, ...] = ()
@@ -125,6 +127,7 @@ def collect(cell: PlannedCell, records: Records, today: Today | None = None) -> 
         reasons,
         tuple(seed for seed, _, _ in done),
         accuracies if len(done) == len(found) else np.array([tested.accuracies for _, _, tested in done]),
+        _class_sums([tested for _, _, tested in done], cell.evaluation),
         banks.pop(),
         tuple(tested.name for _, _, tested in done),
         trainings[0].parameters if trainings else None,
@@ -133,6 +136,13 @@ def collect(cell: PlannedCell, records: Records, today: Today | None = None) -> 
         tuple(sorted(doubted)),
         _data_doubts(cell, done),
     )
+
+
+def _class_sums(done: Sequence[Tested], asked: EvaluationConfig) -> Samples | None:
+    """[S, C], as in `Collected`; None unless all of them have sums, over the same number of classes."""
+    if len({len(tested.class_sums) for tested in done}) > 1 or not done[0].class_sums:
+        return None
+    return np.array([tested.class_sums for tested in done]) / (asked.way * asked.queries)
 
 
 def _doubts(cell: PlannedCell, ended: Ended | None, tested: Tested, today: Today) -> tuple[str, ...]:
@@ -192,14 +202,16 @@ def _check(tested: Tested, expected: str, asked: EvaluationConfig) -> None:
         raise ValueError(
             f"evaluation {tested.name} holds {count} episodes, but its config says {asked.episodes}; evaluate again"
         )
-    if tested.accuracies.min() < 0 or tested.accuracies.max() > 1:
-        raise ValueError(f"evaluation {tested.name} holds accuracies outside [0, 1]; evaluate again")
 
 
 def _check_summaries(found: Sequence[Tested], accuracies: Samples) -> None:
     """Raise ValueError unless each record's mean and interval match its episodes, which are a row of `accuracies`."""
     if not found:
         return
+    outside = (accuracies.min(axis=1) < 0) | (accuracies.max(axis=1) > 1)
+    if outside.any():
+        name = found[int(outside.argmax())].name
+        raise ValueError(f"evaluation {name} holds accuracies outside [0, 1]; evaluate again")
     recomputed = means_ci95(accuracies)
     for tested, accuracy, ci95 in zip(found, *recomputed, strict=True):
         for what, stored, right in (("accuracy", tested.accuracy, accuracy), ("ci95", tested.ci95, ci95)):

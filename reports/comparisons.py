@@ -1,73 +1,125 @@
-"""Rows against their baselines, tested and decided for a whole table, and the rows that may be the best."""
+"""Rows against others, tested and decided for a whole table, and the rows that may be the best."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
-from reports.cells import AgainstBaseline
+from reports.cells import AgainstBaseline, OtherClasses
+from reports.classes import difference_over_classes
 from reports.collect import State
-from reports.places import Place, baseline_of, common_seeds, is_baseline
+from reports.layouts import RowValue, TableLayout, is_same
+from reports.places import Place, baseline_of, common_seeds, nearest
 from reports.published import Published
 from reports.spreads import Compared, SeedSpread, compare
 from reports.statistics.best import shown_below
-from reports.statistics.needed import needed
+from reports.statistics.needed import Needed, needed
 from reports.statistics.pairs import PairedTest, of_two_models
-from reports.statistics.verdicts import Verdict, adjust, verdicts
-from reports.tables import TableLayout
+from reports.statistics.verdicts import Verdict, adjust, margin_below, verdicts
 
 
-def compare_with_baselines(
+@dataclass(frozen=True, eq=False)
+class Question:
+    """Is a row better than another of its section?"""
+
+    place: Place
+    other: Place | None
+    """None: no such row is planned."""
+    other_name: str
+
+
+def against_baseline(layout: TableLayout, section: Sequence[Place]) -> list[Question]:
+    """Each planned row of a section against its baseline."""
+    return [
+        Question(place, baseline_of(layout, place, section), layout.baseline_name)
+        for place in section
+        if place.planned and not place.row.reference and not place.row.is_baseline
+    ]
+
+
+def asked(layout: TableLayout, section: Sequence[Place]) -> list[Question]:
+    """The further pairs of rows that a layout compares, for each backbone."""
+    return [
+        Question(place, nearest(layout, place, others), layout.name_of(layout.label_of(theirs)))
+        for ours, theirs in layout.compare
+        for others in [[place for place in section if _has_value(place, theirs)]]
+        for place in section
+        if place.planned and _has_value(place, ours)
+    ]
+
+
+def _has_value(place: Place, value: RowValue) -> bool:
+    return not place.row.reference and is_same(place.row.value, value)
+
+
+def answers(
     layout: TableLayout,
-    columns: Sequence[Sequence[Place]],
+    sections: Sequence[Sequence[Place]],
+    questions: Sequence[Sequence[Question]],
     spread: SeedSpread,
     published: dict[Place, Published | None],
-) -> dict[Place, AgainstBaseline]:
-    """Compares each planned row with its baseline; p is adjusted over the table's tests of methods."""
-    answers: dict[Place, AgainstBaseline] = {}
-    compared: dict[Place, Compared] = {}
-    rows: dict[Place, int] = {}
-    for section in columns:
-        for place in section:
-            if place.planned is None or place.row.reference or is_baseline(layout, place.row):
-                continue
-            base = baseline_of(layout, place, section)
-            answers[place] = _unpaired_answer(layout, place, base, published)
-            if base is not None and not answers[place].obstacle:
-                compared[place] = compare(place, base, spread)
-                rows[place] = sum(p.found.accuracies is not None for p in section)
-    decided = _decide([each for each in compared.values() if each.seeds > 1], layout.margin)
-    for place, each in compared.items():
-        answer = answers[place].replace(
-            **_estimates(each, spread.sd_of(place)), margin=layout.margin, verdict=Verdict.UNDECIDED
+) -> dict[Question, AgainstBaseline]:
+    """Answers the questions about each section; p is adjusted over all the tests of methods among them."""
+    found: dict[Question, AgainstBaseline] = {}
+    compared: dict[Question, Compared] = {}
+    over_classes: dict[Question, OtherClasses] = {}
+    rows: dict[Question, int] = {}
+    for section, about in zip(sections, questions, strict=True):
+        for question in about:
+            found[question] = _unpaired_answer(layout, question, published)
+            if question.other is not None and not found[question].obstacle:
+                each = compared[question] = compare(question.place, question.other, spread)
+                over_classes[question] = difference_over_classes(question.place, question.other, each)
+                rows[question] = sum(place.found.accuracies is not None for place in section)
+    margins = {q: margin_of(layout, q.place, q.other) for q in compared if q.other}
+    decided = _decide({q: (each, margins[q]) for q, each in compared.items() if each.seeds > 1})
+    for question, each in compared.items():
+        sd = spread.sd_of(question.place)
+        answer = found[question].replace(
+            **_estimates(each, sd),
+            other_classes=over_classes[question],
+            margin=margins[question],
+            verdict=Verdict.UNDECIDED,
         )
-        if each.seeds > 1:
-            p_holm, p_same_holm, verdict = decided[id(each)]
+        if question in decided:
+            p_holm, p_same_holm, verdict = decided[question]
             answer = answer.replace(p_holm=p_holm, p_same_holm=p_same_holm, verdict=verdict)
         if answer.verdict is Verdict.UNDECIDED:
-            own = each.test is PairedTest.OWN
-            variance = float(each.pair.over_seeds) / 2 if own else spread.sd_of(place) ** 2
-            more = needed(each.pair, variance, 2 if own else rows[place], len(compared), layout.margin)
+            more = needed_for(each, sd, rows[question], len(compared), margins[question])
             answer = answer.replace(more_seeds=more.more_seeds, episodes_needed=more.episodes)
-        answers[place] = answer
-    return answers
+        found[question] = answer
+    return found
 
 
-def _decide(tested: Sequence[Compared], margin: float) -> dict[int, tuple[float, float, Verdict]]:
-    """By identity of a comparison: both adjusted p-values and the verdict."""
+def needed_for(each: Compared, sd: float, rows: int, comparisons: int, margin: float) -> Needed:
+    """What would decide one of a table's `comparisons`, in a section of `rows`, if seeds have the residual `sd`."""
+    own = each.test is PairedTest.OWN
+    variance = float(each.pair.over_seeds) / 2 if own else sd**2
+    return needed(each.pair, variance, 2 if own else rows, comparisons, margin)
+
+
+def margin_of(layout: TableLayout, place: Place, other: Place) -> float:
+    """The margin of a comparison: the layout's, or less where the other row is near 100 %."""
+    return margin_below(layout.margin, float(other.found.of_seeds(common_seeds(place, other)).mean()))
+
+
+def _decide(tested: Mapping[Question, tuple[Compared, float]]) -> dict[Question, tuple[float, float, Verdict]]:
+    """Both adjusted p-values and the verdict of each comparison, given with its margin."""
     if not tested:
         return {}
-    means = np.array([float(each.method.mean) for each in tested])
+    each_one = list(tested.values())
+    means = np.array([float(each.method.mean) for each, _ in each_one])
     # Differences that are all equal, as between saturated rows, say nothing about how they vary.
-    varies = np.array([each.method.error > 0 for each in tested])
-    p_differ = np.where(varies, [float(each.method.p) for each in tested], 1.0)
-    p_beyond = np.where(varies, [float(each.method.p_beyond(margin)) for each in tested], 1.0)
+    varies = np.array([each.method.error > 0 for each, _ in each_one])
+    p_differ = np.where(varies, [float(each.method.p) for each, _ in each_one], 1.0)
+    p_beyond = np.where(varies, [float(each.method.p_beyond(margin)) for each, margin in each_one], 1.0)
     p_holm, p_same_holm = adjust(p_differ, p_beyond)
     said = verdicts(means, p_holm, p_same_holm)
     return {
-        id(each): (float(p), float(p_same), Verdict(word))
-        for each, p, p_same, word in zip(tested, p_holm, p_same_holm, said, strict=True)
+        question: (float(p), float(p_same), Verdict(word))
+        for question, p, p_same, word in zip(tested, p_holm, p_same_holm, said, strict=True)
     }
 
 
@@ -92,43 +144,50 @@ def _estimates(each: Compared, sd: float) -> dict[str, object]:
 
 
 def _unpaired_answer(
-    layout: TableLayout, place: Place, base: Place | None, published: dict[Place, Published | None]
+    layout: TableLayout, question: Question, published: dict[Place, Published | None]
 ) -> AgainstBaseline:
     """What can be said without a test, and the obstacle to one if there is any."""
+    place, base = question.place, question.other
+    what = "baseline" if question.other_name == layout.baseline_name or (base and base.row.is_baseline) else "other row"
     if base is None:
-        name = layout.row_name.format(layout.labels[layout.baseline])
-        return AgainstBaseline(baseline=name, obstacle=f"baseline {State.NOT_PLANNED}")
+        return AgainstBaseline(baseline=question.other_name, obstacle=f"{what} {State.NOT_PLANNED}")
     assert place.planned is not None and base.planned is not None
     theirs, their_base = published[place], published[base]
     seeds = common_seeds(place, base)
     also_differs = layout.also_differs(place.planned.config, base.planned.config)
-    obstacle = ""
-    if also_differs:
-        obstacle = f"not comparable (also differs: {', '.join(also_differs)})"
-    elif place.found.accuracies is None:
-        obstacle = place.found.state.value
-    elif base.found.accuracies is None:
-        obstacle = f"baseline {base.found.state}"
-    elif base.found.bank != place.found.bank:
-        obstacle = "not paired: the baseline has other episodes or images"
-    elif not seeds:
-        obstacle = "not paired: the baseline has other seeds"
-    elif set(place.found.training_keys) & set(base.found.training_keys):
-        obstacle = "the same training as the baseline"
+    why = obstacle(layout, place, base, what)
     answer = AgainstBaseline(
         baseline=base.row.name,
         baseline_variant=base.row.variant,
-        seeds=() if obstacle else seeds,
+        seeds=() if why else seeds,
         published_difference=theirs.accuracy - their_base.accuracy if theirs and their_base else None,
         also_differs=also_differs,
-        obstacle=obstacle,
+        obstacle=why,
     )
-    if obstacle or (set(seeds) == set(place.found.seeds) == set(base.found.seeds)):
+    if why or (set(seeds) == set(place.found.seeds) == set(base.found.seeds)):
         return answer
     return answer.replace(
         accuracy=float(place.found.of_seeds(seeds).mean()),
         baseline_accuracy=float(base.found.of_seeds(seeds).mean()),
     )
+
+
+def obstacle(layout: TableLayout, place: Place, other: Place, what: str = "other row") -> str:
+    """Why two rows cannot be compared; empty if they can."""
+    assert place.planned is not None and other.planned is not None
+    if also_differs := layout.also_differs(place.planned.config, other.planned.config):
+        return f"not comparable (also differs: {', '.join(also_differs)})"
+    if place.found.accuracies is None:
+        return place.found.state.value
+    if other.found.accuracies is None:
+        return f"{what} {other.found.state}"
+    if other.found.bank != place.found.bank:
+        return f"not paired: the {what} has other episodes or images"
+    if not common_seeds(place, other):
+        return f"not paired: the {what} has other seeds"
+    if set(place.found.training_keys) & set(other.found.training_keys):
+        return f"the same training as the {what}"
+    return ""
 
 
 def among_best(section: Sequence[Place], spread: SeedSpread) -> set[Place]:

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from dmf.records.staleness import Today
 from reports import notes, published
-from reports.cells import AgainstBaseline, Cell, Comparison, Section, Table
+from reports.cells import AgainstBaseline, Asked, Cell, Comparison, Section, Table
+from reports.classes import cell_over_classes
 from reports.collect import Collected, State, collect
-from reports.comparisons import among_best, compare_with_baselines
-from reports.places import Place, is_baseline
+from reports.comparisons import Question, against_baseline, among_best, answers, asked
+from reports.layouts import TableLayout
+from reports.places import Place
 from reports.published import ABLATED, BACKBONES, DATASETS, Published
 from reports.spreads import SeedSpread, spread_of
 from reports.statistics.cells import mean_ci95, seed_sd
 from reports.statistics.paper import against_published, total_half
-from reports.tables import Column, PlannedCell, Records, TableLayout, arrange
+from reports.tables import Column, PlannedCell, Records, arrange
 
 NOT_PLANNED = Collected(State.NOT_PLANNED, (State.NOT_PLANNED.value,))
 
@@ -26,42 +29,74 @@ def fill(layout: TableLayout, cells: Iterable[PlannedCell], records: Records, to
     Raises:
         ValueError: no cell is planned for the table, or a record, which the message names, contradicts itself.
     """
+    return tabulate(gather(layout, cells, records, today))
+
+
+@dataclass(frozen=True)
+class Gathered:
+    """What the records hold for a table: its places by section, and how much seeds matter."""
+
+    layout: TableLayout
+    sections: tuple[tuple[Place, ...], ...]
+    spread: SeedSpread
+
+
+def gather(layout: TableLayout, cells: Iterable[PlannedCell], records: Records, today: Today | None = None) -> Gathered:
+    """Read a table's records; see `fill`."""
     cells = tuple(cells)
     grid = arrange(layout, cells)
     if not grid:
         raise ValueError(f"no cell is planned for table {layout.name}; plan cells for it, or leave it out")
-    columns = [
-        [Place(column, row, cell, collect(cell, records, today) if cell else NOT_PLANNED) for row, cell in rows.items()]
-        for column, rows in grid.items()
-    ]
-    datasets = {column.dataset_label for column in grid}
-    spread = spread_of(columns, lambda: _trained_elsewhere(layout, cells, records, today))
-    theirs = {place: _published(layout, place) for places in columns for place in places}
-    compared = compare_with_baselines(layout, columns, spread, theirs)
-    best = {place for places in columns for place in among_best(places, spread)}
     sections = tuple(
-        Section(
-            label=_section_label(places[0].column, datasets),
-            dataset=places[0].column.dataset,
-            way=places[0].column.way,
-            shot=places[0].column.shot,
-            cells=tuple(
-                _cell(layout, place, theirs[place], compared.get(place), place in best, spread) for place in places
-            ),
+        tuple(
+            Place(column, row, cell, collect(cell, records, today) if cell else NOT_PLANNED)
+            for row, cell in rows.items()
         )
-        for places in columns
+        for column, rows in grid.items()
     )
+    return Gathered(layout, sections, spread_of(sections, lambda: _trained_elsewhere(layout, cells, records, today)))
+
+
+def tabulate(gathered: Gathered) -> Table:
+    """The table of what was gathered for it."""
+    layout, spread = gathered.layout, gathered.spread
+    datasets = {places[0].column.dataset_label for places in gathered.sections}
+    theirs = {place: _published(layout, place) for places in gathered.sections for place in places}
+    questions = [(against_baseline(layout, places), asked(layout, places)) for places in gathered.sections]
+    found = answers(layout, gathered.sections, [[*ours, *further] for ours, further in questions], spread, theirs)
+    sections = []
+    for places, (ours, further) in zip(gathered.sections, questions, strict=True):
+        best, to_baseline = among_best(places, spread), {question.place: found[question] for question in ours}
+        cells = [_cell(layout, place, theirs[place], to_baseline.get(place), place in best, spread) for place in places]
+        column = places[0].column
+        sections.append(
+            Section(
+                label=_section_label(column, datasets),
+                dataset=column.dataset,
+                way=column.way,
+                shot=column.shot,
+                cells=tuple(cells),
+                asked=tuple(_asked(question, found[question]) for question in further),
+            )
+        )
+    baseline = _baseline_name(gathered)
     return Table(
         name=layout.name,
         title=layout.title if len(datasets) > 1 else f"{layout.title}, {datasets.pop()}",
         row_header=layout.row_header,
-        baseline=_baseline_name(layout, columns),
+        components=layout.component_names,
+        baseline=baseline,
         published_header=_published_header(sections),
         margin=layout.margin,
-        sections=sections,
-        verdict=notes.verdict(sections, _baseline_name(layout, columns)),
-        notes=notes.notes(sections, [p.planned for places in columns for p in places if p.planned], spread),
+        sections=tuple(sections),
+        verdict=notes.verdict(sections, baseline),
+        notes=notes.notes(sections, [p.planned for places in gathered.sections for p in places if p.planned], spread),
     )
+
+
+def _asked(question: Question, answer: AgainstBaseline) -> Asked:
+    row = question.place.row
+    return Asked(name=row.name, backbone=row.backbone, variant=row.variant, against=answer)
 
 
 def _trained_elsewhere(
@@ -84,9 +119,11 @@ def _cell(
     row, found = place.row, place.found
     numbers: dict[str, Any] = {}
     if found.accuracies is not None:
-        accuracy, ci95 = mean_ci95(found.accuracies.mean(axis=0))
+        of_episodes = found.accuracies.mean(axis=0)
+        accuracy, ci95 = mean_ci95(of_episodes)
         seeds, episodes = found.accuracies.shape
         numbers = {"accuracy": accuracy, "ci95": ci95, "seed_sd": seed_sd(found.accuracies), "episodes": episodes}
+        numbers["classes_ci95"] = cell_over_classes(place, of_episodes)
         variance, freedom = spread.of_cell(place)
         if freedom > 0 and place.planned and place.planned.config.seeded:
             numbers["total_ci95"] = total_half(ci95, variance, freedom, seeds)
@@ -111,7 +148,8 @@ def _cell(
         published=theirs,
         library=_library(layout, place),
         to_baseline=to_baseline,
-        is_baseline=is_baseline(layout, row),
+        is_baseline=row.is_baseline,
+        marks=() if row.reference else layout.marks_of(row.value),
         **numbers,
     )
 
@@ -132,7 +170,7 @@ def _library(layout: TableLayout, place: Place) -> tuple[Published, ...]:
     if layout.components and row.published is not None:
         groups = published.FULL_GROUPS.get((column.dataset, column.shot))
         full = published.FULL_MODEL | {"model.groups": groups}
-        method = "DMF" if row.value == full[layout.row_path] else None
+        method = "DMF" if layout.row_paths[0] in full and row.value == full[layout.row_paths[0]] else None
     if method is None or column.trained_on:
         return ()
     return published.in_library(method, row.backbone, column.dataset, column.way, column.shot)
@@ -160,7 +198,7 @@ def _to_published(
     }
     their_ci95 = published.assumed_ci95(theirs)
     obstacles = tuple(what for what, equal in same.items() if not equal)
-    departures = () if obstacles else published.departures(config, layout.row_path)
+    departures = () if obstacles else published.departures(config, (*layout.row_paths, *layout.columns))
     obstacles += published.parts_of(departures)
     if obstacles or their_ci95 is None:
         return Comparison(obstacles=obstacles or ("no interval published",), departures=departures)
@@ -171,10 +209,10 @@ def _to_published(
     return Comparison(difference=difference, ci95=half, their_ci95=their_ci95, verdict=verdict)
 
 
-def _baseline_name(layout: TableLayout, columns: Sequence[Sequence[Place]]) -> str:
+def _baseline_name(gathered: Gathered) -> str:
     """The name of the baseline's row, which in the table of groups depends on the backbone."""
-    rows = [place.row for places in columns for place in places if is_baseline(layout, place.row)]
-    return rows[0].name if rows else layout.row_name.format(layout.labels[layout.baseline])
+    rows = [place.row for places in gathered.sections for place in places if place.row.is_baseline]
+    return rows[0].name if rows else gathered.layout.baseline_name
 
 
 def _section_label(column: Column, datasets: set[str]) -> str:

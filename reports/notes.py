@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from dmf.values import printable
-from reports.cells import Cell, Section
+from reports.cells import AgainstBaseline, Cell, Section
 from reports.collect import State
 from reports.published import BACKBONES, LIBRARY
 from reports.spreads import SeedSpread, Source
@@ -14,8 +14,9 @@ from reports.statistics.needed import POWER
 from reports.statistics.pairs import PairedTest
 from reports.statistics.paper import PAPER_MARGIN
 from reports.statistics.spread import ENOUGH
+from reports.statistics.verdicts import Verdict
 from reports.tables import Column, PlannedCell
-from reports.words import percent, points
+from reports.words import holds, over_classes, percent, points
 from reports.words import verdict as word_of
 
 PLAIN = frozenset({State.NOT_PLANNED, State.MISSING, State.RUNNING, State.NOT_EVALUATED})
@@ -54,6 +55,7 @@ def notes(sections: Sequence[Section], planned: Sequence[PlannedCell], spread: S
         _intervals(cells, spread),
         _methods(cells, spread),
         _models(cells, spread),
+        _other_classes(cells),
         *_several_baselines(cells),
         _best(cells, spread),
         _published(cells, spread),
@@ -107,7 +109,7 @@ def _methods(cells: Sequence[tuple[Section, Cell]], spread: SeedSpread) -> str:
     made = [cell.to_baseline for _, cell in cells if cell.to_baseline and cell.to_baseline.p_holm is not None]
     if not made:
         return ""
-    margin = points(made[0].margin)
+    margin = _margins(made)
     text = f"Differences from {made[0].baseline} on the same episodes and seeds, with 95 % intervals in brackets. "
     if spread.source is not Source.ASSUMED:
         text += (
@@ -133,7 +135,7 @@ def _models(cells: Sequence[tuple[Section, Cell]], spread: SeedSpread) -> str:
     made = [cell for _, cell in cells if cell.to_baseline and cell.to_baseline.is_of_models]
     if not made:
         return ""
-    margin = points(made[0].to_baseline.margin) if made[0].to_baseline else ""
+    margin = _margins([cell.to_baseline for cell in made if cell.to_baseline])
     text = (
         "One seed decides nothing about methods. The interval for two models is that of a paired t-test over episodes; "
         f"the one for the method takes a seeds' sd of {percent(spread.sd)}, "
@@ -147,6 +149,47 @@ def _models(cells: Sequence[tuple[Section, Cell]], spread: SeedSpread) -> str:
     return text if several else text + _needed(made)
 
 
+def _other_classes(cells: Sequence[tuple[Section, Cell]]) -> str:
+    """How it is known whether the verdicts would hold for other classes, or why it is not."""
+    made = [each.other_classes for each in _decided(cells) if each.other_classes]
+    counts = sorted({over.classes for over in made if over.classes is not None})
+    text = ""
+    if counts:
+        freedom = _either([count - 1 for count in counts])
+        text = (
+            f"Verdicts are given the {_either(counts)} test classes. Whether one would hold for other classes drawn "
+            "like these is judged by a 95 % interval over classes, episodes and seeds: a jackknife that leaves out the "
+            f"episodes of one class at a time, with at most {freedom} degrees of freedom. It holds if the interval "
+            "excludes 0 on the verdict's side or, for same, lies within the margin. "
+        )
+    obstacles = sorted({over.obstacle for over in made if over.obstacle})
+    if obstacles:
+        some = "some verdicts" if counts else "the verdicts"
+        text += f"Whether {some} would hold for other test classes is not known: {'; '.join(obstacles)}."
+    return text.strip()
+
+
+def for_other_classes(sections: Sequence[Section]) -> tuple[str, ...]:
+    """A line for each decided comparison: whether its verdict would hold for other classes."""
+    lines = []
+    for section in sections:
+        for cell in section.cells:
+            for each in _decided([(section, cell)]):
+                if each.holds_for_other_classes is not None and each.difference is not None and each.other_classes:
+                    lines.append(
+                        f"{_name(cell)}, {section.label}: would it hold for other classes? "
+                        f"{percent(each.difference, signed=True)} {over_classes(each.other_classes)} over "
+                        f"{each.other_classes.classes} test classes: {holds(each)}."
+                    )
+    return tuple(lines)
+
+
+def _decided(cells: Sequence[tuple[Section, Cell]]) -> list[AgainstBaseline]:
+    """The comparisons that have a verdict other than undecided."""
+    made = [cell.to_baseline for _, cell in cells if cell.to_baseline]
+    return [each for each in made if each.verdict and each.verdict is not Verdict.UNDECIDED]
+
+
 def _several_baselines(cells: Sequence[tuple[Section, Cell]]) -> list[str]:
     """Which baseline's row each row is compared with, if not all with the same."""
     found: dict[tuple[str, ...], list[str]] = {}
@@ -157,6 +200,12 @@ def _several_baselines(cells: Sequence[tuple[Section, Cell]]) -> list[str]:
     if len(found) < 2:
         return []
     return [f"Compared with {', '.join(baseline)}: {'; '.join(rows)}." for baseline, rows in found.items()]
+
+
+def _margins(made: Sequence[AgainstBaseline]) -> str:
+    """`0.5`, or `0.12 to 0.5` where some rows are near 100 %."""
+    found = sorted({each.margin for each in made})
+    return " to ".join(points(margin) for margin in dict.fromkeys((found[0], found[-1])))
 
 
 def _freedom(count: int) -> str:

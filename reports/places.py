@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from reports.collect import Collected
-from reports.tables import Column, PlannedCell, Row, TableLayout
+from reports.layouts import TableLayout
+from reports.tables import Column, PlannedCell, Row, distance
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,26 +29,25 @@ class Place:
         return config is not None and not config.seeded and config.stage is not None
 
 
-def is_baseline(layout: TableLayout, row: Row) -> bool:
-    """Whether the others of its section are compared with a row."""
-    return not row.reference and row.value == layout.baseline
-
-
 def baseline_of(layout: TableLayout, place: Place, section: Sequence[Place]) -> Place | None:
-    """The baseline's row that a place is compared with; None if there is none.
+    """The baseline's row that a place is compared with; None if there is none."""
+    return nearest(layout, place, [other for other in section if other.row.is_baseline])
+
+
+def nearest(layout: TableLayout, place: Place, rows: Sequence[Place]) -> Place | None:
+    """The one of several rows that a place is compared with; None if there is none.
 
     It has the same backbone, or any if the place's method has none (raw pixels). Of several, it is the one that is
     trained, pre-trained and tested most alike.
     """
     assert place.planned is not None
     ours = place.planned
-
-    rows = [
-        (layout.distance(ours, p.planned), p)
-        for p in section
-        if p.planned and is_baseline(layout, p.row) and place.row.backbone in (p.row.backbone, "")
+    found = [
+        (distance(layout, ours, row.planned), row)
+        for row in rows
+        if row.planned and place.row.backbone in (row.row.backbone, "")
     ]
-    return min(rows, key=lambda row: row[0])[1] if rows else None
+    return min(found, key=lambda each: each[0])[1] if found else None
 
 
 def common_seeds(ours: Place, theirs: Place) -> tuple[int, ...]:

@@ -98,6 +98,13 @@ def in_library(method: str, backbone: str, dataset: str, way: int, shot: int) ->
     return _matching(method, backbone, dataset, way, shot, library=True)
 
 
+def of_paper(dataset: str, way: int, shot: int) -> tuple[Published, ...]:
+    """All the paper's numbers for a data set and a task."""
+    return tuple(
+        n for n in numbers() if (n.dataset, n.way, n.shot) == (dataset, way, shot) and not n.source.startswith(LIBRARY)
+    )
+
+
 def methods_of_table_1() -> tuple[tuple[str, str], ...]:
     """(method, backbone) of every row of the paper's Table 1, in order."""
     return tuple(dict.fromkeys((n.method, n.backbone) for n in numbers() if n.source.endswith("Table 1")))
@@ -111,8 +118,8 @@ def assumed_ci95(number: Published) -> float | None:
     return full.ci95 if full else None
 
 
-def departures(config: ExperimentConfig, row_path: str) -> tuple[str, ...]:
-    """Settings in which a DMF training departs from the nearest recipe, as `path=value`, leaving out `row_path`.
+def departures(config: ExperimentConfig, row_paths: Sequence[str]) -> tuple[str, ...]:
+    """Settings in which a DMF training departs from the nearest recipe, as `path=value`, leaving out `row_paths`.
 
     The seed and the shot do not count either, and neither do the full model's groups, which depend on data set and shot
     (`FULL_GROUPS`).
@@ -121,7 +128,7 @@ def departures(config: ExperimentConfig, row_path: str) -> tuple[str, ...]:
     groups = FULL_GROUPS.get((config.data.name, config.episodes.shot))
     if groups is not None and CHANNELS[config.model.backbone_name] % groups == 0:
         usual["model.groups"] = groups
-    usual[row_path] = config.at(row_path)
+    usual |= {path: config.at(path) for path in row_paths}
     recipes = [recipe(name).with_paths(usual) for name in RECIPES]
     return min((_differences(config, expected) for expected in recipes), key=len)
 

@@ -18,10 +18,11 @@ from rich.console import Group
 from rich.table import Table as Grid
 from rich.text import Text
 
+from reports import notes
 from reports.cells import Cell, Section, Table
 from reports.published import BACKBONES
 from reports.statistics.verdicts import Verdict
-from reports.words import explained, interval, percent, verdict
+from reports.words import explained, holds, interval, over_classes, percent, verdict
 
 Fields = dict[str, str | int | None]
 """CSV fields by name. Numbers are percent or percentage points with two decimals; None is an empty field."""
@@ -103,6 +104,10 @@ def _total(cell: Cell) -> str:
     return NOTHING if cell.total_ci95 is None else f"± {percent(cell.total_ci95)}"
 
 
+def _over_classes(cell: Cell) -> str:
+    return NOTHING if cell.classes_ci95 is None else f"± {percent(cell.classes_ci95)}"
+
+
 def _episodes(cell: Cell) -> str:
     return NOTHING if cell.episodes is None else f"{cell.episodes:,}"
 
@@ -156,6 +161,23 @@ def _to_baseline_fields(cell: Cell) -> Fields:
         "method_sd_used": _plain(comparison.sd_used) if comparison else None,
         "percent_of_seeds": _plain(comparison.accuracy) if comparison else None,
         "baseline_percent_of_seeds": _plain(comparison.baseline_accuracy) if comparison else None,
+    }
+
+
+def _other_classes(cell: Cell) -> str:
+    comparison = cell.to_baseline
+    return f"{over_classes(comparison.other_classes)} {holds(comparison)}".strip() or NOTHING if comparison else NOTHING
+
+
+def _other_classes_fields(cell: Cell) -> Fields:
+    comparison = cell.to_baseline
+    over = comparison.other_classes if comparison else None
+    return {
+        "test_classes": over.classes if over else None,
+        "minus_baseline_other_classes_low": _plain(over.low) if over else None,
+        "minus_baseline_other_classes_high": _plain(over.high) if over else None,
+        "holds_for_other_classes": holds(comparison) if comparison else None,
+        "other_classes_obstacle": over.obstacle if over else None,
     }
 
 
@@ -226,6 +248,8 @@ class Column:
     """Whether its text stays on one line."""
     optional: bool = False
     """Whether it is left out if no cell has a value."""
+    roomy: bool = False
+    """Whether only formats with room for it have it: HTML, Markdown and CSV."""
 
     def is_empty(self, cell: Cell) -> bool:
         """Whether the column has no value for a cell."""
@@ -246,6 +270,14 @@ def columns(table: Table) -> list[Column]:
         Column("ours", _ours, _ours_fields, ours=True, unbroken=True),
         Column("sd of seeds", _seed_sd, lambda cell: {"sd_of_seeds": _plain(cell.seed_sd)}, optional=True),
         Column("total", _total, lambda cell: {"total_ci95": _plain(cell.total_ci95)}, unbroken=True, optional=True),
+        Column(
+            "other classes",
+            _over_classes,
+            lambda cell: {"other_classes_ci95": _plain(cell.classes_ci95)},
+            unbroken=True,
+            optional=True,
+            roomy=True,
+        ),
         Column("episodes", _episodes, lambda cell: {"episodes": cell.episodes}),
         Column(
             "seeds",
@@ -259,17 +291,24 @@ def columns(table: Table) -> list[Column]:
         Column("in paper", _in_paper, _in_paper_fields, comparison=True, optional=True),
         Column("p (Holm)", _p, _p_fields, comparison=True, optional=True),
         Column("verdict", _verdict, _verdict_fields, left=True, comparison=True, verdict=True),
+        Column(
+            f"ours − {table.baseline}, other classes", _other_classes, _other_classes_fields, optional=True, roomy=True
+        ),
     ]
 
 
-def printed(table: Table) -> list[Column]:
-    """The columns that a table prints: without optional columns that are empty, and without a single backbone."""
+def printed(table: Table, roomy: bool = False) -> list[Column]:
+    """The columns that a table prints: without optional columns that are empty, and without a single backbone.
+
+    `roomy` says whether the format has room for all.
+    """
     cells = [cell for section in table.sections for cell in section.cells]
     several = len({cell.backbone for cell in cells} - {""}) > 1
     return [
         column
         for column in columns(table)
         if (several or column.text is not _backbone)
+        and (roomy or not column.roomy)
         and not (column.optional and all(column.is_empty(cell) for cell in cells))
     ]
 
@@ -290,8 +329,8 @@ def to_terminal(table: Table, width: int = WIDE) -> Group:
             _grid(table, [column for column in shown if column.of_row or column.comparison]),
         ]
     grids[0].title = title(table)
-    notes = [Text(f"- {note}") for note in table.notes]
-    return Group(*grids, Text(table.verdict, style="bold"), *notes, Text(""))
+    said = [Text(f"- {note}") for note in (*notes.for_other_classes(table.sections), *table.notes)]
+    return Group(*grids, Text(table.verdict, style="bold"), *said, Text(""))
 
 
 def _grid(table: Table, shown: Sequence[Column]) -> Grid:
@@ -316,16 +355,16 @@ def _grid(table: Table, shown: Sequence[Column]) -> Grid:
 
 def to_markdown(table: Table) -> str:
     """Render one pipe table per section, then the verdict and the notes."""
-    shown = printed(table)
+    shown = printed(table, roomy=True)
     lines = [f"## {title(table)}", ""]
     for section in table.sections:
-        lines += [f"### {section.label}", "", _pipes(_markdown(column.heading) for column in shown)]
+        lines += [f"### {section.label}", "", _pipes(markdown_text(column.heading) for column in shown)]
         lines.append(_pipes(":--" if column.left else "--:" for column in shown))
         for cell in section.cells:
-            texts = ((_markdown(column.text(cell)), column.is_strong(cell)) for column in shown)
+            texts = ((markdown_text(column.text(cell)), column.is_strong(cell)) for column in shown)
             lines.append(_pipes(f"**{text}**" if strong else text for text, strong in texts))
         lines.append("")
-    lines += [f"**{_markdown(table.verdict)}**", "", *(f"- {_markdown(note)}" for note in table.notes)]
+    lines += [f"**{markdown_text(table.verdict)}**", "", *(f"- {markdown_text(note)}" for note in table.notes)]
     return "\n".join(lines) + "\n"
 
 
@@ -333,7 +372,8 @@ def _pipes(texts: Iterable[str]) -> str:
     return f"| {' | '.join(texts)} |"
 
 
-def _markdown(text: str) -> str:
+def markdown_text(text: str) -> str:
+    """`text` escaped so that Markdown shows it literally, on one line."""
     for special in ("\\", "|", "*", "_", "<", "[", "`"):
         text = text.replace(special, f"\\{special}")
     return " ".join(text.split())
@@ -388,7 +428,8 @@ def to_latex(table: Table) -> str:
             texts = ((latex_text(column.text(cell)), column.is_strong(cell)) for column in shown)
             lines.append(_ampersands(rf"\textbf{{{text}}}" if strong else text for text, strong in texts))
     lines += [r"\bottomrule", r"\end{tabular}", r"\begin{flushleft}", r"\scriptsize"]
-    lines += [rf"{latex_text(note)}\\" for note in table.notes[:-1]] + [latex_text(n) for n in table.notes[-1:]]
+    said = (*notes.for_other_classes(table.sections), *table.notes)
+    lines += [rf"{latex_text(note)}\\" for note in said[:-1]] + [latex_text(n) for n in said[-1:]]
     return "\n".join([*lines, r"\end{flushleft}", r"\end{table*}"]) + "\n"
 
 
@@ -484,7 +525,7 @@ def to_html(tables: Sequence[Table], page_title: str, about: str = "") -> str:
         {
             "table": table,
             "title": title(table),
-            "columns": [{"text": column.heading, "left": column.left} for column in printed(table)],
+            "columns": [{"text": column.heading, "left": column.left} for column in printed(table, roomy=True)],
             "sections": [_section_for_page(table, section) for section in table.sections],
         }
         for table in tables
@@ -493,7 +534,7 @@ def to_html(tables: Sequence[Table], page_title: str, about: str = "") -> str:
 
 
 def _section_for_page(table: Table, section: Section) -> dict[str, object]:
-    shown = printed(table)
+    shown = printed(table, roomy=True)
     rows = [
         {
             "cell": cell,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -86,7 +87,7 @@ class SeedSpread:
 
 
 def _key(place: Place) -> SectionKey:
-    return place.column, place.found.bank
+    return dataclasses.replace(place.column, settings=()), place.found.bank
 
 
 def spread_of(columns: Iterable[Sequence[Place]], rest_of_sweep: Callable[[], Iterable[Trained]]) -> SeedSpread:

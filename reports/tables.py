@@ -1,7 +1,4 @@
-"""The tables, the meaning of their rows and columns, and the place of each planned cell.
-
-A table is one entry in `TABLES`: the parameter that its rows vary, the rows' names in the paper, and the baseline.
-"""
+"""Planned cells, and the place of each in a table: its row, and its column."""
 
 from __future__ import annotations
 
@@ -10,170 +7,20 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Protocol, Self
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import Field, model_validator
 
-from dmf.backbones.config import CHANNELS
 from dmf.config import EvaluationConfig, ExperimentConfig
 from dmf.records.facts import Ended, Tested
 from dmf.values import Value
 from reports import published
+from reports.layouts import TABLE_NAME, RowValue, TableLayout, is_same
 from reports.published import ABLATED, BACKBONES, DATASETS
-from reports.statistics.verdicts import MARGIN
-
-METHODS = {
-    "dmf": "DMF",
-    "proto_net": "ProtoNet",
-    "classifier_baseline": "Classifier-Baseline",
-    "baseline": "Baseline",
-    "raw_pixels": "raw pixels, cosine",
-}
-"""`model.method` -> the method's name in tables."""
-
-
-@dataclass(frozen=True)
-class TableLayout:
-    """A table of the paper. Its columns are data set, way and shot of the test episodes."""
-
-    name: str
-    title: str
-    row_path: str
-    """The parameter that the rows vary."""
-    row_header: str
-    labels: dict[Any, str]
-    """Value of the parameter -> row label, in the paper's order."""
-    published_as: dict[Any, str]
-    """Value of the parameter -> method in `published.csv`."""
-    baseline: Any
-    """Value of the parameter in the row that the others are compared with."""
-    row_name: str = "{}"
-    """Format string that turns a row's label into its name outside the table."""
-    margin: float = MARGIN
-    """Margin of equivalence, in accuracy: a smaller difference counts as none."""
-    components: bool = True
-    """Whether rows are DMF with one component changed; other methods are then reference rows, listed first."""
-
-    def label(self, config: ExperimentConfig) -> str:
-        """The row label of a training."""
-        if self.is_reference(config):
-            return METHODS[config.model.method]
-        value = config.at(self.row_path)
-        text = self.labels.get(value, str(value))
-        backbone = config.model.backbone_name
-        return f"{text} of {CHANNELS[backbone]} channels" if self._other_channels(backbone) else text
-
-    def is_reference(self, config: ExperimentConfig) -> bool:
-        """Whether a training is of another method, in a table of DMF's components."""
-        return self.components and config.model.method != "dmf"
-
-    def published(self, config: ExperimentConfig) -> str | None:
-        """The method in `published.csv` that corresponds to a training's row, if any."""
-        if self.is_reference(config) or self._other_channels(config.model.backbone_name):
-            return None
-        return self.published_as.get(config.at(self.row_path))
-
-    def also_differs(self, config: ExperimentConfig, baseline: ExperimentConfig) -> tuple[str, ...]:
-        """Dotted paths, other than the one that the rows vary, in which a row's training differs from its baseline's.
-
-        Settings that one of the two ignores do not count. Between methods, pre-training does not count either, since it
-        is part of the method.
-        """
-        ours, theirs = published.identity(config), published.identity(baseline)
-        aside = {self.row_path} if self.components else {self.row_path, "start"}
-        return tuple(p for p in ours if p in theirs and p not in aside and ours[p] != theirs[p])
-
-    def distance(self, cell: PlannedCell, baseline: PlannedCell) -> tuple[int, bool, bool]:
-        """How far a row is from one of the baseline's rows; rows are compared with the nearest.
-
-        In order: the number of settings that keep them from being compared, whether they start from different weights,
-        and whether they are tested differently.
-        """
-        return (
-            len(self.also_differs(cell.config, baseline.config)),
-            published.start_of(cell.config) != published.start_of(baseline.config),
-            cell.evaluation != baseline.evaluation,
-        )
-
-    def _other_channels(self, backbone: str) -> bool:
-        """Whether rows are numbers of groups, and the backbone has another number of channels than the paper's."""
-        return self.row_path == "model.groups" and CHANNELS.get(backbone) != CHANNELS["resnet12"]
-
-
-TABLES = {
-    layout.name: layout
-    for layout in (
-        TableLayout(
-            name="1",
-            title="Comparison with other methods",
-            row_path="model.method",
-            row_header="method",
-            labels=METHODS,
-            published_as={"dmf": "DMF", "proto_net": "ProtoNet"},
-            baseline="proto_net",
-            components=False,
-        ),
-        TableLayout(
-            name="2a",
-            title="Dynamic sampling",
-            row_path="model.dynamic_sampling",
-            row_header="dynamic sampling",
-            labels={False: "without dynamic sampling", True: "with dynamic sampling"},
-            published_as={False: "DMF without dynamic sampling", True: "DMF with dynamic sampling"},
-            baseline=False,
-        ),
-        TableLayout(
-            name="2b",
-            title="Last pooling",
-            row_path="model.last_pooling",
-            row_header="last pooling",
-            labels={True: "with last pooling", False: "without last pooling"},
-            published_as={True: "DMF with last pooling", False: "DMF without last pooling"},
-            baseline=True,
-        ),
-        TableLayout(
-            name="2c",
-            title="Number of groups",
-            row_path="model.groups",
-            row_header="groups",
-            labels={groups: str(groups) for groups in (1, 64, 160, 320, 640)},
-            published_as={groups: f"DMF groups={groups}" for groups in (1, 64, 160, 320, 640)},
-            baseline=1,
-            row_name="groups {}",
-        ),
-        TableLayout(
-            name="2d",
-            title="Alignment",
-            row_path="model.alignment",
-            row_header="alignments",
-            labels={0: "0", 1: "1", 2: "2", 3: "3", "ode": "ODE"},
-            published_as={
-                0: "DMF align=0",
-                1: "DMF align=1",
-                2: "DMF align=2",
-                3: "DMF align=3",
-                "ode": "DMF align=ODE",
-            },
-            baseline=0,
-            row_name="alignments {}",
-        ),
-    )
-}
-
-
-def layout_of(name: str) -> TableLayout:
-    """The layout of the table called `name`."""
-    if name not in TABLES:
-        raise ValueError(f"table={name!r} is not a table; choose one of {', '.join(map(repr, TABLES))}")
-    return TABLES[name]
-
-
-def _known(name: str) -> str:
-    return layout_of(name).name
 
 
 class PlannedCell(Value):
     """A cell that a sweep plans to fill: `config`, trained once with each of `seeds` and tested as in `evaluation`."""
 
-    table: Annotated[str, AfterValidator(_known)]
+    table: Annotated[str, Field(pattern=TABLE_NAME)]
     config: ExperimentConfig
     """The training; `seeds` replace its `training.seed`."""
     evaluation: EvaluationConfig
@@ -229,18 +76,21 @@ class Column:
     """Shots of the test episodes."""
     trained_shot: int
     split: str
+    settings: tuple[str, ...] = ()
+    """`name value` of each of the layout's `columns`."""
     trained_on: str = ""
     """The data set of the training, if it is another one."""
 
     @classmethod
-    def of(cls, cell: PlannedCell) -> Column:
-        """The column that a planned cell belongs to."""
+    def of(cls, cell: PlannedCell, layout: TableLayout | None = None) -> Column:
+        """The column that a planned cell belongs to; without a layout, whatever its other settings."""
         test = cell.evaluation
         assert test.shot is not None
         trained_on = cell.config.data.name
         tested_on = test.data.name if test.data else trained_on
         apart = trained_on if tested_on != trained_on else ""
-        return cls(tested_on, test.way, test.shot, cell.config.episodes.shot, test.split, apart)
+        settings = layout.settings_of(cell.config) if layout else ()
+        return cls(tested_on, test.way, test.shot, cell.config.episodes.shot, test.split, settings, apart)
 
     @property
     def dataset_label(self) -> str:
@@ -255,7 +105,8 @@ class Column:
             text += f", trained {self.trained_shot}-shot"
         if self.trained_on:
             text += f", trained on {DATASETS.get(self.trained_on, self.trained_on)}"
-        return text if self.split == "test" else f"{text}, {self.split} classes"
+        text = text if self.split == "test" else f"{text}, {self.split} classes"
+        return ", ".join((text, *self.settings))
 
 
 @dataclass(frozen=True)
@@ -268,9 +119,11 @@ class Row:
     backbone: str
     published: str | None
     """Method in `published.csv`."""
-    value: Any = None
-    """Value of the layout's parameter; None for methods of the paper that are not implemented here."""
+    value: RowValue = None
+    """Value of the layout's parameters; None for methods of the paper that are not implemented here."""
     reference: bool = False
+    is_baseline: bool = False
+    """Whether the others are compared with it."""
     variant: tuple[str, ...] = ()
     """`path=value` of settings without which two planned cells would share a place."""
 
@@ -284,7 +137,8 @@ def arrange(layout: TableLayout, cells: Iterable[PlannedCell]) -> Grid:
     placed = _place(layout, _merge(layout, [cell for cell in cells if cell.table == layout.name]))
     grid: Grid = {}
     datasets = list(DATASETS)
-    for column in sorted({column for column, _ in placed}, key=lambda c: (_index(datasets, c.dataset), c)):
+    columns = list(dict.fromkeys(column for column, _ in placed))  # sections of one task stay in the plan's order
+    for column in sorted(columns, key=lambda c: (_index(datasets, c.dataset), dataclasses.replace(c, settings=()))):
         rows: dict[Row, PlannedCell | None] = {row: cell for (at, row), cell in placed.items() if at == column}
         known = {(row.published, row.backbone) for row in rows}
         in_paper = _rows_of_paper(layout, column, [cell for (at, _), cell in placed.items() if at == column])
@@ -309,33 +163,33 @@ def _place(layout: TableLayout, cells: Sequence[PlannedCell]) -> dict[tuple[Colu
     """Cells by place. If cells share a place, their row is split in all columns by the settings that differ."""
     by_row: dict[Row, list[PlannedCell]] = {}
     for cell in cells:
-        model = cell.config.model
         reference = layout.is_reference(cell.config)
         label = layout.label(cell.config)
         row = Row(
             label=label,
-            name=label if reference else layout.row_name.format(label),
-            backbone=model.backbone_name,
+            name=label if reference else layout.name_of(label),
+            backbone=cell.config.model.backbone_name,
             published=layout.published(cell.config),
-            value=model.method if reference else cell.config.at(layout.row_path),
+            value=layout.value_of(cell.config),
             reference=reference,
+            is_baseline=layout.is_baseline(cell.config),
         )
         by_row.setdefault(row, []).append(cell)
     placed = {}
     for row, sharing in by_row.items():
-        paths = _telling_apart(sharing)
+        paths = _telling_apart(layout, sharing)
         for cell in sharing:
             flat = _flat(cell)
             variant = tuple(f"{path}={flat[path]}" for path in paths if path in flat)
-            placed[Column.of(cell), dataclasses.replace(row, variant=variant)] = cell
+            placed[Column.of(cell, layout), dataclasses.replace(row, variant=variant)] = cell
     return placed
 
 
-def _telling_apart(sharing: Sequence[PlannedCell]) -> list[str]:
+def _telling_apart(layout: TableLayout, sharing: Sequence[PlannedCell]) -> list[str]:
     """The paths in which cells of a row differ within a column."""
     columns: dict[Column, list[dict[str, Any]]] = {}
     for cell in sharing:
-        columns.setdefault(Column.of(cell), []).append(_flat(cell))
+        columns.setdefault(Column.of(cell, layout), []).append(_flat(cell))
     return sorted({path for flats in columns.values() for path in _unequal(flats)})
 
 
@@ -368,8 +222,16 @@ def _rows_of_paper(layout: TableLayout, column: Column, planned: Sequence[Planne
             if published.in_paper(method, backbone, column.dataset, column.way, column.shot)
         ]
     return [
-        Row(label, layout.row_name.format(label), ABLATED[1], layout.published_as[value], value)
-        for value, label in layout.labels.items()
+        Row(
+            label=(label := layout.label_of(row.value)),
+            name=layout.name_of(label),
+            backbone=ABLATED[1],
+            published=row.published,
+            value=row.value,
+            is_baseline=is_same(row.value, layout.baseline),
+        )
+        for row in layout.values
+        if row.published
     ]
 
 
@@ -383,9 +245,8 @@ def _sorted(layout: TableLayout, rows: Iterable[Row]) -> list[Row]:
             number = _index(published.methods_of_table_1(), (row.published, row.backbone))
             return backbone, row.published == "DMF", number, *_rest(row)
         if row.reference:
-            return 0, row.label, 0, *_rest(row)
-        number = row.value if layout.row_path == "model.groups" else list(layout.labels).index(row.value)
-        return 1, backbone, number, *_rest(row)
+            return 0, row.label, (), *_rest(row)
+        return 1, backbone, layout.place_of(row.value), *_rest(row)
 
     return sorted(rows, key=place)
 
@@ -397,3 +258,16 @@ def _rest(row: Row) -> tuple[Any, ...]:
 def _index(known: Sequence[Any], name: Any) -> int:
     """Position of a name in a sequence; the sequence's length if it is not there."""
     return known.index(name) if name in known else len(known)
+
+
+def distance(layout: TableLayout, cell: PlannedCell, other: PlannedCell) -> tuple[int, bool, bool]:
+    """How far a row is from one that it may be compared with; it is compared with the nearest.
+
+    In order: the number of settings that keep them from being compared, whether they start from different weights, and
+    whether they are tested differently.
+    """
+    return (
+        len(layout.also_differs(cell.config, other.config)),
+        published.start_of(cell.config) != published.start_of(other.config),
+        cell.evaluation != other.evaluation,
+    )

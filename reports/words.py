@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from decimal import ROUND_HALF_UP, Decimal
 
-from reports.cells import AgainstBaseline
+from reports.cells import AgainstBaseline, OtherClasses
 from reports.statistics.pairs import PairedTest
 from reports.statistics.verdicts import Verdict
 
@@ -51,6 +51,17 @@ def explained(comparison: AgainstBaseline) -> str:
         seeds = "seed" if len(comparison.seeds) == 1 else "seeds"
         text += f"; {seeds} {which}: {percent(comparison.accuracy)} − {percent(comparison.baseline_accuracy)}"
     return text
+
+
+def over_classes(over: OtherClasses | None) -> str:
+    """The interval over test classes; empty if it is not known."""
+    return interval(over.low, over.high) if over and over.low is not None and over.high is not None else ""
+
+
+def holds(comparison: AgainstBaseline) -> str:
+    """Whether the interval over test classes supports the verdict; empty if nothing is decided or it is not known."""
+    found = comparison.holds_for_other_classes
+    return "" if found is None else "yes" if found else "not shown"
 
 
 def _of_models(comparison: AgainstBaseline) -> str:

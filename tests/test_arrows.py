@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 FLOORS = """
 dmf.machine
-dmf.values
+dmf.values dmf.draws
 dmf.ops dmf.episodes
 dmf.backbones
 dmf.methods
@@ -24,7 +24,8 @@ dmf.evaluation
 dmf.training
 dmf.released
 dmf.train
-dmf.evaluate
+dmf.evaluate dmf.classifier
+dmf
 reports.statistics
 reports
 orchestrator.text
@@ -34,7 +35,8 @@ orchestrator.store
 orchestrator.tracking
 orchestrator.running
 orchestrator.costs
-orchestrator.report orchestrator.sync orchestrator.status orchestrator.selftest
+orchestrator.archive orchestrator.report orchestrator.results
+orchestrator.sync orchestrator.status orchestrator.selftest
 orchestrator.sweep
 """
 """Rooms by floor, from the bottom. A room can import only from floors below its own."""
@@ -90,7 +92,7 @@ def test_a_module_imports_from_its_room_and_the_floors_below(module: str) -> Non
 
 
 def test_every_room_has_its_floor() -> None:
-    rooms = {room_of(module) for module in MODULES} - {"dmf", "orchestrator"}
+    rooms = {room_of(module) for module in MODULES} - {"orchestrator"}
     assert rooms == FLOOR.keys()
 
 

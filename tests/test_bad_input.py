@@ -130,7 +130,7 @@ SPECS = [
     spec("no parts", b"name: s", "give either parts (tables to fill) or search"),
     spec("parts without a list", b"name: s\nparts: {table: 2c}", "parts: Input should be a valid array", "(a list:"),
     spec("a part without a table", b"name: s\nparts: [{}]", "parts.0.table: is missing"),
-    spec("a table that is none", b"name: s\nparts: [{table: 2e}]", "parts.0.table: Input should be '1', '2a'", "'2e'"),
+    spec("a table that is none", b"name: s\nparts: [{table: 2e}]", "parts.0.table: '2e' is not a table", "1, 2a, 2b"),
     spec("an empty grid", b"name: s\nparts: [{table: 2c, grid: {model.groups: []}}]", "at least 1 item", "got []"),
     spec(
         "a grid of 14,641", f"name: s\nparts: [{{table: 2c, grid: {GRIDS}}}]".encode(),

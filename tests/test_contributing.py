@@ -5,12 +5,8 @@ from __future__ import annotations
 import importlib
 import re
 from pathlib import Path
-from typing import get_args
 
 import pytest
-
-from orchestrator.spec.model import Part
-from reports.tables import TABLES
 
 ROOT = Path(__file__).resolve().parents[1]
 TEXT = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
@@ -33,7 +29,3 @@ def test_every_room_is_named_by_itself_or_by_the_room_around_it() -> None:
 def test_a_name_is_in_the_module_that_it_is_said_to_be_of(name: str, path: str) -> None:
     module = path.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
     assert hasattr(importlib.import_module(module), name)
-
-
-def test_a_sweep_may_ask_for_every_table() -> None:
-    assert get_args(Part.model_fields["table"].annotation) == tuple(TABLES)

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from dmf.episodes import EpisodeSampler, derived_seed
+from dmf.draws import derived_seed
+from dmf.episodes import EpisodeSampler
 
 LABELS = np.random.RandomState(0).permutation(np.repeat(np.arange(7), 12))
 

@@ -11,10 +11,11 @@ from dmf.records.records import Failure, Provenance
 from reports import words
 from reports.cells import Cell, Table
 from reports.fill import fill
+from reports.layouts import TABLES
 from reports.statistics.pairs import PairedTest, of_methods, paired
 from reports.statistics.spread import residual_spread
 from reports.statistics.verdicts import Verdict
-from reports.tables import TABLES, PlannedCell
+from reports.tables import PlannedCell
 from tests.records_in_memory import InMemory, episodes, planned
 
 FOUR = EvaluationConfig(episodes=4)

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 
 from dmf.config import EvaluationConfig, ExperimentConfig
+from dmf.records import facts
 from dmf.records.records import FORMAT, EvaluationRecord, TrainingRecord
 from dmf.values import Value
 from orchestrator.report import main
@@ -103,6 +104,19 @@ def test_what_is_in_the_index_is_not_read_from_its_file(ledger: Ledger) -> None:
     assert made and (made.code, made.data_fingerprint) == ("c", "d" * 64)
     assert tested and again and np.array_equal(tested.accuracies, again.accuracies)
     assert (again.name, again.config_key, again.ci95) == (f"{CONFIG.key}/{TEST.key}", TEST.key, tested.ci95)
+
+
+def test_a_row_has_the_sums_per_class(ledger: Ledger) -> None:
+    record = evaluated((0.2, 0.4, 0.4, 1 / 3)).replace(
+        episode_accuracies=(), classes=8, correct=((3, 3, 3, 3, 3), (6,) * 5, (10, 5, 5, 5, 5), (15, 5, 5, 0, 0))
+    )
+    write(ledger.store / EVALUATION, record)
+    expected = facts.Tested.of(record)
+    assert len(expected.class_sums) == 8 and sum(expected.class_sums) == 5 * (15 + 30 + 30 + 25)
+    assert ledger.how_tested(CONFIG.key, TEST.key).class_sums == expected.class_sums
+    ledger.index._rows.flush()
+    unreadable(ledger.store)
+    assert Ledger(ledger.store).how_tested(CONFIG.key, TEST.key).class_sums == expected.class_sums
 
 
 def test_without_its_file_a_row_does_not_count(ledger: Ledger) -> None:
@@ -303,7 +317,7 @@ def test_a_report_is_the_same_with_and_without_the_index(tmp_path: Path) -> None
         found.append({path.name: path.read_bytes() for path in files})
         if output == "without":
             (ledger.store / index.FILE).rmdir()
-    assert len(found[0]) == 11 and found[0] == found[1] == found[2]
+    assert len(found[0]) == 14 and found[0] == found[1] == found[2]
     assert len(rows(ledger.store)) == len(kept.trainings) + len(kept.evaluations)
 
 

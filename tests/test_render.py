@@ -17,8 +17,9 @@ from dmf.records.records import Failure
 from reports import render
 from reports.cells import Table
 from reports.fill import fill
+from reports.layouts import TABLES
 from reports.statistics.paper import PublishedVerdict
-from reports.tables import TABLES, PlannedCell
+from reports.tables import PlannedCell
 from tests.records_in_memory import InMemory, episodes, planned
 
 NASTY = r"50% of GPU_0 & <b>#1</b> | {a}^2 ~ C:\temp [x] $5 *"

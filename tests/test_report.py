@@ -56,6 +56,7 @@ def test_report_writes_each_table_in_each_format_and_an_index(tmp_path: Path) ->
     console = Console(width=100, file=io.StringIO())
     paths = report(plan, records_of(plan.cells), tmp_path, console=console)
     names = {f"table_{table}.{suffix}" for table in ("2c", "2d") for suffix, _ in FORMATS.values()} | {"index.html"}
+    names |= {"claims.md", "claims.csv", "claims.json"}
     assert {path.name for path in paths} == names == {path.name for path in (tmp_path / "demo").iterdir()}
     assert isinstance(console.file, io.StringIO)
     printed = console.file.getvalue()
@@ -77,7 +78,7 @@ def test_tables_and_formats_can_be_chosen(tmp_path: Path) -> None:
     plan = demo()
     quiet = Console(file=io.StringIO())
     paths = report(plan, records_of(plan.cells), tmp_path, ["2d"], ["csv", "latex"], console=quiet)
-    assert sorted(path.name for path in paths) == ["table_2d.csv", "table_2d.tex"]
+    assert sorted(path.name for path in paths) == ["claims.csv", "table_2d.csv", "table_2d.tex"]
 
 
 def test_command_reads_the_store(store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -97,14 +98,14 @@ def test_command_reads_the_store(store: Path, tmp_path: Path, capsys: pytest.Cap
 def test_without_names_every_sweep_that_has_tables_is_reported(store: Path, tmp_path: Path) -> None:
     assert main(["--store", str(store), "--output", str(tmp_path / "out"), "--table", "2c", "--formats", "json"]) == 0
     written = [path.relative_to(tmp_path / "out") for path in (tmp_path / "out").rglob("*.*")]
-    assert written == [Path("demo/table_2c.json")]
+    assert written == [Path("demo/table_2c.json"), Path("demo/claims.json")]
 
 
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
         (["nonsense"], "no sweep 'nonsense'; there are demo, search"),
-        (["demo", "--table", "7"], "'7' is not a table; choose one of '1', '2a'"),
+        (["demo", "--table", "7"], "none of demo has cells for table 7; there are 2c"),
         (["demo", "--table", "2a"], "none of demo has cells for table 2a"),
         (["search"], "none of search has cells for a table (searches fill none)"),
     ],

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy import stats
 
+from benchmarks.classes import ClassCase, over_classes
 from benchmarks.statistics import EPISODE_SD, POINT, REST_SD, Case, draw, estimates, measure
+from reports.statistics.classes import NOISE_TAKEN_OFF
 from reports.statistics.pairs import of_methods, of_methods_alone, paired
 from reports.statistics.spread import pooled, section_spreads, without_odd_rows
 
@@ -53,3 +56,25 @@ def test_a_short_run_covers_and_keeps_its_level() -> None:
     assert found.freedom == 16
     assert 0.93 < found.coverage.mean() < 0.975
     assert found.false_tables < 0.05
+
+
+def test_the_interval_over_classes_covers_a_population_of_them_and_that_over_episodes_does_not() -> None:
+    case = ClassCase("own 1.1, other 1.1", 1.1, 1.1, episodes=600)
+    found = over_classes(case, 600, np.random.default_rng(3))
+    assert 94 < found["coverage %"] < 99.5
+    assert found["episodes' interval %"] < 75
+    # Those that are not used: leaving out answers misses what a class does to its rivals.
+    assert found["answers %"] < 90 and found["all off %"] < 93.5
+    assert found["half-width"] < found["nothing off, half-width"]
+
+
+@pytest.mark.parametrize(("classes", "least"), [(7, 93.4), (8, 94.3), (10, 95.0), (20, 95.0), (160, 95.0)])
+def test_half_of_the_noise_taken_off_keeps_the_level_whatever_the_effects(classes: int, least: float) -> None:
+    """For normal and additive effects J is its mean times chi-squared over C - 1; v is 1, and a mean's variance T."""
+    freedom, noise = classes - 1, 5 * (classes - 1) / (classes - 5)
+    chi = stats.chi2.ppf(np.arange(0.0005, 1, 0.001), freedom) / freedom
+    coverage = []
+    for variance in np.geomspace(1, 300, 40):
+        part = np.maximum((variance + noise - 1) * chi - NOISE_TAKEN_OFF * (noise - 1), 1)
+        coverage.append(np.mean(2 * stats.norm.cdf(stats.t.ppf(0.975, freedom) * np.sqrt(part / variance)) - 1))
+    assert 100 * min(coverage) == pytest.approx(least, abs=0.11)

@@ -55,7 +55,7 @@ parts:
         "set.training.seed: no such name; seeds belong to the whole sweep",
         "evaluation.episode: no such name; did you mean episodes?",
         "resources: gpu=1.5 is neither",
-        "parts.0.table: Input should be '1', '2a', '2b', '2c' or '2d', got 1 (YAML reads 1 as a number: write \"1\"",
+        'parts.0.table: Input should be a valid string, got 1 (YAML reads 1 as a number: write "1" in quotes)',
         "parts.0.grid.model.groups: Input should be a valid array, got 64 (a list: write [64])",
         "parts.0.grid.episodes.shot.1: Input should be a valid integer, got 'x'",
         "parts.1.grids: no such name; did you mean grid?",

@@ -12,12 +12,13 @@ import yaml
 
 from dmf.config import EvaluationConfig, ExperimentConfig, Pretraining, Task
 from dmf.data.sets import DataSet, images_of
-from dmf.episodes import derived_seed
-from dmf.evaluation.bank import drawn_classes, episode_bank
+from dmf.draws import derived_seed
+from dmf.evaluation.bank import episode_bank
 from dmf.evaluation.partial import partial_path
 from dmf.evaluation.tasks import validation_task
 from dmf.methods.baseline.model import Baseline
 from dmf.records.checkpoints import read_checkpoint, weights_checksum
+from dmf.records.classes import drawn_classes
 from dmf.records.records import BEST, LAST, TrainingRecord
 from dmf.train import main as train_command
 from dmf.training.pretraining import PretrainingStage

@@ -13,7 +13,8 @@ import torch
 from dmf.config import EvaluationConfig, ExperimentConfig, TrainingConfig
 from dmf.data.augment import Augmentation
 from dmf.data.sets import DataSet, open_data
-from dmf.episodes import Episode, derived_seed
+from dmf.draws import derived_seed
+from dmf.episodes import Episode
 from dmf.evaluation.bank import episode_bank
 from dmf.evaluation.evaluate import episode_accuracies, evaluate_folder, load_trained, mean_and_ci95
 from dmf.machine.precision import autocast

@@ -34,7 +34,9 @@ class DataConfig(Value):
     """Folder or archive with the images; None only for `glyphs`, which are embedded. Not part of a training's
     identity."""
     image_size: Annotated[int, Field(ge=8, le=2048)] = 84
+    """Side of the square images, in pixels."""
     channels: Annotated[Literal[1, 3], NO_BOOL] = 3
+    """1: grey; 3: red, green and blue."""
     resize: Literal["square", "center_crop"] = "square"
     """`square` scales both sides to `image_size`; `center_crop` scales both to 92/84 of it, then crops the centre (the
     released code for tieredImageNet)."""
@@ -56,9 +58,11 @@ class AugmentationConfig(Value):
     """`padded`: RandomCrop after padding each side with `crop_padding` zeros; `resized`: RandomResizedCrop of the image
     at full size."""
     crop_padding: Annotated[int, Field(ge=0)] = 8
+    """In pixels."""
     color_jitter: Fraction = 0.4
     """j: brightness, contrast and saturation factors are drawn from [1 - j, 1 + j]."""
     flip: bool = True
+    """Mirror half of the images."""
     erasing: Fraction = 0.5
     """Probability of erasing a rectangle of 2-40 % of the area, after normalisation."""
 
@@ -67,7 +71,9 @@ class EpisodeConfig(Value):
     """The training episodes."""
 
     way: Way = 5
+    """Classes per episode."""
     shot: Count = 1
+    """Support images per class."""
     queries: Count = 6
     """Queries per class."""
 
@@ -188,8 +194,11 @@ class EvaluationConfig(Value):
     """What a trained model is tested on. It has its own identity, so asking for more episodes never retrains."""
 
     split: Literal["val", "test"] = "test"
+    """Whose classes the episodes are drawn from."""
     episodes: Episodes = 2000
+    """Number of test episodes."""
     way: Way = 5
+    """Classes per episode."""
     shot: Count | None = None
     """Support images per class; None: as many as in training."""
     queries: Count = 15

@@ -19,6 +19,7 @@ from dmf.config import DataConfig
 from dmf.data import cache as image_cache
 from dmf.data.known import DATASETS, EMBEDDED, check_classes, check_counts, check_name, in_rgb
 from dmf.data.layouts.layouts import SPLITS, find_layout
+from dmf.data.layouts.pictures import Look
 from dmf.data.layouts.raw import RawImage, RawSplit
 from dmf.data.layouts.trees import open_tree
 from dmf.data.store import Form
@@ -40,6 +41,11 @@ def default_cache_dir() -> Path:
 def form_of(config: DataConfig) -> Form:
     """The form in which the images of `config` are stored."""
     return Form(config.image_size, config.channels, config.resize, config.background, config.orientation)
+
+
+def look_of(config: DataConfig) -> Look:
+    """How the pixels of `config` are taken from its images."""
+    return Look(config.channels, config.background, config.orientation)
 
 
 @dataclass(frozen=True)

@@ -15,14 +15,15 @@ from torch import Tensor
 from dmf.config import EvaluationConfig, ExperimentConfig
 from dmf.data.augment import Augmentation
 from dmf.data.sets import DataSet, ImageSplit
-from dmf.episodes import EpisodeIndices, derived_seed
+from dmf.draws import derived_seed
+from dmf.episodes import EpisodeIndices
 from dmf.evaluation.bank import episode_bank
 from dmf.evaluation.partial import Identity, PartialResults, partial_path
 from dmf.evaluation.tables import Tables, device_of_method
 from dmf.machine.device import device_of, set_up
 from dmf.machine.precision import autocast
 from dmf.machine.watchdog import alive
-from dmf.methods import build_method, method_class
+from dmf.methods import base_classes_of, build_method
 from dmf.methods.base import FewShotMethod
 from dmf.records.checkpoints import load_weights, read_checkpoint_of, under, weights_checksum
 from dmf.records.provenance import code_hash
@@ -173,7 +174,7 @@ def load_trained(folder: Path, experiment: ExperimentConfig, data: DataSet | Non
             f"data.root={experiment.data.root!r}; give the root that it was trained with"
         )
     weights = under("model.", tensors)
-    classes = len(data.train.classes) if data else method_class(experiment.model).base_classes_of(weights)
+    classes = len(data.train.classes) if data else base_classes_of(experiment.model, experiment.data, weights)
     method = build_method(experiment.model, experiment.data, classes)
     load_weights(method, weights, str(path))
     return method, kept.epoch

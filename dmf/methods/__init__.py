@@ -6,9 +6,13 @@ To add a method, add such a folder, a line in METHODS and its configuration in `
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from torch import Tensor
+
     from dmf.config import AnyMethod, DataConfig
     from dmf.methods.base import FewShotMethod
 
@@ -34,13 +38,20 @@ def build_method(config: AnyMethod, data: DataConfig, base_classes: int) -> FewS
     from dmf.backbones.config import BackboneConfig
 
     backbone = build_backbone(config, data.channels) if isinstance(config, BackboneConfig) else nn.Identity()
-    method: FewShotMethod = method_class(config).build(backbone, config, base_classes)
+    kind = getattr(importlib.import_module(f"dmf.methods.{config.method}.model"), METHODS[config.method])
+    method: FewShotMethod = kind.build(backbone, config, base_classes)
     return method.to(memory_format=torch.channels_last)
 
 
-def method_class(config: AnyMethod) -> Any:
-    """The class of the method that `config` describes."""
-    return getattr(importlib.import_module(f"dmf.methods.{config.method}.model"), METHODS[config.method])
+def base_classes_of(config: AnyMethod, data: DataConfig, weights: Mapping[str, Tensor]) -> int:
+    """The number of classes that a model was trained on, from the shapes of its weights; 2 if they do not show it."""
+    import torch
+
+    assumed = 2
+    with torch.device("meta"):
+        shapes = {name: each.shape for name, each in build_method(config, data, assumed).state_dict().items()}
+    found = {len(each) for name, each in weights.items() if shapes.get(name, each.shape) != each.shape}
+    return found.pop() if len(found) == 1 else assumed
 
 
-__all__ = ["METHODS", "build_method", "method_class"]
+__all__ = ["METHODS", "base_classes_of", "build_method"]

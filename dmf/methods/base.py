@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -37,11 +37,6 @@ class FewShotMethod(nn.Module, ABC):
     """Whether an evaluation calls `adapt` instead of `score_rows`."""
     computes_classes: bool = False
     """Whether `class_table` computes something rather than collects rows, so that its results are worth caching."""
-
-    @classmethod
-    def base_classes_of(cls, weights: Mapping[str, Tensor]) -> int:
-        """The number of base classes that trained weights are for; 1 for a method that keeps nothing of them."""
-        return 1
 
     def forward(self, episode: Episode) -> Tensor:
         """Logits [B, Q, N] of an episode of images."""

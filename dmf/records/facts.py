@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import AliasPath, ConfigDict, Field
 
+from dmf.records.classes import drawn_classes, sums_by_class
 from dmf.records.records import EvaluationRecord, Failure
 from dmf.values import Value
 
@@ -60,10 +61,14 @@ class Tested:
     accuracies: NDArray[np.float64]
     """[E]: accuracy of every episode."""
     data_doubts: tuple[str, ...] = ()
+    class_sums: tuple[int, ...] = ()
+    """[C]: correct answers in the episodes that draw a class, for each class of the split; empty if the record does not
+    say how many classes there are, as in format 1."""
 
     @classmethod
     def of(cls, record: EvaluationRecord) -> Tested:
         """Extract it from a complete record."""
+        accuracies = record.accuracies
         return cls(
             name=f"{record.training_key}/{record.evaluation_key}",
             config_key=record.config.key,
@@ -73,6 +78,15 @@ class Tested:
             data_fingerprint=record.data_fingerprint,
             code=record.code,
             format=record.format,
-            accuracies=record.accuracies,
+            accuracies=accuracies,
+            class_sums=_class_sums(record, accuracies),
             data_doubts=record.data_doubts,
         )
+
+
+def _class_sums(record: EvaluationRecord, accuracies: NDArray[np.float64]) -> tuple[int, ...]:
+    if record.classes is None or not record.correct:
+        return ()
+    # Whole numbers again: cheaper than to go through all of the record's counts once more.
+    correct = np.rint(accuracies * (record.config.way * record.config.queries)).astype(np.int64)
+    return sums_by_class(drawn_classes(record.config, record.classes, len(correct)), correct, record.classes)

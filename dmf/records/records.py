@@ -169,7 +169,7 @@ class EvaluationRecord(Value):
     """Half-width 1.96 * std / sqrt(episodes); it covers the choice of episodes, given the model and the data."""
     correct: tuple[tuple[int, ...], ...] = ()
     """[E][N]: number of correct answers in each episode for each of its classes, which
-    `dmf.evaluation.bank.drawn_classes` lists."""
+    `dmf.records.classes.drawn_classes` lists."""
     episode_accuracies: tuple[float, ...] = ()
     """[E]; format 1 has it instead of `correct`."""
     classes: Count | None = None
@@ -198,5 +198,7 @@ class EvaluationRecord(Value):
 
         if self.episode_accuracies:
             return np.array(self.episode_accuracies, dtype=np.float64)
-        fractions: NDArray[np.float64] = np.array(self.correct).sum(axis=1) / (self.config.way * self.config.queries)
+        # Python's sum over each episode's few classes takes a third of the time of an array of them all.
+        correct = np.fromiter(map(sum, self.correct), dtype=np.int64, count=len(self.correct))
+        fractions: NDArray[np.float64] = correct / (self.config.way * self.config.queries)
         return fractions

@@ -12,7 +12,8 @@ from dmf.backbones.drop_block import count_forwards, reset_forwards
 from dmf.config import ExperimentConfig
 from dmf.data.augment import Augmentation, Stored
 from dmf.data.sets import DataSet
-from dmf.episodes import Episode, EpisodeIndices, EpisodeSampler, derived_seed
+from dmf.draws import derived_seed
+from dmf.episodes import Episode, EpisodeIndices, EpisodeSampler
 from dmf.evaluation.bank import validation_bank
 from dmf.evaluation.evaluate import episode_accuracies
 from dmf.evaluation.tasks import check_episodes, validation_task

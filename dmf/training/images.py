@@ -7,7 +7,7 @@ from torch import Tensor
 
 from dmf.data.augment import Augmentation, Stored
 from dmf.data.sets import ImageSplit
-from dmf.episodes import derived_seed
+from dmf.draws import derived_seed
 from dmf.training.streams import AUGMENTATION
 
 

@@ -14,7 +14,7 @@ from dmf.backbones import build_backbone
 from dmf.config import ClassifierConfig, Pretraining
 from dmf.data.augment import Augmentation, Stored
 from dmf.data.sets import DataSet
-from dmf.episodes import derived_seed
+from dmf.draws import derived_seed
 from dmf.evaluation.bank import validation_bank
 from dmf.evaluation.evaluate import episode_accuracies
 from dmf.evaluation.tasks import validation_task

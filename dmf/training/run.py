@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from dmf.config import AnyTraining, OptimisationConfig
 from dmf.data.prefetch import prefetched
 from dmf.data.sets import DataSet
-from dmf.episodes import derived_seed
+from dmf.draws import derived_seed
 from dmf.machine.device import device_name, device_of, peak_bytes, reset_peak, set_up
 from dmf.machine.watchdog import alive
 from dmf.records.checkpoints import (

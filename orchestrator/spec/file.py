@@ -16,7 +16,7 @@ import yaml
 from pydantic import ValidationError
 
 from dmf.config import RECIPES, OtherDataConfig
-from dmf.values import Value, shown
+from dmf.values import Value, shown, untagged
 from orchestrator.spec.model import (
     GIVEN_BY_SEEDS,
     NEVER_VARIED,
@@ -28,7 +28,10 @@ from orchestrator.spec.model import (
     Resources,
     Search,
     SweepSpec,
+    check_rows,
 )
+from reports.claims import Claim, Gain
+from reports.layouts import TABLES, NamedRow, TableLayout
 
 SETTINGS = ("set", "zip", "grid", "trials", "parameters")
 """Keys that hold dotted paths."""
@@ -114,18 +117,33 @@ def read_spec(path: str | Path, overrides: Sequence[str] = ()) -> SweepSpec:
 
 def spec_from(data: dict[str, Any], where: str = "the sweep") -> SweepSpec:
     """Validate a sweep given as plain data; raise ValueError with one line per mistake."""
-    data = _mapping(data, where)
+    data = _amended(_mapping(data, where))
     spec, mistakes = _validated(data)
     sound = spec
     if mistakes and (rest := _without(data, mistakes)) is not None:
         sound, further = _validated(rest)
         mistakes += [mistake for mistake in further if mistake["loc"][:1] == ("parts",)]
-    told = [_told(mistake) for mistake in mistakes] + (_impossible(sound) if sound else [])
+    told = [_told(mistake) for mistake in mistakes]
+    if sound:
+        told += [*_unknown_tables(sound), *_impossible_claims(sound), *_impossible(sound)]
     if told:
         count = "1 mistake" if len(told) == 1 else f"{len(told)} mistakes"
         raise ValueError(f"{where} has {count}:\n  " + "\n  ".join(told))
     assert spec is not None
     return spec
+
+
+def _amended(data: dict[str, Any]) -> dict[str, Any]:
+    """The sweep with each description of one of the paper's tables completed by what the description leaves out."""
+
+    def whole(part: Any) -> Any:
+        table = part.get("table") if isinstance(part, dict) else None
+        if isinstance(table, dict) and (shipped := TABLES.get(str(table.get("name")))):
+            return part | {"table": shipped.model_dump(mode="json") | table}
+        return part
+
+    parts = data.get("parts")
+    return data | {"parts": [whole(part) for part in parts]} if isinstance(parts, list) else data
 
 
 def _mapping(data: Any, where: str) -> dict[str, Any]:
@@ -204,7 +222,9 @@ def _without(data: dict[str, Any], mistakes: list[Any]) -> dict[str, Any] | None
     """The sweep without its wrong entries, so that the others can be checked together; None if nothing is left."""
     rest = copy.deepcopy(data)
     for mistake in mistakes:
-        where = list(mistake["loc"])
+        where: list[Any] = list(untagged(mistake["loc"]))
+        if "table" in where:  # a table that is described: all of it
+            where = where[: where.index("table") + 1]
         if (depth := next((depth for depth, name in enumerate(where) if name in PARAMETERS), None)) is not None:
             where = where[: depth + 1]
         while where and isinstance(where[-1], int):
@@ -222,6 +242,42 @@ def _without(data: dict[str, Any], mistakes: list[Any]) -> dict[str, Any] | None
         else:
             node.pop(last, None)
     return rest
+
+
+def _unknown_tables(spec: SweepSpec) -> list[str]:
+    """Names of tables that nothing describes, and names that two parts describe differently."""
+    own = {layout.name: layout for layout in reversed(spec.own_tables)}
+    known = list(dict.fromkeys([*TABLES, *own]))
+    told = []
+    for number, part in enumerate(spec.parts):
+        if isinstance(part.table, str) and part.table not in known:
+            told.append(
+                f"parts.{number}.table: {shown(part.table)} is not a table; "
+                f"{_nearest(part.table, known)}there are {', '.join(known)}, or describe one: "
+                "table: {name: ..., title: ..., rows: PATH, baseline: VALUE}"
+            )
+        elif isinstance(part.table, TableLayout) and part.table != own[part.table.name]:
+            told.append(
+                f"parts.{number}.table: {part.table.name} is described differently in another part; describe it once "
+                f"and write table: {part.table.name} elsewhere"
+            )
+    return told
+
+
+def _impossible_claims(spec: SweepSpec) -> list[str]:
+    """Claims about tables that the sweep does not fill, or about rows that they cannot have."""
+    layouts = {**TABLES, **{layout.name: layout for layout in spec.own_tables}}
+    filled = list(dict.fromkeys(spec.table_of(number) for number in range(len(spec.parts))))
+    told = []
+    for number, claim in enumerate(spec.claims):
+        if claim.table not in filled:
+            told.append(f"claims.{number}.table: no part fills table {claim.table}; the parts fill {', '.join(filled)}")
+        elif claim.table in layouts:
+            try:
+                check_rows(layouts[claim.table], claim.rows_named)
+            except ValueError as error:
+                told.append(f"claims.{number}: {error}")
+    return told
 
 
 def _impossible(spec: SweepSpec) -> list[str]:
@@ -276,7 +332,7 @@ def _at(choice: dict[str, Any]) -> str:
 
 def _told(mistake: Any) -> str:
     """One mistake as a line: its path, what is wrong, the value given, and what to do."""
-    where = mistake["loc"]
+    where = untagged(mistake["loc"])
     path = ".".join(str(name) for name in where) or "the sweep"
     got = mistake["input"]
     if mistake["type"] == "extra_forbidden" and where[-1] in NEVER_VARIED and "set" not in where:
@@ -310,6 +366,7 @@ def _possible(where: tuple[Any, ...]) -> str:
         return _possible_setting(str(name))
     models: dict[Any, type[Value]] = {None: SweepSpec, "parts": Part, **OWN_SECTIONS}
     models |= {"data": OtherDataConfig, "also_on": OtherDataConfig}
+    models |= {"table": TableLayout, "values": NamedRow, "claims": Claim, "gain": Gain}
     model = Range if owner in PARAMETERS else models[owner]
     names = [field.alias or own for own, field in model.model_fields.items()]
     return _nearest(str(name), names) + f"there are {', '.join(names)}"

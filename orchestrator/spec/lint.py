@@ -12,10 +12,9 @@ from dataclasses import dataclass
 
 from dmf.backbones.config import BackboneConfig
 from dmf.config import ExperimentConfig
-from orchestrator.spec.baselines import Pair, is_baseline, pairs, place
+from orchestrator.spec.baselines import Pair, pairs, place
 from orchestrator.spec.model import NEVER_VARIED, Resolved, SweepSpec, has
 from orchestrator.spec.plan import SweepPlan
-from reports.tables import TABLES
 
 POOLED = 8
 """By how much ResNet-12's first three blocks shrink an image."""
@@ -48,19 +47,20 @@ def _further_differences(compared: Sequence[Pair]) -> Iterator[str]:
             told = ", ".join(f"{path}={ours.at(path)} (baseline: {theirs.at(path)})" for path in paths)
             yield (
                 f"table {pair.layout.name}: row {pair.name(pair.cell)} differs from its baseline "
-                f"{pair.name(pair.baseline)} not only in {pair.layout.row_path} but also in {told}"
+                f"{pair.name(pair.baseline)} not only in {', '.join(pair.layout.row_paths)} but also in {told}"
             )
 
 
 def _without_baseline(planned: SweepPlan, compared: Sequence[Pair]) -> Iterator[str]:
     """Only for tables of components: a comparison with other methods does not need a baseline of ours."""
     paired = {id(pair.cell) for pair in compared}
+    layouts = {layout.name: layout for layout in planned.layouts}
     for cell in planned.cells:
-        layout = TABLES[cell.table]
-        aside = not layout.components or layout.is_reference(cell.config) or is_baseline(layout, cell.config)
+        layout = layouts[cell.table]
+        aside = not layout.components or layout.is_reference(cell.config) or layout.is_baseline(cell.config)
         if not aside and id(cell) not in paired:
-            base = layout.row_name.format(layout.labels[layout.baseline])
-            column, backbone = place(cell)
+            base = layout.baseline_name
+            column, backbone = place(layout, cell)
             yield (
                 f"table {layout.name}: its baseline {base} is not planned for {column.dataset_label}, {column.task}, "
                 f"{backbone}; its rows there have nothing to be compared with"
@@ -143,7 +143,7 @@ def _repeated(spec: SweepSpec) -> Iterator[str]:
     first: dict[tuple[str, str], Resolved] = {}
     for combination in spec.resolved:
         assert isinstance(combination.config, ExperimentConfig)
-        table = spec.parts[combination.part].table
+        table = spec.table_of(combination.part)
         before = first.setdefault((table, combination.config.key), combination)
         if before is combination:
             continue

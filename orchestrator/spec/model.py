@@ -9,14 +9,25 @@ from __future__ import annotations
 import difflib
 import functools
 import itertools
+import json
 import math
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, Field, JsonValue, create_model, model_validator
+from pydantic import (
+    AfterValidator,
+    Discriminator,
+    Field,
+    JsonValue,
+    Tag,
+    TypeAdapter,
+    ValidationError,
+    create_model,
+    model_validator,
+)
 
 from dmf.backbones.config import BackboneConfig
 from dmf.config import (
@@ -30,6 +41,8 @@ from dmf.config import (
     recipe,
 )
 from dmf.values import Count, Seed, Value
+from reports.claims import Claim
+from reports.layouts import TABLE_NAME, RowValue, TableLayout
 
 SECTIONS = tuple(ExperimentConfig.model_fields)
 GIVEN_BY_SEEDS = "training.seed"
@@ -114,10 +127,46 @@ RecipeName = Annotated[str, AfterValidator(_known)]
 """A key of `dmf.config.RECIPES`."""
 
 
+def _possible(layout: TableLayout) -> TableLayout:
+    """Raise ValueError for a path that is no parameter, or for a row that cannot be."""
+    for path in (*layout.row_paths, *layout.columns):
+        if path not in PARAMETERS:
+            close = difflib.get_close_matches(path, PARAMETERS, 1)
+            raise ValueError(f"{path} is not a parameter{f'; did you mean {close[0]}?' if close else ''}")
+    check_rows(layout, layout.rows_named)
+    return layout
+
+
+def check_rows(layout: TableLayout, rows: Iterable[RowValue]) -> None:
+    """Raise ValueError for a row that a layout cannot have, because its parameters have no such values."""
+    for row in rows:
+        values = row if isinstance(row, tuple) else (row,)
+        if len(values) != len(layout.row_paths):
+            raise ValueError(f"row {row!r} is not one value for each of {list(layout.row_paths)}")
+        for path, value in zip(layout.row_paths, values, strict=True):
+            try:
+                TypeAdapter(PARAMETERS[path]).validate_json(json.dumps(value))
+            except ValidationError as error:
+                raise ValueError(f"{path} cannot be {value!r}: {error.errors()[0]['msg']}") from None
+
+
+def _kind_of_table(table: Any) -> str:
+    return "<table>" if isinstance(table, dict | TableLayout) else "<name>"
+
+
+Table = Annotated[
+    Annotated[Annotated[str, Field(pattern=TABLE_NAME)], Tag("<name>")]
+    | Annotated[TableLayout, AfterValidator(_possible), Tag("<table>")],
+    Discriminator(_kind_of_table),
+]
+"""The name of one of the paper's tables or of one that another part describes, or a description."""
+
+
 class Part(Value):
     """Cells of one table."""
 
-    table: Literal["1", "2a", "2b", "2c", "2d"]
+    table: Table
+    """The table: one of the paper's (`1`, `2a` to `2d`), one that another part describes, or a description."""
     base: RecipeName | None = None
     """A recipe to use instead of the sweep's."""
     set: Settings = Settings()
@@ -157,9 +206,10 @@ class Part(Value):
 
 
 class Evaluation(EvaluationConfig):
-    """How to test; `shots` tests every model with several numbers of shots."""
+    """How to test."""
 
     shots: tuple[Count, ...] = ()
+    """Test every model with each of these numbers of shots; instead of `shot`."""
     also_on: tuple[OtherDataConfig, ...] = ()
     """Further data sets to test every model on, in columns of their own."""
 
@@ -210,10 +260,13 @@ class Range(Value):
     """The values of one parameter that a search tries: one of four kinds."""
 
     uniform: tuple[Finite, Finite] | None = None
+    """[low, high], any number between them alike."""
     loguniform: tuple[Finite, Finite] | None = None
+    """[low, high], any order of magnitude between them alike."""
     integer: Annotated[tuple[Whole, Whole] | None, Field(alias="int")] = None
-    """Includes both ends."""
+    """[low, high], whole numbers, both ends included."""
     choice: tuple[JsonValue, ...] | None = None
+    """A list of values."""
 
     @model_validator(mode="after")
     def _is_one_kind(self) -> Self:
@@ -248,8 +301,11 @@ class Search(Value):
     """Optuna proposes values, ASHA stops trials that fall behind; the measure is validation accuracy."""
 
     parameters: Ranges
+    """Dotted path -> what to try."""
     trials: Count
+    """How many configurations to try."""
     seed: Seed = 0
+    """Seed of the proposals."""
     grace_epochs: Count = 1
     """Epochs that every trial runs before ASHA may stop it."""
     reduction: Annotated[int, Field(ge=2)] = 3
@@ -280,14 +336,19 @@ class SweepSpec(Value):
     """A sweep file."""
 
     name: Annotated[str, Field(pattern=SWEEP_NAME)]
+    """The sweep's name, and its folder's: lower-case letters, digits, `-` and `_`."""
     about: Annotated[str, Field(max_length=5000), AfterValidator(_text)] = ""
+    """The question, in a sentence that reports print."""
     base: RecipeName = "released"
+    """The recipe that every configuration starts from."""
     set: Settings = Settings()
     """Dotted paths that override the base."""
     seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] = (0,)
     """Every configuration is trained once per seed."""
     evaluation: Evaluation = Evaluation()
+    """The test of every training."""
     resources: Resources = Resources()
+    """What one trial uses of a machine."""
     max_failures: Annotated[int, Field(ge=0, le=1000)] = 2
     """How often a trial whose worker process died is restarted, from its checkpoint."""
     fail_fast: bool = False
@@ -296,7 +357,11 @@ class SweepSpec(Value):
     """Keep the weights of every training's best epoch, 4 bytes per parameter. If false, they are deleted once the
     training's tests in this sweep are recorded."""
     parts: tuple[Part, ...] = ()
+    """What fills the tables."""
+    claims: tuple[Claim, ...] = ()
+    """What is to be decided of the tables' rows, besides the paper's claims."""
     search: Search | None = None
+    """A search for hyper-parameters, instead of parts."""
 
     @model_validator(mode="after")
     def _asks_something(self) -> Self:
@@ -304,11 +369,23 @@ class SweepSpec(Value):
             raise ValueError("give either parts (tables to fill) or search")
         if len(set(self.seeds)) < len(self.seeds):
             raise ValueError(f"seeds={list(self.seeds)} has a seed twice")
+        if self.search is not None and self.claims:
+            raise ValueError("a search fills no table for claims to be about; remove claims")
         if self.search is not None and not self.keep_weights:
             raise ValueError("a search keeps all weights, because it tests the best training last; remove keep_weights")
         if self.search is not None and len(self.seeds) > 1:
             raise ValueError(f"a search takes one seed, got seeds={list(self.seeds)}")
         return self
+
+    @functools.cached_property
+    def own_tables(self) -> tuple[TableLayout, ...]:
+        """The tables that the file describes itself, in its order."""
+        return tuple(part.table for part in self.parts if isinstance(part.table, TableLayout))
+
+    def table_of(self, part: int) -> str:
+        """The name of the table that a part fills."""
+        table = self.parts[part].table
+        return table if isinstance(table, str) else table.name
 
     def config_for(self, choice: dict[str, Any], part: Part | None = None) -> ExperimentConfig:
         """The whole configuration of one choice, for the first seed."""

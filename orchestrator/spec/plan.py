@@ -10,13 +10,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Self
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 
 from dmf.config import AnyTraining, EvaluationConfig, Pretraining
 from dmf.config.old import is_of_format_1, key_of_format_1
 from dmf.records.records import FORMAT
 from dmf.values import Value, describe
 from orchestrator.spec.model import NEVER_VARIED, SWEEP_NAME, SweepSpec
+from reports.claims import Claim
+from reports.layouts import TABLES, TableLayout, in_order
 from reports.tables import PlannedCell
 
 
@@ -45,6 +47,23 @@ class SweepPlan(Value):
     cells: tuple[PlannedCell, ...]
     cells_repeated: int = 0
     """How often the file asks again for a cell that is already in `cells`."""
+    tables: tuple[TableLayout, ...] = ()
+    """The tables that the file describes itself."""
+    claims: tuple[Claim, ...] = ()
+    """The file's own claims."""
+
+    @model_validator(mode="after")
+    def _knows_its_tables(self) -> Self:
+        known = {*TABLES, *(layout.name for layout in self.tables)}
+        if unknown := sorted({cell.table for cell in self.cells} - known):
+            raise ValueError(f"no table is called {', '.join(unknown)}; there are {', '.join(sorted(known))}")
+        return self
+
+    @functools.cached_property
+    def layouts(self) -> tuple[TableLayout, ...]:
+        """The layouts of the tables that it has cells for, in the paper's order, then in the file's."""
+        own = {layout.name: layout for layout in self.tables}
+        return tuple(own.get(name) or TABLES[name] for name in in_order([cell.table for cell in self.cells]))
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Self:
@@ -113,7 +132,7 @@ def plan(spec: SweepSpec) -> SweepPlan:
     tests: dict[tuple[int, int], EvaluationConfig] = {}
     evaluations = spec.evaluation.configs()
     for combination in spec.resolved:
-        config, table = combination.config, spec.parts[combination.part].table
+        config, table = combination.config, spec.table_of(combination.part)
         if isinstance(config, ValueError):
             raise config
         for number, evaluation in enumerate(evaluations):
@@ -126,7 +145,13 @@ def plan(spec: SweepSpec) -> SweepPlan:
                 cells[key] = PlannedCell(table=table, config=config, evaluation=tests[place], seeds=seeds)
     repeated = len(spec.resolved) * len(evaluations) - len(cells)
     return SweepPlan(
-        format=FORMAT, name=spec.name, about=spec.about, cells=tuple(cells.values()), cells_repeated=repeated
+        format=FORMAT,
+        name=spec.name,
+        about=spec.about,
+        cells=tuple(cells.values()),
+        cells_repeated=repeated,
+        claims=spec.claims,
+        tables=tuple({layout.name: layout for layout in spec.own_tables}.values()),
     )
 
 

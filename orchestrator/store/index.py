@@ -97,7 +97,12 @@ class Index:
     def tested(self, name: str) -> Tested | None:
         """An evaluation's result, from its record; None without a file."""
         row = self._row(name, _of_evaluation)
-        return Tested(**json.loads(row.value), accuracies=_accuracies(row)) if row else None
+        if row is None:
+            return None
+        value = json.loads(row.value)
+        return Tested(
+            **value | {name: tuple(value[name]) for name in ("class_sums", "data_doubts")}, accuracies=_accuracies(row)
+        )
 
     def made_by(self, name: str) -> MadeBy | None:
         """What made an evaluation; None without a file."""

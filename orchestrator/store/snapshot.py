@@ -15,7 +15,7 @@ from dmf.records.provenance import COMMIT, git_commit
 ROOT = Path(__file__).resolve().parents[2]
 """The root of the checkout or installation."""
 PARTS = ("dmf", "orchestrator", "reports", "csrc")
-SUFFIXES = {".py", ".so", ".csv", ".jinja", ".cpp", ".cu", ".cuh", ".h"}
+SUFFIXES = {".py", ".so", ".csv", ".yaml", ".jinja", ".cpp", ".cu", ".cuh", ".h"}
 
 
 def snapshot(store: Path) -> Path:

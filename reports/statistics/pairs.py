@@ -89,6 +89,14 @@ class Estimate:
         """Two-sided, of the hypothesis that there is no difference."""
         return 2 * self._tail(np.abs(self.mean))
 
+    def p_at_most(self, value: float) -> Numbers:
+        """One-sided, of the hypothesis that the difference is at most `value`."""
+        return self._tail(self.mean - value)
+
+    def p_at_least(self, value: float) -> Numbers:
+        """One-sided, of the hypothesis that the difference is at least `value`."""
+        return self._tail(value - self.mean)
+
     def p_beyond(self, margin: float) -> Numbers:
         """Of the hypothesis that the difference is at least the margin, up or down: two one-sided tests' larger p."""
         return self._tail(margin - np.abs(self.mean))

@@ -9,7 +9,6 @@ positions is the logit.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from typing import Literal, Self
 
 import torch
@@ -60,10 +59,6 @@ class DMF(FewShotMethod):
         if self.meta_filter is not None and OnePassScorer.serves(self.meta_filter, alignment):
             self.scorer = OnePassScorer(self.meta_filter, alignment, groups, class_weight)
         self.computes_classes = self.scorer.computes_classes
-
-    @classmethod
-    def base_classes_of(cls, weights: Mapping[str, Tensor]) -> int:
-        return len(weights["global_classifier.weight"]) if "global_classifier.weight" in weights else 1
 
     @classmethod
     def build(cls, backbone: nn.Module, config: DMFConfig, base_classes: int) -> Self:

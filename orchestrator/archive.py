@@ -1,0 +1,93 @@
+"""Put sweeps into one file, and take them out: `python -m orchestrator.archive export SWEEP ... -o FILE`.
+
+An archive holds plans, records, every episode's answers and, with --weights, the trained weights; no path, user or
+machine. `python -m orchestrator.report --store FILE` prints its tables. Importing it into a store lets a sweep go on
+there, or joins what several machines trained; nothing that the store has is overwritten.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from dmf.values import printable
+from orchestrator.store.archive import SUFFIX, Archive, Manifest, import_archive, write_archive
+from orchestrator.store.ledger import Ledger
+
+SHOWN = 10
+"""The most conflicts that are listed."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit status: 0; 1 if the store has other records of the same names; 2."""
+    options = _parser().parse_args(arguments)
+    try:
+        return int(options.run(options))
+    except (ValueError, OSError) as error:
+        print(f"archive: {error}", file=sys.stderr)
+        return 2
+
+
+def _export(options: argparse.Namespace) -> int:
+    if options.output.suffix != SUFFIX:
+        raise ValueError(f"-o {options.output}: the name of an archive ends in {SUFFIX}, such as results{SUFFIX}")
+    manifest = write_archive(Ledger.existing(options.store), options.sweeps, options.output, options.weights)
+    print(f"{options.output}: {_told(manifest)}, {options.output.stat().st_size / 1e6:.1f} MB")
+    return 0
+
+
+def _import(options: argparse.Namespace) -> int:
+    archive = Archive(options.file)
+    Path(options.store).mkdir(parents=True, exist_ok=True)
+    with Ledger.at(options.store).driving() as ledger:
+        done = import_archive(archive, ledger)
+    print(f"{options.file}: {_told(archive.manifest)}; {len(done.added)} files added, {done.there} were there")
+    for path in done.conflicts[:SHOWN]:
+        print(f"conflict: {path} has other contents in {options.store}; it was left as it is", file=sys.stderr)
+    if len(done.conflicts) > SHOWN:
+        print(f"conflict: ... and {len(done.conflicts) - SHOWN} more", file=sys.stderr)
+    return 1 if done.conflicts else 0
+
+
+def _show(options: argparse.Namespace) -> int:
+    archive = Archive(options.file)
+    print(f"{options.file}: {_told(archive.manifest)}, written by dmf {archive.manifest.made_by}")
+    for name, plan in archive.plans().items():
+        keys = {trial.key for trial in plan.trials()}
+        ended = len(keys & archive.trainings.keys())
+        print(f"  {name}: {ended} of {len(keys)} trainings; {printable(plan.about) or 'no description'}")
+    return 0
+
+
+def _told(manifest: Manifest) -> str:
+    sweeps = f"{len(manifest.sweeps)} sweep{'' if len(manifest.sweeps) == 1 else 's'}"
+    weights = sum(name.startswith("weights/") for name in manifest.sha256)
+    told = f"{sweeps}, {manifest.trainings:,} trainings, {manifest.evaluations:,} evaluations"
+    return f"{told}, {weights:,} with weights" if weights else told
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m orchestrator.archive", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    commands = parser.add_subparsers(required=True, metavar="export | import | show")
+    export = commands.add_parser("export", help="write sweeps of a store to an archive")
+    export.add_argument("sweeps", nargs="*", metavar="SWEEP", help="names of sweeps; default: all in the store")
+    export.add_argument("--store", default="runs", help="a folder, s3:// or gs:// (%(default)s)")
+    export.add_argument("-o", "--output", type=Path, required=True, metavar="FILE", help=f"to write, FILE{SUFFIX}")
+    export.add_argument("--weights", action="store_true", help="also the best weights of every training")
+    export.set_defaults(run=_export)
+    take = commands.add_parser("import", help="add an archive's sweeps to a store")
+    take.add_argument("file", type=Path, metavar="FILE")
+    take.add_argument("--store", default="runs", help="a folder; it is made if it is not there (%(default)s)")
+    take.set_defaults(run=_import)
+    show = commands.add_parser("show", help="list what an archive holds")
+    show.add_argument("file", type=Path, metavar="FILE")
+    show.set_defaults(run=_show)
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

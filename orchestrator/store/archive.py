@@ -1,0 +1,397 @@
+"""Archives: sweeps with their plans, records and every episode's answers in one file, without paths, users or machines.
+
+An archive is a zip file:
+
+    manifest.json              format, sweeps, and the SHA-256 of every other member
+    sweeps/NAME/*.json         plans, searches and the like, as in the store
+    trainings.jsonl            one training record per line
+    evaluations.jsonl          one evaluation record per line, without its answers
+    answers.bin                correct answers per episode and class of each evaluation in turn, one byte each
+    weights/KEY.safetensors    the best weights, where asked
+
+Everything is checked when it is read, nothing in it is executed, and a member that is not named above is refused.
+"""
+
+from __future__ import annotations
+
+import functools
+import getpass
+import hashlib
+import json
+import os
+import re
+import socket
+import zipfile
+import zlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import ValidationError
+
+import dmf
+from dmf.machine.files import replacing
+from dmf.records.checkpoints import read_checkpoint_of
+from dmf.records.classes import drawn_classes, sums_by_class
+from dmf.records.facts import Ended, Tested
+from dmf.records.records import BEST, EVALUATIONS, RECORD, EvaluationRecord, Kept, TrainingRecord
+from dmf.values import Value, describe, shown
+from orchestrator.spec.plan import SweepPlan
+from orchestrator.store.ledger import Ledger
+
+FORMAT = 1
+SUFFIX = ".dmfa"
+MANIFEST, TRAININGS, EXAMS, ANSWERS = "manifest.json", "trainings.jsonl", "evaluations.jsonl", "answers.bin"
+MEMBER = re.compile(
+    rf"{MANIFEST}|{TRAININGS}|{EXAMS}|{ANSWERS}|sweeps/[a-z0-9][a-z0-9_-]{{0,99}}/[a-z_]+\.json|"
+    r"weights/[0-9a-f]{16}\.safetensors"
+)
+PATH = re.compile(r"(?<![\w.:/])~?(?:/[^\s/:'\",;()\[\]]+)+")
+"""An absolute path, or one below a home folder, in a message."""
+MOST_BYTES = 2**36
+"""Members that claim to be larger together are refused."""
+
+
+class Manifest(Value):
+    """What an archive holds."""
+
+    format: int = FORMAT
+    made_by: str
+    """The version of dmf that wrote it."""
+    sweeps: tuple[str, ...]
+    trainings: int
+    evaluations: int
+    sha256: dict[str, str]
+    """Of every other member, by name."""
+
+
+def write_archive(ledger: Ledger, sweeps: Iterable[str], path: Path, weights: bool = False) -> Manifest:
+    """Write the records of sweeps to `path`, whole or not at all.
+
+    Raises ValueError for an unknown sweep, a damaged record or, with `weights`, a training whose weights are not kept.
+    """
+    plans = ledger.plans()
+    names = list(dict.fromkeys(sweeps)) or sorted(plans)
+    if unknown := [name for name in names if name not in plans]:
+        raise ValueError(f"no sweep {', '.join(map(shown, unknown))}; there are {', '.join(sorted(plans)) or 'none'}")
+    asked = {trial.key: trial for name in names for trial in plans[name].trials()}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as aside, zipfile.ZipFile(aside, "w", zipfile.ZIP_DEFLATED, compresslevel=6) as file:
+        sums: dict[str, str] = {}
+
+        def add(name: str, data: bytes, compression: int = zipfile.ZIP_DEFLATED) -> None:
+            info = zipfile.ZipInfo(name)  # of a fixed date, so that equal contents make equal files
+            info.external_attr = 0o644 << 16
+            file.writestr(info, data, compression)
+            sums[name] = hashlib.sha256(data).hexdigest()
+
+        for name in names:
+            for kept in sorted(ledger.sweep_folder(name).glob("*.json")):
+                add(f"sweeps/{name}/{kept.name}", _line(_portable(json.loads(kept.read_bytes()))))
+        trainings, exams, answers = [], [], []
+        for key in sorted(asked):
+            record = ledger.training(key)
+            if record is not None:
+                trainings.append(_line(_portable(record.model_dump(mode="json", exclude_defaults=True))))
+            for exam in sorted((ledger.folder(key) / EVALUATIONS).glob("[!.]*.json")):
+                head, counts = _without_answers(exam)
+                exams.append(_line(head))
+                answers.append(counts)
+            if weights and record is not None and record.outcome == "finished":
+                add(f"weights/{key}.safetensors", _weights(ledger, key), zipfile.ZIP_STORED)
+        add(TRAININGS, b"".join(trainings))
+        add(EXAMS, b"".join(exams))
+        add(ANSWERS, b"".join(answers))
+        manifest = Manifest(
+            made_by=dmf.__version__,
+            sweeps=tuple(names),
+            trainings=len(trainings),
+            evaluations=len(exams),
+            sha256=dict(sums),
+        )
+        add(MANIFEST, manifest.model_dump_json(indent=1).encode())
+    return manifest
+
+
+def _line(value: Any) -> bytes:
+    return json.dumps(value, separators=(",", ":")).encode() + b"\n"
+
+
+def _without_answers(path: Path) -> tuple[dict[str, Any], bytes]:
+    """An evaluation's record without its answers, and these. Raises ValueError for a damaged file."""
+    try:
+        head = json.loads(path.read_bytes())
+        counts = np.array(head.pop("correct", ()), dtype=np.int64)
+        if counts.size and not 0 <= counts.min() <= counts.max() < 256:
+            raise ValueError("a class has 256 queries or more")
+        return head, counts.astype(np.uint8).tobytes()
+    except (ValueError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path} is damaged ({error}); remove it, and start its sweep to test again") from None
+
+
+def _weights(ledger: Ledger, key: str) -> bytes:
+    path = ledger.folder(key) / BEST
+    if not path.is_file():
+        raise ValueError(f"the weights of training {key} were not kept; leave out --weights")
+    read_checkpoint_of(Kept, path)  # refuses damaged weights
+    return path.read_bytes()
+
+
+def _portable(value: Any) -> Any:
+    """Plain data without what only the machine knows: paths of images, stack traces, paths, users and hosts in text."""
+    if isinstance(value, list):
+        return [_portable(each) for each in value]
+    if not isinstance(value, dict):
+        return value
+    found = {name: _portable(each) for name, each in value.items() if name not in ("root", "traceback")}
+    for name in ("reason", "data_doubts"):
+        if isinstance(found.get(name), str):
+            found[name] = _anonymous(found[name])
+        elif isinstance(found.get(name), list):
+            found[name] = [_anonymous(each) if isinstance(each, str) else each for each in found[name]]
+    return found
+
+
+def _anonymous(text: str) -> str:
+    text = PATH.sub(lambda found: f".../{found[0].rpartition('/')[2]}", text)
+    for name, stands_for in ((socket.gethostname(), "HOST"), (_user(), "USER")):
+        if len(name) > 2:
+            text = re.sub(rf"\b{re.escape(name)}\b", stands_for, text)
+    return text
+
+
+@functools.cache
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a user without an entry in passwd
+        return ""
+
+
+@dataclass(frozen=True)
+class _Exam:
+    """An evaluation in an archive."""
+
+    record: EvaluationRecord
+    """With a placeholder for its answers, or with `episode_accuracies` in format 1."""
+    start: int
+    """Of its answers in ANSWERS."""
+
+
+class Archive:
+    """An archive for reading: implements what the report needs of a store.
+
+    Raises ValueError, naming the file, for one that is damaged, foreign or of a newer format.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        try:
+            with zipfile.ZipFile(self.path) as file:
+                self._check_members(file)
+                self.manifest = Manifest.model_validate_json(file.read(MANIFEST))
+                if self.manifest.format > FORMAT:
+                    raise ValueError(
+                        f"{path} is an archive of format {self.manifest.format}, but this version reads formats up to "
+                        f"{FORMAT}; update dmf"
+                    )
+                self._members = {name: file.read(name) for name in self._small(file)}
+        except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
+            raise ValueError(f"{path} is damaged or no archive: {error}") from None
+        except ValidationError as error:
+            raise ValueError(describe(error, f"the manifest of {path}")) from None
+        self._check_sums()
+
+    def _check_members(self, file: zipfile.ZipFile) -> None:
+        names = file.namelist()
+        if MANIFEST not in names:
+            raise ValueError(f"{self.path} is no archive of dmf: it has no {MANIFEST}")
+        if strange := [name for name in names if not MEMBER.fullmatch(name)]:
+            raise ValueError(f"{self.path} holds {shown(strange[0])}, which no archive of dmf has; it is not read")
+        if len(set(names)) < len(names):
+            raise ValueError(f"{self.path} holds two files of one name; it is not read")
+        if sum(info.file_size for info in file.infolist()) > MOST_BYTES:
+            raise ValueError(f"{self.path} claims to hold more than {MOST_BYTES >> 30} GiB; it is not read")
+
+    @staticmethod
+    def _small(file: zipfile.ZipFile) -> list[str]:
+        return [name for name in file.namelist() if name != MANIFEST and not name.startswith("weights/")]
+
+    def _check_sums(self) -> None:
+        expected = {name: sum_ for name, sum_ in self.manifest.sha256.items() if not name.startswith("weights/")}
+        if expected.keys() != self._members.keys():
+            lacks = sorted(expected.keys() ^ self._members.keys())
+            raise ValueError(f"{self.path} is damaged: its manifest and its contents differ in {lacks[0]}")
+        for name, data in self._members.items():
+            if hashlib.sha256(data).hexdigest() != expected[name]:
+                raise ValueError(f"{self.path} is damaged: {name} is not what was written; get another copy")
+
+    @functools.cached_property
+    def trainings(self) -> dict[str, TrainingRecord]:
+        """The records of trainings, by key."""
+        found = {}
+        for line in self._members[TRAININGS].splitlines():
+            record = self._parsed(TrainingRecord, line)
+            if record.format > 1 and record.config.key != record.key:
+                raise ValueError(f"{self.path}: training {record.key} has the configuration of {record.config.key}")
+            found[record.key] = record
+        return found
+
+    def _parsed(self, kind: type[Any], line: bytes) -> Any:
+        try:
+            return kind.model_validate_json(line)
+        except ValidationError as error:
+            raise ValueError(describe(error, f"a record in {self.path}")) from None
+
+    @functools.cached_property
+    def exams(self) -> dict[tuple[str, str], _Exam]:
+        """The evaluations, by the keys of training and evaluation."""
+        found, start = {}, 0
+        for line in self._members[EXAMS].splitlines():
+            head = json.loads(line)
+            placeholder = {} if head.get("episode_accuracies") else {"correct": [[0]]}
+            record = self._parsed(EvaluationRecord, _line(head | placeholder))
+            found[record.training_key, record.evaluation_key] = _Exam(record, start)
+            if not record.episode_accuracies:
+                start += record.config.episodes * record.config.way
+        if start != len(self._members[ANSWERS]):
+            raise ValueError(f"{self.path} is damaged: it has {len(self._members[ANSWERS])} answers, expected {start}")
+        return found
+
+    def answers(self, exam: _Exam) -> NDArray[np.uint8]:
+        """Correct answers of each episode and class: [E, N]."""
+        test = exam.record.config
+        counts = np.frombuffer(self._members[ANSWERS], np.uint8, test.episodes * test.way, exam.start)
+        return counts.reshape(test.episodes, test.way)
+
+    def evaluation(self, training_key: str, evaluation_key: str) -> EvaluationRecord | None:
+        """The whole record of an evaluation; None if it is not there."""
+        exam = self.exams.get((training_key, evaluation_key))
+        if exam is None:
+            return None
+        if exam.record.episode_accuracies:
+            return exam.record
+        return exam.record.replace(correct=tuple(map(tuple, self.answers(exam).tolist())))
+
+    def plans(self) -> dict[str, SweepPlan]:
+        """Every sweep's plan, by name."""
+        found = {}
+        for name in self.manifest.sweeps:
+            try:
+                found[name] = SweepPlan.from_json(self._members[f"sweeps/{name}/plan.json"])
+            except KeyError:
+                continue
+            except ValidationError as error:
+                raise ValueError(describe(error, f"the plan of {name} in {self.path}")) from None
+        return found
+
+    def sweep_files(self) -> dict[str, bytes]:
+        """The files of sweeps, by their path in a store."""
+        return {name: data for name, data in self._members.items() if name.startswith("sweeps/")}
+
+    def weights(self) -> Iterator[tuple[str, bytes]]:
+        """Key and checkpoint of each training whose weights it holds."""
+        with zipfile.ZipFile(self.path) as file:
+            for name, expected in self.manifest.sha256.items():
+                if name.startswith("weights/"):
+                    data = file.read(name)
+                    if hashlib.sha256(data).hexdigest() != expected:
+                        raise ValueError(f"{self.path} is damaged: {name} is not what was written; get another copy")
+                    yield name.removeprefix("weights/").removesuffix(".safetensors"), data
+
+    def how_ended(self, key: str) -> Ended | None:
+        """How a training ended; None if it has not."""
+        record = self.trainings.get(key)
+        return Ended.model_validate_json(record.model_dump_json()) if record else None
+
+    def how_tested(self, training_key: str, evaluation_key: str) -> Tested | None:
+        """The results of one evaluation; None if it is not there."""
+        exam = self.exams.get((training_key, evaluation_key))
+        if exam is None:
+            return None
+        record = exam.record
+        found = Tested.of(record)
+        if record.episode_accuracies:
+            return found
+        test, correct = record.config, self.answers(exam).sum(axis=1, dtype=np.int64)
+        sums = () if record.classes is None else self._class_sums(record, correct)
+        return replace(found, accuracies=correct / (test.way * test.queries), class_sums=sums)
+
+    @staticmethod
+    def _class_sums(record: EvaluationRecord, correct: NDArray[np.int64]) -> tuple[int, ...]:
+        assert record.classes is not None
+        return sums_by_class(drawn_classes(record.config, record.classes, len(correct)), correct, record.classes)
+
+    def running(self, key: str) -> bool:
+        """False: nothing runs in an archive."""
+        return False
+
+
+@dataclass(frozen=True)
+class Imported:
+    """What an import did."""
+
+    added: tuple[str, ...]
+    """Paths in the store of the files that it wrote."""
+    there: int
+    """Files that the store had already, with the same contents."""
+    conflicts: tuple[str, ...]
+    """Paths of files that the store has with other contents; they were left as they are."""
+
+
+def import_archive(archive: Archive, ledger: Ledger) -> Imported:
+    """Add an archive's sweeps, records and weights to a store. Nothing is overwritten.
+
+    All of the archive is read and checked before anything is written.
+    """
+    wanted: dict[str, bytes] = dict(archive.sweep_files())
+    archive.plans()
+    for key, training in archive.trainings.items():
+        wanted[f"trainings/{key}/config.json"] = _file(training.config)
+        wanted[f"trainings/{key}/{RECORD}"] = _file(training)
+    for training_key, evaluation_key in archive.exams:
+        record = archive.evaluation(training_key, evaluation_key)
+        assert record is not None
+        wanted[f"trainings/{training_key}/{EVALUATIONS}/{evaluation_key}.json"] = _file(record)
+    for key, data in archive.weights():
+        wanted[f"trainings/{key}/{BEST}"] = data
+    added, there, conflicts = [], 0, []
+    for name, data in wanted.items():
+        path = ledger.store / name
+        if not path.exists():
+            added.append(name)
+        elif _same(path, data):
+            there += 1
+        else:
+            conflicts.append(name)
+    for name in added:
+        _write(ledger.store / name, wanted[name])
+    os.sync()
+    ledger.keep(*(ledger.store / name for name in added))
+    return Imported(tuple(added), there, tuple(conflicts))
+
+
+def _file(value: Value) -> bytes:
+    return value.model_dump_json(indent=1).encode() + b"\n"
+
+
+def _same(path: Path, data: bytes) -> bool:
+    """Whether a file holds the same, apart from what archives leave out."""
+    if path.suffix != ".json":
+        return path.read_bytes() == data
+    try:
+        ours, theirs = json.loads(path.read_bytes()), json.loads(data)
+    except ValueError:
+        return False
+    return bool(_portable(ours) == _portable(theirs))
+
+
+def _write(path: Path, data: bytes) -> None:
+    """Write a file whole; that all of them are on the disk is seen to at the end."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}.import")
+    aside.write_bytes(data)
+    aside.replace(path)

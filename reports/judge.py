@@ -1,0 +1,318 @@
+"""Judges claims by the published numbers, and by ours.
+
+By ours a claim holds if each of its relations is shown to hold, and fails if one of them is shown not to. The first is
+an intersection-union test, whose p is the largest of its relations'; the second has the smallest p times their number.
+At most one of the two hypotheses that are tested is true, so all claims together are adjusted like the rows of a table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+import numpy as np
+
+from dmf.values import Value
+from reports import published
+from reports.claims import Claim, Relation, Says, named, relations
+from reports.collect import State
+from reports.comparisons import margin_of, needed_for, obstacle
+from reports.fill import Gathered
+from reports.layouts import TABLES, TableLayout, is_same
+from reports.places import Place, nearest
+from reports.published import ABLATED, DATASETS
+from reports.spreads import Compared, compare
+from reports.statistics.pairs import LEVEL, Estimate, Numbers, of_two_models
+from reports.statistics.verdicts import adjust
+from reports.words import interval, percent, points
+
+
+class Outcome(StrEnum):
+    """What becomes of a claim; the value is what is printed."""
+
+    HOLDS = "holds"
+    FAILS = "fails"
+    UNDECIDED = "undecided"
+    NOT_TESTED = "not tested"
+
+
+class Judged(Value):
+    """A claim about one section, by the published numbers and by ours."""
+
+    sentence: str
+    source: str
+    table: str
+    where: str
+    """Our section, with the backbone; empty if there is none."""
+    published: Outcome
+    published_evidence: str
+    """The differences between the published numbers, or why there are none."""
+    ours: Outcome
+    evidence: str
+    """Ours, with 95 % intervals, or why there are none."""
+    more_seeds: int | None = None
+    """How many more seeds would probably decide an undecided claim."""
+    p_holds: float | None = None
+    p_fails: float | None = None
+    """Of the hypotheses that it does not hold, and that it does not fail, adjusted for all claims."""
+
+
+@dataclass(frozen=True)
+class _Tried:
+    """A relation of two of our rows."""
+
+    relation: Relation
+    names: str
+    """`row − other row`."""
+    compared: Compared
+    margin: float
+
+    @property
+    def p_holds(self) -> float:
+        """Of the hypothesis that it does not hold."""
+        return _p_holds(self.relation, self.compared.method, self.margin) if self.compared.seeds > 1 else 1.0
+
+    @property
+    def p_fails(self) -> float:
+        """Of the hypothesis that it holds."""
+        return _p_fails(self.relation, self.compared.method, self.margin) if self.compared.seeds > 1 else 1.0
+
+
+@dataclass(frozen=True)
+class _Case:
+    """A claim about the rows with one backbone in one section."""
+
+    claim: Claim
+    gathered: Gathered
+    section: Sequence[Place]
+    backbone: str
+    tried: tuple[_Tried, ...]
+    obstacles: tuple[str, ...]
+    """Why some of its relations are not tried."""
+
+    @property
+    def of_methods(self) -> bool:
+        """Whether some relation has two seeds, so that something is said of methods."""
+        return any(each.compared.seeds > 1 for each in self.tried)
+
+    @property
+    def p_holds(self) -> float:
+        """Of the hypothesis that some relation does not hold."""
+        return 1.0 if self.obstacles else max((each.p_holds for each in self.tried), default=1.0)
+
+    @property
+    def p_fails(self) -> float:
+        """Of the hypothesis that all hold."""
+        return min(1.0, len(self.tried) * min((each.p_fails for each in self.tried), default=1.0))
+
+    @property
+    def where(self) -> str:
+        """The section and the backbone in words."""
+        column = self.section[0].column
+        backbone = published.BACKBONES.get(self.backbone, self.backbone)
+        return ", ".join(part for part in (column.dataset_label, column.task, backbone) if part)
+
+
+def _case(claim: Claim, gathered: Gathered, section: Sequence[Place], backbone: str) -> _Case:
+    """Tries a claim's relations; one of rows in several variants is tried for each."""
+    layout = gathered.layout
+    rows = [place for place in section if _counts(place, claim, backbone)]
+    values = [place.row.value for place in rows]
+    distinct = [value for number, value in enumerate(values) if not any(is_same(value, v) for v in values[:number])]
+    tried, obstacles = [], []
+    asserted = relations(claim, distinct)
+    for relation in asserted:
+        ours, theirs = ([place for place in rows if is_same(place.row.value, value)] for value in relation[:2])
+        missing = [value for value, found in zip(relation[:2], (ours, theirs), strict=True) if not found]
+        obstacles += [f"{layout.name_of(layout.label_of(value))}: {State.NOT_PLANNED}" for value in missing]
+        for place in ours if theirs else ():
+            other = nearest(layout, place, theirs)
+            names = f"{_name(place)} − {_name(other)}" if other else _name(place)
+            why = obstacle(layout, place, other) if other else "no row to compare it with"
+            if other is None or why:
+                obstacles.append(f"{names}: {why}")
+            else:
+                each = compare(place, other, gathered.spread)
+                tried.append(_Tried(relation, names, each, margin_of(layout, place, other)))
+    if not asserted:
+        obstacles.append("its rows are not planned")
+    return _Case(claim, gathered, section, backbone, tuple(tried), tuple(dict.fromkeys(obstacles)))
+
+
+def _counts(place: Place, claim: Claim, backbone: str) -> bool:
+    """Whether a row is among those that a claim is about."""
+    if place.planned is None or place.row.reference or place.row.backbone not in (backbone, ""):
+        return False
+    return place.row.published is not None or not claim.as_published
+
+
+def _name(place: Place) -> str:
+    return ", ".join((place.row.name, *place.row.variant))
+
+
+def _p_holds(relation: Relation, method: Estimate, margin: float) -> float:
+    """Of the hypothesis that a relation does not hold."""
+    if not method.error > 0:
+        return 1.0
+    if relation.says is Says.BY:
+        return float(max(method.p_at_most(relation.by - margin), method.p_at_least(relation.by + margin)))
+    return _doubled(method.p_at_most(0.0) if relation.says is Says.ABOVE else method.p_at_least(margin))
+
+
+def _p_fails(relation: Relation, method: Estimate, margin: float) -> float:
+    """Of the hypothesis that it holds, by the margin if it says "above"."""
+    if not method.error > 0:
+        return 1.0
+    if relation.says is Says.BY:
+        return _doubled(min(method.p_at_most(relation.by), method.p_at_least(relation.by)))
+    return _doubled(method.p_at_least(margin) if relation.says is Says.ABOVE else method.p_at_most(0.0))
+
+
+def _doubled(p: Numbers) -> float:
+    """A one-sided p for half the level: what it rejects is then outside the 95 % interval that is printed beside it."""
+    return min(1.0, 2 * float(p))
+
+
+def judge(claims: Iterable[Claim], tables: Sequence[Gathered]) -> tuple[Judged, ...]:
+    """Each claim about each section and backbone that it is about; one that no section is about is not tested."""
+    found: list[tuple[Claim, list[_Case]]] = [(claim, _cases(claim, tables)) for claim in claims]
+    tested = [case for _, cases in found for case in cases if case.of_methods]
+    p_values: dict[int, tuple[float, float]] = {}
+    if tested:
+        holds, fails = adjust(np.array([c.p_holds for c in tested]), np.array([c.p_fails for c in tested]))
+        p_values = {id(c): (float(p), float(q)) for c, p, q in zip(tested, holds, fails, strict=True)}
+    layouts = {**TABLES, **{gathered.layout.name: gathered.layout for gathered in tables}}
+    return tuple(
+        judged
+        for claim, cases in found
+        for judged in (
+            [_judged(case, p_values.get(id(case)), max(len(tested), 1)) for case in cases]
+            or [_untested(claim, layouts[claim.table])]
+        )
+    )
+
+
+def _cases(claim: Claim, tables: Sequence[Gathered]) -> list[_Case]:
+    return [
+        _case(claim, gathered, section, backbone)
+        for gathered in tables
+        if gathered.layout.name == claim.table
+        for section in gathered.sections
+        if not claim.shots or section[0].column.shot in claim.shots
+        for backbone in _backbones(section)
+    ]
+
+
+def _backbones(section: Sequence[Place]) -> list[str]:
+    found = [place.row.backbone for place in section if place.planned and not place.row.reference]
+    return sorted({name for name in found if name})
+
+
+def _judged(case: _Case, p_values: tuple[float, float] | None, comparisons: int) -> Judged:
+    claim, layout, column = case.claim, case.gathered.layout, case.section[0].column
+    said, published_evidence = by_paper(claim, layout, column.dataset, column.way, (column.shot,))
+    outcome = _outcome(case, p_values)
+    return Judged(
+        sentence=claim.say,
+        source=claim.source,
+        table=claim.table,
+        where=case.where,
+        published=said,
+        published_evidence=published_evidence,
+        ours=outcome,
+        evidence="; ".join([*map(_shown, case.tried), *case.obstacles]),
+        more_seeds=_more_seeds(case, comparisons) if outcome is Outcome.UNDECIDED else None,
+        p_holds=p_values[0] if p_values else None,
+        p_fails=p_values[1] if p_values else None,
+    )
+
+
+def _outcome(case: _Case, p_values: tuple[float, float] | None) -> Outcome:
+    if p_values is not None and p_values[0] < LEVEL:
+        return Outcome.HOLDS
+    if p_values is not None and p_values[1] < LEVEL:
+        return Outcome.FAILS
+    return Outcome.NOT_TESTED if case.obstacles or not case.tried else Outcome.UNDECIDED
+
+
+def _untested(claim: Claim, layout: TableLayout) -> Judged:
+    said, evidence = by_paper(claim, layout, ABLATED[0], 5, claim.shots or (1, 5))
+    return Judged(
+        sentence=claim.say,
+        source=claim.source,
+        table=claim.table,
+        where="",
+        published=said,
+        published_evidence=evidence,
+        ours=Outcome.NOT_TESTED,
+        evidence=f"no section of table {claim.table} is planned for it",
+    )
+
+
+def _shown(tried: _Tried) -> str:
+    """`alignments ODE − alignments 0: +1.20 [+0.40, +2.00]`, and what is claimed if it is not that this is above 0."""
+    several = tried.compared.seeds > 1
+    shown = tried.compared.method if several else of_two_models(tried.compared.pair)
+    text = f"{tried.names}: {percent(float(shown.mean), signed=True)} {interval(float(shown.low), float(shown.high))}"
+    if tried.relation.says is Says.NOT_ABOVE:
+        text += f", claimed: below {points(tried.margin)}"
+    if tried.relation.says is Says.BY:
+        text += f", claimed: {percent(tried.relation.by, signed=True)} within {points(tried.margin)}"
+    return text if several else f"{text} (these two models, 1 seed)"
+
+
+def _more_seeds(case: _Case, comparisons: int) -> int | None:
+    """Enough for each relation that is not decided alone; None where seeds would not do."""
+    rows = sum(place.found.accuracies is not None for place in case.section)
+    sd = case.gathered.spread.sd_of(case.section[0])
+    found = []
+    for each in case.tried:
+        if min(each.p_holds, each.p_fails) >= LEVEL / comparisons:
+            more = needed_for(each.compared, sd, rows, comparisons, each.margin).more_seeds
+            if more is None:
+                return None
+            found.append(more)
+    return max(found, default=None)
+
+
+def by_paper(claim: Claim, layout: TableLayout, dataset: str, way: int, shots: Sequence[int]) -> tuple[Outcome, str]:
+    """Whether a claim holds of the published numbers themselves, and the differences."""
+    values = [row.value for row in layout.values if row.published]
+    shown, outcomes = [], []
+    for shot in shots:
+        for relation in relations(claim, values):
+            difference = _published_difference(relation, layout, dataset, way, shot)
+            if difference is None:
+                continue
+            text = f"{named(relation, layout)}: {percent(difference, signed=True)}"
+            shown.append(f"{text} ({shot}-shot)" if len(shots) > 1 else text)
+            outcomes.append(_agrees(relation, difference, layout.margin))
+    if not outcomes:
+        return Outcome.NOT_TESTED, "no published number for its rows"
+    return (Outcome.HOLDS if all(outcomes) else Outcome.FAILS), "; ".join(shown)
+
+
+def _agrees(relation: Relation, difference: float, margin: float) -> bool:
+    if relation.says is Says.ABOVE:
+        return difference > 0
+    if relation.says is Says.NOT_ABOVE:
+        return difference < margin
+    return abs(difference - relation.by) < 1e-4 + 1e-9  # both are rounded to 0.01 points
+
+
+def _published_difference(relation: Relation, layout: TableLayout, dataset: str, way: int, shot: int) -> float | None:
+    """Of the paper's numbers; of a method with several backbones, that with the backbone of the other or the best."""
+    data = dataset if dataset in DATASETS and not layout.components else ABLATED[0]
+    names = [next((row.published for row in layout.values if is_same(row.value, v)), None) for v in relation[:2]]
+    found = [
+        [number for number in published.of_paper(data, way, shot) if name is not None and number.method == name]
+        for name in names
+    ]
+    if not all(found):
+        return None
+    backbones = {n.backbone for n in found[0]} & {n.backbone for n in found[1]}
+    ours, theirs = (
+        max(number.accuracy for number in numbers if not backbones or number.backbone in backbones) for numbers in found
+    )
+    return ours - theirs

@@ -1,0 +1,313 @@
+"""Archives hold what a store holds, name no machine, and are refused when they are not what was written."""
+
+from __future__ import annotations
+
+import getpass
+import json
+import shutil
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dmf.config import EvaluationConfig
+from dmf.records.records import EvaluationRecord, Failure, Provenance
+from dmf.values import Value
+from orchestrator import archive, report, results
+from orchestrator.spec.plan import SweepPlan
+from orchestrator.store.archive import Archive, import_archive, write_archive
+from orchestrator.store.ledger import Ledger
+from tests.records_in_memory import InMemory, planned
+
+TEN = EvaluationConfig(episodes=10)
+SECRET = "/home/someone/images"
+
+
+def counted(cell, key: str, offset: int) -> EvaluationRecord:
+    """An evaluation with answers per class, of a split of 20 classes."""
+    correct = np.random.default_rng(offset).integers(0, 16, (10, 5))
+    accuracies = correct.sum(1) / 75
+    return EvaluationRecord(
+        format=2,
+        training_key=key,
+        evaluation_key=cell.evaluation.key,
+        config=cell.evaluation,
+        accuracy=float(accuracies.mean()),
+        ci95=float(1.96 * accuracies.std() / np.sqrt(10)),
+        correct=tuple(map(tuple, correct.tolist())),
+        classes=20,
+        bank="b",
+        data_fingerprint="0" * 64,
+        epoch=1,
+        seconds=1.0,
+    )
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Ledger:
+    """A sweep of three rows and two seeds, one of which failed with a path in its reason."""
+    glyphs = {"data__name": "birds", "data__root": SECRET, "model__backbone": "conv64f"}
+    cells = [planned("2d", TEN, (0, 1), model__alignment=alignment, **glyphs) for alignment in (0, 1, "ode")]
+    ledger, records = Ledger(tmp_path / "runs"), InMemory()
+    ledger.write_plan(SweepPlan(format=2, name="s", about="Rows.", cells=tuple(cells)))
+    for number, cell in enumerate(cells):
+        for config in cell.trainings:
+            if (number, config.training.seed) == (2, 1):
+                reason = f"OSError: {SECRET}/a/b.png of {getpass.getuser()} is broken"
+                records.ended(config, "failed", Failure(reason=reason, traceback=f"File {SECRET}/x.py"))
+            else:
+                records.ended(config)
+                ledger.write_evaluation(counted(cell, config.key, 10 * number + config.training.seed))
+    made = Provenance(
+        data_fingerprint="0" * 64,
+        image_sizes="84x84",
+        git_commit="1" * 40,
+        versions={},
+        device="a processor",
+        threads=1,
+        data_doubts=(f"{SECRET}/train: 3 images less",),
+    )
+    for training in records.trainings.values():
+        ledger.write_training(training.replace(provenance=made))
+        training.config.write(ledger.folder(training.key) / "config.json")
+    return ledger
+
+
+@pytest.fixture
+def file(ledger: Ledger, tmp_path: Path) -> Path:
+    write_archive(ledger, ["s"], tmp_path / "a.dmfa")
+    return tmp_path / "a.dmfa"
+
+
+def texts(store: str | Path, output: Path) -> dict[str, bytes]:
+    report.main(["--store", str(store), "--output", str(output), *(["--accept-stale"] if Path(store).is_dir() else [])])
+    return {path.name: path.read_bytes() for path in sorted((output / "s").iterdir())}
+
+
+def test_a_report_of_an_archive_has_the_numbers_of_the_store(ledger: Ledger, file: Path, tmp_path: Path) -> None:
+    rows = [results.frame(str(store), settings=True).drop(columns="data.root") for store in (ledger.store, file)]
+    assert rows[0].equals(rows[1]) and len(rows[0]) == 6
+    from_store, from_archive = texts(ledger.store, tmp_path / "1"), texts(file, tmp_path / "2")
+    assert from_store.keys() == from_archive.keys()
+    one, other = (json.loads(found["table_2d.json"]) for found in (from_store, from_archive))
+    for table in (one, other):
+        for cell in table["sections"][0]["cells"]:
+            cell["doubts"] = cell["reasons"] = []
+        table["notes"] = []
+    assert one == other
+    assert one["sections"][0]["cells"][1]["classes_ci95"] is not None
+
+
+def test_no_path_user_or_machine_is_in_it(file: Path) -> None:
+    with zipfile.ZipFile(file) as opened:
+        text = b"\n".join(opened.read(name) for name in opened.namelist() if name != "answers.bin").decode()
+    assert "someone" not in text and "/home" not in text and "x.py" not in text
+    assert f" of {getpass.getuser()} is" not in text
+    assert ".../b.png" in text and ".../train: 3 images less" in text
+
+
+def test_the_same_records_make_the_same_file(ledger: Ledger, file: Path, tmp_path: Path) -> None:
+    write_archive(ledger, [], tmp_path / "b.dmfa")
+    assert (tmp_path / "b.dmfa").read_bytes() == file.read_bytes()
+
+
+def test_an_import_makes_the_same_store(ledger: Ledger, file: Path, tmp_path: Path) -> None:
+    there = Ledger(tmp_path / "other")
+    done = import_archive(Archive(file), there)
+    assert (done.there, done.conflicts) == (0, ())
+    for key in ledger.kept_keys():
+        ours, theirs = ledger.training(key), there.training(key)
+        assert ours is not None and theirs is not None
+        assert theirs.config.key == ours.config.key and theirs.config.data.root is None
+        assert theirs.outcome == ours.outcome
+        assert there.evaluations(key) == ledger.evaluations(key)
+    again = import_archive(Archive(file), there)
+    assert (again.added, again.conflicts) == ((), ()) and again.there == len(done.added)
+    write_archive(there, ["s"], tmp_path / "c.dmfa")
+    assert Archive(tmp_path / "c.dmfa").trainings == Archive(file).trainings
+    assert Archive(tmp_path / "c.dmfa").plans() == Archive(file).plans()
+    assert (tmp_path / "c.dmfa").read_bytes() == file.read_bytes()
+
+
+def test_an_import_into_its_own_store_changes_nothing(ledger: Ledger, file: Path) -> None:
+    before = {path: path.read_bytes() for path in ledger.store.rglob("*.json")}
+    assert import_archive(Archive(file), ledger).added == ()
+    assert {path: path.read_bytes() for path in ledger.store.rglob("*.json")} == before
+
+
+def test_a_conflict_is_named_and_left_as_it_is(
+    ledger: Ledger, file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    key = ledger.kept_keys()[0]
+    record = ledger.training(key)
+    assert record is not None
+    ledger.write_training(record.replace(seconds=99.0))
+    assert archive.main(["import", str(file), "--store", str(ledger.store)]) == 1
+    assert f"conflict: trainings/{key}/training.json has other contents" in capsys.readouterr().err
+    kept = ledger.training(key)
+    assert kept is not None and kept.seconds == 99.0
+
+
+def test_what_several_machines_trained_is_joined(ledger: Ledger, tmp_path: Path) -> None:
+    keys = ledger.kept_keys()
+    halves = []
+    for number in range(2):
+        half = Ledger(tmp_path / f"half{number}")
+        shutil.copytree(ledger.store, half.store)
+        for key in keys[number::2]:
+            shutil.rmtree(half.folder(key))
+        write_archive(half, [], tmp_path / f"half{number}.dmfa")
+        halves.append(Archive(tmp_path / f"half{number}.dmfa"))
+    joined = Ledger(tmp_path / "joined")
+    for half in halves:
+        assert import_archive(half, joined).conflicts == ()
+    assert joined.kept_keys() == keys
+
+
+def test_weights_travel_where_asked(trainings: Path, tmp_path: Path) -> None:
+    store = Ledger(tmp_path / "runs")
+    record = json.loads((trainings / "ended/training.json").read_text())
+    shutil.copytree(trainings / "ended", store.folder(record["key"]))
+    training = store.training(record["key"])
+    assert training is not None and training.config.kind == "experiment"
+    cell = {"table": "2d", "config": training.config, "evaluation": TEN.resolve(training.config)}
+    store.write_plan(SweepPlan.from_dict({"format": 2, "name": "s", "about": "", "cells": [plain(cell)]}))
+    assert archive.main(["export", "--store", str(store.store), "-o", str(tmp_path / "w.dmfa"), "--weights"]) == 0
+    there = Ledger(tmp_path / "there")
+    import_archive(Archive(tmp_path / "w.dmfa"), there)
+    name = f"{record['key']}/best.safetensors"
+    assert (there.store / "trainings" / name).read_bytes() == (store.store / "trainings" / name).read_bytes()
+    (store.folder(record["key"]) / "best.safetensors").unlink()
+    with pytest.raises(ValueError, match="were not kept; leave out --weights"):
+        write_archive(store, [], tmp_path / "x.dmfa", weights=True)
+    assert not (tmp_path / "x.dmfa").exists()
+
+
+def plain(cell: dict[str, object]) -> dict[str, object]:
+    return {name: v.model_dump(mode="json") if isinstance(v, Value) else v for name, v in cell.items()}
+
+
+def rewritten(change: Callable[[dict[str, bytes]], None]) -> Callable[[Path], None]:
+    """A damage that changes an archive's members."""
+
+    def damage(path: Path) -> None:
+        with zipfile.ZipFile(path) as opened:
+            members = {name: opened.read(name) for name in opened.namelist()}
+        change(members)
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as written:
+            for name, data in members.items():
+                written.writestr(name, data)
+
+    return damage
+
+
+def manifest(**changes: object) -> Callable[[dict[str, bytes]], None]:
+    def change(members: dict[str, bytes]) -> None:
+        members["manifest.json"] = json.dumps(json.loads(members["manifest.json"]) | changes).encode()
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("damage", "told"),
+    [
+        (lambda path: path.write_bytes(path.read_bytes()[:-200]), "is damaged or no archive"),
+        (lambda path: path.write_bytes(b""), "is damaged or no archive"),
+        (lambda path: path.write_text("no archive"), "is damaged or no archive"),
+        (rewritten(lambda members: members.pop("manifest.json")), "it has no manifest.json"),
+        (rewritten(lambda members: members.pop("answers.bin")), "its manifest and its contents differ in answers.bin"),
+        (
+            rewritten(lambda members: members.update({"answers.bin": b"\1" * 250})),
+            "answers.bin is not what was written",
+        ),
+        (rewritten(lambda members: members.update({"../evil": b""})), "holds '../evil', which no archive of dmf has"),
+        (rewritten(lambda members: members.update({"x.py": b""})), "holds 'x.py', which no archive of dmf has"),
+        (
+            rewritten(manifest(format=2)),
+            "is an archive of format 2, but this version reads formats up to 1; update dmf",
+        ),
+        (rewritten(manifest(trainings="many")), "the manifest of"),
+    ],
+)
+def test_a_damaged_or_foreign_archive_is_refused(
+    file: Path, damage: Callable[[Path], None], told: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    damage(file)
+    with pytest.raises(ValueError) as error:
+        Archive(file)
+    assert told in str(error.value) and str(file) in str(error.value)
+    assert archive.main(["import", str(file), "--store", str(tmp_path / "new")]) == 2
+    assert "archive: " in capsys.readouterr().err
+    assert not list((tmp_path / "new").glob("trainings/*"))
+
+
+def test_a_flipped_byte_anywhere_is_noticed(file: Path) -> None:
+    whole = file.read_bytes()
+    for place in np.random.default_rng(0).integers(0, len(whole), 40):
+        broken = bytearray(whole)
+        broken[place] ^= 0x10
+        file.write_bytes(broken)
+        try:
+            found = Archive(file)
+        except ValueError:
+            continue
+        file.write_bytes(whole)  # the byte was in a date or a comment of the zip, which say nothing
+        assert found.manifest == Archive(file).manifest
+        assert found.trainings == Archive(file).trainings
+
+
+def test_a_training_under_anothers_key_is_refused(file: Path) -> None:
+    import hashlib
+
+    def swap(members: dict[str, bytes]) -> None:
+        lines = members["trainings.jsonl"].splitlines()
+        one, other = (json.loads(line) for line in lines[:2])
+        one["config"], other["config"] = other["config"], one["config"]
+        lines[:2] = [json.dumps(each).encode() for each in (one, other)]
+        members["trainings.jsonl"] = b"\n".join(lines) + b"\n"
+        sums = json.loads(members["manifest.json"])["sha256"]
+        sums["trainings.jsonl"] = hashlib.sha256(members["trainings.jsonl"]).hexdigest()
+        manifest(sha256=sums)(members)
+
+    rewritten(swap)(file)
+    with pytest.raises(ValueError, match="has the configuration of"):
+        _ = Archive(file).trainings
+
+
+def test_the_command_exports_shows_and_imports(
+    ledger: Ledger, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = str(tmp_path / "all.dmfa")
+    assert archive.main(["export", "s", "--store", str(ledger.store), "-o", path]) == 0
+    assert "1 sweep, 6 trainings, 5 evaluations" in capsys.readouterr().out
+    assert archive.main(["show", path]) == 0
+    assert "  s: 6 of 6 trainings; Rows." in capsys.readouterr().out
+    assert archive.main(["import", path, "--store", str(tmp_path / "new")]) == 0
+    assert "18 files added, 0 were there" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["export", "t", "-o", "x.dmfa"], "no sweep 't'; there are s"),
+        (["export", "-o", "x.zip"], "the name of an archive ends in .dmfa"),
+        (["show", "nowhere.dmfa"], "nowhere.dmfa"),
+    ],
+)
+def test_a_wrong_command_is_answered(
+    ledger: Ledger, arguments: list[str], told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = ["--store", str(ledger.store)] if arguments[0] == "export" else []
+    assert archive.main([*arguments, *store]) == 2
+    assert told in capsys.readouterr().err
+
+
+def test_a_damaged_record_is_named_and_nothing_is_written(ledger: Ledger, tmp_path: Path) -> None:
+    (broken,) = list((ledger.folder(ledger.kept_keys()[0]) / "evaluations").glob("*.json"))[:1] or [None]
+    assert broken is not None
+    broken.write_text(broken.read_text()[:100])
+    with pytest.raises(ValueError, match="is damaged"):
+        write_archive(ledger, [], tmp_path / "y.dmfa")
+    assert list(tmp_path.glob("*y.dmfa*")) == []

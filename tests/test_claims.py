@@ -1,0 +1,231 @@
+"""Claims hold, fail or stay undecided as the differences between rows say, in the paper's numbers and in ours."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from orchestrator.report import report
+from orchestrator.spec.file import spec_from
+from orchestrator.spec.plan import SweepPlan, plan
+from reports import render_claims
+from reports.claims import CLAIMS, Claim, Relation, Says, relations
+from reports.fill import gather
+from reports.judge import Judged, Outcome, by_paper, judge
+from reports.layouts import TABLES
+from reports.statistics.pairs import Estimate
+from tests.records_in_memory import InMemory
+
+GROUPS = (1, 4, 16, 64)
+BEST = {"say": "64 is best.", "table": "2c", "best": 64}
+
+
+def claim(**fields: Any) -> Claim:
+    return Claim.from_dict({"say": "It is so.", "table": "2c", **fields})
+
+
+def sweep(seeds: tuple[int, ...] = (0, 1, 2), groups: tuple[int, ...] = GROUPS, **more: Any) -> SweepPlan:
+    part = {
+        "table": "2c",
+        "set": {"data.name": "glyphs", "model.backbone": "conv64f", "model.alignment": 1},
+        "grid": {"model.groups": list(groups)},
+    }
+    spec = spec_from({"name": "s", "seeds": list(seeds), "evaluation": {"episodes": 50}, "parts": [part], **more})
+    return plan(spec)
+
+
+def records_with(planned: SweepPlan, means: dict[int, float], noise: float = 0.002) -> InMemory:
+    """Records with these accuracies by groups, which rows and seeds leave a little."""
+    records = InMemory()
+    episodes = np.random.default_rng(0).normal(0, 0.03, 50)
+    for cell in planned.cells:
+        groups = cell.config.at("model.groups")
+        for seed in cell.seeds:
+            own = np.random.default_rng([groups, seed])
+            mean = means[groups] + own.normal(0, noise)
+            records.tested(cell, mean + episodes + own.normal(0, noise, 50), seed)
+    return records
+
+
+def judged(claims: list[Claim], means: dict[int, float], **asked: Any) -> list[Judged]:
+    planned = sweep(**asked)
+    return list(judge(claims, [gather(TABLES["2c"], planned.cells, records_with(planned, means))]))
+
+
+RISING = {1: 0.50, 4: 0.55, 16: 0.60, 64: 0.65}
+
+
+@pytest.mark.parametrize(
+    ("fields", "outcome"),
+    [
+        ({"above": [64, 1]}, Outcome.HOLDS),
+        ({"above": [1, 64]}, Outcome.FAILS),
+        ({"best": 64}, Outcome.HOLDS),
+        ({"best": 16}, Outcome.FAILS),
+        ({"worst": 1}, Outcome.HOLDS),
+        ({"worst": 4}, Outcome.FAILS),
+        ({"falls": [64, 16, 4, 1]}, Outcome.HOLDS),
+        ({"falls": [64, 4, 16]}, Outcome.FAILS),
+        ({"saturates": 64}, Outcome.HOLDS),
+        ({"saturates": 16}, Outcome.FAILS),
+        ({"gain": {"of": [64, 1], "by": 0.15}}, Outcome.HOLDS),
+        ({"gain": {"of": [64, 1], "by": 0.05}}, Outcome.FAILS),
+    ],
+)
+def test_a_claim_is_judged_by_the_differences(fields: dict[str, Any], outcome: Outcome) -> None:
+    (each,) = judged([claim(**fields)], RISING, seeds=(0, 1, 2, 3, 4))
+    assert each.ours is outcome, each.evidence
+
+
+def test_gains_saturate_where_a_larger_row_adds_nothing() -> None:
+    flat = {1: 0.50, 4: 0.55, 16: 0.60, 64: 0.60}
+    (each,) = judged([claim(saturates=16)], flat, seeds=(0, 1, 2, 3, 4))
+    assert each.ours is Outcome.HOLDS
+    assert "groups 64 of 64 channels − groups 16 of 64 channels" in each.evidence
+    assert "claimed: below 0.5" in each.evidence
+
+
+def test_a_claim_that_noise_hides_is_undecided_and_says_what_it_takes() -> None:
+    planned = sweep(seeds=(0, 1))
+    records = records_with(planned, {1: 0.60, 4: 0.601, 16: 0.602, 64: 0.61}, noise=0.008)
+    (each,) = judge([claim(above=[64, 1])], [gather(TABLES["2c"], planned.cells, records)])
+    assert each.ours is Outcome.UNDECIDED
+    assert each.more_seeds is not None and each.more_seeds > 0
+    plural = "s" if each.more_seeds > 1 else ""
+    assert render_claims.outcome(each) == f"undecided, about {each.more_seeds} more seed{plural}"
+
+
+def test_one_seed_decides_no_claim() -> None:
+    (each,) = judged([claim(above=[64, 1])], RISING, seeds=(0,))
+    assert each.ours is Outcome.UNDECIDED
+    assert (each.p_holds, each.p_fails) == (None, None)
+    assert "(these two models, 1 seed)" in each.evidence
+
+
+def test_a_claim_about_rows_that_are_not_planned_is_not_tested() -> None:
+    (each,) = judged([claim(above=[64, 1])], RISING, groups=(1, 4))
+    assert each.ours is Outcome.NOT_TESTED
+    assert each.evidence == "groups 64: not planned"
+
+
+def test_a_claim_may_fail_by_the_rows_that_there_are() -> None:
+    (each,) = judged([claim(falls=[4, 16, 640])], RISING, seeds=(0, 1, 2, 3, 4))
+    assert each.ours is Outcome.FAILS
+    (each,) = judged([claim(falls=[16, 4, 640])], RISING, seeds=(0, 1, 2, 3, 4))
+    assert each.ours is Outcome.NOT_TESTED
+
+
+def test_a_claim_about_the_papers_channels_is_not_tested_on_others() -> None:
+    (each,) = judged([claim(saturates=64, as_published=True)], RISING)
+    assert each.ours is Outcome.NOT_TESTED
+
+
+def test_a_claim_about_other_shots_is_not_tested_and_keeps_the_papers_numbers() -> None:
+    (each,) = judged([claim(saturates=160, shots=[5])], RISING)
+    assert (each.ours, each.where, each.published) == (Outcome.NOT_TESTED, "", Outcome.HOLDS)
+    assert "groups 160 − groups 64: +0.54" in each.published_evidence
+
+
+def test_more_claims_make_each_harder_to_decide() -> None:
+    one = judged([claim(above=[64, 16])], RISING)[0]
+    many = judged([claim(above=[64, 16]), claim(best=64), claim(worst=1)], RISING)[0]
+    assert one.p_holds is not None and many.p_holds is not None and one.p_holds < many.p_holds
+
+
+def test_p_of_one_sided_hypotheses_by_hand() -> None:
+    estimate = Estimate(mean=0.02, error=0.01, freedom=np.inf)
+    assert estimate.p_at_most(0.0) == pytest.approx(0.0227501319, abs=1e-9)  # P(Z > 2)
+    assert estimate.p_at_least(0.005) == pytest.approx(0.9331927987, abs=1e-9)  # P(Z > -1.5)
+    assert estimate.p_at_most(0.02) == pytest.approx(0.5)
+
+
+def test_what_each_kind_says_of_pairs() -> None:
+    rows = (1, 4, 16)
+    assert relations(claim(best=16), rows) == [Relation(16, 1), Relation(16, 4)]
+    assert relations(claim(worst=1), rows) == [Relation(4, 1), Relation(16, 1)]
+    assert relations(claim(falls=[4, 16, 1]), rows) == [Relation(4, 16), Relation(16, 1)]
+    assert relations(claim(saturates=4), rows) == [Relation(4, 1), Relation(16, 4, Says.NOT_ABOVE)]
+    assert relations(claim(gain={"of": [4, 1], "by": 0.01}), rows) == [Relation(4, 1, Says.BY, 0.01)]
+
+
+PAPER = {
+    "Dynamic sampling helps.": "holds",
+    "Removing the last pooling helps.": "holds",
+    "One group is worst.": "holds",
+    "Gains saturate at 64 groups in 1-shot tasks.": "holds",
+    "Gains saturate at 160 groups in 5-shot tasks.": "holds",
+    "One alignment beats none.": "holds",
+    "One alignment adds 1.28 points in 1-shot tasks.": "fails",
+    "One alignment adds 0.77 points in 5-shot tasks.": "fails",
+    "More fixed alignments hurt in 5-shot tasks.": "holds",
+    "The ODE is best.": "holds",
+    "DMF beats ProtoNet.": "holds",
+}
+
+
+def test_the_papers_own_numbers_contradict_two_of_its_claims() -> None:
+    found = {each.say: by_paper(each, TABLES[each.table], "mini_imagenet", 5, each.shots or (1, 5)) for each in CLAIMS}
+    assert {say: str(outcome) for say, (outcome, _) in found.items()} == PAPER
+    assert found["One alignment adds 1.28 points in 1-shot tasks."][1] == "alignments 1 − alignments 0: +3.06"
+    assert found["One alignment adds 0.77 points in 5-shot tasks."][1] == "alignments 1 − alignments 0: +1.90"
+
+
+@pytest.mark.parametrize(
+    ("fields", "told"),
+    [
+        ({}, "claims.0: give one of above, best, worst, saturates, falls, gain; got none"),
+        ({"best": 64, "worst": 1}, "got best, worst"),
+        ({"above": [64, "many"]}, "claims.0: model.groups cannot be 'many'"),
+        ({"best": 64, "table": "2d"}, "claims.0.table: no part fills table 2d; the parts fill 2c"),
+        ({"bets": 64}, "claims.0.bets: no such name; did you mean best?"),
+        ({"gain": {"of": [64, 1], "bye": 0.1}}, "claims.0.gain.bye: no such name; did you mean by?"),
+    ],
+)
+def test_a_wrong_claim_is_named(fields: dict[str, Any], told: str) -> None:
+    with pytest.raises(ValueError) as error:
+        sweep(claims=[{"say": "x", "table": "2c", **fields}])
+    assert told in str(error.value)
+
+
+def test_the_report_judges_the_papers_claims_and_the_sweeps_own(tmp_path) -> None:
+    planned = sweep(claims=[BEST])
+    console = Console(record=True, width=100)
+    paths = report(planned, records_with(planned, RISING), tmp_path, console=console)
+    text = console.export_text()
+    assert "64 is best. (glyphs, 5-way 1-shot, Conv4) holds" in text
+    assert "10 more not tested, for want of results" in text
+    names = {path.name for path in paths}
+    assert {"claims.md", "claims.csv", "claims.json"} <= names
+    found = json.loads((tmp_path / "s/claims.json").read_text())
+    assert [each["sentence"] for each in found] == [*(c.say for c in CLAIMS), "64 is best."]
+    rows = list(csv.DictReader(io.StringIO((tmp_path / "s/claims.csv").read_text())))
+    assert [row["ours"] for row in rows] == [each["ours"] for each in found]
+    assert (
+        "| One group is worst. (section 5, Table 2c) | glyphs, 5-way 1-shot, Conv4 | holds | holds |"
+        in (tmp_path / "s/claims.md").read_text()
+    )
+
+
+def test_a_claim_over_variants_must_hold_in_each() -> None:
+    part = {
+        "table": "2c",
+        "set": {"data.name": "glyphs", "model.backbone": "conv64f", "model.alignment": 1},
+        "grid": {"model.groups": [1, 64], "training.learning_rate": [0.1, 0.2]},
+    }
+    planned = plan(spec_from({"name": "s", "seeds": [0, 1, 2], "evaluation": {"episodes": 50}, "parts": [part]}))
+    records = InMemory()
+    for cell in planned.cells:
+        up = cell.config.training.learning_rate == 0.1
+        for seed in cell.seeds:
+            own = np.random.default_rng([cell.config.at("model.groups"), seed, up])
+            mean = 0.6 if (cell.config.at("model.groups") == 64) == up else 0.5
+            records.tested(cell, mean + own.normal(0, 0.002, 50), seed)
+    (each,) = judge([claim(above=[64, 1])], [gather(TABLES["2c"], planned.cells, records)])
+    assert each.ours is Outcome.FAILS
+    assert each.evidence.count("−") >= 2 and "training.learning_rate=0.2" in each.evidence
