@@ -214,7 +214,7 @@ class EpisodeFiles(Dataset):
         return support, query, self.episodes.targets[index]
 
     def _image(self, row: int) -> Tensor:
-        with Image.open(self.files[row]) as image:
+        with Image.open(self.files[row], formats=("JPEG", "PNG")) as image:
             return self.transform(image.convert("RGB"))
 
 

@@ -17,9 +17,11 @@ from torch import Tensor
 
 from dmf.config import ExperimentConfig
 from dmf.data.augment import Augmentation
+from dmf.data.layouts.pictures import Look, open_picture
+from dmf.data.sources import form_of, look_of
 from dmf.data.store import Form
 from dmf.machine.precision import autocast
-from dmf.methods import build_method
+from dmf.methods import base_classes_of, build_method
 from dmf.methods.base import FewShotMethod
 from dmf.records.checkpoints import load_weights, read_checkpoint_of, under
 from dmf.records.records import BEST, CONFIG, Kept, without_weights
@@ -60,8 +62,8 @@ class Classifier:
         Raises ValueError, which names the image, if one cannot be used.
         """
         data = self.config.data
-        form = Form(data.image_size, data.channels, data.resize)
-        squares = np.stack([_square(form, image, number) for number, image in enumerate(images)])
+        form, look = form_of(data), look_of(data)
+        squares = np.stack([_square(form, look, image, number) for number, image in enumerate(images)])
         return Augmentation(self.config.augmentation, data).evaluate(torch.from_numpy(squares))
 
     def classify(
@@ -119,28 +121,19 @@ def load(folder: str | PathLike[str], device: str = "cpu") -> Classifier:
     if kept.key != config.key:
         raise ValueError(f"{place / BEST} belongs to training {kept.key}, not to {config.key}")
     weights = under("model.", tensors)
-    model = build_method(config.model, config.data, _base_classes(config, weights))
+    model = build_method(config.model, config.data, base_classes_of(config.model, config.data, weights))
     load_weights(model, weights, str(place / BEST))
     return Classifier(model.to(device).eval(), config)
 
 
-def _base_classes(config: ExperimentConfig, weights: dict[str, Tensor]) -> int:
-    """The number of classes that a model was trained on, from the shapes of its weights; 2 if they do not show it."""
-    assumed = 2
-    with torch.device("meta"):
-        shapes = {name: w.shape for name, w in build_method(config.model, config.data, assumed).state_dict().items()}
-    found = {len(w) for name, w in weights.items() if shapes.get(name, w.shape) != w.shape}
-    return found.pop() if len(found) == 1 else assumed
-
-
-def _square(form: Form, image: AnyImage, number: int) -> np.ndarray:
+def _square(form: Form, look: Look, image: AnyImage, number: int) -> np.ndarray:
     """An image as the cache would hold it: uint8 [S, S, C]."""
     try:
         if isinstance(image, np.ndarray):
             opened = Image.fromarray(image[..., 0] if image.ndim == 3 and image.shape[2] == 1 else image)
         else:
-            opened = image if isinstance(image, Image.Image) else Image.open(image)
-        return form.square(form.pixels(opened))
+            opened = image if isinstance(image, Image.Image) else open_picture(Path(image).read_bytes())
+        return form.square(look.pixels(opened)[0])
     except (OSError, ValueError, TypeError) as error:
         raise ValueError(f"image {number} cannot be used: {error}") from None
 

@@ -1,15 +1,21 @@
-"""Evaluate one trained model: `python -m dmf.evaluate FOLDER`, or a released checkpoint: `--resume FILE.pth.tar`."""
+"""Evaluate one trained model: `python -m dmf.evaluate FOLDER`, or a released checkpoint: `--resume FILE.pth.tar`.
+
+`--data ~/data/cub` tests on other images than the training's, with a record of its own.
+"""
 
 from __future__ import annotations
 
 import argparse
 import logging
+import os
+import re
 import sys
 from pathlib import Path
 
 from dmf import released
 from dmf.config import EvaluationConfig, ExperimentConfig, recipe
-from dmf.data.sets import open_for
+from dmf.data.known import EMBEDDED
+from dmf.data.sets import images_for, open_for
 from dmf.evaluation.evaluate import evaluate, evaluate_folder
 from dmf.machine.device import device_of, set_up
 from dmf.records.records import BEST, CONFIG, EVALUATIONS, RECORD, EvaluationRecord, TrainingRecord, without_weights
@@ -28,7 +34,11 @@ def parser() -> argparse.ArgumentParser:
     arguments.add_argument("--resume", type=Path, help="instead of a folder: a checkpoint of the released code")
     arguments.add_argument("--base", help="with --resume: the recipe for data and transforms (released)")
     arguments.add_argument("--root", help="folder or archive with the images (default: as in training)")
-    arguments.add_argument("--dataset", help="with --resume: name of the data set")
+    arguments.add_argument("--dataset", help="name of the data set; with --resume, or of the images of --data")
+    arguments.add_argument(
+        "--data",
+        help="folder or archive with other images to test on, or glyphs; --dataset names them (default: as the folder)",
+    )
     arguments.add_argument("--groups", type=int, help="with --resume: the number of groups to expect")
     arguments.add_argument("--nExemplars", type=int, help="shots per class (default: as in training)")
     arguments.add_argument("--way", type=int, default=EvaluationConfig().way, help="classes per episode (%(default)s)")
@@ -50,13 +60,30 @@ def test(arguments: argparse.Namespace) -> EvaluationRecord:
     if arguments.root is not None:
         settings["data.root"] = arguments.root
     names = {"shot": "nExemplars", **{name: name for name in ("split", "episodes", "way", "queries", "seed")}}
-    evaluation = EvaluationConfig.from_dict({field: getattr(arguments, name) for field, name in names.items()})
+    evaluation = EvaluationConfig.from_dict(
+        {field: getattr(arguments, name) for field, name in names.items()} | {"data": _other_data(arguments)}
+    )
     if not folders:
+        if arguments.data is not None:
+            raise ValueError(
+                "--data: a released checkpoint has no images of its own; give --dataset and --root instead"
+            )
         return _test_released(arguments, settings, evaluation)
-    for name in ("base", "dataset", "groups"):
+    for name in ("base", "groups", *(() if arguments.data else ("dataset",))):
         if getattr(arguments, name) is not None:
             raise ValueError(f"--{name} needs --resume; a training's folder has its own configuration")
     return _test_folder(folders[0], settings, evaluation)
+
+
+def _other_data(arguments: argparse.Namespace) -> dict[str, object] | None:
+    """The name and the root of the images that --data gives."""
+    if arguments.data is None:
+        return None
+    if arguments.data == EMBEDDED:
+        return {"name": EMBEDDED}
+    root = Path(os.path.expanduser(arguments.data)).absolute()
+    name = arguments.dataset or re.sub(r"[^a-z0-9]+", "_", root.name.partition(".")[0].lower()).strip("_")
+    return {"name": name, "root": str(root)}
 
 
 def trained(folder: Path) -> ExperimentConfig:
@@ -78,7 +105,7 @@ def _test_folder(folder: Path, settings: dict[str, object], evaluation: Evaluati
         raise ValueError(
             f"{', '.join(settings)}: not as in training {kept.key}; only root, device and threads can differ"
         )
-    record = evaluate_folder(folder, config, evaluation, open_for(config))
+    record = evaluate_folder(folder, config, evaluation, images_for(config, evaluation))
     record.write(folder / EVALUATIONS / f"{record.evaluation_key}.json")
     return record
 
@@ -106,8 +133,9 @@ def main(argv: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     config = record.config
+    on = f" of {config.data.name}" if config.data else ""
     print(
-        f"{config.way}-way {config.shot}-shot, {config.episodes} {config.split} episodes (bank {record.bank}, data "
+        f"{config.way}-way {config.shot}-shot, {config.episodes} {config.split} episodes{on} (bank {record.bank}, data "
         f"{record.data_fingerprint[:16]}): {record.accuracy:.2%} +- {record.ci95:.2%} (95 % interval over episodes)"
     )
     return 0

@@ -17,6 +17,7 @@ from dmf.methods.dmf.alignment import Alignment
 from dmf.methods.dmf.config import DMFConfig
 from dmf.methods.dmf.model import DMF
 from dmf.records.checkpoints import load_weights
+from dmf.values import shown
 
 HEAD = {
     "global_classifier.weight": "global_clasifier.weight",  # the released code's spelling
@@ -27,6 +28,9 @@ HEAD = {
 """Our names of the head's weights -> the released code's."""
 MOST_CLASSES = 100_000
 """Upper limit for the global classifier, because a few bytes of a checkpoint can declare any size."""
+
+KEYS_TOLD = 3
+"""Keys that an error names of a checkpoint with others."""
 
 # The released scripts save an accuracy beside the weights, as a NumPy number. `scalar` rebuilds it and runs no
 # code. Its module has different names in NumPy 1 and NumPy 2.
@@ -44,20 +48,27 @@ _NUMBERS: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [
 def load(source: str | Path | Mapping[str, Any]) -> DMF:
     """Load the DMF model of a released checkpoint, given as a path or as a state dict in memory.
 
-    The numbers of groups and of base classes follow from the shapes. Keys can have `module.` prefixes, and the state
-    dict can be nested under `state_dict`. Raises ValueError if keys are missing or unknown or have another shape.
+    The numbers of groups and of base classes follow from the shapes. Keys can have a common prefix, such as `module.`,
+    and the state dict can be nested under any name. Raises ValueError if keys are missing or unknown or have another
+    shape.
     """
     where = "the state dict"
     if isinstance(source, (str, Path)):
         where = str(source)
         source = _read(Path(source))
-    state = source.get("state_dict", source)
+    inner = [value for value in source.values() if isinstance(value, Mapping) and _prefix(value) is not None]
+    state = source.get("state_dict", inner[0] if inner and _prefix(source) is None else source)
     if not (isinstance(state, Mapping) and all(isinstance(key, str) for key in state)):
         raise ValueError(f"{where}: its state_dict is a {type(state).__name__}, expected a dict of tensors by name")
-    state = {key.removeprefix("module."): value for key, value in state.items()}
+    prefix = _prefix(state) or "module."
+    state = {key.removeprefix(prefix): value for key, value in state.items()}
     missing = [name for name in HEAD.values() if name not in state]
     if missing:
-        raise ValueError(f"{where} is not a checkpoint of the released DMF: it lacks {', '.join(missing)}")
+        held = ", ".join(map(shown, list(state)[:KEYS_TOLD])) + (", ..." if len(state) > KEYS_TOLD else "")
+        raise ValueError(
+            f"{where} is not a checkpoint of the released DMF: it lacks {', '.join(missing)}; it holds "
+            f"{f'{len(state)} entries, {held}' if state else 'nothing'}"
+        )
     for name, value in state.items():
         if not isinstance(value, Tensor):
             raise ValueError(f"{where}: {name} is a {type(value).__name__}, expected a tensor")
@@ -74,6 +85,12 @@ def load(source: str | Path | Mapping[str, Any]) -> DMF:
         told = f"{len(broken)} tensors hold NaN or infinity, first {broken[0]}; use another checkpoint"
         raise ValueError(f"{where}: {told}")
     return model
+
+
+def _prefix(state: Mapping[Any, Any]) -> str | None:
+    """What the keys of a state dict have before the released code's names; None if they are other names."""
+    end = next(iter(HEAD.values()))
+    return next((key.removesuffix(end) for key in state if isinstance(key, str) and key.endswith(end)), None)
 
 
 def _model_of(state: Mapping[str, Tensor], where: str) -> DMF:
@@ -127,6 +144,8 @@ def _departures(model: DMF) -> list[str]:
 def _read(path: Path) -> Mapping[str, Any]:
     if not path.is_file():
         raise ValueError(f"there is no checkpoint at {path}")
+    if path.suffix == ".safetensors":
+        raise ValueError(f"{path} is a checkpoint of this program, not of the released code; name its folder instead")
     try:
         with torch.serialization.safe_globals(_NUMBERS):
             content = torch.load(path, map_location="cpu", weights_only=True)

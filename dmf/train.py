@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from dmf.config import RECIPES, AnyTraining, ExperimentConfig, recipe
+from dmf.config import NOT_IDENTITY, RECIPES, AnyTraining, ExperimentConfig, recipe
 from dmf.data.sets import open_for
 from dmf.machine.files import locked
 from dmf.records.records import BEST, CONFIG, LOCK, RECORD, Epoch, TrainingRecord
@@ -59,8 +59,13 @@ def configuration(arguments: argparse.Namespace) -> ExperimentConfig:
     kept = ExperimentConfig.read(arguments.resume / CONFIG)
     config = kept.with_paths(values)
     if config.key != kept.key:
+        ours, theirs = config.flat(), kept.flat()
+        aside = {f"{section}.{name}" for section, names in NOT_IDENTITY.items() for name in names}
+        other = [path for path in ours if ours[path] != theirs.get(path) and path not in aside]
+        told = ", ".join(f"{path}={ours[path]} (it has {theirs.get(path)})" for path in other)
         raise ValueError(
-            f"--resume continues training {kept.key}, but these values make it training {config.key}; leave them out"
+            f"--resume continues training {kept.key} as it was started, but got {told}; leave that out, or start "
+            "another training without --resume"
         )
     return config
 

@@ -238,7 +238,8 @@ def _show_training(key: str, ledger: Ledger) -> int:
         made = record.provenance
         print(f"code {made.code or 'unknown'}, commit {made.git_commit}, on {made.device}")
     for test in ledger.evaluations(key):
-        print(f"{test.config.split}, {test.config.way}-way {test.config.shot}-shot: {100 * test.accuracy:.2f} %")
+        on = f"{test.config.data.name} " if test.config.data else ""
+        print(f"{on}{test.config.split}, {test.config.way}-way {test.config.shot}-shot: {100 * test.accuracy:.2f} %")
     if record.failure:
         print(f"{record.failure.kind}: {record.failure.reason}\n{record.failure.traceback}".rstrip())
     return 0 if record.outcome == "finished" else 1

@@ -18,6 +18,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +27,7 @@ from dmf.records.staleness import Today
 from orchestrator.costs.budget import parse_duration, select, within
 from orchestrator.costs.describe import describe, other_root
 from orchestrator.costs.estimates import Cost, estimate
+from orchestrator.costs.images import Look
 from orchestrator.costs.machine import at_a_time
 from orchestrator.costs.preview import machine_for
 from orchestrator.costs.rates import Calibration
@@ -165,13 +167,38 @@ def _print_plan(spec: SweepSpec, planned: SweepPlan, options: Options) -> None:
             todo = tuple(trial for trial in asked if standing(trial, ledger, today).runs)
             costs = estimate(todo, ledger, Calibration.of(ledger.store))
             asked = _affordable(todo, costs, spec, options) if todo else asked
-        text = describe(spec, planned, ledger, today, asked if options.only or options.budget else None)
+        images = Look(unset_is_doubt=True, absent_is_doubt=options.address is not None)
+        if spec.search is not None:
+            images.at([_base_of(spec)])
+        text = describe(spec, planned, ledger, today, asked if options.only or options.budget else None, images)
     except OSError as error:
         raise ValueError(f"--store {options.store} cannot be read: {error.strerror or error}") from None
     try:
         print(text, flush=True)
     except BrokenPipeError:  # such as by `head`; the interpreter flushes once more on exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    if images.mistakes:
+        raise ValueError(images.told)
+
+
+def _base_of(spec: SweepSpec) -> Trial:
+    """The training that a search varies, and the test of the best one."""
+    base = spec.config_for({})
+    return Trial(base, tuple(evaluation.resolve(base) for evaluation in spec.evaluation.configs()))
+
+
+def _look_at_images(trials: Sequence[Trial], options: Options) -> None:
+    """Say what the images of `trials` are, and what looks wrong. Raises ValueError if they make all impossible."""
+    images = Look(absent_is_doubt=options.address is not None)
+    images.at(trials)
+    for line in images.facts:
+        print(line)
+    for doubt in images.doubts:
+        print(f"warning: {doubt}")
+    if images.mistakes and len(images.impossible) == len({trial.key for trial in trials}):
+        raise ValueError(images.told)
+    if images.mistakes:
+        print(f"warning: these will fail, the others run: {images.told}")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -292,8 +319,10 @@ def _drive(spec: SweepSpec, planned: SweepPlan, ledger: Ledger, signals: Signals
         os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
     if spec.search is not None:
         from orchestrator.running.search import check_fresh, run_search
-        from orchestrator.store.searches import kept
+        from orchestrator.store.searches import kept, resume
 
+        if len(resume(spec, ledger).tried) < spec.search.trials:
+            _look_at_images([_base_of(spec)], options)
         # Refuses a different search of this name, or one that other code made, before anything is written.
         check_fresh(kept(spec, ledger), ledger, Today(options.accept_stale))
     ledger.asked(planned)  # refuses a rule that has changed since the first look, likewise
@@ -397,6 +426,8 @@ class Rounds:
         print(f"{spec.name}: {len(asked)} trainings, {ended} done, {len(todo)} to run{kept}")
         if not todo:
             return
+        if not self.costs:  # looks go on with the same images
+            _look_at_images(todo, options)
         self.costs |= {trial.key: costs[trial.key] for trial in todo}
         with Progress(spec.name) as progress:
             chosen = self._start()

@@ -164,6 +164,8 @@ class Cell(Value):
     """What made the numbers, for every planned seed."""
     doubts: tuple[str, ...] = ()
     """Why its records are stale, if they were accepted anyway."""
+    data_doubts: tuple[str, ...] = ()
+    """As in `Collected`."""
     parameters: int | None = None
     training_seconds: float | None = None
     """Mean over the seeds done."""

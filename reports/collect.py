@@ -72,6 +72,8 @@ class Collected:
     """As the trainings found them, each once, where their records say it."""
     doubts: tuple[str, ...] = ()
     """Why its records are stale, if they were accepted anyway."""
+    data_doubts: tuple[str, ...] = ()
+    """What trainings and tests noted about their images, each once, after the data set's name."""
 
     def of_seeds(self, seeds: tuple[int, ...]) -> Samples:
         """Accuracies [len(seeds), E] of the given seeds, in that order."""
@@ -106,7 +108,7 @@ def collect(cell: PlannedCell, records: Records, today: Today | None = None) -> 
     _check_summaries([tested for _, _, tested in found], accuracies)
     done, doubted = [], set[str]()
     for seed, ended, tested in found:
-        doubts = _doubts(cell.config, ended, tested, today) if today else ()
+        doubts = _doubts(cell, ended, tested, today) if today else ()
         if doubts and today and not today.accept_stale:
             absent[seed] = Absence(State.STALE, f"stale: {', '.join(doubts)}")
         else:
@@ -132,6 +134,7 @@ def collect(cell: PlannedCell, records: Records, today: Today | None = None) -> 
         sum(training.seconds for training in trainings) / len(trainings) if trainings else None,
         tuple(sorted({t.provenance.image_sizes for t in trainings if t.provenance and t.provenance.image_sizes})),
         tuple(sorted(doubted)),
+        _data_doubts(cell, done),
     )
 
 
@@ -142,13 +145,24 @@ def _class_sums(done: Sequence[Tested], asked: EvaluationConfig) -> Samples | No
     return np.array([tested.class_sums for tested in done]) / (asked.way * asked.queries)
 
 
-def _doubts(training: ExperimentConfig, ended: Ended | None, tested: Tested, today: Today) -> tuple[str, ...]:
-    """The distinct reasons why a training or its evaluation is stale; `training` can have any seed."""
-    found = today.doubts(training, tested.code, tested.data_fingerprint, tested.format)
+def _doubts(cell: PlannedCell, ended: Ended | None, tested: Tested, today: Today) -> tuple[str, ...]:
+    """The distinct reasons why a training of a cell, with whichever seed, or its evaluation is stale."""
+    training = cell.config
+    found = today.doubts(training, tested.code, tested.data_fingerprint, tested.format, cell.evaluation)
     if ended and ended.provenance:
         made = ended.provenance
         found += today.doubts(training, made.code, made.data_fingerprint, ended.format)
     return tuple(dict.fromkeys(found))
+
+
+def _data_doubts(cell: PlannedCell, done: Sequence[tuple[int, Ended | None, Tested]]) -> tuple[str, ...]:
+    trained, tested = cell.config.data.name, cell.evaluation.data_of(cell.config).name
+    found: dict[str, None] = {}
+    for _, ended, test in done:
+        of_training = ended.provenance.data_doubts if ended and ended.provenance else ()
+        found.update({f"{trained}: {doubt}": None for doubt in of_training})
+        found.update({f"{tested}: {doubt}": None for doubt in test.data_doubts})
+    return tuple(found)
 
 
 def _by_reason(reasons: dict[int, str], planned: int) -> tuple[str, ...]:

@@ -163,6 +163,7 @@ def _cell(
         records=found.records,
         origins=made,
         doubts=found.doubts,
+        data_doubts=found.data_doubts,
         parameters=found.parameters,
         training_seconds=found.training_seconds,
         peak_bytes=max((each.peak_bytes for each in made if each.counts and each.peak_bytes), default=None),
@@ -178,7 +179,7 @@ def _cell(
 def published_number(layout: TableLayout, place: Place) -> Published | None:
     """The paper's number for a row. Table 2 has numbers for miniImageNet and ResNet-12 only, whatever the runs use."""
     row, column = place.row, place.column
-    if row.published is None:
+    if row.published is None or column.trained_on:
         return None
     dataset, backbone = ABLATED if layout.components else (column.dataset, row.backbone)
     return published.in_paper(row.published, backbone, dataset, column.way, column.shot)
@@ -192,7 +193,7 @@ def _library(layout: TableLayout, place: Place) -> tuple[Published, ...]:
         groups = published.FULL_GROUPS.get((column.dataset, column.shot))
         full = published.FULL_MODEL | {"model.groups": groups}
         method = "DMF" if layout.row_paths[0] in full and row.value == full[layout.row_paths[0]] else None
-    if method is None:
+    if method is None or column.trained_on:
         return ()
     return published.in_library(method, row.backbone, column.dataset, column.way, column.shot)
 

@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
+from dmf.values import printable
 from reports.cells import AgainstBaseline, Cell, Section
 from reports.collect import State
-from reports.published import BACKBONES, DATASETS, LIBRARY
+from reports.published import BACKBONES, LIBRARY
 from reports.spreads import SeedSpread, Source
 from reports.statistics.needed import POWER
 from reports.statistics.pairs import PairedTest
 from reports.statistics.paper import PAPER_MARGIN
 from reports.statistics.spread import ENOUGH
 from reports.statistics.verdicts import Verdict
-from reports.tables import PlannedCell
+from reports.tables import Column, PlannedCell
 from reports.words import explained, holds, interval, over_classes, percent, points
 from reports.words import verdict as word_of
 
@@ -62,6 +63,7 @@ def notes(sections: Sequence[Section], planned: Sequence[PlannedCell], spread: S
         _published(cells, spread),
         *_departures(cells),
         *_library(cells),
+        *_images(cells),
         *_accepted(cells),
         *_absences(cells),
     ]
@@ -69,7 +71,7 @@ def notes(sections: Sequence[Section], planned: Sequence[PlannedCell], spread: S
 
 
 def _protocol(planned: Sequence[PlannedCell]) -> str:
-    datasets = sorted({DATASETS.get(cell.config.data.name, cell.config.data.name) for cell in planned})
+    datasets = sorted({Column.of(cell).dataset_label for cell in planned})
     used = {cell.config.model.backbone_name for cell in planned} - {""}
     backbones = sorted(BACKBONES.get(name, name) for name in used)
     queries = sorted({cell.evaluation.queries for cell in planned})
@@ -312,6 +314,12 @@ def _library(cells: Sequence[tuple[Section, Cell]]) -> list[str]:
             text = " / ".join(" and ".join(sources) for sources in pages.values())
             found.setdefault(text, []).append(f"{_name(cell)} ({section.label})")
     return [f"{LIBRARY}, {', '.join(names)}: {pages}." for pages, names in found.items()]
+
+
+def _images(cells: Sequence[tuple[Section, Cell]]) -> list[str]:
+    """What trainings and tests noted about their images."""
+    found = dict.fromkeys(printable(doubt) for _, cell in cells for doubt in cell.data_doubts)
+    return [f"Images of {doubt}." for doubt in found]
 
 
 def _accepted(cells: Sequence[tuple[Section, Cell]]) -> list[str]:

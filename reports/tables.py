@@ -73,6 +73,7 @@ class Column:
     """The settings that the cells of a section share."""
 
     dataset: str
+    """The data set of the test episodes."""
     way: int
     shot: int
     """Shots of the test episodes."""
@@ -80,14 +81,19 @@ class Column:
     split: str
     settings: tuple[str, ...] = ()
     """`name value` of each of the layout's `columns`."""
+    trained_on: str = ""
+    """The data set of the training, if it is another one."""
 
     @classmethod
     def of(cls, cell: PlannedCell, layout: TableLayout | None = None) -> Column:
         """The column that a planned cell belongs to; without a layout, whatever its other settings."""
         test = cell.evaluation
         assert test.shot is not None
+        trained_on = cell.config.data.name
+        tested_on = test.data.name if test.data else trained_on
+        apart = trained_on if tested_on != trained_on else ""
         settings = layout.settings_of(cell.config) if layout else ()
-        return cls(cell.config.data.name, test.way, test.shot, cell.config.episodes.shot, test.split, settings)
+        return cls(tested_on, test.way, test.shot, cell.config.episodes.shot, test.split, settings, apart)
 
     @property
     def dataset_label(self) -> str:
@@ -100,6 +106,8 @@ class Column:
         text = f"{self.way}-way {self.shot}-shot"
         if self.trained_shot != self.shot:
             text += f", trained {self.trained_shot}-shot"
+        if self.trained_on:
+            text += f", trained on {DATASETS.get(self.trained_on, self.trained_on)}"
         text = text if self.split == "test" else f"{text}, {self.split} classes"
         return ", ".join((text, *self.settings))
 
@@ -204,7 +212,11 @@ def _flat(cell: PlannedCell) -> dict[str, Any]:
 
 def _rows_of_paper(layout: TableLayout, column: Column, planned: Sequence[PlannedCell]) -> list[Row]:
     """The paper's rows, if the paper has the data set and a cell with ResNet-12 is planned."""
-    if column.dataset not in DATASETS or all(cell.config.model.backbone_name != "resnet12" for cell in planned):
+    if (
+        column.trained_on
+        or column.dataset not in DATASETS
+        or all(cell.config.model.backbone_name != "resnet12" for cell in planned)
+    ):
         return []
     if not layout.components:
         return [

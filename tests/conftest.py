@@ -54,6 +54,14 @@ def shared() -> Path:
     return SHARED
 
 
+@pytest.fixture(scope="session")
+def omniglot_root(shared: Path) -> Path:
+    root = shared / "data" / "omniglot"
+    if not root.is_dir():
+        pytest.skip(f"no Omniglot at {root}")
+    return root
+
+
 @pytest.fixture(autouse=True)
 def _one_thread() -> None:
     torch.set_num_threads(1)

@@ -48,6 +48,12 @@ def test_dropblock_drops_about_its_rate_in_whole_blocks(block: int) -> None:
     assert torch.equal(covered, dropped.float())
 
 
+def test_the_size_of_blocks_is_a_setting() -> None:
+    for given, expected in ((BackboneConfig(), 5), (BackboneConfig(drop_block_size=3), 3)):
+        drops = [part for part in build_backbone(given, in_channels=3).modules() if isinstance(part, DropBlock)]
+        assert [drop.block for drop in drops] == [expected, expected]
+
+
 def test_dropblock_keeps_the_mean() -> None:
     torch.manual_seed(0)
     out = fully_ramped(0.3, 3)(torch.ones(8, 16, 9, 9))

@@ -14,7 +14,9 @@ import shutil
 import struct
 import subprocess
 import sys
+import unicodedata
 import zipfile
+from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -233,7 +235,7 @@ COMMANDS = [
     line("a folder as checkpoint", evaluate.main, "--resume .", "there is no checkpoint at ."),
     line("no sweep file", sweep.main, "", "the following arguments are required: spec"),
     line("a format that is none", report.main, "--formats pdf", "invalid choice: 'pdf'", "latex"),
-    line("a store that is a file", report.main, f"--store {Path(__file__)}", "found no sweep", "--store"),
+    line("a store that is a file", report.main, f"--store {Path(__file__)}", "test_bad_input.py is damaged or no archive"),
 ]  # fmt: skip
 
 
@@ -306,6 +308,13 @@ def pictures() -> layouts.Images:
     }
 
 
+in_folders, in_csv, in_zip = layouts.write_folders, layouts.write_csv, layouts.write_csv_and_zip
+in_pickles, in_cifar = layouts.write_category_pickles, layouts.write_cifar_pickles
+in_cached, in_npz = layouts.write_cache_pickles, layouts.write_npz
+in_png, in_pil = layouts.write_png_pickles, layouts.write_picture_pickles
+in_lists, in_json = layouts.write_class_lists, layouts.write_json
+
+
 def put(name: str, content: bytes | str) -> Damage:
     """Overwrite a file."""
     data = content.encode() if isinstance(content, str) else content
@@ -373,6 +382,21 @@ def flagged(name: str) -> Damage:
     return damage
 
 
+def packed(name: str, method: int) -> Damage:
+    """Mark every entry of a zip archive as packed in another way."""
+
+    def damage(root: Path) -> None:
+        data = bytearray((root / name).read_bytes())
+        for signature, offset in ((b"PK\x03\x04", 8), (b"PK\x01\x02", 10)):
+            at = data.find(signature)
+            while at >= 0:
+                data[at + offset] = method
+                at = data.find(signature, at + 1)
+        (root / name).write_bytes(data)
+
+    return damage
+
+
 def rotten(name: str, inner: str) -> Damage:
     """Change a byte within an entry of a zip archive."""
 
@@ -425,19 +449,139 @@ def doubled(data: dict[str, Any]) -> dict[str, Any]:
     return data | {"labels": labels}
 
 
+def saved(name: str, image: Image.Image, **options: Any) -> Damage:
+    """Write an image file in the format of its suffix."""
+
+    def damage(root: Path) -> None:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        image.save(root / name, **options)
+
+    return damage
+
+
+def noise(seed: int, mode: str = "RGB", side: int = 12) -> Image.Image:
+    pixels = np.random.default_rng(100 + seed).integers(256, size=(side, side, 4), dtype=np.uint8)
+    return Image.fromarray(pixels[..., :3]).convert(mode) if mode != "RGBA" else Image.fromarray(pixels)
+
+
+def several(*damages: Damage) -> Damage:
+    return lambda root: [damage(root) for damage in damages]
+
+
+def moved(name: str, to: str) -> Damage:
+    def damage(root: Path) -> None:
+        (root / to).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).rename(root / to)
+
+    return damage
+
+
+def copied(name: str, to: str) -> Damage:
+    def damage(root: Path) -> None:
+        (root / to).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(root / name, root / to)
+
+    return damage
+
+
+def oriented(name: str, orientation: int, kind: str) -> Damage:
+    """An image file with an EXIF orientation."""
+    exif = Image.Exif()
+    exif[274] = orientation
+    return lambda root: noise(7).save(root / name, kind, exif=exif)
+
+
+def lengthened(write: Write) -> Write:
+    """Ten times as many images in every class, so that a few copies are few."""
+
+    def written(root: Path, images: layouts.Images) -> None:
+        random = np.random.default_rng(5)
+        shape = (9 * layouts.PER_CLASS, layouts.SIDE, layouts.SIDE, 3)
+        more = {
+            split: {name: np.concatenate([old, random.integers(256, size=shape, dtype=np.uint8)])
+                    for name, old in classes.items()} for split, classes in images.items()}  # fmt: skip
+        write(root, more)
+
+    return written
+
+
+def transparent(mode: str = "RGBA") -> Image.Image:
+    """A black stroke on a transparent ground."""
+    image = Image.new("LA", (12, 12), (0, 0))
+    image.paste((0, 255), (5, 1, 7, 11))
+    return image.convert(mode)
+
+
+def palette(entries: int | bytes) -> Damage:
+    """A palette image whose entry or entries are transparent, in a PNG file."""
+    image = noise(3).quantize(8)
+    return saved("val/n04/p.png", image, transparency=entries)
+
+
+def families(root: Path) -> None:
+    for species in ("lion", "lynx"):
+        saved(f"train/n01/{species}/0.png", noise(ord(species[1])))(root)
+
+
+def renamed(name: str) -> Damage:
+    """A class folder of the test split under another name."""
+    return moved("test/n06", f"test/{name}")
+
+
+def zipped_root(rename: Callable[[str], str], *beside: str) -> Write:
+    """Class folders in one zip archive, whose entries are renamed, with empty files beside them."""
+
+    def write(root: Path, images: layouts.Images) -> None:
+        in_folders(root / "files", images)
+        with zipfile.ZipFile(root / "archive.zip", "w") as archive:
+            for path in sorted((root / "files").rglob("[!.]*.*")):
+                archive.write(path, rename(path.relative_to(root / "files").as_posix()))
+            for name in beside:
+                archive.writestr(name, b"")
+            if "\\" in rename("/"):  # zipfile itself writes every separator as a slash
+                for info in archive.infolist():
+                    info.filename = info.filename.replace("/", "\\")
+        shutil.rmtree(root / "files")
+
+    return write
+
+
+def defaulted(data: dict[str, Any]) -> dict[str, Any]:
+    classes: dict[str, list[int]] = defaultdict(list)
+    for name, indices in data["class_dict"].items():
+        classes[name] += indices
+    return data | {"class_dict": classes}
+
+
+def blue_first(root: Path) -> None:
+    for split in layouts.CLASSES:
+        images = np.load(root / f"{split}_images.npz")["images"]
+        images[..., 2] //= 2
+        np.savez(root / f"{split}_images.npz", images=images[..., ::-1])
+
+
+def in_json_deeper(root: Path, images: layouts.Images) -> None:
+    """CloserLook's lists for images in `pictures/`, and other images of the same last two parts in `thumbs/`."""
+    in_json(root, images)
+    for path in list((root / "pictures").glob("*/*.jpg")):
+        thumb = root / "thumbs" / path.relative_to(root / "pictures")
+        thumb.parent.mkdir(parents=True, exist_ok=True)
+        thumb.write_bytes(layouts.png(np.zeros((2, 2, 3), np.uint8)))
+    for name in ("base", "val", "novel"):
+        text = (root / f"{name}.json").read_text()
+        (root / f"{name}.json").write_text(text.replace("/else/", "/else/pictures/"))
+
+
 SPLIT, CIFAR, CACHED = "miniImageNet_category_split_val.pickle", "CIFAR_FS_val.pickle", "mini-imagenet-cache-val.pkl"
 N = 2 * layouts.PER_CLASS
 PIXELS = np.zeros((N, 12, 12, 3), np.uint8)
 LABEL = "neither text nor a whole number from 0 up"
 LISTED = "expected a list or an array"
 NPZ = "npz"
-in_folders, in_csv, in_zip = layouts.write_folders, layouts.write_csv, layouts.write_csv_and_zip
-in_pickles, in_cifar = layouts.write_category_pickles, layouts.write_cifar_pickles
-in_cached, in_npz = layouts.write_cache_pickles, layouts.write_npz
-in_png, in_pil = layouts.write_png_pickles, layouts.write_picture_pickles
-in_lists, in_json = layouts.write_class_lists, layouts.write_json
+POSTSCRIPT = "%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 12 12\n%%EndComments\nshowpage\n"
+METAFILE = b"\xd7\xcd\xc6\x9a\0\0" + struct.pack("<4hHLH", 0, 0, 12, 12, 72, 0, 0) + b"\1\0\t\0" + bytes(30)
 JPEG = Image.fromarray(np.random.default_rng(1).integers(256, size=(64, 64, 3), dtype=np.uint8))
-DECODED = ("train/n01/0.JPEG: cannot be decoded", "expected a jpg, png or bmp image")
+DECODED = ("train/n01/0.JPEG: cannot be decoded", "expected whole images, such as .jpg, .jpeg, .png")
 
 DATA = [
     # class folders
@@ -454,10 +598,56 @@ DATA = [
     data("a class that is no text", in_folders, folder(b"n0\xff"), "a class is called 'n0\\udcff'", "printable"),
     data("images of no class", in_folders, lambda root: [
         path.rename(root / "val" / path.name) for path in [*root.glob("val/n0[45]/[0-3].*")]],
-        "no image for 'val' in", "expected files ending in .jpg"),
+        "root/val: 8 images, first 0.JPEG, lie in no class folder", "expected val/CLASS/IMAGE"),
     data("a file in place of a folder", in_folders, lambda root: [shutil.rmtree(root / "val"), put("val", "")(root)],
-        "class folders without val/", "expected the files of one of"),
+        "class folders without val/", "expected class folders: train/ or base/, val/, test/ or novel/"),
+    data("a flat split", in_folders, lambda root: [
+        path.rename(root / "val" / f"{path.parent.name}{path.name}") for path in [*root.glob("val/n0[45]/[!.]*")]],
+        "root/val: 8 images, first n040.JPEG, lie in no class folder; expected val/CLASS/IMAGE"),
+    data("one folder deeper", in_folders, lambda root: [
+        moved(split, f"mini/{split}")(root) for split in layouts.CLASSES],
+        "found class folders in", "root/mini; set data.root to it"),
+    data("two sets one folder deeper", in_folders, lambda root: [
+        (shutil.copytree(root / split, root / "other" / split), moved(split, f"mini/{split}")(root))
+        for split in layouts.CLASSES], "root/mini, class folders in", "root/other; set data.root to one of them"),
+    data("an archive in the folder", in_folders, lambda root: [
+        put("birds.zip", b"")(root), *(shutil.rmtree(root / split) for split in layouts.CLASSES)],
+        "none of the known layouts, but 1 file (birds.zip); expected"),
+    data("every image twice", in_folders, lambda root: [
+        shutil.copyfile(path, path.with_name(f"{path.stem} (1){path.suffix}")) for path in [*root.glob("val/*/*.*")]],
+        "8 images of 'val' are copies of others in it, pixel by pixel", "val/n04/0 (1).JPEG and", "remove the copies"),
+    data("a class under two names", in_folders, lambda root: shutil.copytree(root / "val/n04", root / "val/mynah"),
+        "4 images of 'val' are copies of others in it with other classes", "val/mynah/0.JPEG and", "remove the copies"),
+    data("a class in two splits", in_folders, lambda root: shutil.copytree(root / "val/n04", root / "test/mynah"),
+        "4 images of 'val' are also in 'test', pixel by pixel", "val/n04/0.JPEG and", "test/mynah/0.JPEG"),
+    data("another case in another split", in_folders, several(moved("val/n04", "val/Dog"), renamed("dog")),
+        "1 classes are in both 'val' and 'test', first 'Dog' and 'dog'; expected splits without common classes"),
+    data("another spelling in another split", in_folders, several(
+        moved("val/n04", f"val/{unicodedata.normalize('NFC', 'ménage')}"),
+        renamed(unicodedata.normalize("NFD", "Ménage"))), "1 classes are in both 'val' and 'test', first 'ménage' and"),
+    data("a space more in another split", in_folders, several(moved("val/n04", "val/dog "), renamed("dog")),
+        "1 classes are in both 'val' and 'test', first 'dog ' and 'dog'"),
+    data("several damaged images", in_folders, several(
+        put("train/n01/0.JPEG", "x"), put("train/n02/1.Bmp", "x"), cut("train/n03/2.png")),
+        "train/n01/0.JPEG: cannot be decoded", "train/n02/1.Bmp: cannot be decoded", "train/n03/2.png: cannot be"),
+    data("many damaged images", in_folders, lambda root: [
+        path.write_text("x") for path in root.glob("train/*/*.*")], "cannot be decoded", "; and 7 more images; exp"),
+    data("a drawing in PostScript", in_folders, put("val/n04/0.JPEG", POSTSCRIPT), "val/n04/0.JPEG: cannot be decoded"),
+    data("a metafile", in_folders, put("val/n04/0.JPEG", METAFILE), "val/n04/0.JPEG: cannot be decoded"),
+    data("a page as PDF", in_folders, lambda root: noise(1).save(root / "val/n04/0.JPEG", "pdf"), "0.JPEG: cannot be"),
+    data("an icon of macOS", in_folders, lambda root: noise(1, side=16).save(root / "val/n04/0.JPEG", "icns"),
+        "val/n04/0.JPEG: cannot be decoded"),
     # images and CSV
+    data("classes numbered in every list", in_csv, lambda root: [
+        (root / f"{split}.csv").write_text("filename,label\n" + "".join(
+            f"{name}_{j}.JPEG,{i}\n" for i, name in enumerate(names) for j in range(layouts.PER_CLASS)))
+        for split, names in layouts.CLASSES.items()],
+        "2 classes are in both 'train' and 'val', first '0'", "if every split numbers its own classes, write their"),
+    data("a name that two files have", in_csv, several(
+        copied("images/n05_0.JPEG", "images/x.jpg"), copied("images/n05_1.JPEG", "images/X.JPG"),
+        add("val.csv", "x.JPG,n05\n")), "'x.JPG' can be 'X.JPG' and 'x.jpg'; keep one of them"),
+    data("a folder of Windows that leads out", in_csv, add("val.csv", "..\\..\\x.JPEG,n05\n"), "../x.JPEG' leads"),
+    data("a drawing in PostScript in a list", in_csv, put("images/n05_0.JPEG", POSTSCRIPT), "n05_0.JPEG: cannot be"),
     data("a CSV in UTF-16", in_csv, put("val.csv", "filename,label\n".encode("utf-16")), "val.csv: is not UTF-8 text"),
     data("a CSV in latin-1", in_csv, add("val.csv", "n05_0.JPEG,é\n".encode("latin-1")), "not UTF-8 text", "save it"),
     data("an empty CSV", in_csv, put("val.csv", ""), "val.csv: the header is ''", "expected 'filename,label'"),
@@ -482,6 +672,9 @@ DATA = [
     data("a rotten archive", in_zip, rotten("images.zip", "images/n05_0.JPEG"), "n05_0.JPEG", "Bad CRC-32"),
     data("an entry of 257 MiB", in_zip, zipped("images.zip", "images/n05_0.JPEG", bytes(257 << 20)),
         "images/n05_0.JPEG: holds more than 256 MiB", "expected one image"),
+    data("an archive of Windows", in_zip, packed("images.zip", 9), "is packed with Deflate64", "extract it, or"),
+    data("a drawing in PostScript in an archive", in_zip,
+        zipped("images.zip", "images/n05_0.JPEG", POSTSCRIPT.encode()), "images/n05_0.JPEG: cannot be decoded"),
     # category-split and CIFAR-FS pickles
     data("an empty pickle", in_pickles, put(SPLIT, b""), f"{SPLIT}: not a pickle of arrays", "Ran out of input"),
     data("half a pickle", in_pickles, cut(SPLIT), f"{SPLIT}: not a pickle of arrays, lists, dicts"),
@@ -528,6 +721,8 @@ DATA = [
     data("pngs by name", in_png, dump("val_images_png.pkl", lambda data: dict(enumerate(data))), "is a dict", LISTED),
     data("pngs that are text", in_png, dump("val_images_png.pkl", lambda data: ["x"] * N), "image 0: cannot be"),
     data("pngs that are none", in_png, dump("val_images_png.pkl", lambda _: [PIXELS[0, 0]] * N), "cannot be decoded"),
+    data("a png that is PostScript", in_png, dump("val_images_png.pkl", lambda data: [
+        np.frombuffer(POSTSCRIPT.encode(), np.uint8), *data[1:]]), "val_images_png.pkl, image 0: cannot be decoded"),
     # PIL pickles
     data("two lists", in_pil, dump("val.pth", lambda data: data[:2]), "expected (images, labels, {class: label})"),
     data("a label of no class", in_pil, dump("val.pth", lambda data: (data[0], [9] * N, data[2])), "belongs to no"),
@@ -550,6 +745,8 @@ DATA = [
     data("an image that is not there", in_json, entries("val.json", lambda data: {
         "image_names": [*data["image_names"], "/x/n05/99.jpg"], "image_labels": [*data["image_labels"], 0]}),
         "1 of 9 files are not in", "first 'n05/99.jpg'"),
+    data("an image in two places", in_json, lambda root: shutil.copytree(root / "pictures", root / "thumbs"),
+        "'/home/someone/else/", "can be 'pictures/", "and 'thumbs/", "keep one of them, or name it in full"),
     data("labels that disagree", in_json, entries("val.json", lambda data: data | {"image_labels": [0, 1] * 4}),
         "image_labels do not agree with the images' folders", "one label per folder"),
 ]  # fmt: skip
@@ -568,6 +765,109 @@ def test_data_sets(
     check(said, (str(root), *words), lines=15 if "known layouts" in said or "one of:" in said else 1)
     assert len(said) < 2500
     assert set(cache.glob("*/")) == before, "no part of a cache is left"
+
+
+# Data sets that are read, with what is told of them ------------------------------------------------------------------
+
+
+HIDDEN = "files, hidden or of other programs, left out, first"
+TOP_LEFT = noise(5, "L").getpixel((0, 0))
+READ = [
+    # transparency
+    data("strokes on nothing", in_folders, saved("val/n04/x.png", transparent()), "1 image with transparent pixels",
+        "which show white (data.background), first val/n04/x.png"),
+    data("grey and alpha", in_folders, saved("val/n04/x.png", transparent("LA")), "1 image with transparent pixels"),
+    data("a transparent colour of a palette", in_folders, palette(2), "with transparent pixels", "val/n04/p.png"),
+    data("alpha for every colour", in_folders, palette(bytes([9] * 8)[:7] + b"\xff"), "with transparent pixels"),
+    data("a transparent colour", in_folders, saved("val/n04/x.png", noise(5, "L"), transparency=TOP_LEFT),
+        "1 image with transparent pixels"),
+    data("a gif with a hole", in_folders, saved("val/n04/x.gif", noise(3).quantize(8), transparency=2),
+        "1 image with transparent pixels", "val/n04/x.gif"),
+    data("a webp with alpha", in_folders, saved("val/n04/x.webp", noise(4, "RGBA"), lossless=True), "with transparent"),
+    data("pictures in a pickle with alpha", in_pil, dump("val.pth", lambda data: (
+        [transparent(), *data[0][1:]], *data[1:])), "1 image with transparent pixels", "first val.pth, image 0"),
+    data("the same alpha everywhere", in_folders, saved("val/n04/x.png", noise(5).convert("RGBA")), f"7 {HIDDEN}"),
+    # copies and other programs' files
+    data("a copy of Windows", lengthened(in_folders), copied("train/n01/3.jpg", "train/n01/3 - Copy.jpg"),
+        "1 image of 'train' is a copy of others in it, pixel by pixel, first train/n01/3 - Copy.jpg and train/n01/3.j"),
+    data("a copy of a browser", lengthened(in_folders), several(
+        copied("val/n04/0.JPEG", "val/n04/0 (1).JPEG"), copied("val/n04/4.JPEG", "val/n04/4 (1).JPEG")),
+        "2 images of 'val' are copies of others in it", "first val/n04/0 (1).JPEG and val/n04/0.JPEG"),
+    data("an image in two classes", lengthened(in_folders), copied("val/n04/0.JPEG", "val/n05/3b.JPEG"),
+        "1 image of 'val' is a copy of others in it with other classes"),
+    data("an image in two splits", lengthened(in_folders), copied("val/n04/0.JPEG", "test/n06/x.JPEG"),
+        "1 image of 'val' is also in 'test'", "first val/n04/0.JPEG and test/n06/x.JPEG"),
+    data("thumbnails of a storage device", in_folders, several(
+        copied("val/n04/0.JPEG", "val/n04/@eaDir/3.JPEG/SYNOFILE_THUMB_M.jpg"),
+        copied("val/n04/0.JPEG", "val/@eaDir/n04/x.jpg")), f"9 {HIDDEN} test/n06/._0.jpg"),
+    data("a bin of Windows", in_folders, copied("val/n04/0.JPEG", "val/$RECYCLE.BIN/S-1/$R1.jpg"), f"8 {HIDDEN}"),
+    data("forks of macOS", in_folders, copied("val/n04/0.JPEG", "val/n04/.AppleDouble/3.JPEG"), f"8 {HIDDEN}"),
+    data("a bin in an archive", in_zip, zipped("images.zip", "images/#recycle/x.jpg", b"x"),
+        "1 file, hidden or of other programs, left out, first images.zip:images/#recycle/x.jpg"),
+    # lists in JSON
+    data("a file in two folders", in_json_deeper, lambda root: None, ""),
+    data("paths of Windows in JSON", in_json, entries("val.json", lambda data: data | {
+        "image_names": ["C:" + name.replace("/", "\\") for name in data["image_names"]]}), ""),
+    data("JSON of another case", in_json, entries("val.json", lambda data: data | {
+        "image_names": [name.upper() for name in data["image_names"]]}), ""),
+    # what is read and what is left out
+    *(data(f"an image in {suffix}", in_folders, saved(f"test/n06/x{suffix}", noise(9)), f"7 {HIDDEN}")
+        for suffix in (".webp", ".tif", ".jfif", ".ppm", ".gif", ".jp2", ".tga", ".qoi", ".pcx", ".dib")),
+    data("an empty class", in_folders, lambda root: (root / "val" / "n09").mkdir(),
+        "1 class folder without images left out, first val/n09"),
+    data("classes in families", in_folders, families, "1 class folder of 'train' hold several folders of images",
+        "first 'n01' with 'lion' and 'lynx'; if those are the classes, move them up"),
+    data("notes among images", in_folders, several(put("val/n04/notes.txt", "x"), put("val/README", "x")),
+        "2 files are no images of a class (1 .txt, 1 without suffix), first val/README"),
+    data("drawings without pixels", in_folders, put("val/n04/x.svg", "<svg/>"), "is no image of a class (1 .svg)"),
+    data("images beside classes", in_folders, copied("val/n04/0.JPEG", "val/x.jpg"), "1 file is no image of a class"),
+    data("a gif that moves", in_folders, saved("val/n04/x.gif", noise(1, "L"), save_all=True,
+        append_images=[noise(2, "L")]), "1 image of several pictures, of which the first is read, first val/n04/x.gif"),
+    data("inks", in_folders, saved("val/n04/x.tif", noise(1, "CMYK")), "1 image converted to RGB without a colour"),
+    # orientation
+    *(data(f"a photograph turned {orientation}", in_folders, oriented(f"val/n04/x.{kind}", orientation, kind),
+        "1 image with an EXIF orientation, read as stored (data.orientation=exif turns them)", f"val/n04/x.{kind}")
+        for orientation, kind in ((6, "jpeg"), (8, "jpeg"), (3, "png"), (5, "webp"))),
+    data("an orientation that turns nothing", in_folders, oriented("val/n04/x.jpg", 1, "jpeg"), f"7 {HIDDEN}"),
+    # names
+    data("two cases of a class", in_folders, saved("val/N04/0.png", noise(1)),
+        "1 classes of 'val' differ only in case from other classes, first 'N04' and 'n04'"),
+    data("two spellings of a class", in_folders, several(
+        moved("val/n04", f"val/{unicodedata.normalize('NFC', 'ménage')}"),
+        saved(f"val/{unicodedata.normalize('NFD', 'ménage')}/x.png", noise(1))),
+        "1 class name of 'val' written with composed and with decomposed characters, read as one"),
+    data("files of macOS in a CSV", in_csv, several(
+        moved("images/n05_0.JPEG", f"images/{unicodedata.normalize('NFD', 'ménage')}.JPEG"),
+        put("val.csv", f"filename,label\n{unicodedata.normalize('NFC', 'ménage')}.JPEG,n05\nn04_1.JPEG,n04\n")), ""),
+    data("another case in a CSV", in_csv, put("val.csv", "filename,label\nN05_0.jpeg,n05\nn04_1.JPEG,n04\n"), ""),
+    data("a folder of Windows in a CSV", in_csv, several(moved("images/n05_0.JPEG", "images/a/n05_0.JPEG"),
+        put("val.csv", "filename,label\na\\n05_0.JPEG,n05\nn04_1.JPEG,n04\n")), ""),
+    data("a list with another case", in_lists, put("splits/bertinetto/val.txt", "N05\nn04\n"), ""),
+    # archives and pickles
+    data("backslashes in an archive", zipped_root(lambda name: name.replace("/", "\\")), lambda root: None, ""),
+    data("an archive with a README", zipped_root(lambda name: f"birds/{name}", "README.md"), lambda root: None, ""),
+    data("an archive with other folders", zipped_root(lambda name: f"b/{name}", "docs/a.txt"), lambda root: None, ""),
+    data("a defaultdict", in_cached, dump(CACHED, defaulted), ""),
+    # channels
+    data("blue first", in_npz, blue_first, "the first channel's mean is 6", "the last one's 12", "unlike in most photo",
+        "if OpenCV made the arrays, reverse the order of their channels"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("write", "damage", "words"), READ)
+def test_data_sets_that_are_read(write: Write, damage: Damage, words: tuple[str, ...], place: Path) -> None:
+    """They are told of on every start, and in a sentence without the root."""
+    (place / "root").mkdir()
+    write(place / "root", pictures())
+    damage(place / "root")
+    root = place / "root" / "archive.zip" if (place / "root" / "archive.zip").exists() else place / "root"
+    for _ in range(2):
+        read = layouts.opened(root, place / "cache")
+        told = "\n".join(read.doubts)
+        for word in filter(None, words):
+            assert word in told, told
+        assert str(place) not in told and (any(words) or not told), told
+    assert read.image_sizes == "12x12"
 
 
 @pytest.mark.parametrize("write", [write for writers in layouts.LAYOUTS.values() for write in writers])
@@ -760,6 +1060,17 @@ def test_an_evaluation_of_another_training_than_the_folder_holds(
     check(said, ("training.seed: not as in training", "only root, device and threads can differ"))
 
 
+def test_a_setting_that_a_training_was_not_started_with_is_named(
+    trainings: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = ["training.epochs=9", "model.groups=16", "training.threads=2"]
+    said = answer(train.main, ["--resume", trainings / "stopped", *settings], capsys)
+    check(
+        said, ("as it was started, but got model.groups=16 (it has 8), training.epochs=9 (it has 2); leave that out",)
+    )
+    assert "threads" not in said, "it may differ"
+
+
 def test_more_queries_than_images(trainings: Path, capsys: pytest.CaptureFixture[str]) -> None:
     said = answer(evaluate.main, [trainings / "ended", "--queries", "5000"], capsys)
     check(said, ("episodes of the test split", "queries=5000 need 5001 images per class, but the smallest class has"))
@@ -790,6 +1101,12 @@ RELEASED = [
     state("a list", lambda weights: list(weights), "holds a list, expected a state dict"),
     state("a tensor as state dict", lambda weights: {"state_dict": torch.ones(3)}, "a Tensor, expected a dict of"),
     state("numbers as names", lambda weights: {"state_dict": {1: torch.ones(3)}}, "expected a dict of tensors by name"),
+    state("keys of another program", lambda weights: {f"encoder.{i}.weight": torch.ones(2) for i in range(9)},
+        "it lacks global_clasifier.weight", "it holds 9 entries, 'encoder.0.weight', 'encoder.1.weight', 'en"),
+    state("a whole training", lambda weights: {"epoch": 3, "optimizer": {"lr": 0.1}, "args": [1]},
+        "it lacks global_clasifier.weight", "it holds 3 entries, 'epoch', 'optimizer', 'args'"),
+    state("half of the weights", lambda weights: {k: v for k, v in weights.items() if not k.startswith("dw_gen")},
+        "it lacks dw_gen.off_conv.weight, dw_gen.kernel_conv.weight; it holds", "'base.layer1.0.conv1.weight'"),
     state("nothing", lambda weights: {}, "is not a checkpoint of the released DMF: it lacks global_clasifier.weight"),
     state("a number as weight", lambda weights: weights | {CLASSIFIER: 3}, f"{CLASSIFIER} is a int, expected a tensor"),
     state("seven groups", lambda weights: weights | {KERNELS: torch.zeros(7, 1280, 3, 3)}, "7 groups do not divide"),

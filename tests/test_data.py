@@ -381,7 +381,7 @@ def test_a_whole_layout_is_read_where_another_is_not_whole(images: Images, tmp_p
 def test_a_split_without_images_is_refused(images: Images, tmp_path: Path) -> None:
     write_folders(tmp_path / "root", images)
     for path in (tmp_path / "root" / "val").rglob("*.*"):
-        path.rename(path.with_suffix(".webp"))
+        path.rename(path.with_suffix(".svg"))
     refused(tmp_path / "root", tmp_path, r"no image for 'val' in .*root/val.*\.jpeg")
 
 
@@ -511,14 +511,6 @@ def test_where_the_cache_is(monkeypatch: pytest.MonkeyPatch) -> None:
 # Real images ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="session")
-def omniglot_root(shared: Path) -> Path:
-    root = shared / "data" / "omniglot"
-    if not root.is_dir():
-        pytest.skip(f"no Omniglot at {root}")
-    return root
-
-
 def test_omniglot_characters_are_split_as_by_vinyals(shared: Path) -> None:
     for split in ("train", "val", "test"):
         listed = (shared / "data" / "splits" / "omniglot_vinyals" / f"{split}.txt").read_text().split()
@@ -531,7 +523,14 @@ def test_omniglot_is_read_from_its_archives(
     caplog.set_level(logging.INFO, "dmf.data")
     fields = {"name": "omniglot", "image_size": 28, "channels": 1, "rotations_as_classes": True}
     data = opened(omniglot_root, tmp_path / "cache", **fields)
-    assert data.image_sizes == "105x105" and not [r for r in caplog.records if r.levelno > logging.INFO]
+    (doubt,) = data.doubts
+    assert data.image_sizes == "105x105" and [r.message for r in caplog.records if r.levelno > logging.INFO] == [
+        f"omniglot: {doubt}"
+    ]
+    braille = "images_background.repacked.zip:images_background/Braille/character01/0192"
+    assert doubt == (
+        f"1 image of 'train' is a copy of others in it, pixel by pixel, first {braille}_03.png and {braille}_19.png"
+    )
     assert [len(split.classes) for split in (data.train, data.val, data.test)] == [4 * 1028, 4 * 172, 4 * 423]
     index = int(np.flatnonzero(data.test.labels == data.test.classes.index("Kannada/character05"))[2])
     with zipfile.ZipFile(omniglot_root / "images_evaluation.repacked.zip") as archive:

@@ -131,6 +131,17 @@ def test_cells_asked_for_twice_and_cells_that_are_one() -> None:
     )
 
 
+def test_blocks_that_cover_whole_maps() -> None:
+    small = {"model.backbone": "resnet12", "data.image_size": 28, "model.groups": 64}
+    (told,) = doubts({"table": "1"}, set=small)
+    assert told == (
+        "model.drop_block_size=5 covers the 4x4 maps of 28-pixel images, so DropBlock drops whole channels; use less "
+        "than 4"
+    )
+    for other in ({"model.drop_block_size": 3}, {"model.drop_rate": 0.0}, {"data.image_size": 84}):
+        assert doubts({"table": "1"}, set=small | other) == ()
+
+
 def test_many_doubts_of_a_kind_are_counted() -> None:
     trials = [{"model.groups": 1}] + [{"model.groups": 64, "training.epochs": 50 + n} for n in range(14)]
     told = doubts({"table": "2c", "trials": trials})

@@ -165,11 +165,13 @@ def test_whole_model_equals_released(numbers, official_state: dict[str, Tensor])
     assert compared == len(gradients)
 
 
-@pytest.mark.parametrize("prefix", ["", "module."])
-def test_checkpoint_round_trip(tmp_path: Path, prefix: str, official_state: dict[str, Tensor]) -> None:
+@pytest.mark.parametrize(
+    ("prefix", "inside"), [("", "state_dict"), ("module.", "state_dict"), ("net.module.", "state_dict"), ("", "model")]
+)
+def test_checkpoint_round_trip(tmp_path: Path, prefix: str, inside: str, official_state: dict[str, Tensor]) -> None:
     path = tmp_path / "theirs.pth.tar"
     theirs = {prefix + key: value for key, value in official_state.items()}
-    torch.save({"state_dict": theirs, "acc": np.float64(0.5), "epoch": 3}, path)
+    torch.save({"args": {"lr": 0.1}, inside: theirs, "acc": np.float64(0.5), "epoch": 3}, path)
     model = released.load(path)
     released.save(model, tmp_path / "ours.pth.tar")
     written = torch.load(tmp_path / "ours.pth.tar", weights_only=True)["state_dict"]
@@ -225,5 +227,8 @@ def test_checkpoint_with_code_is_refused_and_not_run(tmp_path: Path) -> None:
 def test_what_is_no_released_checkpoint_is_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="lacks global_clasifier.weight"):
         released.load({"conv1.weight": torch.zeros(1)})
+    (tmp_path / "best.safetensors").touch()
+    with pytest.raises(ValueError, match=r"best\.safetensors is a checkpoint of this program.*; name its folder"):
+        released.load(tmp_path / "best.safetensors")
     with pytest.raises(ValueError, match="no checkpoint at"):
         released.load(tmp_path / "absent.pth.tar")

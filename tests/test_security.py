@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import contextlib
 import csv
 import io
 import json
@@ -24,6 +26,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from PIL import EpsImagePlugin, Image
 from rich.console import Console
 
 from dmf import evaluate, train
@@ -38,7 +41,7 @@ from orchestrator.store.ledger import Ledger
 from orchestrator.store.searches import results_path
 from tests import test_data as layouts
 from tests.records_in_memory import InMemory
-from tests.test_bad_input import SEARCH, START, answer, pictures
+from tests.test_bad_input import POSTSCRIPT, SEARCH, START, answer, dump, pictures, put, zipped
 from tests.test_report import demo
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -301,6 +304,67 @@ def test_a_tar_archive_is_not_opened(victim: Path, place: Path, cache: Path) -> 
     with pytest.raises(ValueError, match=r"root\.tar: File is not a zip file; expected a zip archive"):
         layouts.opened(place / "root.tar", cache)
     assert not victim.exists()
+
+
+# Pictures ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def ghostscript(victim: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A program in the place of Ghostscript, which makes the victim's file when it is started."""
+    folder = tmp_path_factory.mktemp("bin")
+    (folder / "gs").write_text(f"#!/bin/sh\ntouch {shlex.quote(str(victim))}\nexit 1\n")
+    (folder / "gs").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setattr(EpsImagePlugin, "gs_binary", None)  # Pillow remembers where it is
+    return folder / "gs"
+
+
+@pytest.mark.parametrize(
+    ("write", "damage"),
+    [
+        (layouts.write_folders, put("train/n01/0.JPEG", POSTSCRIPT)),
+        (layouts.write_csv, put("images/n01_0.JPEG", POSTSCRIPT)),
+        (layouts.write_class_lists, put("data/n01/0.png", POSTSCRIPT)),
+        (layouts.write_json, put("pictures/n01/0.jpg", POSTSCRIPT)),
+        (layouts.write_csv_and_zip, zipped("images.zip", "images/n01_0.JPEG", POSTSCRIPT.encode())),
+        (
+            layouts.write_png_pickles,
+            dump("train_images_png.pkl", lambda data: [np.frombuffer(POSTSCRIPT.encode(), np.uint8), *data[1:]]),
+        ),
+    ],
+    ids=["folders", "csv", "lists", "json", "archive", "pickle"],
+)
+def test_a_picture_in_postscript_starts_no_interpreter(
+    write: Callable[..., None],
+    damage: Callable[[Path], object],
+    ghostscript: Path,
+    victim: Path,
+    place: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def careless() -> None:
+        with (
+            contextlib.suppress(OSError, subprocess.CalledProcessError),
+            Image.open(io.BytesIO(POSTSCRIPT.encode())) as image,
+        ):
+            image.load()
+
+    assert_real(careless, victim)
+    (place / "root").mkdir()
+    write(place / "root", pictures())
+    damage(place / "root")
+    said = answer(train.main, ["--dataset", "mine", "--root", place / "root", "data.image_size=12"], capsys)
+    assert "cannot be decoded (cannot identify image file" in said
+    assert not victim.exists(), "the interpreter was started"
+
+
+def test_pictures_are_opened_with_a_list_of_formats_everywhere() -> None:
+    folders = [ROOT / name for name in ("dmf", "reports", "orchestrator", "benchmarks")]
+    for path in (path for folder in folders for path in folder.rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and ast.unparse(node.func).endswith("Image.open"):
+                assert any(keyword.arg == "formats" for keyword in node.keywords), f"{path}:{node.lineno}"
 
 
 @pytest.mark.parametrize("name", ["../../secret.png", "{}/secret.png", "n04/../../../secret.png", "./../../secret.png"])

@@ -13,8 +13,9 @@ import yaml
 from dmf.config import EvaluationConfig, ExperimentConfig, Pretraining, Task
 from dmf.data.sets import DataSet, images_of
 from dmf.draws import derived_seed
-from dmf.evaluation.bank import episode_bank, validation_task
+from dmf.evaluation.bank import episode_bank
 from dmf.evaluation.partial import partial_path
+from dmf.evaluation.tasks import validation_task
 from dmf.methods.baseline.model import Baseline
 from dmf.records.checkpoints import read_checkpoint, weights_checksum
 from dmf.records.classes import drawn_classes

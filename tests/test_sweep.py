@@ -80,8 +80,10 @@ def test_more_episodes_test_again_a_new_cell_trains_and_a_failing_one_stops_noth
 
 def test_the_plan_starts_nothing_and_says_what_would_be_done(site: Site, capsys: pytest.CaptureFixture[str]) -> None:
     before = site.files()
-    assert main([str(site.spec), "--plan", "--store", str(site.ledger.store), "seeds=[0,1]"]) == 0
-    said = capsys.readouterr().out
+    assert main([str(site.spec), "--plan", "--store", str(site.ledger.store), "seeds=[0,1]"]) == 2
+    said, wrong = capsys.readouterr()
+    assert wrong.count("\n") == 1 and "'/nowhere' does not exist" in wrong and wrong.endswith("(2 trainings)\n")
+    assert "images: glyphs, embedded (28x28): train 10,770 of 359 classes (30 each), val 2,430 of 81" in said
     assert "12 trainings asked for, 10 distinct (2 duplicates removed)" in said
     assert "table 2c, 2d" in said and "  failed: " in said and "5 to train" in said
     assert site.files() == before

@@ -8,7 +8,7 @@ from dmf.values import Count, Fraction, Value
 
 CHANNELS = {"resnet12": 640, "conv64f": 64}
 """Channels of each backbone's feature maps."""
-OF_RESNET12 = ("drop_rate", "drop_block_ramp", "drop_block_counts_validation")
+OF_RESNET12 = ("drop_rate", "drop_block_size", "drop_block_ramp", "drop_block_counts_validation")
 
 
 class BackboneConfig(Value):
@@ -19,6 +19,8 @@ class BackboneConfig(Value):
     """Whether to pool after the fourth block (Table 2b)."""
     drop_rate: Fraction = 0.1
     """Rate of dropout after blocks 1-2 and of DropBlock after blocks 3-4 of ResNet-12."""
+    drop_block_size: Count = 5
+    """Side of DropBlock's blocks, in positions of a feature map; on a smaller map, a block is the whole map."""
     drop_block_ramp: Count = 40_000
     """Number of forward passes until DropBlock reaches `drop_rate`."""
     drop_block_counts_validation: bool = True

@@ -45,14 +45,19 @@ class ResNet12(nn.Module):
     widths = (64, 160, 320, 640)
 
     def __init__(
-        self, in_channels: int = 3, last_pooling: bool = False, drop_rate: float = 0.1, drop_block_ramp: int = 40_000
+        self,
+        in_channels: int = 3,
+        last_pooling: bool = False,
+        drop_rate: float = 0.1,
+        drop_block_ramp: int = 40_000,
+        drop_block_size: int = 5,
     ) -> None:
         super().__init__()
         drops = [
             nn.Dropout(drop_rate),
             nn.Dropout(drop_rate),
-            DropBlock(drop_rate, ramp=drop_block_ramp),
-            DropBlock(drop_rate, ramp=drop_block_ramp),
+            DropBlock(drop_rate, drop_block_size, drop_block_ramp),
+            DropBlock(drop_rate, drop_block_size, drop_block_ramp),
         ]
         blocks = []
         for index, (width, drop) in enumerate(zip(self.widths, drops, strict=True)):
@@ -66,7 +71,7 @@ class ResNet12(nn.Module):
     @classmethod
     def build(cls, config: BackboneConfig, in_channels: int) -> Self:
         """Build the network that `config` describes."""
-        return cls(in_channels, config.last_pooling, config.drop_rate, config.drop_block_ramp)
+        return cls(in_channels, config.last_pooling, config.drop_rate, config.drop_block_ramp, config.drop_block_size)
 
     def forward(self, images: Tensor) -> Tensor:
         maps: Tensor = self.blocks(images)

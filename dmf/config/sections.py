@@ -21,12 +21,16 @@ Episodes = Annotated[int, Field(ge=2, le=1_000_000)]
 Way = Annotated[int, Field(ge=2)]
 
 
+DataName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$", max_length=100)]
+Root = Annotated[str, Field(min_length=1)]
+
+
 class DataConfig(Value):
     """Which images to use, and how to resize them to a square of `image_size` pixels."""
 
-    name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$", max_length=100)] = "mini_imagenet"
-    """A known data set (`dmf.data.sets.DATASETS`), or any other name for your own images."""
-    root: Annotated[str, Field(min_length=1)] | None = None
+    name: DataName = "mini_imagenet"
+    """A known data set (`dmf.data.known.DATASETS`), or any other name for your own images."""
+    root: Root | None = None
     """Folder or archive with the images; None only for `glyphs`, which are embedded. Not part of a training's
     identity."""
     image_size: Annotated[int, Field(ge=8, le=2048)] = 84
@@ -36,6 +40,11 @@ class DataConfig(Value):
     resize: Literal["square", "center_crop"] = "square"
     """`square` scales both sides to `image_size`; `center_crop` scales both to 92/84 of it, then crops the centre (the
     released code for tieredImageNet)."""
+    background: Literal["white", "black"] = "white"
+    """What shows through pixels that are transparent in part; a transparency that is the same everywhere is dropped."""
+    orientation: Literal["stored", "exif"] = "stored"
+    """`stored` reads images as they are in the file, as published code does; `exif` turns them as their EXIF
+    orientation says, for your own photographs (Pillow turns TIFF files in any case)."""
     rotations_as_classes: bool = False
     """Rotate every class by 0, 90, 180 and 270 degrees to make four classes of it (usual for Omniglot)."""
     normalisation: Literal["imagenet", "cifar", "half"] = "imagenet"
@@ -173,6 +182,14 @@ class BatchTrainingConfig(BatchOptimisationConfig, RuntimeConfig):
     """Optimisation of a pre-training, with its seed, precision, threads and device."""
 
 
+class OtherDataConfig(Value):
+    """Images other than the training's to test on, prepared as the training's are; `name` and `root` as there."""
+
+    name: DataName
+    root: Root | None = None
+    orientation: Literal["stored", "exif"] = "stored"
+
+
 class EvaluationConfig(Value):
     """What a trained model is tested on. It has its own identity, so asking for more episodes never retrains."""
 
@@ -188,11 +205,20 @@ class EvaluationConfig(Value):
     """Queries per class."""
     seed: Seed = 112
     """Seed of the episode bank."""
+    data: OtherDataConfig | None = None
+    """Another data set to test on; None: the training's own. Where its images are is not part of the identity."""
 
     @functools.cached_property
     def key(self) -> str:
         """The evaluation's identity; with a training's key, it names an evaluation record."""
-        return digest(self.model_dump(mode="json", exclude_defaults=True))
+        return digest(self.model_dump(mode="json", exclude_defaults=True, exclude={"data": {"root"}}))
+
+    def data_of(self, experiment: ExperimentConfig) -> DataConfig:
+        """The images that a model trained as in `experiment` is tested on."""
+        if self.data is None:
+            return experiment.data
+        other = {"rotations_as_classes": False, **dict(self.data)}
+        return experiment.data.replace(**other)
 
     def resolve(self, experiment: ExperimentConfig) -> Self:
         """A copy with the shot that `experiment` was trained for, if none is given."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import hashlib
 import itertools
 import json
@@ -17,12 +18,14 @@ import shutil
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from dmf.data.copies import Hashed, copies
+from dmf.data.layouts.pictures import USUAL, Look, Noted
 from dmf.data.layouts.raw import RawImage, RawSplit
 from dmf.data.store import Form, FullSizes, Squares, starts_of
 from dmf.machine.files import taken, wait_for
@@ -30,12 +33,12 @@ from dmf.machine.watchdog import alive
 from dmf.values import Value
 
 LOG = logging.getLogger("dmf.data")
-VERSION = 1
+VERSION = 2
 """Part of a cache's key; increase it if the same files would give other arrays."""
 CHUNK = 64
 """Images that a thread decodes at a time."""
-SAME_IMAGES = 0.05
-"""Largest fraction of a split's images that another split can share: real data sets share a few, copied splits all."""
+DAMAGED_TOLD = 5
+"""Damaged images that an error names; the others are counted."""
 
 
 class CachedSplit(Value):
@@ -53,6 +56,8 @@ class CacheInfo(Value):
     image_sizes: str
     """Original width x height of the smallest and the largest image, by area."""
     splits: dict[str, CachedSplit]
+    doubts: tuple[str, ...]
+    """What was left out, converted or found twice, one sentence each."""
     file_bytes: dict[str, int]
     """Sizes by file name, which reveal truncated and deleted files."""
 
@@ -130,22 +135,31 @@ def _locked(path: Path) -> Iterator[None]:
 
 def _write(folder: Path, splits: dict[str, RawSplit], layout: str, form: Form, full_size: frozenset[str]) -> CacheInfo:
     """Write the arrays of all `splits`, and `info.json` last."""
-    plans = {name: _plan(split, form, name in full_size) for name, split in splits.items()}
+    look = Look(form.channels, form.background, form.orientation)
+    plans = {name: _plan(split, form, look, name in full_size) for name, split in splits.items()}
     _check_space(folder, sum(plan.total_bytes for plan in plans.values()))
-    sizes_found: set[tuple[int, int]] = set()
-    cached, digests = {}, {}
+    seen = _Seen()
+    cached, hashed = {}, []
     for name, plan in plans.items():
-        digests[name] = _write_pixels(folder / f"{name}.npy", splits[name], plan, form, sizes_found)
+        digests = _write_pixels(folder / f"{name}.npy", splits[name], plan, form, look, seen)
+        hashed.append(Hashed(name, digests, plan.labels, functools.partial(_where, splits[name], plan)))
         np.save(folder / f"{name}_labels.npy", plan.labels)
         if plan.sizes is not None:
             np.save(folder / f"{name}_sizes.npy", plan.sizes)
-        cached[name] = CachedSplit(classes=plan.classes, fingerprint=_fingerprint(plan, digests[name]))
-    _check_same_images(digests)
+        cached[name] = CachedSplit(classes=plan.classes, fingerprint=_fingerprint(plan, digests))
+    doubts = [doubt for split in splits.values() for doubt in split.doubts]
+    doubts += [*seen.noted.sentences(look), *copies(hashed)]
     for path in folder.iterdir():
         with open(path, "rb") as written:
             os.fsync(written.fileno())
     file_bytes = {path.name: path.stat().st_size for path in sorted(folder.iterdir())}
-    info = CacheInfo(layout=layout, image_sizes=_sizes_text(sizes_found), splits=cached, file_bytes=file_bytes)
+    info = CacheInfo(
+        layout=layout,
+        image_sizes=_sizes_text(seen.sizes),
+        splits=cached,
+        doubts=tuple(dict.fromkeys(doubts)),
+        file_bytes=file_bytes,
+    )
     info.write(folder / "info.json")
     return info
 
@@ -169,16 +183,18 @@ class _Plan:
         return int(self.starts[-1])
 
 
-def _plan(split: RawSplit, form: Form, full_size: bool) -> _Plan:
+def _plan(split: RawSplit, form: Form, look: Look, full_size: bool) -> _Plan:
     classes, labels = np.unique(np.array(split.class_ids, dtype=str), return_inverse=True)
     order = np.argsort(labels, kind="stable")
     positions = np.empty_like(order)
     positions[order] = np.arange(len(order))
     if full_size:
         sizes = np.empty((len(order), 2), np.int64)
+        damaged: dict[str, Exception] = {}
         for position, raw in zip(positions, split.images(), strict=True):
-            with _told(raw):
-                sizes[position] = raw.open().size[::-1]
+            with _noting(damaged, raw):
+                sizes[position] = look.size(raw.open())
+        _check_damaged(damaged)
         starts = starts_of(sizes, form.channels)
         shape: tuple[int, ...] = (int(starts[-1]),)
     else:
@@ -198,11 +214,18 @@ def _check_space(folder: Path, needed: int) -> None:
         ) from OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
-def _write_pixels(
-    path: Path, split: RawSplit, plan: _Plan, form: Form, sizes_found: set[tuple[int, int]]
-) -> list[bytes]:
-    """Decode the images of `split` into the npy file `path`; add to `sizes_found`; return the images' SHA-256s."""
+@dataclass(frozen=True)
+class _Seen:
+    """What was seen of the images of all splits."""
+
+    sizes: set[tuple[int, int]] = field(default_factory=set)
+    noted: Noted = field(default_factory=Noted)
+
+
+def _write_pixels(path: Path, split: RawSplit, plan: _Plan, form: Form, look: Look, seen: _Seen) -> list[bytes]:
+    """Decode the images of `split` into the npy file `path`; add to `seen`; return the images' SHA-256s."""
     digests = [b""] * len(plan.labels)
+    damaged: dict[str, Exception] = {}
     with open(path, "w+b") as file:
         header = {"descr": "|u1", "fortran_order": False, "shape": plan.shape}
         np.lib.format.write_array_header_1_0(file, header)
@@ -212,9 +235,12 @@ def _write_pixels(
 
         def store(chunk: list[tuple[int, RawImage]]) -> None:
             for position, raw in chunk:
-                with _told(raw):
-                    pixels = form.pixels(raw.open())
-                sizes_found.add((pixels.shape[1], pixels.shape[0]))
+                with _noting(damaged, raw):
+                    pixels, told = look.pixels(raw.open())
+                if raw.where in damaged:
+                    continue
+                seen.noted.add(told, raw.where)
+                seen.sizes.add((pixels.shape[1], pixels.shape[0]))
                 data = (pixels if plan.sizes is not None else form.square(pixels)).tobytes()
                 assert len(data) == plan.starts[position + 1] - plan.starts[position]
                 written = os.pwrite(file.fileno(), data, first_byte + int(plan.starts[position]))
@@ -224,7 +250,14 @@ def _write_pixels(
             alive()
 
         _in_threads(store, _chunks(zip(plan.positions.tolist(), split.images(), strict=True)))
+    _check_damaged(damaged)
     return digests
+
+
+def _where(split: RawSplit, plan: _Plan, place: int) -> str:
+    """The file of the image at a place of the stored split."""
+    source = int(np.flatnonzero(plan.positions == place)[0])
+    return next(itertools.islice(split.images(), source, None)).where
 
 
 def _in_threads(work: Callable[[Any], None], items: Iterable[Any]) -> None:
@@ -247,12 +280,28 @@ def _chunks(items: Iterable[Any]) -> Iterator[list[Any]]:
 
 
 @contextlib.contextmanager
-def _told(raw: RawImage) -> Iterator[None]:
-    """Turn any error in the block into a ValueError that names the image."""
+def _noting(damaged: dict[str, Exception], raw: RawImage) -> Iterator[None]:
+    """Note an error in the block, so that all damaged images are told at once; a fault of the machine ends it."""
     try:
         yield
     except Exception as error:  # decoders raise all kinds of errors for damaged files
-        raise ValueError(f"{raw.where}: cannot be decoded ({error}); expected a jpg, png or bmp image") from error
+        if isinstance(error, MemoryError) or isinstance(error.__cause__, OSError):
+            raise
+        if isinstance(error, OSError) and error.errno is not None:
+            raise ValueError(f"{raw.where}: cannot be read: {error.strerror}") from error
+        damaged[raw.where] = error
+
+
+def _check_damaged(damaged: dict[str, Exception]) -> None:
+    """Raise ValueError if any images could not be decoded."""
+    if damaged:
+        names = sorted(damaged)
+        texts = {where: str(damaged[where]) for where in names[:DAMAGED_TOLD]}
+        told = "; ".join(
+            t if t.startswith(where) else f"{where}: cannot be decoded ({t})" for where, t in texts.items()
+        )
+        more = f"; and {len(damaged) - DAMAGED_TOLD} more images" if len(damaged) > DAMAGED_TOLD else ""
+        raise ValueError(f"{told}{more}; expected whole images, such as {', '.join(USUAL)}") from damaged[names[0]]
 
 
 def _fingerprint(plan: _Plan, digests: list[bytes]) -> str:
@@ -262,20 +311,6 @@ def _fingerprint(plan: _Plan, digests: list[bytes]) -> str:
     for digest in digests:
         parts.update(digest)
     return parts.hexdigest()
-
-
-def _check_same_images(digests: dict[str, list[bytes]]) -> None:
-    """Reject splits that share many images under different class names; warn about a few."""
-    for one, other in itertools.combinations(digests, 2):
-        shared = len(set(digests[one]) & set(digests[other]))
-        smaller = min(len(set(digests[one])), len(set(digests[other])))
-        if shared > SAME_IMAGES * smaller:
-            raise ValueError(
-                f"{shared} images of {one!r} are also in {other!r}, under other class names; "
-                "expected splits without common images"
-            )
-        if shared:
-            LOG.warning("%d images of %r are also in %r, pixel by pixel", shared, one, other)
 
 
 def _sizes_text(sizes: set[tuple[int, int]]) -> str:

@@ -18,16 +18,10 @@ class Form:
     size: int
     channels: int
     resize: str
-
-    def pixels(self, image: Image.Image) -> np.ndarray:
-        """The pixels of `image` at full size, uint8 [h, w, C]."""
-        if image.mode in ("I", "F") or image.mode.startswith("I;"):
-            raise ValueError(f"it has mode {image.mode}, expected 8 bits per channel")
-        if not image.width or not image.height:
-            raise ValueError(f"it is {image.width}x{image.height} and has no pixels")
-        mode = "RGB" if self.channels == 3 else "L"
-        array = np.asarray(image if image.mode == mode else image.convert(mode))
-        return array if self.channels == 3 else array[..., None]
+    background: str = "white"
+    """As `DataConfig.background`."""
+    orientation: str = "stored"
+    """As `DataConfig.orientation`."""
 
     def square(self, pixels: np.ndarray) -> np.ndarray:
         """uint8 [h, w, C] -> [S, S, C], by antialiased bilinear resizing unless the size is right already.

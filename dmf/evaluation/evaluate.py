@@ -23,7 +23,7 @@ from dmf.evaluation.tables import Tables, device_of_method
 from dmf.machine.device import device_of, set_up
 from dmf.machine.precision import autocast
 from dmf.machine.watchdog import alive
-from dmf.methods import build_method
+from dmf.methods import base_classes_of, build_method
 from dmf.methods.base import FewShotMethod
 from dmf.records.checkpoints import load_weights, read_checkpoint_of, under, weights_checksum
 from dmf.records.provenance import code_hash
@@ -153,32 +153,41 @@ def evaluate(
         epoch=epoch,
         seconds=time.perf_counter() - started,
         code=code,
+        data_doubts=data.doubts,
     )
 
 
-def load_trained(folder: Path, experiment: ExperimentConfig, data: DataSet) -> tuple[FewShotMethod, int]:
-    """The method with the best weights in a training's folder, and the epoch they come from."""
+def load_trained(folder: Path, experiment: ExperimentConfig, data: DataSet | None) -> tuple[FewShotMethod, int]:
+    """The method with the best weights in a training's folder, and the epoch they come from.
+
+    `data` are the images that it was trained on, which are checked; None if it is tested on others.
+    """
     path = folder / BEST
     if not path.is_file():
         raise ValueError(f"{path} is missing: {folder} holds no finished training")
     tensors, kept = read_checkpoint_of(Kept, path)
     if kept.key != experiment.key:
         raise ValueError(f"{path} belongs to training {kept.key}, not to {experiment.key}")
-    if kept.data != data.fingerprint:
+    if data is not None and kept.data != data.fingerprint:
         raise ValueError(
             f"{path} was trained on other images of {experiment.data.name!r} than those at "
             f"data.root={experiment.data.root!r}; give the root that it was trained with"
         )
-    method = build_method(experiment.model, experiment.data, len(data.train.classes))
-    load_weights(method, under("model.", tensors), str(path))
+    weights = under("model.", tensors)
+    classes = len(data.train.classes) if data else base_classes_of(experiment.model, experiment.data, weights)
+    method = build_method(experiment.model, experiment.data, classes)
+    load_weights(method, weights, str(path))
     return method, kept.epoch
 
 
 def evaluate_folder(
     folder: Path, experiment: ExperimentConfig, evaluation: EvaluationConfig, data: DataSet
 ) -> EvaluationRecord:
-    """Evaluate the best weights in a training's folder, on the device and with the threads of `experiment`."""
+    """Evaluate the best weights in a training's folder, on the device and with the threads of `experiment`.
+
+    `data` are the images that `evaluation` tests on (`EvaluationConfig.data_of`).
+    """
     set_up(experiment.training.threads)
-    method, epoch = load_trained(folder, experiment, data)
+    method, epoch = load_trained(folder, experiment, data if evaluation.data is None else None)
     method = method.to(device_of(experiment.training.device))
     return evaluate(method, experiment, evaluation, data, epoch, folder)

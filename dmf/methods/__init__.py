@@ -9,6 +9,10 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from torch import Tensor
+
     from dmf.config import AnyMethod, DataConfig
     from dmf.methods.base import FewShotMethod
 
@@ -39,4 +43,15 @@ def build_method(config: AnyMethod, data: DataConfig, base_classes: int) -> FewS
     return method.to(memory_format=torch.channels_last)
 
 
-__all__ = ["METHODS", "build_method"]
+def base_classes_of(config: AnyMethod, data: DataConfig, weights: Mapping[str, Tensor]) -> int:
+    """The number of classes that a model was trained on, from the shapes of its weights; 2 if they do not show it."""
+    import torch
+
+    assumed = 2
+    with torch.device("meta"):
+        shapes = {name: each.shape for name, each in build_method(config, data, assumed).state_dict().items()}
+    found = {len(each) for name, each in weights.items() if shapes.get(name, each.shape) != each.shape}
+    return found.pop() if len(found) == 1 else assumed
+
+
+__all__ = ["METHODS", "base_classes_of", "build_method"]

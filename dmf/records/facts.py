@@ -27,6 +27,8 @@ class MadeBy(Value):
     code: str = ""
     git_commit: str | None = None
     device: str = ""
+    data_doubts: tuple[str, ...] = ()
+    """Of a training: what was left out, converted or found twice among its images."""
 
 
 class Ended(Value):
@@ -69,6 +71,7 @@ class Tested:
     format: int
     accuracies: NDArray[np.float64]
     """[E]: accuracy of every episode."""
+    data_doubts: tuple[str, ...] = ()
     class_sums: tuple[int, ...] = ()
     """[C]: correct answers in the episodes that draw a class, for each class of the split; empty if the record does not
     say how many classes there are, as in format 1."""
@@ -88,6 +91,7 @@ class Tested:
             format=record.format,
             accuracies=accuracies,
             class_sums=_class_sums(record, accuracies),
+            data_doubts=record.data_doubts,
         )
 
 

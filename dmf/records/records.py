@@ -78,7 +78,7 @@ class Provenance(Value):
     code: str = ""
     """`code_hash`, or several joined by `+` if the training was resumed with other code. Empty: unknown."""
     data_doubts: tuple[str, ...] = ()
-    """Warnings about the images, such as that some are missing."""
+    """What was left out, converted or found twice among the images, one sentence each (`DataSet.doubts`)."""
 
 
 class Started(Value):
@@ -182,6 +182,8 @@ class EvaluationRecord(Value):
     seconds: float
     code: str = ""
     """`code_hash` of the code that ran the evaluation. Empty: unknown."""
+    data_doubts: tuple[str, ...] = ()
+    """As in `Provenance`, of the images that were tested on."""
 
     @model_validator(mode="after")
     def _has_episodes(self) -> Self:

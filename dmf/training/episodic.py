@@ -14,8 +14,9 @@ from dmf.data.augment import Augmentation, Stored
 from dmf.data.sets import DataSet
 from dmf.draws import derived_seed
 from dmf.episodes import Episode, EpisodeIndices, EpisodeSampler
-from dmf.evaluation.bank import validation_bank, validation_task
+from dmf.evaluation.bank import validation_bank
 from dmf.evaluation.evaluate import episode_accuracies
+from dmf.evaluation.tasks import check_episodes, validation_task
 from dmf.machine.precision import autocast
 from dmf.methods import build_method
 from dmf.methods.base import Losses
@@ -30,7 +31,7 @@ class EpisodicStage:
 
     def __init__(self, config: ExperimentConfig, data: DataSet, device: torch.device, start: Path | None) -> None:
         self.config, self.data, self.device = config, data, device
-        settings, episodes = config.training, config.episodes
+        settings = config.training
         self.method = build_method(config.model, config.data, len(data.train.classes))
         self.module: nn.Module = self.method
         self.learns = config.model.learns
@@ -39,14 +40,18 @@ class EpisodicStage:
         self.method.to(device)
         self.augment = Augmentation(config.augmentation, config.data)
         self.images = TrainingImages(data.train, self.augment, settings.seed, device)
-        self.sampler = EpisodeSampler(
-            data.train.labels, episodes.way, episodes.shot, episodes.queries, derived_seed(settings.seed, BATCHES)
-        )
+        self.sampler = self._sampler() if self.learns else None
         self.labels = torch.from_numpy(data.train.labels)
         self.validation = validation_task(config, data.val) if self.learns else None
         self.bank = (
             validation_bank(data.val, self.validation, settings.validation_episodes) if self.validation else None
         )
+
+    def _sampler(self) -> EpisodeSampler:
+        episodes, labels = self.config.episodes, self.data.train.labels
+        check_episodes(self.config, self.data.train)
+        seed = derived_seed(self.config.training.seed, BATCHES)
+        return EpisodeSampler(labels, episodes.way, episodes.shot, episodes.queries, seed)
 
     def _start_from(self, start: Path | None) -> Started:
         """Load the backbone's weights from a pre-training, and reset its count of forward passes."""
@@ -68,6 +73,7 @@ class EpisodicStage:
 
     def read(self, step: int) -> tuple[EpisodeIndices, Stored]:
         """The episodes of a step and their stored images."""
+        assert self.sampler is not None
         size = self.config.training.episodes_per_step
         indices = self.sampler(range(step * size, (step + 1) * size))
         return indices, self.images.read(torch.cat([indices.support.flatten(), indices.query.flatten()]))

@@ -15,8 +15,9 @@ from dmf.config import ClassifierConfig, Pretraining
 from dmf.data.augment import Augmentation, Stored
 from dmf.data.sets import DataSet
 from dmf.draws import derived_seed
-from dmf.evaluation.bank import validation_bank, validation_task
+from dmf.evaluation.bank import validation_bank
 from dmf.evaluation.evaluate import episode_accuracies
+from dmf.evaluation.tasks import validation_task
 from dmf.machine.precision import autocast, full_precision, wide
 from dmf.methods.base import FewShotMethod, Losses
 from dmf.methods.classifier_baseline.model import ClassifierBaseline

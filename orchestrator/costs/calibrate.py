@@ -19,9 +19,10 @@ import torch
 from dmf.config import AnyTraining
 from dmf.data.sets import DataSet, ImageSplit, open_for
 from dmf.episodes import EpisodeIndices
-from dmf.evaluation.bank import validation_bank, validation_task
+from dmf.evaluation.bank import validation_bank
 from dmf.evaluation.evaluate import episode_accuracies
 from dmf.evaluation.tables import image_table
+from dmf.evaluation.tasks import validation_task
 from dmf.machine.device import device_name, peak_bytes
 from dmf.machine.precision import autocast
 from dmf.records.records import BEST, training_from

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from dmf.records.staleness import Today
+from orchestrator.costs.images import Look
 from orchestrator.costs.looks import look_lines
 from orchestrator.costs.preview import preview
 from orchestrator.spec.model import SweepSpec
@@ -30,17 +31,24 @@ PLANNED = {
 
 
 def describe(
-    spec: SweepSpec, planned: SweepPlan, ledger: Ledger, today: Today, asked: Sequence[Trial] | None = None
+    spec: SweepSpec,
+    planned: SweepPlan,
+    ledger: Ledger,
+    today: Today,
+    asked: Sequence[Trial] | None = None,
+    images: Look | None = None,
 ) -> str:
-    """Describe what a sweep, or the `asked` trials of it, would do."""
+    """Describe what a sweep, or the `asked` trials of it, would do; `images` looks at those of trials to run."""
     if spec.search is not None:
-        return describe_search(spec, ledger)
+        return describe_search(spec, ledger, images)
     if planned.rule is not None:
         looks = agreed(planned.rule, ledger.looks(planned.name))
         planned = planned.with_cells(cells_at_most(planned.cells, looks))
     everything = planned.trials()
     trials = everything if asked is None else asked
     stands = {trial.key: standing(trial, ledger, today) for trial in trials}
+    if images:
+        images.at([trial for trial in trials if not stands[trial.key].ended])
     told = labels(trial.config for trial in everything)
     any_stale = any(each.state == "stale" for each in stands.values())
     seen = preview(spec, planned, ledger, trials)
@@ -64,8 +72,9 @@ def describe(
         f"{part}: " + ", ".join(f"{number} {state}" for state, number in counts.items()),
         f"{len(evaluations)} evaluations, {tested} done",
         *(["stale ones are left alone: --accept-stale uses them, --retrain-stale retrains them"] if any_stale else []),
+        *(images.facts if images else ()),
         *(look_lines(planned, ledger, seen) if planned.rule else seen.lines),
-        *(f"warning: {warning}" for warning in seen.warnings),
+        *(f"warning: {warning}" for warning in (*(images.doubts if images else ()), *seen.warnings)),
         "",
     ]
     lines = []
@@ -98,7 +107,7 @@ def other_root(trial: Trial, ledger: Ledger) -> str | None:
     return f"trained on images at {ended.data_root}"
 
 
-def describe_search(spec: SweepSpec, ledger: Ledger) -> str:
+def describe_search(spec: SweepSpec, ledger: Ledger, images: Look | None = None) -> str:
     """Describe what a search would do and has tried. Raises ValueError if the store has another search of its name."""
     from orchestrator.store.searches import listing, resume
 
@@ -107,4 +116,6 @@ def describe_search(spec: SweepSpec, ledger: Ledger) -> str:
     lines = [f"Search {spec.name}: {spec.search.trials} trainings over"]
     lines += [f"  {path}: {range_}" for path, range_ in spec.search.parameters.given().items()]
     lines.append(f"{len(results.tried)} tried, {max(0, spec.search.trials - len(results.tried))} to try")
+    if images:
+        lines += [*images.facts, *(f"warning: {doubt}" for doubt in images.doubts)]
     return "\n".join([*lines, listing(results)] if results.tried else lines)

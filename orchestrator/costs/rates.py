@@ -32,8 +32,9 @@ from dmf.records.records import EvaluationRecord, TrainingRecord
 from dmf.values import Value
 
 COSTS_NOTHING = frozenset(
-    "data.normalisation data.resize augmentation.crop_padding augmentation.flip augmentation.erasing "
-    "model.drop_rate model.drop_block_ramp model.drop_block_counts_validation model.few_shot_weight "
+    "data.normalisation data.resize data.background data.orientation augmentation.crop_padding augmentation.flip "
+    "augmentation.erasing model.drop_rate model.drop_block_size model.drop_block_ramp "
+    "model.drop_block_counts_validation model.few_shot_weight "
     "model.global_weight training.seed training.epochs training.learning_rate training.learning_rate_floor "
     "training.warmup_epochs training.momentum training.nesterov training.weight_decay "
     "training.validation_episodes training.validate_every training.validate_all_from validation.way "

@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from dmf.config import AnyTraining, EvaluationConfig, ExperimentConfig
-from dmf.data.sets import images_of
-from dmf.evaluation.bank import episode_bank
+from dmf.data.sets import images_for, images_of
 from dmf.evaluation.evaluate import evaluate_folder
 from dmf.evaluation.partial import partial_path
+from dmf.evaluation.tasks import check_bank
 from dmf.machine.watchdog import watched
 from dmf.records.checkpoints import read_state_of
 from dmf.records.records import BEST, FORMAT, LAST, STACKS, Epoch, Kept, TrainingRecord, without_weights
@@ -65,8 +65,8 @@ def run_trial(
             if missing:
                 assert isinstance(config, ExperimentConfig)
                 _check_weights(folder / BEST, record)
-                data = images_of(config)
                 for evaluation in missing:
+                    data = images_for(config, evaluation)
                     ledger.write_evaluation(evaluate_folder(folder, config, evaluation, data))
                     partial_path(folder, evaluation.key).unlink(missing_ok=True)
         if not keep_weights and config.kind == "experiment":  # other trainings start from a pre-training's weights
@@ -137,7 +137,7 @@ def _trained(
         data = images_of(config)
         for evaluation in evaluations:  # raises for what cannot be tested, before it is trained
             assert isinstance(config, ExperimentConfig)
-            episode_bank(data.split(evaluation.split), evaluation.resolve(config).replace(episodes=2))
+            check_bank(images_for(config, evaluation).split(evaluation.split), evaluation.resolve(config))
         start = ledger.folder(config.stage.key) / BEST if config.stage else None
         record = train(config, data, folder, on_epoch, start)
     except Exception as error:

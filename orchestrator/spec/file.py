@@ -15,7 +15,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from dmf.config import RECIPES
+from dmf.config import RECIPES, OtherDataConfig
 from dmf.values import Value, shown, untagged
 from orchestrator.spec.decide import undecidable
 from orchestrator.spec.model import (
@@ -193,7 +193,12 @@ def _override(data: dict[str, Any], override: str) -> None:
         section = data.setdefault(head, {})
         if not isinstance(section, dict):
             raise ValueError(f"{key}: {head} is not a mapping in this file")
-        section[rest] = value
+        *inner, leaf = rest.split(".") if head == "evaluation" else [rest]
+        for name in inner:
+            section = section.setdefault(name, {}) if isinstance(section, dict) else None
+        if not isinstance(section, dict):
+            raise ValueError(f"{key}: {head}.{'.'.join(inner)} is not a mapping in this file")
+        section[leaf] = value
     else:
         data[key] = value
 
@@ -374,6 +379,7 @@ def _possible(where: tuple[Any, ...]) -> str:
     if owner in SETTINGS:
         return _possible_setting(str(name))
     models: dict[Any, type[Value]] = {None: SweepSpec, "parts": Part, **OWN_SECTIONS}
+    models |= {"data": OtherDataConfig, "also_on": OtherDataConfig}
     models |= {"table": TableLayout, "values": NamedRow, "claims": Claim, "gain": Gain}
     model = Range if owner in PARAMETERS else models[owner]
     names = [field.alias or own for own, field in model.model_fields.items()]

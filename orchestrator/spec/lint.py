@@ -6,14 +6,18 @@ sentence; none stops the sweep.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
+from dmf.backbones.config import BackboneConfig
 from dmf.config import ExperimentConfig
 from orchestrator.spec.baselines import Pair, pairs, place
 from orchestrator.spec.model import NEVER_VARIED, Resolved, SweepSpec, has
 from orchestrator.spec.plan import SweepPlan
 
+POOLED = 8
+"""By how much ResNet-12's first three blocks shrink an image."""
 TOLD = 10
 """The most sentences of one kind; the rest are counted."""
 
@@ -26,6 +30,7 @@ def lint(spec: SweepSpec, planned: SweepPlan) -> tuple[str, ...]:
         _without_baseline(planned, compared),
         _unread_settings(spec),
         _repeated(spec),
+        _whole_maps(planned),
     )
     return tuple(sentence for kind in kinds for sentence in _first(kind))
 
@@ -156,6 +161,20 @@ def _repeated(spec: SweepSpec) -> Iterator[str]:
             yield f"{where}: {told} are the same training, since {why} reads no {names}"
         else:
             yield f"{where}: a cell is asked for twice ({_said(combination)}); it is run once"
+
+
+def _whole_maps(planned: SweepPlan) -> Iterator[str]:
+    """DropBlock on maps that its blocks cover whole, as of images much smaller than the paper's."""
+    for config in (trial.config for trial in planned.trials()):
+        model = config.model
+        if not isinstance(model, BackboneConfig) or model.backbone != "resnet12" or not model.drop_rate:
+            continue
+        side = math.ceil(config.data.image_size / POOLED)
+        if model.drop_block_size >= side > 1:
+            yield (
+                f"model.drop_block_size={model.drop_block_size} covers the {side}x{side} maps of "
+                f"{config.data.image_size}-pixel images, so DropBlock drops whole channels; use less than {side}"
+            )
 
 
 def _said(combination: Resolved) -> str:

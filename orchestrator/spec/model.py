@@ -31,7 +31,16 @@ from pydantic import (
 )
 
 from dmf.backbones.config import BackboneConfig
-from dmf.config import METHODS, NOT_IDENTITY, RECIPES, EvaluationConfig, ExperimentConfig, StartConfig, recipe
+from dmf.config import (
+    METHODS,
+    NOT_IDENTITY,
+    RECIPES,
+    EvaluationConfig,
+    ExperimentConfig,
+    OtherDataConfig,
+    StartConfig,
+    recipe,
+)
 from dmf.values import Count, Seed, Value, shown
 from reports.claims import Claim
 from reports.layouts import TABLE_NAME, TABLES, RowValue, TableLayout
@@ -202,6 +211,8 @@ class Evaluation(EvaluationConfig):
 
     shots: tuple[Count, ...] = ()
     """Test every model with each of these numbers of shots; instead of `shot`."""
+    also_on: tuple[OtherDataConfig, ...] = ()
+    """Further data sets to test every model on, in columns of their own."""
 
     @model_validator(mode="after")
     def _has_one_kind_of_shot(self) -> Self:
@@ -210,9 +221,20 @@ class Evaluation(EvaluationConfig):
         return self
 
     def configs(self) -> tuple[EvaluationConfig, ...]:
-        """One evaluation per number of shots."""
-        data = self.model_dump(mode="json", exclude={"shots"})
-        return tuple(EvaluationConfig.from_dict({**data, "shot": shot}) for shot in self.shots or (self.shot,))
+        """One evaluation for each data set and number of shots."""
+        data = self.model_dump(mode="json", exclude={"shots", "also_on", "data"})
+        return tuple(
+            EvaluationConfig.from_dict({**data, "shot": shot, "data": on.model_dump(mode="json") if on else None})
+            for on in map(_absolute, (self.data, *self.also_on))
+            for shot in self.shots or (self.shot,)
+        )
+
+
+def _absolute(data: OtherDataConfig | None) -> OtherDataConfig | None:
+    """With an absolute root, since workers run in other folders."""
+    if data is None or data.root is None:
+        return data
+    return data.replace(root=str(Path(data.root).expanduser().absolute()))
 
 
 class Resources(Value):

@@ -201,7 +201,9 @@ class Archive:
                     )
                 self._members = {name: file.read(name) for name in self._small(file)}
         except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
-            raise ValueError(f"{path} is damaged or no archive: {error}") from None
+            raise ValueError(
+                f"{path} is damaged or no archive of sweeps ({error}); give a folder, or another copy"
+            ) from None
         except ValidationError as error:
             raise ValueError(describe(error, f"the manifest of {path}")) from None
         self._check_sums()

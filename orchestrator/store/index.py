@@ -100,7 +100,9 @@ class Index:
         if row is None:
             return None
         value = json.loads(row.value)
-        return Tested(**value | {"class_sums": tuple(value["class_sums"])}, accuracies=_accuracies(row))
+        return Tested(
+            **value | {name: tuple(value[name]) for name in ("class_sums", "data_doubts")}, accuracies=_accuracies(row)
+        )
 
     def made_by(self, name: str) -> MadeBy | None:
         """What made an evaluation; None without a file."""

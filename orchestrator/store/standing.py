@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from dmf.config import EvaluationConfig
 from dmf.records.facts import Ended
 from dmf.records.records import FORMAT, without_weights
 from dmf.records.staleness import Today
@@ -70,15 +71,19 @@ def _failed(trial: Trial, ledger: Ledger) -> Standing:
     return Standing("failed", record.failure.reason, again=moved or record.failure.kind in ("machine", "disk"))
 
 
-def _made_by(trial: Trial, ledger: Ledger, state: ledgers.State, ended: Ended | None) -> list[tuple[str, str, int]]:
-    """Code, images and record format of everything that the store holds for a trial."""
+def _made_by(
+    trial: Trial, ledger: Ledger, state: ledgers.State, ended: Ended | None
+) -> list[tuple[str, str, int, EvaluationConfig | None]]:
+    """Code, images and record format of everything that the store holds for a trial, and of which evaluation."""
     if state == "missing":
         return []
     if state in ("started", "failed"):
         at = ledger.checkpoint(trial.key)
-        return [(at.code, at.data, FORMAT)] if at else []
-    tests = [ledger.evaluation_made_by(trial.key, evaluation.key) for evaluation in trial.evaluations]
-    made = [(each.code, each.data_fingerprint, each.format) for each in tests if each]
+        return [(at.code, at.data, FORMAT, None)] if at else []
+    tests = [(ledger.evaluation_made_by(trial.key, evaluation.key), evaluation) for evaluation in trial.evaluations]
+    made: list[tuple[str, str, int, EvaluationConfig | None]] = [
+        (each.code, each.data_fingerprint, each.format, evaluation) for each, evaluation in tests if each
+    ]
     if ended and ended.provenance:
-        made.insert(0, (ended.provenance.code, ended.provenance.data_fingerprint, ended.format))
+        made.insert(0, (ended.provenance.code, ended.provenance.data_fingerprint, ended.format, None))
     return made

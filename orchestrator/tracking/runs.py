@@ -448,5 +448,5 @@ def _final(record: TrainingRecord) -> dict[str, float]:
 
 def _test_metrics(test: EvaluationRecord) -> dict[str, float]:
     """Accuracy and ci95, fractions in [0, 1]."""
-    what = f"{test.config.way}way_{test.config.shot}shot"
+    what = f"{test.config.way}way_{test.config.shot}shot" + (f"_{test.config.data.name}" if test.config.data else "")
     return {f"{test.config.split}_accuracy/{what}": test.accuracy, f"{test.config.split}_ci95/{what}": test.ci95}

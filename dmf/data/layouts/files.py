@@ -5,21 +5,17 @@ from __future__ import annotations
 import csv
 import io
 import json
-import logging
 from collections import Counter
 from collections.abc import Iterator
 from functools import partial
 from pathlib import PurePosixPath
-from typing import Any
 
+from dmf.data.layouts.names import Names, composed
 from dmf.data.layouts.pickles import with_text_keys
+from dmf.data.layouts.pictures import SUFFIXES, counted
 from dmf.data.layouts.raw import RawImage, RawSplit, check_lengths, class_ids_of, decode, field, listed
 from dmf.data.layouts.trees import Tree, inside
 from dmf.values import shown
-
-LOG = logging.getLogger("dmf.data")
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp")
-"""Suffixes of image files; upper case counts too."""
 
 OMNIGLOT_VALIDATION = ("Armenian", "Bengali", "Early_Aramaic", "Hebrew", "Mkhedruli_(Georgian)")
 OMNIGLOT_TEST = (
@@ -59,38 +55,51 @@ def read_csv(tree: Tree, split: str, parts: list[str]) -> RawSplit:
         if not (name and class_id):
             raise ValueError(f"{where}, line {line}: expected a file name and a label, but one of them is empty")
         pairs.append((class_id, inside(name, f"{where}, line {line}")))
-    present = set(images.files())
-    missing = [name for _, name in pairs if name not in present]
+    present = Names(images.files())
+    found = [(class_id, present.find(name, where)) for class_id, name in pairs]
+    missing = [name for (_, name), (_, file) in zip(pairs, found, strict=True) if file is None]
     if missing:
         place = images.where()
         raise ValueError(f"{where}: {len(missing)} of {len(pairs)} files are not in {place}, first {missing[0]!r}")
-    _check_once([name for _, name in pairs], where)
-    return _file_split(images, pairs)
+    files = [(class_id, file) for class_id, file in found if file is not None]
+    _check_once([file for _, file in files], where)
+    return _file_split(images, files)
 
 
 def read_class_folders(tree: Tree, split: str, parts: list[str]) -> RawSplit:
     """Class folders: `<split>/<class>/.../<image>`."""
-    return _file_split(tree, [(name.split("/")[1], name) for name in _images_in(tree, parts[0], levels=1)])
+    names, doubts = _images_in(tree, parts[0], levels=1)
+    if not names and (flat := [name for name in tree.files(parts[0]) if name.lower().endswith(SUFFIXES)]):
+        raise ValueError(
+            f"{tree.where(parts[0])}: {len(flat)} images, first {flat[0]}, lie in no class folder; expected "
+            f"{parts[0]}CLASS/IMAGE"
+        )
+    pairs = [(name.split("/")[1], name) for name in names]
+    doubts += _empty_folders(tree, parts[0], {class_id for class_id, _ in pairs})
+    return _file_split(tree, pairs, doubts + _families(pairs))
 
 
 def read_class_lists(tree: Tree, split: str, parts: list[str]) -> RawSplit:
     """Bertinetto's CIFAR-FS: `splits/bertinetto/<split>.txt` lists classes; images are `data/<class>/<image>`."""
+    where, images = tree.where(parts[0]), tree.mount(parts[1])
     lines = _text(tree, parts[0]).splitlines()
-    classes = [inside(line.strip(), tree.where(parts[0])) for line in lines if line.strip()]
-    images = tree.mount(parts[1])
-    files = [(name.split("/")[0], name) for name in _images_in(images, "", levels=1)]
-    absent = sorted(set(classes) - {class_id for class_id, _ in files})
+    listed_classes = [inside(line.strip(), where) for line in lines if line.strip()]
+    names, doubts = _images_in(images, "", levels=1)
+    folders = Names(sorted({name.split("/")[0] for name in names}))
+    found = {class_id: folders.find(class_id, where) for class_id in listed_classes}
+    absent = sorted(class_id for class_id, folder in found.items() if folder is None)
     if absent:
-        raise ValueError(f"{tree.where(parts[0])}: no images in {images.where()} for {', '.join(absent)}")
-    wanted = set(classes)
-    return _file_split(images, [pair for pair in files if pair[0] in wanted])
+        raise ValueError(f"{where}: no images in {images.where()} for {', '.join(absent)}")
+    wanted = set(found.values())
+    return _file_split(images, [(c, name) for name in names if (c := name.split("/")[0]) in wanted], doubts)
 
 
 def read_json(tree: Tree, split: str, parts: list[str]) -> RawSplit:
     """CloserLook's `base.json`, `val.json`, `novel.json`: absolute paths `image_names` and numbers `image_labels`.
 
-    The paths come from another machine, so files are found anywhere in the root by class and name, the last two
-    components of the path.
+    The paths come from another machine, so each names the file in the root that shares the longest end of the path with
+    it: at least the file's name and its folder's. A class is called as its folder, with the folders above it if folders
+    of several classes have the same name, such as `Greek/character01`.
     """
     where = tree.where(parts[0])
     try:
@@ -101,17 +110,30 @@ def read_json(tree: Tree, split: str, parts: list[str]) -> RawSplit:
     names = listed(field(data, "image_names", where), "image_names", where)
     labels = class_ids_of(field(data, "image_labels", where), "image_labels", where)
     check_lengths(where, len(names), labels)
-    ends = [_class_and_file(name, where) for name in names]
-    numbers = {(end[0], label) for end, label in zip(ends, labels, strict=True)}
-    if len({folder for folder, _ in numbers}) != len(numbers) or len(set(labels)) != len(numbers):
-        raise ValueError(f"{where}: image_labels do not agree with the images' folders; expected one label per folder")
-    files = {tuple(name.split("/")[-2:]): name for name in reversed(_images_in(tree, "", levels=1))}
-    missing = [end for end in ends if end not in files]
+    for name in names:
+        if not isinstance(name, str) or len(PurePosixPath(name.replace("\\", "/")).parts) < 2:
+            raise ValueError(f"{where}: image_names has {shown(name)}, expected paths that end in class/file")
+    present = Names(name for name in tree.files() if "/" in name)
+    files = [present.find_end(name, where) for name in names]
+    missing = [name for name, file in zip(names, files, strict=True) if file is None]
     if missing:
-        first = "/".join(missing[0])
-        raise ValueError(f"{where}: {len(missing)} of {len(ends)} files are not in {tree.where()}, first {first!r}")
-    _check_once([files[end] for end in ends], where)
-    return _file_split(tree, [(end[0], files[end]) for end in ends])
+        first = "/".join(PurePosixPath(missing[0].replace("\\", "/")).parts[-2:])
+        raise ValueError(f"{where}: {len(missing)} of {len(names)} files are not in {tree.where()}, first {first!r}")
+    found = [file for file in files if file is not None]
+    _check_once(found, where)
+    classes = _classes_by_folder([(label, file) for label, file in zip(labels, found, strict=True)], where)
+    return _file_split(tree, list(zip(classes, found, strict=True)))
+
+
+def _classes_by_folder(pairs: list[tuple[str, str]], where: str) -> list[str]:
+    """The class of each (label, file): the shortest end of its folder's path that tells the labels apart."""
+    folders = [file.split("/")[:-1] for _, file in pairs]
+    for depth in range(1, max(map(len, folders), default=0) + 1):
+        classes = ["/".join(folder[-depth:]) for folder in folders]
+        told = {(class_id, label) for class_id, (label, _) in zip(classes, pairs, strict=True)}
+        if len(told) == len(set(classes)) == len({label for label, _ in pairs}):
+            return classes
+    raise ValueError(f"{where}: image_labels do not agree with the images' folders; expected one label per folder")
 
 
 def read_omniglot(tree: Tree, split: str, parts: list[str]) -> RawSplit:
@@ -119,14 +141,16 @@ def read_omniglot(tree: Tree, split: str, parts: list[str]) -> RawSplit:
     splits = []
     for part in parts:
         below = tree.mount(part)
-        pairs = [("/".join(name.split("/")[:2]), name) for name in _images_in(below, "", levels=2)]
-        splits.append(_file_split(below, [pair for pair in pairs if omniglot_split(pair[0]) == split]))
+        names, doubts = _images_in(below, "", levels=2)
+        pairs = [("/".join(name.split("/")[:2]), name) for name in names]
+        splits.append(_file_split(below, [pair for pair in pairs if omniglot_split(pair[0]) == split], doubts))
 
     def images() -> Iterator[RawImage]:
         for each in splits:
             yield from each.images()
 
-    return RawSplit([class_id for each in splits for class_id in each.class_ids], images)
+    class_ids = [class_id for each in splits for class_id in each.class_ids]
+    return RawSplit(class_ids, images, tuple(doubt for each in splits for doubt in each.doubts))
 
 
 def omniglot_split(character: str) -> str:
@@ -140,26 +164,54 @@ def omniglot_split(character: str) -> str:
     return "val" if alphabet in OMNIGLOT_VALIDATION else "test" if alphabet in OMNIGLOT_TEST else "train"
 
 
-def _images_in(tree: Tree, folder: str, levels: int) -> list[str]:
-    """The image files in `folder`, at least `levels` folders deep. Logs how many other files there are."""
+def _images_in(tree: Tree, folder: str, levels: int) -> tuple[list[str], list[str]]:
+    """The image files in `folder`, at least `levels` folders deep, and a doubt if there are other files."""
     names = tree.files(folder)
     kept = [name for name in names if name.lower().endswith(SUFFIXES) and name.count("/") >= levels]
-    if len(kept) < len(names) and folder:
-        others = sorted(set(names) - set(kept))
-        place = tree.where(folder)
-        LOG.warning("%s: skipped %d files that are not images of a class, first %s", place, len(others), others[0])
-    return [folder + name for name in kept]
+    doubts = []
+    if others := sorted(set(names) - set(kept)):
+        kinds = Counter(PurePosixPath(name).suffix.lower() or "without suffix" for name in others)
+        told = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))
+        are = "is no image" if len(others) == 1 else "are no images"
+        doubts.append(
+            f"{counted(len(others), 'file')} {are} of a class ({told}), first {tree.where(folder + others[0])}"
+        )
+    return [folder + name for name in kept], doubts
 
 
-def _file_split(tree: Tree, pairs: list[tuple[str, str]]) -> RawSplit:
+def _empty_folders(tree: Tree, folder: str, classes: set[str]) -> list[str]:
+    empty = [name for name in tree.entries(folder) if name.endswith("/") and name[:-1] not in classes]
+    if not empty:
+        return []
+    return [f"{counted(len(empty), 'class folder')} without images left out, first {tree.where(folder + empty[0])}"]
+
+
+def _families(pairs: list[tuple[str, str]]) -> list[str]:
+    """A doubt if classes have several folders with images, which may be the classes that were meant."""
+    below: dict[str, set[str]] = {}
+    for class_id, name in pairs:
+        inner = name.split("/")[2:-1]
+        below.setdefault(class_id, set()).add("/".join(inner))
+    families = sorted(class_id for class_id, folders in below.items() if len(folders - {""}) > 1)
+    if not families:
+        return []
+    first, split = families[0], pairs[0][1].split("/")[0]
+    inner = sorted(below[first] - {""})
+    told = (
+        f"{counted(len(families), 'class folder')} of {split!r} hold several folders of images, each read as one class"
+    )
+    return [f"{told}, first {first!r} with {inner[0]!r} and {inner[1]!r}; if those are the classes, move them up"]
+
+
+def _file_split(tree: Tree, pairs: list[tuple[str, str]], doubts: list[str] | None = None) -> RawSplit:
     """A split of (class, name) pairs, sorted, so that the same images in another layout come in the same order."""
-    pairs = sorted(pairs)
+    pairs = sorted(pairs, key=lambda pair: (composed(pair[0]), composed(pair[1])))
 
     def images() -> Iterator[RawImage]:
         for _, name in pairs:
             yield RawImage(tree.where(name), partial(decode, partial(tree.read, name)))
 
-    return RawSplit([class_id for class_id, _ in pairs], images)
+    return RawSplit([class_id for class_id, _ in pairs], images, tuple(doubts or ()))
 
 
 def _text(tree: Tree, name: str) -> str:
@@ -185,11 +237,3 @@ def _check_once(names: list[str], where: str) -> None:
         first = next(name for name, count in Counter(names).items() if count > 1)
         more = len(names) - len(set(names))
         raise ValueError(f"{where}: lists {more} files twice, first {first!r}; expected every file once")
-
-
-def _class_and_file(path: Any, where: str) -> tuple[str, ...]:
-    """The last two components of a path from another machine."""
-    end = PurePosixPath(path.replace("\\", "/")).parts[-2:] if isinstance(path, str) else ()
-    if len(end) < 2:
-        raise ValueError(f"{where}: image_names has {shown(path)}, expected paths that end in class/file")
-    return end

@@ -14,15 +14,19 @@ from dmf.data.layouts.arrays import (
     read_picture_pickle,
     read_png_pickle,
 )
-from dmf.data.layouts.files import SUFFIXES, read_class_folders, read_class_lists, read_csv, read_json, read_omniglot
+from dmf.data.layouts.files import read_class_folders, read_class_lists, read_csv, read_json, read_omniglot
+from dmf.data.layouts.names import composed, folded
+from dmf.data.layouts.pictures import SUFFIXES, USUAL, counted
 from dmf.data.layouts.raw import RawSplit, class_id_of
-from dmf.data.layouts.trees import Tree
-from dmf.values import shown
+from dmf.data.layouts.trees import Archive, Tree
+from dmf.values import printable, shown
 
 LOG = logging.getLogger("dmf.data")
 SPLITS = ("train", "val", "test")
 WHOLE_ROOT = "./"
 """The part of a layout whose images can be anywhere in the root."""
+MOST_FOLDERS = 100
+"""Folders of a root in which a layout is looked for if the root itself holds none."""
 LONGEST_NAME = 255
 """Longest class name, in characters."""
 
@@ -36,12 +40,14 @@ class Layout:
     read: Callable[[Tree, str, list[str]], RawSplit]
     only: str | None = None
     """The known data set that the layout belongs to, if it can hold no other."""
+    arrays: bool = False
+    """Whether images are arrays, whose channels can be in any order."""
 
     def names(self, split: str) -> list[list[str]]:
         """The possible names of each part; names of folders end with `/`."""
         words = {"split": split, "phase": "train_phase_train" if split == "train" else split}
         words["chen"] = {"train": "base", "val": "val", "test": "novel"}[split]
-        return [part.format(**words).split("|") for part in self.parts]
+        return [list(dict.fromkeys(part.format(**words).split("|"))) for part in self.parts]
 
     @property
     def expected(self) -> str:
@@ -64,10 +70,24 @@ class FoundLayout:
         for name, split in splits.items():
             if not split.class_ids:
                 places = ", ".join(self.tree.where(part) for part in self.parts[name])
-                raise ValueError(f"no image for {name!r} in {places}; expected files ending in {', '.join(SUFFIXES)}")
+                raise ValueError(
+                    f"no image for {name!r} in {places}; expected files ending in {', '.join(USUAL)} or the like"
+                )
             for class_id in set(split.class_ids):
                 _check_name(class_id, self.tree.where(self.parts[name][0]))
-        return _with_own_numbers(splits)
+        return _with_own_numbers({name: _composed(name, split) for name, split in splits.items()})
+
+    def ignored(self) -> str:
+        """A doubt that counts the hidden files, and those of other programs, that have an image's suffix."""
+        names: list[str] = []
+        for part in dict.fromkeys(part for parts in self.parts.values() for part in parts):
+            if part.endswith("/"):
+                names += [self.tree.where(part + name) for name in self.tree.ignored(part)]
+            elif part.endswith(".zip"):
+                archive = self.tree.mount(part)
+                names += [archive.where(name) for name in archive.ignored()]
+        kept = [name for name in names if name.lower().endswith(SUFFIXES)]
+        return f"{counted(len(kept), 'file')}, hidden or of other programs, left out, first {min(kept)}" if kept else ""
 
     def stamps(self) -> list[tuple[str, int, int]]:
         """Names, sizes and modification times of all files of the layout."""
@@ -76,8 +96,25 @@ class FoundLayout:
 
 
 def find_layout(tree: Tree) -> FoundLayout:
-    """The first of `LAYOUTS` that `tree` holds completely. Raises ValueError if there is none."""
-    whole, torn = [], []
+    """The first of `LAYOUTS` that `tree` holds completely; in an archive, also one folder deeper.
+
+    Raises ValueError, saying what was found instead, if there is none.
+    """
+    whole, torn = _held(tree)
+    if not whole:
+        deeper = _one_deeper(tree)
+        if len(deeper) == 1 and isinstance(tree, Archive):
+            return deeper[0]
+        raise ValueError(f"{tree.where()}: {_found_instead(tree, torn, deeper)}")
+    if len(whole) > 1:
+        others = ", ".join(found.layout.name for found in whole[1:])
+        LOG.info("%s: reading the %s; it also holds: %s", tree.where(), whole[0].layout.name, others)
+    return whole[0]
+
+
+def _held(tree: Tree) -> tuple[list[FoundLayout], dict[Layout, list[str]]]:
+    """The layouts that `tree` holds, and those that it holds in part, each with what is missing."""
+    whole, torn = [], {}
     for layout in LAYOUTS:
         parts = {s: [next(filter(tree.has, names), None) for names in layout.names(s)] for s in SPLITS}
         missing = [
@@ -90,15 +127,35 @@ def find_layout(tree: Tree) -> FoundLayout:
             there = {split: [part for part in parts[split] if part is not None] for split in SPLITS}
             whole.append(FoundLayout(layout, tree, there))
         elif any(parts[split][0] for split in SPLITS):
-            torn.append(f"{layout.name} without {', '.join(dict.fromkeys(missing))}")
-    if not whole:
-        found = f"found {'; '.join(torn)}" if torn else "found none of the known layouts"
-        expected = "\n  ".join(layout.expected for layout in LAYOUTS)
-        raise ValueError(f"{tree.where()}: {found}; expected the files of one of:\n  {expected}")
-    if len(whole) > 1:
-        others = ", ".join(found.layout.name for found in whole[1:])
-        LOG.info("%s: reading the %s; it also holds: %s", tree.where(), whole[0].layout.name, others)
-    return whole[0]
+            torn[layout] = list(dict.fromkeys(missing))
+    return whole, torn
+
+
+def _one_deeper(tree: Tree) -> list[FoundLayout]:
+    """The layouts in the folders of `tree`, at most one of each."""
+    folders = [name for name in tree.entries() if name.endswith("/")]
+    return [found[0] for folder in folders[:MOST_FOLDERS] if (found := _held(tree.below(folder))[0])]
+
+
+def _found_instead(tree: Tree, torn: dict[Layout, list[str]], deeper: list[FoundLayout]) -> str:
+    if deeper:
+        places = ", ".join(f"{found.layout.name} in {found.tree.where()}" for found in deeper)
+        return f"found {places}; set data.root to {'it' if len(deeper) == 1 else 'one of them'}"
+    if torn:
+        found = "; ".join(f"{layout.name} without {', '.join(missing)}" for layout, missing in torn.items())
+        return f"found {found}; expected {'; or '.join(layout.expected for layout in torn)}"
+    entries = [printable(name) for name in tree.entries()]
+    folders, files = ([name for name in entries if name.endswith("/") == is_folder] for is_folder in (True, False))
+    held = [
+        f"{counted(len(names), what)} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
+        for names, what in ((folders, "folder"), (files, "file"))
+        if names
+    ]
+    expected = "\n  ".join(layout.expected for layout in LAYOUTS)
+    return (
+        f"found none of the known layouts, but {' and '.join(held) or 'nothing'}; expected the files of one of:"
+        f"\n  {expected}"
+    )
 
 
 def _check_name(class_id: str, where: str) -> None:
@@ -110,15 +167,37 @@ def _check_name(class_id: str, where: str) -> None:
         )
 
 
+def _composed(name: str, split: RawSplit) -> RawSplit:
+    """The split with composed characters in class names; classes that then have the same name are one class."""
+    spellings: dict[str, set[str]] = {}
+    for class_id in set(split.class_ids):
+        spellings.setdefault(composed(class_id), set()).add(class_id)
+    doubts = list(split.doubts)
+    if twice := sorted(class_id for class_id, found in spellings.items() if len(found) > 1):
+        told = "with composed and with decomposed characters, read as one"
+        doubts.append(f"{counted(len(twice), 'class name')} of {name!r} written {told}, first {twice[0]!r}")
+    cases: dict[str, list[str]] = {}
+    for class_id in sorted(spellings):
+        cases.setdefault(folded(class_id), []).append(class_id)
+    if alike := [found for found in cases.values() if len(found) > 1]:
+        told = f"differ only in case from other classes, first {alike[0][0]!r} and {alike[0][1]!r}"
+        doubts.append(f"{sum(len(found) - 1 for found in alike)} classes of {name!r} {told}")
+    return RawSplit([composed(class_id) for class_id in split.class_ids], split.images, tuple(doubts))
+
+
 def _with_own_numbers(splits: dict[str, RawSplit]) -> dict[str, RawSplit]:
     """Prefix class ids with their split if they are just 0, 1, ... in every split."""
     for split in splits.values():
         classes = set(split.class_ids)
         if classes != {class_id_of(number, "") for number in range(len(classes))}:
             return splits
-    LOG.warning("the classes are numbered from 0 in every split; treating them as different classes")
+    doubt = "the classes are numbered from 0 in every split; they count as different classes"
     return {
-        name: RawSplit([f"{name}/{class_id}" for class_id in split.class_ids], split.images)
+        name: RawSplit(
+            [f"{name}/{class_id}" for class_id in split.class_ids],
+            split.images,
+            tuple(dict.fromkeys((doubt, *split.doubts))),
+        )
         for name, split in splits.items()
     }
 
@@ -132,11 +211,12 @@ LAYOUTS = (
         ("miniImageNet_category_split_{phase}.pickle",),
         read_data_and_labels,
         "mini_imagenet",
+        arrays=True,
     ),
-    Layout("cache pickles", ("mini-imagenet-cache-{split}.pkl",), read_cache_pickle, "mini_imagenet"),
-    Layout("npz images", ("{split}_images.npz", "{split}_labels.pkl"), read_npz),
+    Layout("cache pickles", ("mini-imagenet-cache-{split}.pkl",), read_cache_pickle, "mini_imagenet", arrays=True),
+    Layout("npz images", ("{split}_images.npz", "{split}_labels.pkl"), read_npz, arrays=True),
     Layout("png pickles", ("{split}_images_png.pkl", "{split}_labels.pkl"), read_png_pickle),
-    Layout("CIFAR-FS pickles", ("CIFAR_FS_{split}.pickle",), read_data_and_labels, "cifar_fs"),
+    Layout("CIFAR-FS pickles", ("CIFAR_FS_{split}.pickle",), read_data_and_labels, "cifar_fs", arrays=True),
     Layout("Omniglot alphabets", (_BACKGROUND, _EVALUATION), read_omniglot, "omniglot"),
     Layout("class lists", ("splits/bertinetto/{split}.txt", "data/|data.zip"), read_class_lists),
     Layout("images and CSV", ("{split}.csv|split/{split}.csv|splits/{split}.csv", "images/|images.zip"), read_csv),

@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 
 ADMITTED = "arrays, lists, dicts, strings, numbers and PIL images"
-PICTURE_MODES = ("1", "L", "P", "RGB", "RGBA")
+PICTURE_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")
 
 
 def read_pickle(file: IO[bytes], where: str) -> Any:
@@ -67,6 +67,12 @@ def _stand_ins() -> dict[str, Callable[..., Any]]:
     class Base:
         """Stands for `object`, which old pickles refer to."""
 
+    class Factory:
+        """Stands for what a `defaultdict` makes for a missing key; nothing is ever made."""
+
+    def emptied(*_: Any) -> dict[Any, Any]:
+        return {}
+
     class DType:
         def __init__(self, code: str | bytes, *_: Any) -> None:
             self.code, self.order = text(code), ""
@@ -93,8 +99,11 @@ def _stand_ins() -> dict[str, Callable[..., Any]]:
 
     class Picture(_Held):
         def __setstate__(self, state: list[Any]) -> None:
-            _, mode, size, palette, data = state[:5]
+            info, mode, size, palette, data = state[:5]
             self.value = _picture(text(mode), tuple(size), palette, _bytes(data))
+            transparent = with_text_keys(info, "a picture").get("transparency") if info else None
+            if _is_transparency(transparent):
+                self.value.info["transparency"] = transparent
 
     def from_buffer(data: Any, dtype: DType, shape: Any, order: str) -> np.ndarray:
         return _array(data, dtype.plain(), shape, order)
@@ -126,6 +135,8 @@ def _stand_ins() -> dict[str, Callable[..., Any]]:
         "copyreg._reconstructor": instance,
         "builtins.object": Base,
         "collections.OrderedDict": dict,
+        "collections.defaultdict": emptied,
+        **dict.fromkeys(("builtins.list", "builtins.dict", "builtins.int", "builtins.set"), Factory),
     }
 
 
@@ -155,9 +166,16 @@ def _picture(mode: str, size: tuple[int, int], palette: Any, data: bytes | bytea
     if mode not in PICTURE_MODES or width < 1 or height < 1 or width * height > 8 * len(data):
         raise ValueError(f"a picture of mode {mode!r}, {width}x{height}, in {len(data)} bytes")
     picture = Image.frombytes(mode, (width, height), data)
-    if mode == "P" and palette:
+    if mode in ("P", "PA") and palette:
         picture.putpalette(palette)
     return picture
+
+
+def _is_transparency(value: Any) -> bool:
+    """Whether it is what PIL keeps of a transparent colour: its index or value, or the alpha of each palette entry."""
+    return isinstance(value, (int, bytes)) or (
+        isinstance(value, tuple) and all(isinstance(each, int) for each in value)
+    )
 
 
 def _plain(value: Any, known: dict[int, Any]) -> Any:

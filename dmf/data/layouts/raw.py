@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +10,7 @@ import numpy as np
 from PIL import Image
 
 from dmf.data.layouts.pickles import text
+from dmf.data.layouts.pictures import open_picture
 from dmf.values import LONGEST_SHOWN, shown
 
 
@@ -28,6 +28,8 @@ class RawSplit:
 
     class_ids: Sequence[str]
     images: Callable[[], Iterator[RawImage]]
+    doubts: tuple[str, ...] = ()
+    """What was left out or looks wrong, one sentence each."""
 
 
 def class_id_of(label: Any, where: str) -> str:
@@ -55,7 +57,7 @@ def listed(value: Any, what: str, where: str) -> list[Any] | np.ndarray:
 
 def decode(read: Callable[[], bytes]) -> Image.Image:
     """Open the image file whose bytes `read()` returns; its pixels are decoded on first use."""
-    return Image.open(io.BytesIO(read()))
+    return open_picture(read())
 
 
 def field(data: dict[str, Any], key: str, where: str) -> Any:

@@ -8,20 +8,34 @@ import zipfile
 import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import IO, NoReturn
 
+from dmf.data.layouts.pictures import SUFFIXES
 from dmf.values import printable
 
 MOST_BYTES = 2**28
 """Largest image or list, since a small archive can unpack to any size."""
 UNREADABLE_IN_ARCHIVE = (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, OSError)
 """Errors for an entry that is damaged, truncated, encrypted, or packed in a way that zipfile does not know."""
+DEFLATE64 = 9
+"""The packing that Windows uses for large archives, and that Python cannot unpack."""
+FOREIGN = frozenset(
+    {
+        *("__MACOSX", "Icon\r", "desktop.ini", "Thumbs.db", "ehthumbs.db", "lost+found", "System Volume Information"),
+        *("$RECYCLE.BIN", "RECYCLER", "@Recycle", "#recycle", "@eaDir", "#snapshot", "@Recently-Snapshot", "@tmp"),
+    }
+)
+"""Files and folders that systems and storage devices put beside a user's own, such as thumbnails and deleted files."""
+READ_AT_THE_TOP = (".csv", ".json", ".pickle", ".pkl", ".pth", ".npz", ".zip")
+"""Suffixes of files that belong to a layout where they lie at the top of a root."""
+_FOREIGN = frozenset(name.lower() for name in FOREIGN)
 
 
 class Tree(ABC):
-    """Files by relative names with `/`, without hidden ones (`.DS_Store`, `._x.jpg`, `__MACOSX`)."""
+    """Files by relative names with `/`, without hidden and `FOREIGN` ones (`.DS_Store`, `._x.jpg`, `@eaDir`)."""
 
     @abstractmethod
     def where(self, name: str = "") -> str:
@@ -34,6 +48,14 @@ class Tree(ABC):
     @abstractmethod
     def files(self, under: str = "") -> list[str]:
         """Sorted names of all files in the folder `under`, relative to it."""
+
+    @abstractmethod
+    def ignored(self, under: str = "") -> list[str]:
+        """Sorted names of the hidden and foreign files in the folder `under`, which `files` leaves out."""
+
+    @abstractmethod
+    def entries(self, under: str = "") -> list[str]:
+        """Sorted names directly in the folder `under`; those of folders, empty ones too, end with `/`."""
 
     @abstractmethod
     def open(self, name: str) -> IO[bytes]:
@@ -66,10 +88,11 @@ class Tree(ABC):
 
 
 class Folder(Tree):
-    """A folder on disk. Symbolic links in it are followed."""
+    """A folder on disk, as it is when it is first listed. Symbolic links in it are followed."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._walks: dict[str, _Walk] = {}
 
     def where(self, name: str = "") -> str:
         return printable(str(self.path / name))
@@ -79,17 +102,23 @@ class Folder(Tree):
         return path.is_dir() if name.endswith("/") else path.is_file()
 
     def files(self, under: str = "") -> list[str]:
-        top = str(self._path_of(under))
-        names: list[str] = []
-        above: dict[str, tuple[str, ...]] = {top: (os.path.realpath(top),)}  # real paths of each folder and its parents
-        for folder, folders, files in os.walk(top, onerror=_unreadable, followlinks=True):
-            folders[:] = [name for name in folders if not _hidden(name)]
-            for path in (os.path.join(folder, name) for name in folders):
-                above[path] = _followed(path, above[folder])
-            prefix = os.path.relpath(folder, top).replace(os.sep, "/") + "/"
-            prefix = "" if prefix == "./" else prefix
-            names += [prefix + name for name in files if not _hidden(name)]
-        return sorted(names)
+        return self._walked(under).files
+
+    def ignored(self, under: str = "") -> list[str]:
+        return self._walked(under).ignored
+
+    def entries(self, under: str = "") -> list[str]:
+        try:
+            with os.scandir(self._path_of(under)) as entries:
+                kept = [entry for entry in entries if not is_foreign(entry.name)]
+                return sorted(f"{entry.name}/" if entry.is_dir() else entry.name for entry in kept)
+        except OSError as error:
+            _unreadable(error)
+
+    def _walked(self, under: str) -> _Walk:
+        if under not in self._walks:
+            self._walks[under] = _walk(str(self._path_of(under)))
+        return self._walks[under]
 
     def open(self, name: str) -> IO[bytes]:
         try:
@@ -115,17 +144,30 @@ class Folder(Tree):
 
 
 class Archive(Tree):
-    """The entries of a zip archive below `prefix`, read without extracting the archive."""
+    """The entries of a zip archive below `prefix`, read without extracting the archive.
+
+    Entries that Windows programs wrote with backslashes have names with `/` here.
+    """
 
     def __init__(self, path: Path, archive: zipfile.ZipFile, prefix: str = "") -> None:
         self.path, self.prefix, self._archive = path, prefix, archive
 
     @cached_property
-    def _names(self) -> dict[str, None]:
-        """Sorted names below the prefix, in a dict for fast lookup."""
-        names = (name for name in self._archive.namelist() if name.startswith(self.prefix) and not name.endswith("/"))
-        kept = sorted(name.removeprefix(self.prefix) for name in names if not any(map(_hidden, name.split("/"))))
-        return dict.fromkeys(kept)
+    def _entries(self) -> dict[str, str]:
+        """Every name below the prefix, sorted, with the entry's name in the archive; those of folders end with `/`."""
+        named = ((name.replace("\\", "/"), name) for name in self._archive.namelist())
+        return dict(
+            sorted((name.removeprefix(self.prefix), own) for name, own in named if name.startswith(self.prefix))
+        )
+
+    @cached_property
+    def _names(self) -> dict[str, str]:
+        """The entries that are files of the user's own."""
+        return {
+            name: own
+            for name, own in self._entries.items()
+            if not name.endswith("/") and not any(map(is_foreign, name.split("/")))
+        }
 
     def where(self, name: str = "") -> str:
         return printable(f"{self.path}:{self.prefix}{name}" if self.prefix or name else str(self.path))
@@ -139,11 +181,21 @@ class Archive(Tree):
         under = under.removeprefix("./")
         return [name.removeprefix(under) for name in self._names if name.startswith(under)]
 
+    def ignored(self, under: str = "") -> list[str]:
+        under = under.removeprefix("./")
+        rest = (name for name in self._entries if name not in self._names and not name.endswith("/"))
+        return [name.removeprefix(under) for name in rest if name.startswith(under)]
+
+    def entries(self, under: str = "") -> list[str]:
+        under = under.removeprefix("./")
+        below = (name.removeprefix(under).partition("/") for name in self._entries if name.startswith(under))
+        return sorted({first + slash for first, slash, _ in below if first and not is_foreign(first)})
+
     def open(self, name: str) -> IO[bytes]:
         if name not in self._names:
             raise ValueError(f"{self.where(name)}: no such entry in the archive")
         try:
-            return self._archive.open(self.prefix + name)
+            return self._archive.open(self._names[name])
         except UNREADABLE_IN_ARCHIVE as error:
             self._refuse(name, error)
 
@@ -174,14 +226,25 @@ def open_tree(root: Path) -> Tree:
 
 
 def open_archive(path: Path, inner: str | None = None) -> Archive:
-    """Open the zip archive at `path`, below its top folder if that is the only one (and called `inner`, if given)."""
+    """Open the zip archive at `path`, below its top folder if that is the only one (and called `inner`, if given).
+
+    Files beside the top folder, such as a README, do not count.
+    """
     try:
         archive = Archive(path, zipfile.ZipFile(path))
     except Exception as error:  # damaged bytes can fail anywhere in zipfile
         raise ValueError(f"{path}: {error}; expected a zip archive (extract other kinds into a folder)") from error
-    tops = {name.split("/")[0] for name in archive.files()}
+    if any(entry.compress_type == DEFLATE64 for entry in archive._archive.infolist()):
+        raise ValueError(
+            f"{path}: is packed with Deflate64, as Windows packs large archives, which Python cannot unpack; extract "
+            "it, or pack it again with another program"
+        )
+    tops = {name.split("/")[0] for name in archive.files() if "/" in name}
     only_top = tops.pop() if len(tops) == 1 else None
-    return Archive(path, archive._archive, f"{only_top}/") if only_top and inner in (None, only_top) else archive
+    beside = any("/" not in name and name.lower().endswith((*READ_AT_THE_TOP, *SUFFIXES)) for name in archive.files())
+    if only_top and not beside and inner in (None, only_top):
+        return Archive(path, archive._archive, f"{only_top}/")
+    return archive
 
 
 def inside(name: str, where: str) -> str:
@@ -190,6 +253,37 @@ def inside(name: str, where: str) -> str:
     if path.is_absolute() or ".." in path.parts:
         raise ValueError(f"{where}: the name {name!r} leads outside; expected a relative name without '..'")
     return name
+
+
+@dataclass(frozen=True)
+class _Walk:
+    """All files in a folder, by relative name."""
+
+    files: list[str]
+    ignored: list[str]
+
+
+def _walk(top: str) -> _Walk:
+    found: list[str] = []
+    ignored: list[str] = []
+    above: dict[str, tuple[str, ...]] = {top: (os.path.realpath(top),)}  # real paths of each folder and its parents
+    for folder, folders, files in os.walk(top, onerror=_unreadable, followlinks=True):
+        ignored += [name for each in folders if is_foreign(each) for name in _names_in(top, os.path.join(folder, each))]
+        folders[:] = [name for name in folders if not is_foreign(name)]
+        for path in (os.path.join(folder, name) for name in folders):
+            above[path] = _followed(path, above[folder])
+        prefix = os.path.relpath(folder, top).replace(os.sep, "/") + "/"
+        prefix = "" if prefix == "./" else prefix
+        for name in files:
+            (ignored if is_foreign(name) else found).append(prefix + name)
+    return _Walk(sorted(found), sorted(ignored))
+
+
+def _names_in(top: str, folder: str) -> Iterator[str]:
+    """The files in an ignored folder, relative to `top`; links are not followed, and what cannot be read is skipped."""
+    for inner, _, files in os.walk(folder):
+        for name in files:
+            yield os.path.relpath(os.path.join(inner, name), top).replace(os.sep, "/")
 
 
 def _followed(path: str, above: tuple[str, ...]) -> tuple[str, ...]:
@@ -205,5 +299,6 @@ def _unreadable(error: OSError) -> NoReturn:
     raise ValueError(f"{printable(str(error.filename))}: cannot be read: {error.strerror}") from error
 
 
-def _hidden(name: str) -> bool:
-    return name.startswith(".") or name == "__MACOSX"
+def is_foreign(name: str) -> bool:
+    """Whether a file or folder is hidden, or one that systems put beside a user's own."""
+    return name.startswith(".") or name.lower() in _FOREIGN
