@@ -87,6 +87,7 @@ setup(
         "pillow>=10",
         "safetensors>=0.4",
         "scipy>=1.11",
+        "pot>=0.9.4",
     ],
     extras_require={
         "sweep": [

@@ -26,6 +26,13 @@ METHODS = {
     "classifier_baseline": "Classifier-Baseline",
     "baseline": "Baseline",
     "raw_pixels": "raw pixels, cosine",
+    "matching_net": "MatchingNet",
+    "relation_net": "RelationNet",
+    "can": "CAN",
+    "can_transductive": "CAN, transductive",
+    "feat": "FEAT",
+    "deepemd": "DeepEMD",
+    "meta_baseline": "Meta-Baseline",
 }
 """`model.method` -> the method's name in tables."""
 
@@ -107,7 +114,15 @@ TABLES = {
             row_path="model.method",
             row_header="method",
             labels=METHODS,
-            published_as={"dmf": "DMF", "proto_net": "ProtoNet"},
+            published_as={
+                "dmf": "DMF",
+                "proto_net": "ProtoNet",
+                "matching_net": "MatchingNet",
+                "relation_net": "RelationNet",
+                "can": "CAN",
+                "feat": "FEAT",
+                "deepemd": "DeepEMD",
+            },
             baseline="proto_net",
             components=False,
         ),
