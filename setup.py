@@ -105,6 +105,7 @@ setup(
         "test": [
             "pytest>=8",
             "pytest-xdist>=3.6",
+            "easyfsl>=1.5",
             "moto[s3]>=5",
             "psycopg2-binary>=2.9",
             "ruff>=0.17.6",
