@@ -89,6 +89,7 @@ setup(
         "pillow>=10",
         "safetensors>=0.4",
         "scipy>=1.11",
+        "pot>=0.9.4",
     ],
     extras_require={
         "sweep": [
@@ -106,6 +107,7 @@ setup(
         "test": [
             "pytest>=8",
             "pytest-xdist>=3.6",
+            "easyfsl>=1.5",
             "moto[s3]>=5",
             "psycopg2-binary>=2.9",
             "ruff>=0.17.6",

@@ -16,6 +16,9 @@ dmf.ops dmf.episodes
 dmf.backbones
 dmf.methods
 dmf.methods.dmf dmf.methods.proto_net dmf.methods.classifier_baseline dmf.methods.baseline dmf.methods.raw_pixels
+dmf.methods.can dmf.methods.deepemd dmf.methods.feat
+dmf.methods.matching_net dmf.methods.meta_baseline dmf.methods.relation_net
+dmf.methods.can_transductive
 dmf.config
 dmf.data.layouts
 dmf.data

@@ -235,7 +235,7 @@ COMMANDS = [
     line("a folder as checkpoint", evaluate.main, "--resume .", "there is no checkpoint at ."),
     line("no sweep file", sweep.main, "", "the following arguments are required: spec"),
     line("a format that is none", report.main, "--formats pdf", "invalid choice: 'pdf'", "latex"),
-    line("a store that is a file", report.main, f"--store {Path(__file__)}", "test_bad_input.py is damaged or no archive"),
+    line("a store that is a file", report.main, f"--store {Path(__file__)}", "is damaged or no archive of sweeps"),
 ]  # fmt: skip
 
 

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from dmf.config import METHODS
 from orchestrator.spec.file import parse_yaml, read_spec, spec_from
 from orchestrator.spec.model import Part, SweepSpec
 
 SWEEPS = sorted((Path(__file__).resolve().parents[1] / "sweeps").glob("*.yaml"))
+
+
+def one_of(names: Iterable[str]) -> str:
+    *first, last = map(repr, names)
+    return f"{', '.join(first)} or {last}"
 
 
 def spec(**fields: Any) -> SweepSpec:
@@ -60,10 +67,7 @@ parts:
         "parts.0.grid.episodes.shot.1: Input should be a valid integer, got 'x'",
         "parts.1.grids: no such name; did you mean grid?",
         "parts.1: lists under zip go together and must be equally long; episodes.shot has 2, model.alignment has 1",
-        (
-            "parts.2.trials.0.model.method: Input should be 'dmf', 'proto_net', 'classifier_baseline', 'baseline' or "
-            "'raw_pixels', got 'protonet'"
-        ),
+        f"parts.2.trials.0.model.method: Input should be {one_of(METHODS)}, got 'protonet'",
         "parts.2.trials.1.modle.groups: no such name; did you mean model.groups?",
     ):
         assert f"\n  {line}" in told, f"{line!r} is not in\n{told}"

@@ -21,4 +21,13 @@ def build_backbone(config: BackboneConfig, in_channels: int) -> nn.Module:
     return backbone
 
 
-__all__ = ["BACKBONES", "build_backbone"]
+def map_shape(config: BackboneConfig, in_channels: int, image_size: int) -> tuple[int, ...]:
+    """The shape [C, H, W] of the backbone's maps of images [`in_channels`, `image_size`, `image_size`]."""
+    import torch
+
+    with torch.device("meta"), torch.no_grad():
+        images = torch.empty(1, in_channels, image_size, image_size)
+        return tuple(build_backbone(config, in_channels).eval()(images).shape[1:])
+
+
+__all__ = ["BACKBONES", "build_backbone", "map_shape"]

@@ -7,19 +7,46 @@ from typing import Annotated, get_args
 from pydantic import Discriminator, Tag
 
 from dmf.methods.baseline.config import BaselineConfig
+from dmf.methods.can.config import CANConfig
+from dmf.methods.can_transductive.config import CANTransductiveConfig
 from dmf.methods.classifier_baseline.config import ClassifierBaselineConfig
+from dmf.methods.deepemd.config import DeepEMDConfig
 from dmf.methods.dmf.config import DMFConfig
+from dmf.methods.feat.config import FEATConfig
+from dmf.methods.matching_net.config import MatchingNetConfig
+from dmf.methods.meta_baseline.config import MetaBaselineConfig
 from dmf.methods.proto_net.config import ProtoNetConfig
 from dmf.methods.raw_pixels.config import RawPixelsConfig
+from dmf.methods.relation_net.config import RelationNetConfig
 from dmf.values import tag_by
 
-AnyMethod = DMFConfig | ProtoNetConfig | ClassifierBaselineConfig | BaselineConfig | RawPixelsConfig
+AnyMethod = (
+    DMFConfig
+    | ProtoNetConfig
+    | ClassifierBaselineConfig
+    | BaselineConfig
+    | RawPixelsConfig
+    | MatchingNetConfig
+    | RelationNetConfig
+    | CANConfig
+    | CANTransductiveConfig
+    | FEATConfig
+    | DeepEMDConfig
+    | MetaBaselineConfig
+)
 ModelConfig = Annotated[
     Annotated[DMFConfig, Tag("<dmf>")]
     | Annotated[ProtoNetConfig, Tag("<proto_net>")]
     | Annotated[ClassifierBaselineConfig, Tag("<classifier_baseline>")]
     | Annotated[BaselineConfig, Tag("<baseline>")]
-    | Annotated[RawPixelsConfig, Tag("<raw_pixels>")],
+    | Annotated[RawPixelsConfig, Tag("<raw_pixels>")]
+    | Annotated[MatchingNetConfig, Tag("<matching_net>")]
+    | Annotated[RelationNetConfig, Tag("<relation_net>")]
+    | Annotated[CANConfig, Tag("<can>")]
+    | Annotated[CANTransductiveConfig, Tag("<can_transductive>")]
+    | Annotated[FEATConfig, Tag("<feat>")]
+    | Annotated[DeepEMDConfig, Tag("<deepemd>")]
+    | Annotated[MetaBaselineConfig, Tag("<meta_baseline>")],
     Discriminator(tag_by("method", "dmf")),
 ]
 METHODS: dict[str, type[AnyMethod]] = {kind.model_fields["method"].default: kind for kind in get_args(AnyMethod)}

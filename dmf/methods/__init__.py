@@ -22,6 +22,13 @@ METHODS = {
     "classifier_baseline": "ClassifierBaseline",
     "baseline": "Baseline",
     "raw_pixels": "RawPixels",
+    "matching_net": "MatchingNet",
+    "relation_net": "RelationNet",
+    "can": "CAN",
+    "can_transductive": "CANTransductive",
+    "feat": "FEAT",
+    "deepemd": "DeepEMD",
+    "meta_baseline": "MetaBaseline",
 }
 """Name -> name of the class in `model.py` of the method's folder. `build_method` imports only the one it needs."""
 
@@ -34,12 +41,16 @@ def build_method(config: AnyMethod, data: DataConfig, base_classes: int) -> FewS
     import torch
     from torch import nn
 
-    from dmf.backbones import build_backbone
+    from dmf.backbones import build_backbone, map_shape
     from dmf.backbones.config import BackboneConfig
 
     backbone = build_backbone(config, data.channels) if isinstance(config, BackboneConfig) else nn.Identity()
     kind = getattr(importlib.import_module(f"dmf.methods.{config.method}.model"), METHODS[config.method])
-    method: FewShotMethod = kind.build(backbone, config, base_classes)
+    sized = {}
+    if kind.needs_map_shape:
+        assert isinstance(config, BackboneConfig)
+        sized["map_shape"] = map_shape(config, data.channels, data.image_size)
+    method: FewShotMethod = kind.build(backbone, config, base_classes, **sized)
     return method.to(memory_format=torch.channels_last)
 
 

@@ -37,6 +37,12 @@ class FewShotMethod(nn.Module, ABC):
     """Whether an evaluation calls `adapt` instead of `score_rows`."""
     computes_classes: bool = False
     """Whether `class_table` computes something rather than collects rows, so that its results are worth caching."""
+    needs_map_shape: ClassVar[bool] = False
+    """Whether `build` also takes the shape [C, H, W] of the backbone's feature maps."""
+    reads_order: bool = False
+    """Whether scores depend on the order of the support set: that of its classes, and of the images of a class."""
+    transductive: ClassVar[bool] = False
+    """Whether a query's scores depend on the other queries of its episode."""
 
     def forward(self, episode: Episode) -> Tensor:
         """Logits [B, Q, N] of an episode of images."""

@@ -1,4 +1,4 @@
-"""Computations on feature maps that several methods share."""
+"""Computations on feature maps and scores that several methods share."""
 
 from __future__ import annotations
 
@@ -19,3 +19,18 @@ def nearest_mean(support: Tensor, query: Tensor) -> Tensor:
     means, queries = F.normalize(support.mean(2), dim=-1), F.normalize(query, dim=-1)
     with full_precision(query.device):
         return torch.einsum("bqc,bnc->bqn", queries, means)
+
+
+def squared_distances(rows: Tensor, centres: Tensor) -> Tensor:
+    """Vectors [B, I, C] and [B, N, C] -> squared Euclidean distances [B, I, N]."""
+    return (rows[:, :, None] - centres[:, None]).square().sum(-1)
+
+
+def episode_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
+    """Cross-entropy of logits [B, Q, N] with targets [B, Q], averaged over the queries of all episodes."""
+    return F.cross_entropy(logits.flatten(0, 1), targets.flatten())
+
+
+def positions_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
+    """Cross-entropy of logit maps [P, classes, H, W] with one target per map [P], averaged over maps and positions."""
+    return F.cross_entropy(logits, targets[:, None, None].expand(-1, *logits.shape[2:]))

@@ -27,6 +27,7 @@ class Baseline(FewShotMethod):
     """
 
     adapts = True
+    reads_order = True
 
     def __init__(
         self,

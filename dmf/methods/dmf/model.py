@@ -13,7 +13,6 @@ from typing import Literal, Self
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from dmf.episodes import Episode
 from dmf.machine.precision import wide
@@ -22,6 +21,7 @@ from dmf.methods.dmf.alignment import Alignment
 from dmf.methods.dmf.config import DMFConfig
 from dmf.methods.dmf.meta_filter import MetaFilter
 from dmf.methods.dmf.scorers import ClassWeight, FilterScorer, OnePassScorer, Scorer
+from dmf.methods.heads import positions_cross_entropy
 
 
 class DMF(FewShotMethod):
@@ -143,8 +143,3 @@ class DMF(FewShotMethod):
         inside = positions_cross_entropy(scores.flatten(0, 1), targets.flatten())
         share = height * width / ((height + 2 * self.score_border) * (width + 2 * self.score_border))
         return inside * share + math.log(ways) * (1 - share)
-
-
-def positions_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
-    """Cross-entropy of logit maps [P, classes, H, W] with one target per map [P], averaged over maps and positions."""
-    return F.cross_entropy(logits, targets[:, None, None].expand(-1, *logits.shape[2:]))
