@@ -383,17 +383,18 @@ def run_sweep(
     if options.budget and todo:
         todo = _affordable(todo, costs, spec, options)
         signals.deadline = time.monotonic() + options.budget
-    for trial in todo:
-        if trial.key in anew:
-            _drop(trial.key, before[trial.key].state, ledger, tracker)
     ended = sum(each.ended for each in before.values()) - sum(before[trial.key].ended for trial in todo)
     left = len(asked) - ended - len(todo)
     kept = f", {left} left as they are" if left else ""
     print(f"{planned.name}: {len(asked)} trainings, {ended} done, {len(todo)} to run{kept}")
+    if todo:
+        _look_at_images(todo, options)  # before anything is put aside
+    for trial in todo:
+        if trial.key in anew:
+            _drop(trial.key, before[trial.key].state, ledger, tracker)
     failures: dict[str, Failure] = {}
     stopped: Stopped | None = None
     if todo:
-        _look_at_images(todo, options)
         from orchestrator.running.executor import executor
 
         with Progress(spec.name) as progress, executor(spec, ledger, signals, options) as chosen:
