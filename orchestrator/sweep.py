@@ -417,9 +417,6 @@ class Rounds:
         if options.budget and todo:
             todo = _affordable(todo, costs, spec, options)
             self.signals.deadline = time.monotonic() + options.budget
-        for trial in todo:
-            if trial.key in anew:
-                _drop(trial.key, before[trial.key].state, ledger, self.tracker)
         ended = sum(each.ended for each in before.values()) - sum(before[trial.key].ended for trial in todo)
         left = len(asked) - ended - len(todo)
         kept = f", {left} left as they are" if left else ""
@@ -427,7 +424,10 @@ class Rounds:
         if not todo:
             return
         if not self.costs:  # looks go on with the same images
-            _look_at_images(todo, options)
+            _look_at_images(todo, options)  # before anything is put aside
+        for trial in todo:
+            if trial.key in anew:
+                _drop(trial.key, before[trial.key].state, ledger, self.tracker)
         self.costs |= {trial.key: costs[trial.key] for trial in todo}
         with Progress(spec.name) as progress:
             chosen = self._start()
