@@ -16,6 +16,8 @@ dmf.ops dmf.episodes
 dmf.backbones
 dmf.methods
 dmf.methods.dmf dmf.methods.proto_net dmf.methods.classifier_baseline dmf.methods.baseline dmf.methods.raw_pixels
+dmf.methods.baseline_pp dmf.methods.negative_margin dmf.methods.rfs dmf.methods.maml dmf.methods.anil dmf.methods.r2d2
+dmf.methods.metaoptnet_ridge dmf.methods.metaoptnet_svm
 dmf.config
 dmf.data.layouts
 dmf.data

@@ -37,6 +37,8 @@ SMALL = {name: {"backbone": "conv64f"} for name in METHODS} | {
     "raw_pixels": {},
 }
 """Settings of each method for a small model."""
+LOSSES = {"dmf": {"few_shot", "global"}}
+"""Names of a method's losses, where they are not `few_shot` alone."""
 LABELS = torch.tensor([[4, 1, 0, 4], [3, 3, 2, 0]])
 
 
@@ -250,7 +252,7 @@ def test_methods_share_their_interface(method: str) -> None:
             model.losses(episode)
         return
     losses = model.losses(episode)
-    assert set(losses.parts) == {"dmf": {"few_shot", "global"}, "proto_net": {"few_shot"}}[method]
+    assert set(losses.parts) == LOSSES.get(method, {"few_shot"})
     assert all(loss.isfinite() and loss.dim() == 0 for loss in (losses.total, *losses.parts.values()))
     if method == "dmf":
         torch.testing.assert_close(losses.total, losses.parts["global"] + 0.5 * losses.parts["few_shot"])

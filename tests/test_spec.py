@@ -61,7 +61,8 @@ parts:
         "parts.1.grids: no such name; did you mean grid?",
         "parts.1: lists under zip go together and must be equally long; episodes.shot has 2, model.alignment has 1",
         (
-            "parts.2.trials.0.model.method: Input should be 'dmf', 'proto_net', 'classifier_baseline', 'baseline' or "
+            "parts.2.trials.0.model.method: Input should be 'dmf', 'proto_net', 'classifier_baseline', 'baseline', "
+            "'baseline_pp', 'negative_margin', 'rfs', 'maml', 'anil', 'r2d2', 'metaoptnet_ridge', 'metaoptnet_svm' or "
             "'raw_pixels', got 'protonet'"
         ),
         "parts.2.trials.1.modle.groups: no such name; did you mean model.groups?",

@@ -6,19 +6,49 @@ from typing import Annotated, get_args
 
 from pydantic import Discriminator, Tag
 
+from dmf.methods.anil.config import ANILConfig
 from dmf.methods.baseline.config import BaselineConfig
+from dmf.methods.baseline_pp.config import BaselinePPConfig
 from dmf.methods.classifier_baseline.config import ClassifierBaselineConfig
 from dmf.methods.dmf.config import DMFConfig
+from dmf.methods.maml.config import MAMLConfig
+from dmf.methods.metaoptnet_ridge.config import MetaOptNetRidgeConfig
+from dmf.methods.metaoptnet_svm.config import MetaOptNetSVMConfig
+from dmf.methods.negative_margin.config import NegativeMarginConfig
 from dmf.methods.proto_net.config import ProtoNetConfig
+from dmf.methods.r2d2.config import R2D2Config
 from dmf.methods.raw_pixels.config import RawPixelsConfig
+from dmf.methods.rfs.config import RFSConfig
 from dmf.values import tag_by
 
-AnyMethod = DMFConfig | ProtoNetConfig | ClassifierBaselineConfig | BaselineConfig | RawPixelsConfig
+AnyMethod = (
+    DMFConfig
+    | ProtoNetConfig
+    | ClassifierBaselineConfig
+    | BaselineConfig
+    | BaselinePPConfig
+    | NegativeMarginConfig
+    | RFSConfig
+    | MAMLConfig
+    | ANILConfig
+    | R2D2Config
+    | MetaOptNetRidgeConfig
+    | MetaOptNetSVMConfig
+    | RawPixelsConfig
+)
 ModelConfig = Annotated[
     Annotated[DMFConfig, Tag("<dmf>")]
     | Annotated[ProtoNetConfig, Tag("<proto_net>")]
     | Annotated[ClassifierBaselineConfig, Tag("<classifier_baseline>")]
     | Annotated[BaselineConfig, Tag("<baseline>")]
+    | Annotated[BaselinePPConfig, Tag("<baseline_pp>")]
+    | Annotated[NegativeMarginConfig, Tag("<negative_margin>")]
+    | Annotated[RFSConfig, Tag("<rfs>")]
+    | Annotated[MAMLConfig, Tag("<maml>")]
+    | Annotated[ANILConfig, Tag("<anil>")]
+    | Annotated[R2D2Config, Tag("<r2d2>")]
+    | Annotated[MetaOptNetRidgeConfig, Tag("<metaoptnet_ridge>")]
+    | Annotated[MetaOptNetSVMConfig, Tag("<metaoptnet_svm>")]
     | Annotated[RawPixelsConfig, Tag("<raw_pixels>")],
     Discriminator(tag_by("method", "dmf")),
 ]

@@ -9,6 +9,8 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from dmf.config import AnyMethod, DataConfig
     from dmf.methods.base import FewShotMethod
 
@@ -17,6 +19,14 @@ METHODS = {
     "proto_net": "ProtoNet",
     "classifier_baseline": "ClassifierBaseline",
     "baseline": "Baseline",
+    "baseline_pp": "BaselinePP",
+    "negative_margin": "NegativeMargin",
+    "rfs": "RFS",
+    "maml": "MAML",
+    "anil": "ANIL",
+    "r2d2": "R2D2",
+    "metaoptnet_ridge": "MetaOptNetRidge",
+    "metaoptnet_svm": "MetaOptNetSVM",
     "raw_pixels": "RawPixels",
 }
 """Name -> name of the class in `model.py` of the method's folder. `build_method` imports only the one it needs."""
@@ -35,8 +45,19 @@ def build_method(config: AnyMethod, data: DataConfig, base_classes: int) -> FewS
 
     backbone = build_backbone(config, data.channels) if isinstance(config, BackboneConfig) else nn.Identity()
     kind = getattr(importlib.import_module(f"dmf.methods.{config.method}.model"), METHODS[config.method])
-    method: FewShotMethod = kind.build(backbone, config, base_classes)
+    sizes = (_map_size(backbone, data),) if kind.reads_map_size else ()
+    method: FewShotMethod = kind.build(backbone, config, base_classes, *sizes)
     return method.to(memory_format=torch.channels_last)
+
+
+def _map_size(backbone: nn.Module, data: DataConfig) -> int:
+    """Positions of the backbone's feature maps of images as in `data`."""
+    import torch
+
+    with torch.no_grad():
+        maps = backbone.eval()(torch.zeros(1, data.channels, data.image_size, data.image_size))
+    backbone.train()
+    return int(maps.shape[2:].numel())
 
 
 __all__ = ["METHODS", "build_method"]

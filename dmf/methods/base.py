@@ -35,6 +35,8 @@ class FewShotMethod(nn.Module, ABC):
     backbone: nn.Module
     adapts: ClassVar[bool] = False
     """Whether an evaluation calls `adapt` instead of `score_rows`."""
+    reads_map_size: ClassVar[bool] = False
+    """Whether `build` also takes the number of positions of a feature map."""
     computes_classes: bool = False
     """Whether `class_table` computes something rather than collects rows, so that its results are worth caching."""
 

@@ -19,3 +19,8 @@ def nearest_mean(support: Tensor, query: Tensor) -> Tensor:
     means, queries = F.normalize(support.mean(2), dim=-1), F.normalize(query, dim=-1)
     with full_precision(query.device):
         return torch.einsum("bqc,bnc->bqn", queries, means)
+
+
+def with_ones(rows: Tensor) -> Tensor:
+    """[..., C] -> [..., C + 1]: a product with weights [C + 1, N], whose last row is the bias, is then a linear map."""
+    return torch.cat([rows, torch.ones_like(rows[..., :1])], dim=-1)
