@@ -15,7 +15,7 @@ PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
 
-BENCHMARKS := head step evaluation loader sweep report statistics
+BENCHMARKS := head step evaluation methods loader sweep report statistics
 SCALE := plan scale mirror
 
 # Of pip's lines those on large downloads, and the one on installing.
