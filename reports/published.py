@@ -22,8 +22,15 @@ LIBRARY = "LibFewShot"
 
 DATASETS = {"mini_imagenet": "miniImageNet", "tiered_imagenet": "tieredImageNet"}
 """The paper's data sets -> the paper's names for them."""
-BACKBONES = {"conv64f": "Conv4", "wrn28": "WRN-28", "resnet12": "ResNet-12"}
-"""The paper's backbones -> the paper's names for them, in the order of its Table 1."""
+BACKBONES = {
+    "conv64f": "Conv4",
+    "conv32f": "Conv4 of 32 channels",
+    "wrn28": "WRN-28",
+    "resnet18": "ResNet-18",
+    "resnet12": "ResNet-12",
+    "resnet12_can": "ResNet-12 of CAN",
+}
+"""Our backbones -> their names in tables, which are the paper's where it has them, in the order of its Table 1."""
 ABLATED = ("mini_imagenet", "resnet12")
 """Data set and backbone of Table 2."""
 IMAGE_SIZE = 84

@@ -19,6 +19,8 @@ dmf.methods.dmf dmf.methods.proto_net dmf.methods.classifier_baseline dmf.method
 dmf.methods.can dmf.methods.deepemd dmf.methods.feat
 dmf.methods.matching_net dmf.methods.meta_baseline dmf.methods.relation_net
 dmf.methods.can_transductive
+dmf.methods.baseline_pp dmf.methods.negative_margin dmf.methods.rfs dmf.methods.maml dmf.methods.anil dmf.methods.r2d2
+dmf.methods.metaoptnet_ridge dmf.methods.metaoptnet_svm
 dmf.config
 dmf.data.layouts
 dmf.data

@@ -1,13 +1,18 @@
-"""Backbones: shapes and DropBlock."""
+"""Backbones: shapes, DropBlock, and DMF behind each of them."""
 
 from __future__ import annotations
 
 import pytest
 import torch
+import torchvision
+from torch import nn
 
 from dmf.backbones import BACKBONES, build_backbone
 from dmf.backbones.config import CHANNELS, BackboneConfig
 from dmf.backbones.drop_block import DropBlock, count_forwards, reset_forwards
+from dmf.config import DataConfig, DMFConfig, ExperimentConfig
+from dmf.episodes import Episode
+from dmf.methods import build_method
 
 
 @pytest.mark.parametrize(
@@ -19,6 +24,12 @@ from dmf.backbones.drop_block import DropBlock, count_forwards, reset_forwards
         ("conv64f", 84, False, 10),
         ("conv64f", 84, True, 5),
         ("conv64f", 28, False, 3),
+        ("conv32f", 84, True, 5),
+        ("conv32f", 28, False, 3),
+        ("resnet12_can", 84, False, 6),
+        ("resnet12_can", 28, False, 2),
+        ("resnet18", 84, False, 11),
+        ("wrn28", 28, False, 7),
     ],
 )
 @pytest.mark.parametrize("channels", [1, 3])
@@ -97,3 +108,47 @@ def test_dropblock_never_exceeds_the_map() -> None:
     out = fully_ramped(0.2, 5)(torch.ones(200, 50, 3, 4))
     channels = (out == 0).flatten(2).float().mean(2)
     assert channels.max() > 0.5 and 0.1 < channels.mean() < 0.25
+
+
+def test_resnet18_is_torchvisions_with_another_stem() -> None:
+    torch.manual_seed(0)
+    theirs = torchvision.models.resnet18()
+    theirs.conv1, theirs.maxpool = nn.Conv2d(3, 64, 3, padding=1, bias=False), nn.Identity()
+    theirs.avgpool = theirs.fc = nn.Identity()
+    ours = build_backbone(BackboneConfig(backbone="resnet18"), in_channels=3)
+    values = [value for name, value in theirs.state_dict().items()]
+    ours.load_state_dict(dict(zip(ours.state_dict(), values, strict=True)))
+    images = torch.randn(2, 3, 20, 20)
+    for mode in (True, False):
+        expected = theirs.train(mode)(images)
+        torch.testing.assert_close(ours.train(mode)(images).flatten(1), expected)
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_a_head_of_dmf_goes_behind_every_backbone(name: str) -> None:
+    torch.manual_seed(0)
+    config = DMFConfig(backbone=name, groups=16)
+    method = build_method(config, DataConfig(image_size=28), base_classes=7)
+    targets = torch.tensor([[0, 1, 1]])
+    episode = Episode(torch.randn(1, 2, 1, 3, 28, 28), torch.randn(1, 3, 3, 28, 28), targets, targets)
+    method.losses(episode).total.backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in method.parameters())
+    assert method.eval()(episode).shape == (1, 3, 2)
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_settings_that_a_backbone_ignores_change_no_key(name: str) -> None:
+    base = ExperimentConfig().with_paths({"model.backbone": name, "model.groups": 32})
+    changed = {"drop_rate": 0.3, "last_pooling": True, "wrn_variant": "feat"}
+    for setting, value in changed.items():
+        same = base.with_paths({f"model.{setting}": value}).key == base.key
+        assert same == (setting in base.model.unread)
+    assert ("last_pooling" in base.model.unread) == (name in ("resnet12_can", "resnet18", "wrn28"))
+
+
+@pytest.mark.parametrize("name", ["conv64f", "conv32f"])
+def test_images_too_small_for_four_poolings_are_refused(name: str) -> None:
+    settings = {"model.backbone": name, "model.groups": 32, "model.last_pooling": True, "data.image_size": 15}
+    settings["augmentation.crop_padding"] = 2
+    with pytest.raises(ValueError, match=f"data.image_size=15 is too small for {name}'s four poolings"):
+        ExperimentConfig().with_paths(settings)

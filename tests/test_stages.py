@@ -21,6 +21,7 @@ from dmf.records.checkpoints import read_checkpoint, weights_checksum
 from dmf.records.classes import drawn_classes
 from dmf.records.records import BEST, LAST, TrainingRecord
 from dmf.train import main as train_command
+from dmf.training.classifier import BaseHead
 from dmf.training.pretraining import PretrainingStage
 from dmf.training.run import train
 from orchestrator.running.order import Order, stages_first
@@ -205,28 +206,54 @@ def test_an_adapted_evaluation_goes_on_after_a_kill(
     assert seen == [derived_seed(test.seed, index) for index in range(8)] and not partial.exists()
 
 
-def test_baseline_fits_what_sgd_of_pytorch_fits() -> None:
-    """One episode at a time with `nn.Linear` and `torch.optim.SGD`."""
-    torch.manual_seed(0)
-    model = Baseline(torch.nn.Identity(), passes=7, batch=4).double()
-    support, query = torch.randn(3, 5, 2, 6, dtype=torch.float64), torch.randn(3, 8, 6, dtype=torch.float64)
-    seeds = (3, 14, 15)
-    logits = model.fit_and_score(support, query, seeds)
-    for number, seed in enumerate(seeds):
-        start, orders = model._drawn(seed, 5, 6, 10)
-        head = torch.nn.Linear(6, 5).double()
-        head.load_state_dict({"weight": start[:-1].T, "bias": start[-1]})
-        optimizer = torch.optim.SGD(head.parameters(), lr=0.01, momentum=0.9, dampening=0.9, weight_decay=1e-3)
-        images, targets = support[number].flatten(0, 1), torch.arange(5).repeat_interleave(2)
-        for order in orders:
-            for rows in order.split(4):
-                optimizer.zero_grad()
-                torch.nn.functional.cross_entropy(head(images[rows]), targets[rows]).backward()
-                optimizer.step()
-        torch.testing.assert_close(logits[number], head(query[number]), rtol=0, atol=1e-9)
-    one_by_one = [model.fit_and_score(support[i : i + 1], query[i : i + 1], seeds[i : i + 1]) for i in range(3)]
-    torch.testing.assert_close(torch.cat(one_by_one), logits, rtol=0, atol=1e-12)
-    assert not torch.equal(model.fit_and_score(support, query, (1, 1, 1)), logits)
+def test_methods_share_a_pre_training_with_the_same_head() -> None:
+    base = configs()["classifier_baseline"].replace(start__head="linear")
+    baseline, rfs = (base.replace(model__method=method) for method in ("baseline", "rfs"))
+    assert baseline.stage == rfs.stage and baseline.key != rfs.key
+    margin = {"start.head": "cosine", "start.head_scale": 30.0, "start.head_margin": -0.02}
+    plus = base.with_paths({"model.method": "baseline_pp", "start.head": "weight_norm", "start.head_scale": 2.0})
+    negative = base.with_paths({"model.method": "negative_margin"} | margin)
+    stages = [config.stage for config in (baseline, plus, negative)]
+    assert len({stage.key for stage in stages if stage}) == 3
+    assert plus.replace(start__head_margin=0.3).key == plus.key, "that head has no margin"
+    assert negative.replace(start__head_margin=0.3).stage != negative.stage
+    for config in (baseline, plus, negative):
+        assert config.stage is not None
+        of_head = {name.removeprefix("model.") for name in config.stage.unread if "head" in name}
+        assert {f"start.{name}" for name in of_head} == {name for name in config.unread if "head" in name}
+
+
+@pytest.mark.parametrize("head", ["linear", "cosine", "weight_norm", "shifted"])
+def test_a_pre_training_learns_with_each_head(head: str, tmp_path: Path, images: DataSet) -> None:
+    settings = {"start.head": head, "start.head_scale": 10.0, "start.head_margin": -0.05}
+    settings |= {"start.training.epochs": 3, "start.training.batches_per_epoch": 15, "start.training.batch_size": 64}
+    stage = configs()["proto_net"].with_paths(settings).stage
+    assert stage is not None
+    record = train(stage, images, tmp_path)
+    losses = [epoch.loss for epoch in record.history]
+    assert losses[-1] < losses[0]
+    weights = read_checkpoint(tmp_path / BEST)[0]
+    kinds = {name.removeprefix("model.head.") for name in weights if name.startswith("model.head.")}
+    assert kinds == {"weight"} | {"linear": {"bias"}, "weight_norm": {"norms"}}.get(head, set())
+
+
+def test_a_negative_margin_is_for_training_only() -> None:
+    head = BaseHead(6, 4, "cosine", scale=5.0, margin=-0.2)
+    features, labels = torch.randn(3, 6), torch.tensor([0, 2, 2])
+    gain = head(features, labels) - head(features)
+    torch.testing.assert_close(gain, torch.nn.functional.one_hot(labels, 4).float())
+
+
+def test_baseline_pps_head_is_weight_normalised() -> None:
+    head, linear = BaseHead(6, 4, "weight_norm", scale=2.0), torch.nn.Linear(6, 4, bias=False)
+    linear.load_state_dict({"weight": head.weight})
+    features = torch.randn(3, 6)
+    units = features / (features.norm(dim=-1, keepdim=True) + 1e-5)
+    torch.testing.assert_close(head(features), 2 * linear(units), msg="norms start as those of the weights")
+    with torch.no_grad():
+        head.norms.copy_(torch.tensor([1.0, 2.0, 3.0, 4.0]))
+    cosines = torch.nn.functional.cosine_similarity(features[:, None], head.weight, dim=-1)
+    torch.testing.assert_close(head(features), 2 * cosines * head.norms, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,14 @@ if TYPE_CHECKING:
 
     from dmf.backbones.config import BackboneConfig
 
-BACKBONES = {"resnet12": "ResNet12", "conv64f": "Conv64F"}
+BACKBONES = {
+    "resnet12": "ResNet12",
+    "conv64f": "Conv64F",
+    "conv32f": "Conv32F",
+    "resnet12_can": "ResNet12CAN",
+    "resnet18": "ResNet18",
+    "wrn28": "WRN28",
+}
 """Name -> class, in the module of that name. `build_backbone` imports only the one it needs."""
 
 

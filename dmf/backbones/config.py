@@ -6,15 +6,26 @@ from typing import Literal
 
 from dmf.values import Count, Fraction, Value
 
-CHANNELS = {"resnet12": 640, "conv64f": 64}
+CHANNELS = {
+    "resnet12": 640,
+    "conv64f": 64,
+    "conv32f": 32,
+    "resnet12_can": 512,
+    "resnet18": 512,
+    "wrn28": 640,
+}
 """Channels of each backbone's feature maps."""
 OF_RESNET12 = ("drop_rate", "drop_block_size", "drop_block_ramp", "drop_block_counts_validation")
+FOUR_POOLINGS = ("conv64f", "conv32f")
+"""Backbones whose map vanishes for small images."""
+STRIDED = ("resnet12_can", "resnet18", "wrn28")
+"""Backbones that halve their maps by strides: they have no last pooling."""
 
 
 class BackboneConfig(Value):
     """The backbone and its settings."""
 
-    backbone: Literal["resnet12", "conv64f"] = "resnet12"
+    backbone: Literal["resnet12", "conv64f", "conv32f", "resnet12_can", "resnet18", "wrn28"] = "resnet12"
     last_pooling: bool = False
     """Whether to pool after the fourth block (Table 2b)."""
     drop_rate: Fraction = 0.1
@@ -25,6 +36,8 @@ class BackboneConfig(Value):
     """Number of forward passes until DropBlock reaches `drop_rate`."""
     drop_block_counts_validation: bool = True
     """Whether the ramp also counts validation (released), one forward pass for every `episodes_per_step` episodes."""
+    wrn_variant: Literal["s2m2", "feat"] = "s2m2"
+    """Which of the two WRN-28-10 in use (`dmf.backbones.wrn28`)."""
 
     @property
     def channels(self) -> int:
@@ -34,4 +47,9 @@ class BackboneConfig(Value):
     @property
     def unread(self) -> dict[str, str]:
         """Settings that have no effect in this configuration, each with the setting that is the reason."""
-        return dict.fromkeys(OF_RESNET12, "backbone=conv64f") if self.backbone == "conv64f" else {}
+        names = (
+            *(OF_RESNET12 if self.backbone != "resnet12" else ()),
+            *(("last_pooling",) if self.backbone in STRIDED else ()),
+            *(("wrn_variant",) if self.backbone != "wrn28" else ()),
+        )
+        return dict.fromkeys(names, f"backbone={self.backbone}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Self
+from typing import ClassVar, Self
 
 from torch import Tensor, nn
 
@@ -12,15 +12,17 @@ from dmf.backbones.config import BackboneConfig
 class Conv64F(nn.Module):
     """Four 3x3 convolutions of 64 channels with 2x2 pooling; without the last pooling, 84x84 images become 64x10x10."""
 
+    width: ClassVar[int] = 64
+
     def __init__(self, in_channels: int = 3, last_pooling: bool = False) -> None:
         super().__init__()
         layers: list[nn.Module] = []
         for index in range(4):
-            layers += [nn.Conv2d(in_channels, 64, 3, padding=1, bias=False), nn.BatchNorm2d(64)]
+            layers += [nn.Conv2d(in_channels, self.width, 3, padding=1, bias=False), nn.BatchNorm2d(self.width)]
             if index < 3 or last_pooling:
                 layers.append(nn.MaxPool2d(2))
             layers.append(nn.LeakyReLU(0.1))
-            in_channels = 64
+            in_channels = self.width
         self.layers = nn.Sequential(*layers)
 
     @classmethod

@@ -9,9 +9,9 @@ import functools
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import Discriminator, Tag, model_validator
+from pydantic import Discriminator, Field, Tag, model_validator
 
-from dmf.backbones.config import BackboneConfig
+from dmf.backbones.config import FOUR_POOLINGS, BackboneConfig
 from dmf.config.methods import METHODS, ModelConfig
 from dmf.config.old import is_of_format_1, of_format_1
 from dmf.config.sections import (
@@ -29,6 +29,9 @@ from dmf.values import Positive, Seed, Value, digest, tag_by
 
 NOT_IDENTITY: dict[str, frozenset[str]] = {"data": frozenset({"root"}), "training": frozenset({"threads", "device"})}
 """Fields that say where a training runs, not what it trains."""
+Head = Literal["linear", "cosine", "weight_norm", "shifted"]
+"""How a classifier's logits depend on its features and weights (`dmf.training.classifier.BaseHead`)."""
+Margin = Annotated[float, Field(ge=-1, le=1)]
 READ_WITHOUT_LEARNING = frozenset({"episodes.shot", "training.precision"})
 """Fields, besides the data, that a method which learns nothing from episodes still reads: they are defaults for its
 evaluation."""
@@ -37,9 +40,11 @@ evaluation."""
 class ClassifierConfig(BackboneConfig):
     """A backbone, and a classifier of the base classes on the spatial mean of its feature map."""
 
-    head: Literal["linear", "cosine"] = "linear"
+    head: Head = "linear"
     head_scale: Positive = 10.0
-    """Factor that turns the cosines of the `cosine` head into logits."""
+    """Factor of the logits of every head but `linear`."""
+    head_margin: Margin = 0.0
+    """What the `cosine` and the `shifted` head subtract from the score of an image's own class in training."""
 
 
 class StartConfig(Value):
@@ -48,13 +53,26 @@ class StartConfig(Value):
     It uses the experiment's images, augmentation, backbone and precision.
     """
 
-    head: Literal["linear", "cosine"] = "linear"
+    head: Head = "linear"
     head_scale: Positive = 10.0
-    """Factor that turns the cosines of the `cosine` head into logits."""
+    """Factor of the logits of every head but `linear`."""
+    head_margin: Margin = 0.0
+    """What the `cosine` and the `shifted` head subtract from the score of an image's own class in training."""
     training: BatchOptimisationConfig = BatchOptimisationConfig()
     validation: ValidationConfig = ValidationConfig()
     seed: Seed | None = None
     """None: the experiment's seed, so each seed of an experiment has its own pre-training."""
+
+
+OF_HEAD = ("head", "head_scale", "head_margin")
+"""Settings of a pre-training's head, which an experiment has under `start`."""
+
+
+def unread_of_head(head: str) -> tuple[str, ...]:
+    """Settings that a pre-training's head ignores."""
+    if head == "linear":
+        return ("head_scale", "head_margin")
+    return ("head_margin",) if head == "weight_norm" else ()
 
 
 class _Training(Value):
@@ -77,9 +95,10 @@ class _Training(Value):
     @model_validator(mode="after")
     def _leaves_a_map(self) -> Self:
         size, model = self.data.image_size, self.model
-        if isinstance(model, BackboneConfig) and model.backbone == "conv64f" and model.last_pooling and size < 16:
+        pools = isinstance(model, BackboneConfig) and model.backbone in FOUR_POOLINGS and model.last_pooling
+        if pools and size < 16:
             raise ValueError(
-                f"data.image_size={size} is too small for conv64f's four poolings; use 16 or more, or set "
+                f"data.image_size={size} is too small for {model.backbone}'s four poolings; use 16 or more, or set "
                 "model.last_pooling=false"
             )
         padding = self.augmentation.crop_padding
@@ -145,7 +164,7 @@ class Pretraining(_Training):
     @property
     def unread(self) -> dict[str, str]:
         found = super().unread
-        return found if self.model.head == "cosine" else found | {"model.head_scale": "model.head=linear"}
+        return found | {f"model.{name}": f"model.head={self.model.head}" for name in unread_of_head(self.model.head)}
 
     def _identity(self) -> dict[str, Any]:
         model = self.model.model_dump(mode="json", exclude_defaults=True, exclude=self._aside("model"))
@@ -208,7 +227,7 @@ class ExperimentConfig(_Training):
         return Pretraining(
             data=self.data,
             augmentation=self.augmentation,
-            model=ClassifierConfig(**backbone, head=self.start.head, head_scale=self.start.head_scale),
+            model=ClassifierConfig(**backbone, **{name: getattr(self.start, name) for name in OF_HEAD}),
             training=BatchTrainingConfig(**dict(self.start.training) | runtime),
             validation=self.start.validation,
         )
@@ -216,8 +235,9 @@ class ExperimentConfig(_Training):
     @property
     def unread(self) -> dict[str, str]:
         found = super().unread
-        if self.start is not None and self.start.head == "linear":
-            found["start.head_scale"] = "start.head=linear"
+        if self.start is not None:
+            head = self.start.head
+            found |= {f"start.{name}": f"start.head={head}" for name in unread_of_head(head)}
         if not self.model.learns:
             sections = ("episodes", "training", "validation", *(("augmentation",) if self.start is None else ()))
             paths = (f"{name}.{field}" for name in sections for field in type(getattr(self, name)).model_fields)

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
+
+from pydantic import Field
 
 from dmf.backbones.config import BackboneConfig
-from dmf.values import Value
+from dmf.values import Count, Fraction, NonNegative, Positive, Value
+
+Smoothing = Annotated[float, Field(ge=0, le=0.5)]
+"""A probability that a loss takes from the right class and spreads over the others."""
 
 
 class MethodConfig(Value):
@@ -40,3 +45,33 @@ class EmbeddingMethodConfig(BackboneConfig, MethodConfig):
     @property
     def backbone_name(self) -> str:
         return self.backbone
+
+
+class FittedHeadConfig(EmbeddingMethodConfig):
+    """A method that fits a head to each episode's support by SGD, on frozen features."""
+
+    learns: ClassVar[bool] = False
+    needs_start: ClassVar[bool] = True
+    fit_passes: Count = 100
+    """Passes over the support."""
+    fit_batch: Annotated[int, Field(ge=1)] = 4
+    """Support images per SGD step."""
+    fit_learning_rate: Positive = 0.01
+    fit_momentum: Fraction = 0.9
+    fit_dampening: Fraction = 0.9
+    fit_weight_decay: NonNegative = 1e-3
+
+
+class InnerLoopConfig(EmbeddingMethodConfig):
+    """A method that takes gradient steps on each episode's support, from initial weights that it learns."""
+
+    inner_steps: Count = 5
+    """Steps in training."""
+    inner_steps_in_tests: Count = 10
+    """Steps in validation and tests."""
+    inner_learning_rate: Positive = 0.01
+    second_order: bool = True
+    """Whether the loss's gradient passes through the steps' gradients; False: they count as constants."""
+    classifier_way: Annotated[int, Field(ge=2)] | None = None
+    """None: all classes start from the same weights, so that any number of them, in any order, is treated alike.
+    A number N: each of N classes has initial weights of its own, as published; episodes are then N-way only."""

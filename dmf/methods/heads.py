@@ -34,3 +34,8 @@ def episode_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
 def positions_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
     """Cross-entropy of logit maps [P, classes, H, W] with one target per map [P], averaged over maps and positions."""
     return F.cross_entropy(logits, targets[:, None, None].expand(-1, *logits.shape[2:]))
+
+
+def with_ones(rows: Tensor) -> Tensor:
+    """[..., C] -> [..., C + 1]: a product with weights [C + 1, N], whose last row is the bias, is then a linear map."""
+    return torch.cat([rows, torch.ones_like(rows[..., :1])], dim=-1)

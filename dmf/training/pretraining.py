@@ -11,40 +11,19 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dmf.backbones import build_backbone
-from dmf.config import ClassifierConfig, Pretraining
+from dmf.config import Pretraining
 from dmf.data.augment import Augmentation, Stored
 from dmf.data.sets import DataSet
 from dmf.draws import derived_seed
 from dmf.evaluation.bank import validation_bank
 from dmf.evaluation.evaluate import episode_accuracies
 from dmf.evaluation.tasks import validation_task
-from dmf.machine.precision import autocast, full_precision, wide
+from dmf.machine.precision import autocast
 from dmf.methods.base import FewShotMethod, Losses
 from dmf.methods.classifier_baseline.model import ClassifierBaseline
-from dmf.methods.heads import embeddings
+from dmf.training.classifier import BaseClassifier
 from dmf.training.images import TrainingImages
 from dmf.training.streams import BATCHES
-
-
-class BaseClassifier(nn.Module):
-    """Images [P, 1 or 3, h, w] -> logits [P, base classes], from the mean of the feature map over its positions.
-
-    The linear head has a bias; the cosine head's logits are `head_scale` times the cosines to one vector per class.
-    """
-
-    def __init__(self, backbone: nn.Module, config: ClassifierConfig, base_classes: int) -> None:
-        super().__init__()
-        self.backbone = backbone
-        self.scale = config.head_scale if config.head == "cosine" else None
-        self.head = nn.Linear(config.channels, base_classes, bias=config.head == "linear")
-
-    def forward(self, images: Tensor) -> Tensor:
-        features = embeddings(self.backbone(images.contiguous(memory_format=torch.channels_last)))
-        if self.scale is None:
-            return wide(self.head(features))
-        with full_precision(features.device):
-            cosines = F.normalize(features, dim=-1) @ F.normalize(self.head.weight, dim=-1).T
-        return self.scale * cosines
 
 
 class PretrainingStage:
@@ -92,9 +71,10 @@ class PretrainingStage:
         """Cross-entropy over the base classes."""
         indices, stored = batch
         images = self.images.augmented(stored, step)
+        labels = self.labels[indices].to(self.device, non_blocking=True)
         with autocast(self.device, self.config.training.precision):
-            logits = self.module(images)
-        loss = F.cross_entropy(logits, self.labels[indices].to(self.device, non_blocking=True))
+            logits = self.module(images, labels)
+        loss = F.cross_entropy(logits, labels)
         return Losses(loss, {"classification": loss})
 
     def validate(self) -> float:

@@ -230,7 +230,7 @@ def flops_per_image(config: AnyTraining) -> int:
     model = config.model
     if not isinstance(model, BackboneConfig):
         return 0
-    backbone = BackboneConfig(backbone=model.backbone, last_pooling=model.last_pooling)
+    backbone = BackboneConfig(**{name: getattr(model, name) for name in ("backbone", "last_pooling", "wrn_variant")})
     return _backbone_flops(backbone, config.data.channels, config.data.image_size)
 
 
