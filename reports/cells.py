@@ -93,6 +93,8 @@ class AgainstBaseline(Value):
     """The same difference in the paper."""
     also_differs: tuple[str, ...] = ()
     """Dotted paths in which the two trainings differ besides what the table's rows vary; if any, there is no test."""
+    recipe_differs: tuple[str, ...] = ()
+    """In a table of methods, `path=value` of the row's recipe where the baseline's differs; the two are compared."""
     verdict: Verdict | None = None
     more_seeds: int | None = None
     episodes_needed: int | None = None

@@ -171,6 +171,10 @@ def _unpaired_answer(
         seeds=() if why else seeds,
         published_difference=theirs.accuracy - their_base.accuracy if theirs and their_base else None,
         also_differs=also_differs,
+        recipe_differs=tuple(
+            f"{path}={place.planned.config.at(path)}"
+            for path in layout.recipe_differs(place.planned.config, base.planned.config)
+        ),
         obstacle=why,
     )
     if why or (set(seeds) == set(place.found.seeds) == set(base.found.seeds)):

@@ -177,12 +177,19 @@ class TableLayout(Value):
     def also_differs(self, config: ExperimentConfig, baseline: ExperimentConfig) -> tuple[str, ...]:
         """Dotted paths, other than those that the rows vary, in which a row's training differs from its baseline's.
 
-        Settings that one of the two ignores do not count. Between methods, pre-training does not count either, since it
-        is part of the method.
+        Settings that one of the two ignores do not count. Between methods, neither pre-training nor the recipe counts,
+        since they are part of a method; `recipe_differs` tells the recipe.
         """
-        ours, theirs = published.identity(config), published.identity(baseline)
         aside = {*self.row_paths} if self.components else {*self.row_paths, "start"}
-        return tuple(p for p in ours if p in theirs and p not in aside and ours[p] != theirs[p])
+        return tuple(
+            path
+            for path in _differing(config, baseline)
+            if path not in aside and (self.components or not _of_recipe(path))
+        )
+
+    def recipe_differs(self, config: ExperimentConfig, baseline: ExperimentConfig) -> tuple[str, ...]:
+        """In a table of methods, the dotted paths of schedule and training episodes in which two trainings differ."""
+        return () if self.components else tuple(path for path in _differing(config, baseline) if _of_recipe(path))
 
     def settings_of(self, config: ExperimentConfig) -> tuple[str, ...]:
         """`name value` of each of `columns`; `no name` for a method without the parameter."""
@@ -234,6 +241,17 @@ def in_order(names: Sequence[str]) -> list[str]:
     """Distinct names of tables: the paper's first, in its order, then the others as they come."""
     known = [name for name in TABLES if name in names]
     return known + [name for name in dict.fromkeys(names) if name not in TABLES]
+
+
+def _differing(config: ExperimentConfig, other: ExperimentConfig) -> list[str]:
+    """The dotted paths of settings that both trainings read, and that differ."""
+    ours, theirs = published.identity(config), published.identity(other)
+    return [path for path in ours if path in theirs and ours[path] != theirs[path]]
+
+
+def _of_recipe(path: str) -> bool:
+    section = path.partition(".")[0]
+    return section in ("episodes", "validation") or (section == "training" and path != "training.precision")
 
 
 def _leaf(path: str) -> str:

@@ -58,6 +58,7 @@ def notes(sections: Sequence[Section], planned: Sequence[PlannedCell], spread: S
         _models(cells, spread),
         _other_classes(cells),
         *_asked(sections),
+        *_recipes(cells),
         *_several_baselines(cells),
         _best(cells, spread),
         _published(cells, spread),
@@ -208,6 +209,19 @@ def _decided(cells: Sequence[tuple[Section, Cell]]) -> list[AgainstBaseline]:
     """The comparisons that have a verdict other than undecided."""
     made = [cell.to_baseline for _, cell in cells if cell.to_baseline]
     return [each for each in made if each.verdict and each.verdict is not Verdict.UNDECIDED]
+
+
+def _recipes(cells: Sequence[tuple[Section, Cell]]) -> list[str]:
+    """What a reader must know of methods that are trained by other recipes than their baseline."""
+    found: dict[tuple[str, ...], list[str]] = {}
+    for _, cell in cells:
+        if cell.to_baseline and cell.to_baseline.recipe_differs:
+            rows = found.setdefault(cell.to_baseline.recipe_differs, [])
+            rows += [name for name in [_name(cell)] if name not in rows]
+    told = "; ".join(f"{', '.join(rows)}: {', '.join(paths)}" for paths, rows in found.items())
+    if not told:
+        return []
+    return [f"Methods are compared with the recipes that they have here, which differ from the baseline's: {told}."]
 
 
 def _asked(sections: Sequence[Section]) -> list[str]:

@@ -263,14 +263,15 @@ def _index(known: Sequence[Any], name: Any) -> int:
     return known.index(name) if name in known else len(known)
 
 
-def distance(layout: TableLayout, cell: PlannedCell, other: PlannedCell) -> tuple[int, bool, bool]:
+def distance(layout: TableLayout, cell: PlannedCell, other: PlannedCell) -> tuple[int, bool, int, bool]:
     """How far a row is from one that it may be compared with; it is compared with the nearest.
 
-    In order: the number of settings that keep them from being compared, whether they start from different weights, and
-    whether they are tested differently.
+    In order: the number of settings that keep them from being compared, whether they start from different weights, in
+    how much their recipes differ, and whether they are tested differently.
     """
     return (
         len(layout.also_differs(cell.config, other.config)),
         published.start_of(cell.config) != published.start_of(other.config),
+        len(layout.recipe_differs(cell.config, other.config)),
         cell.evaluation != other.evaluation,
     )

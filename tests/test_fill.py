@@ -609,7 +609,8 @@ def test_a_baseline_of_another_method_need_not_have_dmfs_fields(records: InMemor
     found = {cell.records[0]: cell.to_baseline for cell in section.cells if cell.records}
     _, alike, shorter, raw = [found[f"{cell.trainings[0].key}/{cell.evaluation.key}"] for cell in cells]
     assert alike is not None and (alike.also_differs, alike.difference) == ((), pytest.approx(0.2))
-    assert shorter is not None and shorter.also_differs == ("training.epochs",) and shorter.difference is None
+    assert shorter is not None and (shorter.also_differs, shorter.recipe_differs) == ((), ("training.epochs=90",))
+    assert shorter.difference == pytest.approx(0.3)
     # without a backbone of its own, compared with the baseline that has one
     assert raw is not None and (raw.also_differs, raw.difference) == ((), pytest.approx(-0.1))
 
@@ -641,3 +642,22 @@ def test_pre_trained_rows_are_compared_with_a_baseline_that_starts_alike(records
 def test_a_table_that_nothing_is_planned_for_is_refused(records: InMemory) -> None:
     with pytest.raises(ValueError, match="no cell is planned for table 2b"):
         fill(TABLES["2b"], pair(), records)
+
+
+def test_methods_are_compared_by_their_own_recipes_and_the_notes_say_so() -> None:
+    glyphs = {"data__name": "glyphs", "model__backbone": "conv64f"}
+    proto = planned("1", FOUR, (0, 1), model__method="proto_net", **glyphs)
+    slow = planned("1", FOUR, (0, 1), model__method="can", training__learning_rate=0.1, **glyphs)
+    small = planned("1", FOUR, (0, 1), model__method="feat", data__image_size=64, **glyphs)
+    records = InMemory()
+    for number, cell in enumerate((proto, slow, small)):
+        for seed in (0, 1):
+            records.tested(cell, episodes(0.5 + 0.1 * number, 4, seed), seed)
+    (section,) = fill(TABLES["1"], [proto, slow, small], records).sections
+    found = {cell.label: cell.to_baseline for cell in section.cells}
+    assert found["CAN"].verdict is not None and found["CAN"].also_differs == ()
+    assert found["CAN"].recipe_differs == ("training.learning_rate=0.1",)
+    assert found["FEAT"].also_differs == ("data.image_size",) and found["FEAT"].verdict is None
+    table = fill(TABLES["1"], [proto, slow, small], records)
+    (note,) = [note for note in table.notes if note.startswith("Methods are compared with the recipes")]
+    assert note.endswith("CAN: training.learning_rate=0.1.")

@@ -113,6 +113,7 @@ def verdict(cell: Cell) -> Fields:
     comparison = cell.to_baseline
     return {
         "also_differs": "; ".join(comparison.also_differs) if comparison else None,
+        "recipe_differs": "; ".join(comparison.recipe_differs) if comparison else None,
         "verdict": "baseline" if cell.is_baseline else word_of(comparison) if comparison else None,
         "margin": plain(comparison.margin) if comparison and comparison.verdict else None,
         "more_seeds": comparison.more_seeds if comparison else None,
