@@ -19,6 +19,7 @@ from reports.render.data import to_csv, to_json
 from reports.render.latex import to_latex, to_latex_column
 from reports.render.markdown import to_markdown
 from reports.render.page import to_html
+from reports.render.pivot import pivot
 from reports.render.terminal import to_terminal
 from reports.render.tex import latex_text
 from reports.words import percent
@@ -117,9 +118,20 @@ def test_empty_and_partial_cells_say_so(table: Table, name: str) -> None:
 
 
 def test_markdown_rows_have_as_many_fields_as_their_heading(table: Table) -> None:
-    lines = [line for line in to_markdown(table).splitlines() if line.startswith("|")]
-    counts = {len(re.findall(r"(?<!\\)\|", line)) for line in lines}
-    assert len(counts) == 1 and len(lines) == 2 * (2 + 5)
+    for part, count in ((overview(table), 2 + 5), (sections(table), 2 * (2 + 5))):
+        lines = [line for line in part.splitlines() if line.startswith("|")]
+        counts = {len(re.findall(r"(?<!\\)\|", line)) for line in lines}
+        assert len(counts) == 1 and len(lines) == count
+
+
+def overview(table: Table) -> str:
+    """The part of the Markdown that has all sections beside each other."""
+    return to_markdown(table).split("### ")[1]
+
+
+def sections(table: Table) -> str:
+    """The rest of it."""
+    return "### ".join(to_markdown(table).split("### ")[2:])
 
 
 def latex_grids(text: str) -> list[list[str]]:
@@ -178,8 +190,9 @@ def test_bold_in_latex_and_markdown_are_the_best(table: Table) -> None:
     best = sum(cell.best for section in table.sections for cell in section.cells)
     assert best > 0
     assert to_latex(table).count(r"\textbf{") == best
-    assert len(re.findall(r"\| \*\*[0-9]", to_markdown(table))) == best
-    assert to_html([table], "t").count("<strong>") == best
+    assert len(re.findall(r"\| \*\*[0-9]", sections(table))) == best
+    assert len(re.findall(r"\| \*\*[0-9]", overview(table))) == best
+    assert to_html([table], "t").count("<strong>") == 2 * best  # in the overview and in the sections
 
 
 def test_csv_is_one_line_for_each_cell_and_reads_back(table: Table) -> None:
@@ -264,3 +277,28 @@ def test_what_else_differs_from_the_baseline_is_printed_whole(width: int) -> Non
     console.print(to_terminal(table, width))
     assert isinstance(console.file, io.StringIO)
     assert "…" not in console.file.getvalue(), "a path that is too long for its column goes on below"
+
+
+def test_a_table_of_several_sections_has_an_overview() -> None:
+    table = table_2c()
+    seen = pivot(table)
+    assert seen is not None and seen.sections == tuple(section.label for section in table.sections)
+    accuracies = [cell.accuracy for section in table.sections for cell in section.cells if cell.accuracy is not None]
+    for column, section in enumerate(table.sections):
+        for cell in section.cells:
+            (entry,) = [entries[column] for _, name, entries in seen.rows if name == cell.label]
+            if cell.accuracy is None:
+                assert entry.level is None
+            else:
+                assert entry.ours.startswith(percent(cell.accuracy))
+                place = (cell.accuracy - min(accuracies)) / (max(accuracies) - min(accuracies))
+                assert entry.level == pytest.approx(place)
+            assert bool(entry.paper) is (cell.published is not None)
+    assert "### All sections" in to_markdown(table)
+    page = to_html([table], "Tables")
+    assert page.count('class="heat"') == len(accuracies) and 'class="pivot"' in page
+
+
+def test_one_section_needs_no_overview() -> None:
+    table = fill(TABLES["2d"], [planned("2d", TEN)], InMemory())
+    assert pivot(table) is None and "All sections" not in to_markdown(table)

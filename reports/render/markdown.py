@@ -6,12 +6,13 @@ from collections.abc import Iterable
 
 from reports.cells import Table
 from reports.render.columns import printed, title
+from reports.render.pivot import pivot
 
 
 def to_markdown(table: Table) -> str:
     """Render one pipe table per section, then the verdict and the notes."""
     shown = printed(table, roomy=True)
-    lines = [f"## {title(table)}", ""]
+    lines = [f"## {title(table)}", "", *_overview(table)]
     for section in table.sections:
         lines += [f"### {section.label}", "", _pipes(escaped(column.heading) for column in shown)]
         lines.append(_pipes(":--" if column.left else "--:" for column in shown))
@@ -21,6 +22,22 @@ def to_markdown(table: Table) -> str:
         lines.append("")
     lines += [f"**{escaped(table.verdict)}**", "", *(f"- {escaped(note)}" for note in table.notes)]
     return "\n".join(lines) + "\n"
+
+
+def _overview(table: Table) -> list[str]:
+    """Rows against sections, with the paper's numbers in parentheses, if there are several sections."""
+    seen = pivot(table)
+    if seen is None:
+        return []
+    lines = ["### All sections", "", _pipes(("backbone", escaped(table.row_header), *map(escaped, seen.sections)))]
+    lines.append(_pipes((":--", ":--", *("--:" for _ in seen.sections))))
+    for backbone, name, entries in seen.rows:
+        shown = []
+        for entry in entries:
+            ours = f"**{escaped(entry.ours)}**" if entry.strong else escaped(entry.ours)
+            shown.append(f"{ours} (paper {escaped(entry.paper)})" if entry.paper else ours)
+        lines.append(_pipes((escaped(backbone), escaped(name), *shown)))
+    return [*lines, ""]
 
 
 def _pipes(texts: Iterable[str]) -> str:

@@ -15,6 +15,7 @@ from reports.render.columns import Column, printed, title
 from reports.render.curves import MOST_SEEDS, Find, accuracy_curves, lines_of, loss_curves
 from reports.render.forest import forest
 from reports.render.levels import levels
+from reports.render.pivot import pivot
 from reports.render.summary import MOST_FINDINGS, Claim, claims_for_page, counted, findings, name_of
 from reports.render.wrapping import words
 from reports.statistics.verdicts import Verdict
@@ -102,6 +103,7 @@ def _shown(table: Table, find: Find | None, runs: Mapping[str, str]) -> dict[str
         "columns": [_heading(column) for column in main],
         "costs": [_heading(column) for column in [*(c for c in main if c.of_row), *costs]] if costs else [],
         "sections": _sections(table, main, costs, [id_ for id_, _, _ in known[:MOST_BEHIND]], name),
+        "pivot": pivot(table),
         "findings": findings(table),
         "margin": points(table.margin),
         "forest": forest(table, f"forest-{name}"),
