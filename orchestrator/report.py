@@ -18,6 +18,7 @@ from dmf.values import printable, shown
 from orchestrator.spec.model import SWEEP_NAME
 from orchestrator.spec.plan import SweepPlan
 from orchestrator.store.ledger import Ledger
+from orchestrator.text import complain, plain
 from reports import render
 from reports.cells import Table
 from reports.fill import fill
@@ -58,12 +59,12 @@ def report(
     index.html holds all of them. Stale records count only if `today` accepts them (None: all count).
 
     Raises:
-        ValueError: for an unknown table, one without cells in the plan, or a record that contradicts itself.
+        ValueError: for an unknown table, or one without cells in the plan.
     """
     if not re.fullmatch(SWEEP_NAME, plan.name):  # from an untrusted database; the name becomes a path
         raise ValueError(f"a plan is named {shown(plan.name)}; expected lower-case letters, digits, - and _")
     console = console or Console()
-    about = "\n".join(map(printable, plan.about.splitlines()))
+    about = printable(plan.about, lines=True)
     filled = [fill(layout_of(name), plan.cells, records, today) for name in tables or planned_tables(plan)]
     paths = []
     for table in filled:
@@ -75,7 +76,7 @@ def report(
         paths.append(output / plan.name / "index.html")
         write_text(paths[-1], render.to_html(filled, plan.name, about))
     for path in paths:
-        console.print(str(path), highlight=False, markup=False, soft_wrap=True)
+        console.print(plain(str(path)), soft_wrap=True)
     return paths
 
 
@@ -106,7 +107,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return _main(options)
     except (ValueError, OSError) as error:
-        print(f"report: {error}", file=sys.stderr)
+        complain(f"report: {error}")
         return NOTHING_FOUND
 
 

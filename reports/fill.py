@@ -24,7 +24,7 @@ def fill(layout: TableLayout, cells: Iterable[PlannedCell], records: Records, to
     """Fill a table's planned cells from `records`; if `today` is given, stale records count only if it accepts them.
 
     Raises:
-        ValueError: no cell is planned for the table, or a record, which the message names, contradicts itself.
+        ValueError: no cell is planned for the table.
     """
     cells = tuple(cells)
     grid = arrange(layout, cells)

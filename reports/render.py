@@ -18,6 +18,7 @@ from rich.console import Group
 from rich.table import Table as Grid
 from rich.text import Text
 
+from dmf.values import printable
 from reports.cells import Cell, Section, Table
 from reports.published import BACKBONES
 from reports.statistics.verdicts import Verdict
@@ -289,9 +290,14 @@ def to_terminal(table: Table, width: int = WIDE) -> Group:
             _grid(table, [column for column in shown if not column.comparison]),
             _grid(table, [column for column in shown if column.of_row or column.comparison]),
         ]
-    grids[0].title = title(table)
-    notes = [Text(f"- {note}") for note in table.notes]
-    return Group(*grids, Text(table.verdict, style="bold"), *notes, Text(""))
+    grids[0].title = _text(title(table))
+    notes = [_text(f"- {note}") for note in table.notes]
+    return Group(*grids, _text(table.verdict, style="bold"), *notes, Text(""))
+
+
+def _text(text: str, style: str = "") -> Text:
+    """`text` for rich, which takes brackets in strings for markup."""
+    return Text(printable(text), style)
 
 
 def _grid(table: Table, shown: Sequence[Column]) -> Grid:
@@ -299,27 +305,27 @@ def _grid(table: Table, shown: Sequence[Column]) -> Grid:
     grid = Grid(title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 0))
     for column in shown:
         grid.add_column(
-            Text(column.heading),
+            _text(column.heading),
             justify="left" if column.left else "right",
             no_wrap=column.unbroken,
             overflow="fold",
         )
     for section in table.sections:
         grid.add_section()
-        grid.add_row(Text(section.label, style="italic"))
+        grid.add_row(_text(section.label, style="italic"))
         for cell in section.cells:
             if all(column.of_row or column.is_empty(cell) for column in shown):
                 continue
-            grid.add_row(*(Text(c.text(cell), style="bold" if c.is_strong(cell) else "") for c in shown))
+            grid.add_row(*(_text(c.text(cell), style="bold" if c.is_strong(cell) else "") for c in shown))
     return grid
 
 
 def to_markdown(table: Table) -> str:
     """Render one pipe table per section, then the verdict and the notes."""
     shown = printed(table)
-    lines = [f"## {title(table)}", ""]
+    lines = [f"## {_markdown(title(table))}", ""]
     for section in table.sections:
-        lines += [f"### {section.label}", "", _pipes(_markdown(column.heading) for column in shown)]
+        lines += [f"### {_markdown(section.label)}", "", _pipes(_markdown(column.heading) for column in shown)]
         lines.append(_pipes(":--" if column.left else "--:" for column in shown))
         for cell in section.cells:
             texts = ((_markdown(column.text(cell)), column.is_strong(cell)) for column in shown)
@@ -334,6 +340,7 @@ def _pipes(texts: Iterable[str]) -> str:
 
 
 def _markdown(text: str) -> str:
+    text = printable(text, lines=True)
     for special in ("\\", "|", "*", "_", "<", "[", "`"):
         text = text.replace(special, f"\\{special}")
     return " ".join(text.split())
@@ -364,7 +371,8 @@ LATEX = {
 
 def latex_text(text: str) -> str:
     """`text` escaped so that LaTeX prints it literally."""
-    return " ".join("".join(LATEX.get(character, character) for character in text).split())
+    shown = printable(text, lines=True)
+    return " ".join("".join(LATEX.get(character, character) for character in shown).split())
 
 
 def to_latex(table: Table) -> str:
@@ -472,6 +480,7 @@ def _comparable(section: Section, cell: Cell) -> float | None:
 PAGE = jinja2.Environment(
     loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
     autoescape=True,
+    finalize=lambda value: printable(value, lines=True) if type(value) is str else value,
     undefined=jinja2.StrictUndefined,
     trim_blocks=True,
     lstrip_blocks=True,

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import functools
 import os
+import re
 import tempfile
 import time
 from collections.abc import Iterator
@@ -24,7 +26,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
     The bytes are on disk before the rename, so a killed process or machine leaves either the old file or the new one.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    _make(path.parent)
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     os.close(handle)
     aside = Path(name)
@@ -32,15 +34,39 @@ def replacing(path: str | Path) -> Iterator[Path]:
         yield aside
         with open(aside, "rb") as written:
             os.fsync(written.fileno())
-        aside.chmod(0o644)
+        aside.chmod(0o666 & ~_umask())
         os.replace(aside, path)
-        directory = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)
+        _sync_folder(path.parent)
     finally:
         aside.unlink(missing_ok=True)
+
+
+def _make(folder: Path) -> None:
+    """Make a folder and those above it, whose names are then on disk."""
+    missing = [folder]
+    while not missing[-1].exists():
+        missing.append(missing[-1].parent)
+    folder.mkdir(parents=True, exist_ok=True)
+    for made in missing[1:]:
+        _sync_folder(made)
+
+
+def _sync_folder(folder: Path) -> None:
+    directory = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
+
+
+@functools.cache
+def _umask() -> int:
+    """The process's file mode creation mask. It can only be read by setting it, which other threads would notice."""
+    try:
+        found = re.search(r"^Umask:\s*([0-7]+)$", Path("/proc/self/status").read_text(), re.MULTILINE)
+    except OSError:  # not Linux
+        found = None
+    return int(found[1], 8) if found else 0o022
 
 
 def write_text(path: str | Path, text: str) -> None:

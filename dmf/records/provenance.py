@@ -26,7 +26,7 @@ DEVICES = ("cpu", "cuda")
 NUMBERLESS = frozenset(
     {
         *("config", "values", "records", "files", "checkpoints", "provenance", "watchdog", "library"),
-        *("layouts", "cache", "glyphs"),
+        *("layouts", "cache", "checks", "glyphs"),
     }
 )
 """Modules, and folders of modules, that `code_hash` leaves out, because the record states the outcome of their work:

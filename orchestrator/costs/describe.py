@@ -18,6 +18,7 @@ PLANNED = {
     "started": "to continue from its checkpoint",
     "failed": "failed",
     "stale": "stale",
+    "damaged": "damaged",
     "blocked": "blocked",
     "no weights": "trained, weights not kept",
     "untested": "trained, to test",
@@ -25,6 +26,11 @@ PLANNED = {
     "diverged": "diverged",
 }
 """State -> what it means for the next start."""
+
+LEFT_ALONE: dict[str, str] = {
+    "stale": "stale ones are left alone: --accept-stale uses them, --retrain-stale retrains them",
+    "damaged": "damaged ones are left alone: --retrain-damaged puts them aside and retrains them",
+}
 
 
 def describe(
@@ -37,16 +43,16 @@ def describe(
     trials = everything if asked is None else asked
     stands = {trial.key: standing(trial, ledger, today) for trial in trials}
     told = labels(trial.config for trial in everything)
-    any_stale = any(each.state == "stale" for each in stands.values())
-    seen = preview(spec, planned, ledger, trials)
+    states = {each.state for each in stands.values()}
+    seen = preview(spec, planned, ledger, trials, {trial.key: stands[trial.key].whole(trial) for trial in trials})
     wanted, cells = planned.trainings_asked, len(planned.cells)
     stages = sum(trial.config.kind == "pretraining" for trial in everything)
     distinct = len(everything) - stages
     part = f"{len(trials)} of them" if asked is not None else "trainings"
     tables = Counter(cell.table for cell in planned.cells)
     counts = Counter(_told(each) for each in stands.values())
-    evaluations = {(trial.key, e.key) for trial in trials for e in trial.evaluations}
-    tested = sum(ledger.tested(*pair) for pair in evaluations)
+    evaluations = sum(len(trial.evaluations) for trial in trials)
+    tested = sum(len(each.tested) for each in stands.values())
     head = [
         f"Sweep {planned.name}: {planned.about}",
         f"{cells} cells in {', '.join(f'table {name}: {n}' for name, n in tables.items())}; {_seeds(spec)}",
@@ -57,8 +63,8 @@ def describe(
             else ""
         ),
         f"{part}: " + ", ".join(f"{number} {state}" for state, number in counts.items()),
-        f"{len(evaluations)} evaluations, {tested} done",
-        *(["stale ones are left alone: --accept-stale uses them, --retrain-stale retrains them"] if any_stale else []),
+        f"{evaluations} evaluations, {tested} done",
+        *(told_of for state, told_of in LEFT_ALONE.items() if state in states),
         *seen.lines,
         *(f"warning: {warning}" for warning in seen.warnings),
         "",
@@ -69,7 +75,7 @@ def describe(
         fills = f"table {', '.join(dict.fromkeys(trial.tables))}" if trial.tables else "-"
         line = f"{trial.key}  {told[trial.key]:<{width}}  {fills}  {_told(stands[trial.key])}"
         line += f": {stands[trial.key].why}" if stands[trial.key].why else ""
-        where = other_root(trial, ledger) if stands[trial.key].state != "missing" else None
+        where = other_root(trial, stands[trial.key])
         lines.append(", ".join(filter(None, (line, seen.of(trial.key), where))))
     return "\n".join([*head, *shortened(lines)])
 
@@ -83,9 +89,9 @@ def _told(stands: Standing) -> str:
     return PLANNED[stands.state] + (", to retry" if stands.again else "")
 
 
-def other_root(trial: Trial, ledger: Ledger) -> str | None:
+def other_root(trial: Trial, stands: Standing) -> str | None:
     """`trained on images at ...`, if a stored training's images were in another folder than the sweep now says."""
-    ended = ledger.how_ended(trial.key)
+    ended = stands.record
     if ended is None or ended.outcome == "failed" or ended.data_root in (None, trial.config.data.root):
         return None
     return f"trained on images at {ended.data_root}"

@@ -11,7 +11,7 @@ import functools
 import logging
 import math
 import statistics
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -71,14 +71,21 @@ UNKNOWN = Cost(None, None, None, None, "unknown")
 
 
 def estimate(
-    trials: Sequence[Trial], ledger: Ledger, calibration: Calibration, anew: Collection[str] = ()
+    trials: Sequence[Trial],
+    ledger: Ledger,
+    calibration: Calibration,
+    anew: Collection[str] = (),
+    whole: Mapping[str, bool] | None = None,
 ) -> dict[str, Cost]:
-    """The cost of every trial, by key; trials in `anew` count from their beginning."""
-    states = {trial.key: ledger.state(trial) for trial in trials}
+    """The cost of every trial, by key; trials in `anew` count from their beginning.
+
+    `whole` says by key which have all their records, if that has been looked up.
+    """
+    whole = whole or {trial.key: ledger.state(trial) in ("done", "diverged") for trial in trials}
     known = known_rates(ledger, calibration)
     costs = {}
     for trial in trials:
-        if states[trial.key] in ("done", "diverged") and trial.key not in anew:
+        if whole[trial.key] and trial.key not in anew:
             costs[trial.key] = DONE
         elif found := _rates_for(trial.config, known) if known else None:
             done, spent, left = (0, 0.0, list(trial.evaluations)) if trial.key in anew else _progress(trial, ledger)
@@ -225,13 +232,13 @@ def _spread(seconds: Sequence[float], least: float) -> tuple[float, float]:
 
 def _progress(trial: Trial, ledger: Ledger) -> tuple[int, float, list[EvaluationConfig]]:
     """Epochs done, seconds spent, and remaining tests."""
-    record = ledger.training(trial.key)
-    if record is not None and record.outcome == "finished":
-        tests = {test.evaluation_key: test.seconds for test in ledger.evaluations(trial.key)}
-        missing = [evaluation for evaluation in trial.evaluations if evaluation.key not in tests]
-        return trial.config.training.epochs, record.seconds + sum(tests.values()), missing
     try:
+        record = ledger.training(trial.key)
+        if record is not None and record.outcome == "finished":
+            tests = {test.evaluation_key: test.seconds for test in ledger.evaluations(trial.key)}
+            missing = [evaluation for evaluation in trial.evaluations if evaluation.key not in tests]
+            return trial.config.training.epochs, record.seconds + sum(tests.values()), missing
         at = ledger.checkpoint(trial.key)
-    except ValueError:  # it cannot be read; the trial will report that
+    except ValueError:  # one of them cannot be read; the trial will report that
         at = None
     return (len(at.history), at.seconds, list(trial.evaluations)) if at else (0, 0.0, list(trial.evaluations))

@@ -59,9 +59,11 @@ def _own_kind(error: BaseException) -> Kind:
         return "memory"
     if isinstance(error, RuntimeError) and NO_MEMORY.search(str(error)):
         return "memory"
+    if type(error).__name__ == "DamagedStage":
+        return "stage"
     if number in NO_ROOM:
         return "disk"
-    if number in PASSING or type(error).__name__ == "TakenOver":
+    if number in PASSING or type(error).__name__ in ("TakenOver", "DamagedImages"):
         return "machine"
     if isinstance(error, RuntimeError) and OF_A_GPU.search(str(error)):
         return "machine"

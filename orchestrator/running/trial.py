@@ -15,15 +15,32 @@ from dmf.evaluation.bank import episode_bank
 from dmf.evaluation.evaluate import evaluate_folder
 from dmf.evaluation.partial import partial_path
 from dmf.machine.watchdog import watched
-from dmf.records.checkpoints import read_state_of
-from dmf.records.records import BEST, FORMAT, LAST, STACKS, Epoch, Kept, TrainingRecord, without_weights
+from dmf.records.checkpoints import read_checkpoint_of, weights_checksum
+from dmf.records.records import (
+    BEST,
+    DAMAGED_BEST,
+    FORMAT,
+    LAST,
+    STACKS,
+    Epoch,
+    Going,
+    Kept,
+    TrainingRecord,
+    damaged_weights,
+    without_weights,
+)
 from dmf.training.run import close, train
+from dmf.values import Damaged
 from orchestrator.running.faults import failure_of
 from orchestrator.store.bucket.mirror import RemoteStore
 from orchestrator.store.bucket.training import RemoteTraining
 from orchestrator.store.ledger import Ledger, local_folder
 
 log = logging.getLogger("dmf.trial")
+
+
+class DamagedStage(Damaged):
+    """The weights of the pre-training that a training starts from are damaged."""
 
 
 def run_trial(
@@ -39,6 +56,8 @@ def run_trial(
     If the store is an object store, the trial works on a local copy, which is uploaded after every epoch.
 
     With `timeout_s`, this process ends when it shows no sign of life for that long (`dmf.machine.watchdog`).
+
+    A damaged checkpoint is deleted, and the training starts from its beginning. Damaged weights are put aside.
 
     An exception in the training is recorded, with its traceback, and raised. One in an evaluation leaves the
     training's record as it is. A training that diverged has ended and is not tested. Without `keep_weights`, the best
@@ -57,6 +76,8 @@ def run_trial(
             ledger.reopen(config.key)
             record = None
         if record is None:
+            _check_checkpoint(folder / LAST)
+            _check_stage(config, ledger)
             record = _trained(config, evaluations, ledger, on_epoch)
         else:
             (folder / LAST).unlink(missing_ok=True)  # left by a kill after the record was written
@@ -64,7 +85,7 @@ def run_trial(
             missing = [e for e in evaluations if not ledger.tested(config.key, e.key)]
             if missing:
                 assert isinstance(config, ExperimentConfig)
-                _check_weights(folder / BEST, record)
+                _check_weights(ledger, record)
                 data = images_of(config)
                 for evaluation in missing:
                     ledger.write_evaluation(evaluate_folder(folder, config, evaluation, data))
@@ -74,16 +95,51 @@ def run_trial(
         return record
 
 
-def _check_weights(path: Path, record: TrainingRecord) -> None:
-    """Raise ValueError unless the weights are there, and from the record's best epoch."""
+def _check_checkpoint(path: Path) -> None:
+    """Delete a damaged checkpoint, so that the training starts from its beginning."""
+    try:
+        read_checkpoint_of(Going, path)
+    except FileNotFoundError:
+        return
+    except Damaged as error:
+        log.warning("the training starts from its beginning: %s", error)
+        path.unlink()
+
+
+def _check_stage(config: AnyTraining, ledger: Ledger) -> None:
+    """Raise DamagedStage, and put the weights aside, if those of the pre-training that `config` needs are damaged."""
+    if config.stage is None:
+        return
+    stage = config.stage.key
+    try:
+        read_checkpoint_of(Kept, ledger.folder(stage) / BEST)
+    except Damaged:
+        ledger.put_weights_aside(stage)
+    except FileNotFoundError:
+        if not ledger.has_damaged_weights(stage):
+            return  # building the model says what is missing
+    else:
+        return
+    raise DamagedStage(damaged_weights(stage))
+
+
+def _check_weights(ledger: Ledger, record: TrainingRecord) -> None:
+    """Raise ValueError unless the weights are there, whole, and those of the record. Damaged ones are put aside."""
+    path = ledger.folder(record.key) / BEST
     if not path.is_file():
-        raise ValueError(without_weights(record.key))
-    epoch = read_state_of(Kept, path).epoch
+        aside = ledger.has_damaged_weights(record.key)
+        raise ValueError(damaged_weights(record.key) if aside else without_weights(record.key))
+    try:
+        epoch = read_checkpoint_of(Kept, path)[1].epoch
+    except Damaged as error:
+        log.warning("the weights are put aside: %s", error)
+        ledger.put_weights_aside(record.key)
+        raise Damaged(damaged_weights(record.key)) from error
     best = len(record.history) if record.best_epoch is None else record.best_epoch
-    if epoch != best:
+    if epoch != best or record.weights not in ("", weights_checksum(path)):
         raise ValueError(
-            f"training {record.key} has weights of epoch {epoch}, but its best epoch is {best}; remove its folder "
-            f"trainings/{record.key} from the store to retrain it"
+            f"training {record.key} has other weights, of epoch {epoch}, than its record, whose best epoch is {best}; "
+            f"remove its folder trainings/{record.key} from the store to retrain it"
         )
 
 
@@ -101,7 +157,7 @@ def _run_remote_trial(
         with _away_may_pass(store):
             training.fetch()
             if config.stage is not None:
-                training.remote.pull(folder, f"trainings/{config.stage.key}", (BEST,))
+                training.remote.pull(folder, f"trainings/{config.stage.key}", (BEST, DAMAGED_BEST))
 
         def brought(epoch: Epoch) -> None:
             training.epoch()

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from dmf.config import AnyTraining
 from dmf.records.records import FORMAT, Epoch, Failure, TrainingRecord
+from dmf.values import Damaged
 from orchestrator.running.interrupts import Signals
 from orchestrator.running.progress import Progress, Stage
 from orchestrator.spec.model import SweepSpec
@@ -153,7 +154,10 @@ def note_failure(
     not failed, and continues when there is room. A failure that equals the one before is already in the record, with
     its traceback.
     """
-    record = ledger.training(config.key)
+    try:
+        record = ledger.training(config.key)
+    except Damaged:  # it stays, for the user to decide
+        return None
     known = record is not None and record.failure is not None and record.failure.reason == failure.reason
     if failure.kind != "disk" and (record is None or (record.outcome == "failed" and record == before and not known)):
         record = TrainingRecord(format=FORMAT, key=config.key, config=config, outcome="failed", failure=failure)

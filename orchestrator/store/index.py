@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from dmf.records.facts import Ended, MadeBy, Tested
 from dmf.records.records import EvaluationRecord, Failure
-from dmf.values import digest
+from dmf.values import Damaged, digest
 
 log = logging.getLogger("dmf.ledger")
 
@@ -81,7 +81,8 @@ class Row(NamedTuple):
 class Index:
     """Reads records of one store, each from its row if that is valid, else from its file.
 
-    Names are paths in the store. Several threads and processes may use it.
+    Names are paths in the store. Several threads and processes may use it. A record that is damaged or cannot be read
+    raises Damaged.
     """
 
     def __init__(self, store: Path) -> None:
@@ -123,6 +124,8 @@ class Index:
             row = Row(name, file.st_mtime_ns, file.st_size, *summed_up(Path(path)))
         except (FileNotFoundError, NotADirectoryError):
             return None
+        except OSError as error:
+            raise Damaged(f"{path} cannot be read: {error.strerror or error}") from error
         if _settled(file.st_mtime_ns, now_ns):
             self._rows.add(row)
         return row

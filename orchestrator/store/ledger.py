@@ -32,15 +32,27 @@ from dmf.data.sets import default_cache_dir
 from dmf.machine.files import taken, wait_for, write_text
 from dmf.records.checkpoints import read_state_of
 from dmf.records.facts import Ended, MadeBy, Tested
-from dmf.records.records import BEST, EVALUATIONS, LAST, LOCK, RECORD, STACKS, EvaluationRecord, Going, TrainingRecord
-from dmf.values import digest
+from dmf.records.records import (
+    BEST,
+    DAMAGED_BEST,
+    EVALUATIONS,
+    LAST,
+    LOCK,
+    RECORD,
+    STACKS,
+    EvaluationRecord,
+    Going,
+    TrainingRecord,
+)
+from dmf.values import Damaged, digest
 from orchestrator.spec.plan import SweepPlan, Trial
 from orchestrator.store.bucket.lease import Lease
 from orchestrator.store.bucket.mirror import EVERYTHING, GOING, RemoteStore
 from orchestrator.store.index import Index
 
-State = Literal["missing", "started", "failed", "untested", "done", "diverged"]
-"""In this order: not begun; has a checkpoint; ended by an error; trained, tests missing; tested; loss not finite."""
+State = Literal["missing", "started", "failed", "untested", "done", "diverged", "damaged"]
+"""In this order: not begun; has a checkpoint; ended by an error; trained, tests missing; tested; loss not finite; a
+record is there that cannot be read."""
 
 log = logging.getLogger("dmf.ledger")
 
@@ -134,15 +146,18 @@ class Ledger:
         return self.store / "trainings" / key
 
     def training(self, key: str) -> TrainingRecord | None:
-        """The record of a training; None if it has not ended."""
+        """The record of a training; None if it has not ended. Raises Damaged."""
         path = self.folder(key) / RECORD
-        record = TrainingRecord.read(path) if path.is_file() else None
-        if record is not None and record.key != key:
-            raise ValueError(f"{path} belongs to training {record.key}, not to {key}; remove it")
+        try:
+            record = TrainingRecord.read(path)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        if record.key != key:
+            raise Damaged(f"{path} belongs to training {record.key}, not to {key}; remove it")
         return record
 
     def how_ended(self, key: str) -> Ended | None:
-        """The part of a training's record that tables need; None if it has not ended."""
+        """The part of a training's record that tables need; None if it has not ended. Raises Damaged."""
         return self.index.ended(f"trainings/{key}/{RECORD}")
 
     def write_training(self, record: TrainingRecord) -> None:
@@ -151,12 +166,14 @@ class Ledger:
         self.keep(self.folder(record.key) / RECORD)
 
     def evaluation(self, training_key: str, evaluation_key: str) -> EvaluationRecord | None:
-        """The record of an evaluation; None if it has not been made."""
-        path = self._evaluation_path(training_key, evaluation_key)
-        return EvaluationRecord.read(path) if path.is_file() else None
+        """The record of an evaluation; None if it has not been made. Raises Damaged."""
+        try:
+            return EvaluationRecord.read(self._evaluation_path(training_key, evaluation_key))
+        except (FileNotFoundError, NotADirectoryError):
+            return None
 
     def how_tested(self, training_key: str, evaluation_key: str) -> Tested | None:
-        """The part of an evaluation's record that tables need; None if it has not been made."""
+        """The part of an evaluation's record that tables need; None if it has not been made. Raises Damaged."""
         return self.index.tested(_name_of_evaluation(training_key, evaluation_key))
 
     def write_evaluation(self, record: EvaluationRecord) -> None:
@@ -166,7 +183,7 @@ class Ledger:
         self.keep(path)
 
     def evaluations(self, training_key: str) -> tuple[EvaluationRecord, ...]:
-        """All evaluations of a training."""
+        """All evaluations of a training. Raises Damaged."""
         paths = sorted(self.folder(training_key).glob(f"{EVALUATIONS}/*.json"))
         return tuple(EvaluationRecord.read(path) for path in paths if not path.name.startswith("."))
 
@@ -183,23 +200,29 @@ class Ledger:
 
     def state(self, trial: Trial) -> State:
         """The state of a trial."""
-        return self.state_after(trial, self.how_ended(trial.key))
+        try:
+            return self.state_after(trial, self.how_ended(trial.key))
+        except Damaged:
+            return "damaged"
 
     def state_after(self, trial: Trial, ended: Ended | None) -> State:
         """The state of a trial whose training ended as given."""
         if ended is None:
-            return "started" if self._begun(trial.key) else "missing"
+            return "started" if self.begun(trial.key) else "missing"
         if ended.outcome != "finished":
             return ended.outcome
         tested = (self.tested(trial.key, evaluation.key) for evaluation in trial.evaluations)
         return "done" if all(tested) else "untested"
 
-    def _begun(self, key: str) -> bool:
+    def begun(self, key: str) -> bool:
         """Whether a training has a checkpoint to continue from."""
         return (self.folder(key) / LAST).is_file()
 
     def checkpoint(self, key: str) -> Going | None:
-        """The progress of a training that has not ended, from its last checkpoint; None if it has none."""
+        """The progress of a training that has not ended, from its last checkpoint; None if it has none.
+
+        Raises Damaged.
+        """
         try:
             return read_state_of(Going, self.folder(key) / LAST)
         except FileNotFoundError:
@@ -213,6 +236,14 @@ class Ledger:
     def has_weights(self, key: str) -> bool:
         """Whether a training's best weights are in the store."""
         return (self.folder(key) / BEST).is_file()
+
+    def has_damaged_weights(self, key: str) -> bool:
+        """Whether a training's best weights were put aside because they are damaged."""
+        return (self.folder(key) / DAMAGED_BEST).is_file()
+
+    def put_weights_aside(self, key: str) -> None:
+        """Rename a training's best weights, which are damaged."""
+        (self.folder(key) / BEST).rename(self.folder(key) / DAMAGED_BEST)
 
     def how_lost(self, key: str) -> str:
         """Why a training's process died, if that is known."""
@@ -230,9 +261,10 @@ class Ledger:
         names = [_name_of_evaluation(trial.key, evaluation.key) for evaluation in trial.evaluations]
         if not all(map(self.index.settled, [f"trainings/{trial.key}/{RECORD}", *names])):
             return False
-        self.how_ended(trial.key)
-        for name in names:
-            self.index.made_by(name)
+        with contextlib.suppress(Damaged):  # a damaged record gets no row
+            self.how_ended(trial.key)
+            for name in names:
+                self.index.made_by(name)
         return True
 
     def reopen(self, key: str) -> None:
@@ -245,7 +277,7 @@ class Ledger:
         Raises ValueError while a process works on it; in an object store, that process finds it taken over instead.
         """
         self._check_idle(key)
-        self._drop(*(self.folder(key) / name for name in (RECORD, LAST, BEST, GOING)))
+        self._drop(*(self.folder(key) / name for name in (RECORD, LAST, BEST, DAMAGED_BEST, GOING)))
 
     def supersede(self, key: str) -> Path:
         """Move all files of a training aside, so that it is retrained; return their new folder.
@@ -423,11 +455,14 @@ class BucketLedger(Ledger):
     def running(self, key: str) -> bool:
         return key in self._at_work
 
-    def _begun(self, key: str) -> bool:
+    def begun(self, key: str) -> bool:
         return key in self._with_checkpoint
 
     def has_weights(self, key: str) -> bool:
         return f"trainings/{key}/{BEST}" in self.remote.names(f"trainings/{key}")
+
+    def has_damaged_weights(self, key: str) -> bool:
+        return f"trainings/{key}/{DAMAGED_BEST}" in self.remote.names(f"trainings/{key}")
 
     def _check_idle(self, key: str) -> None:
         self.remote.free([key])

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlparse
+from urllib.request import url2pathname
 
 EXPERIMENT = "dmf"
 SWEEP, TRIAL = "sweep", "trial"
@@ -30,3 +32,11 @@ def database_of(uri: str) -> Path | None:
     """The file of a SQLite URI; None for other URIs."""
     scheme, _, path = uri.partition(":///")
     return Path(path.partition("?")[0]) if scheme == "sqlite" else None
+
+
+def local_folder_of(artifacts: str) -> Path | None:
+    """The folder of a run whose files are on this machine; None if a server or a cloud has them."""
+    parts = urlparse(artifacts)
+    if parts.scheme == "file" and parts.netloc in ("", "localhost"):
+        return Path(url2pathname(parts.path))
+    return None if parts.scheme else Path(artifacts)

@@ -2,24 +2,29 @@
 
 What a run holds is looked up once and then remembered. So the next process that updates the mirror from the ledger
 completes what an outage or a kill left incomplete, and no epoch is there twice.
+
+Somebody may delete runs or the experiment in MLflow's UI meanwhile: they are made again, or restored, and an error
+about one run leaves the others alone.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
+import logging
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from dmf.config import AnyTraining, EvaluationConfig
 from dmf.records.provenance import git_commit
 from dmf.records.records import CONFIG, EVALUATIONS, RECORD, Epoch, EvaluationRecord, TrainingRecord
-from dmf.values import digest
+from dmf.values import Damaged, digest
 from orchestrator.spec.plan import SweepPlan
 from orchestrator.store.ledger import Ledger
 from orchestrator.tracking.names import OUTCOME, STORE, SWEEP, TRIAL
-from orchestrator.tracking.server import Points, log_to, runs_of, upload
+from orchestrator.tracking.server import Points, is_gone, log_to, refuses, restore, runs_of, upload
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -34,6 +39,14 @@ FAILURE, MIRRORED = "dmf.failure", "dmf.mirrored"
 """Tags of a training's run: its record's failure, and a digest of what was last written."""
 METRICS_AT_ONCE = 800
 """Points in one request, which may have 1,000 entries, including 100 params and 100 tags."""
+FAILURES_AT_ONCE = 2
+"""Failed requests in a row, about different runs, after which no others are tried."""
+
+log = logging.getLogger("dmf.tracking")
+
+
+class Incomplete(Exception):
+    """Some runs could not be updated; all others were."""
 
 
 @dataclass
@@ -88,6 +101,8 @@ class SweepRuns:
         self.children = self._children()
         self.complete: set[str] = set()
         """Keys of ended trainings whose runs this process has completed."""
+        self.begun: dict[str, tuple[AnyTraining, str]] = {}
+        """Configuration and label of the trainings that this process has marked as running."""
 
     def _parent(self) -> Run:
         if found := list(self._mine(SWEEP)):
@@ -131,11 +146,37 @@ class SweepRuns:
 
     def keep_plan(self) -> None:
         """Write the sweep's plan into its run's folder."""
-        self.client.log_text(self.parent.info.run_id, self.plan.model_dump_json(indent=1), "plan.json")
+        upload(self.client, self.parent.info.artifact_uri, {"plan.json": self.plan.model_dump_json(indent=1)})
+
+    def surely(self, key: str, update: Callable[[], None]) -> None:
+        """Run an update of one training's run; once more if somebody has deleted the run or the experiment."""
+        try:
+            update()
+        except Exception as error:
+            if not (refuses(error) and self._made_good(key)):
+                raise
+            update()
+
+    def _made_good(self, key: str) -> bool:
+        """Whether somebody has deleted the experiment, which is restored, or a run, which will be made again."""
+        was_deleted = restore(self.client, self.experiment)
+        self._keep_parent()
+        run = self.children.get(key)
+        if run is not None and is_gone(self.client, run.id):
+            del self.children[key]
+            return True
+        return was_deleted
+
+    def _keep_parent(self) -> None:
+        """Make the sweep's run again if somebody has deleted it."""
+        if is_gone(self.client, self.parent.info.run_id):
+            self.parent = self._parent()
+            self.open()
 
     def begin(self, config: AnyTraining, label: str) -> None:
         """Mark a training as running. One that failed before loses its outcome."""
         self.complete.discard(config.key)
+        self.begun[config.key] = config, label
         run = self._child(config, label)
         failed_before = run.tags.get(OUTCOME) == "failed"
         self._log(run, {}, dict.fromkeys((OUTCOME, FAILURE, MIRRORED), "") if failed_before else {}, config)
@@ -147,7 +188,7 @@ class SweepRuns:
 
     def _child(self, config: AnyTraining, label: str) -> TrainingRun:
         """The run of a training, created if needed."""
-        run = self.children.get(config.key)
+        run = self._certain(config.key)
         if run is None:
             tags = {"dmf.kind": TRIAL, "dmf.key": config.key, PARENT: self.parent.info.run_id}
             try:
@@ -156,7 +197,7 @@ class SweepRuns:
                 self.uncertain = True  # it may exist anyway
                 raise
             self.children[config.key] = run
-        return self._certain(config.key, run)
+        return run
 
     def be_certain(self) -> None:
         """Look up the runs again if creating one failed."""
@@ -164,10 +205,16 @@ class SweepRuns:
             self.children = self._children()
             self.uncertain = False
 
-    def _certain(self, key: str, run: TrainingRun) -> TrainingRun:
-        if run.uncertain:
-            self.children[key] = run = TrainingRun.of(self.client.get_run(run.id))
-        return run
+    def _certain(self, key: str) -> TrainingRun | None:
+        """A training's run, looked up again if a request about it failed; None if there is none."""
+        run = self.children.get(key)
+        if run is None or not run.uncertain:
+            return run
+        if is_gone(self.client, run.id):
+            del self.children[key]
+            return None
+        self.children[key] = TrainingRun.of(self.client.get_run(run.id))
+        return self.children[key]
 
     def _log(
         self,
@@ -206,14 +253,17 @@ class SweepRuns:
     def forget(self, key: str) -> None:
         """Delete the run of a training that starts from scratch."""
         self.complete.discard(key)
-        if run := self.children.get(key):
-            self.client.delete_run(run.id)
+        if run := self.children.pop(key, None):
+            if not is_gone(self.client, run.id):
+                self.client.delete_run(run.id)
             self.writes += 1
-            del self.children[key]
 
     def epochs(self, key: str, history: Iterable[Epoch]) -> None:
         """Add the epochs that the run lacks, as curves over the epoch."""
-        run = self._certain(key, self.children[key])
+        run = self._certain(key)
+        if run is None:
+            self.begin(*self.begun[key])
+            run = self.children[key]
         for part in self._new_epochs(run, history):
             self._log(run, part, {})
 
@@ -237,13 +287,13 @@ class SweepRuns:
     ) -> None:
         """Update the run of a training that is not running from the ledger, including its status.
 
-        Without a record it was interrupted: KILLED. One that diverged has ended: FINISHED, with the tag dmf.outcome. A
-        run with numbers from before a retraining is deleted and created again, since MLflow cannot delete points.
+        Without a record it was interrupted: KILLED, and it has no outcome. One that diverged has ended: FINISHED, with
+        the tag dmf.outcome. A run with numbers from before a retraining is deleted and created again, since MLflow
+        cannot delete points.
         """
         record = self.ledger.training(config.key)
         if record is None:
-            if run := self.children.get(config.key):
-                self._end(self._certain(config.key, run), "KILLED")
+            self._cut_off(config.key)
             return
         run, tests = self._child(config, label), self.ledger.evaluations(config.key)
         seal = _seal(record, tests)
@@ -261,6 +311,13 @@ class SweepRuns:
         else:
             self._end(run, "FINISHED")
             self.complete.add(config.key)
+
+    def _cut_off(self, key: str) -> None:
+        """Update the run of a training without a record; it may have had one, in a store that was put back since."""
+        if run := self._certain(key):
+            if run.tags.get(OUTCOME) or run.tags.get(MIRRORED):
+                self._log(run, {}, dict.fromkeys((OUTCOME, FAILURE, MIRRORED), ""))
+            self._end(run, "KILLED")
 
     def _contradicts(self, run: TrainingRun, record: TrainingRecord, tests: tuple[EvaluationRecord, ...]) -> bool:
         """Whether a run has a loss or result that the records lack, because the training was retrained."""
@@ -318,17 +375,40 @@ class SweepRuns:
             run.status = status
 
     def settle(self, labels: dict[str, str], interrupted: bool) -> None:
-        """Update every training's run from the ledger, in other sweeps of this store too. Call it when none runs."""
+        """Update every training's run from the ledger, in other sweeps of this store too. Call it when none runs.
+
+        A training whose record is damaged keeps its run as it is. Raises Incomplete, at the end, for runs that could
+        not be updated.
+        """
+        self._keep_parent()
+        failed: dict[str, str] = {}
+        in_a_row = 0
         for key in [*self.trials, *(key for key in self.children if key not in self.trials)]:
             if key in self.complete:
                 continue
-            trial, record = self.trials.get(key), self.ledger.training(key)
-            if record is not None:
-                wanted = trial.evaluations if trial else ()
-                self.mirror(record.config, wanted, labels.get(key, key), interrupted)
-            elif run := self.children.get(key):
-                self._end(self._certain(key, run), "KILLED")
+            try:
+                self.surely(key, functools.partial(self._settle_one, key, labels.get(key, key), interrupted))
+                in_a_row = 0
+            except Damaged as error:
+                log.warning("MLflow's run of training %s is left as it is: %s", key, one_line(error))
+            except Exception as error:
+                in_a_row += not refuses(error)
+                if in_a_row >= FAILURES_AT_ONCE:  # it is not this run: MLflow or its disk is away
+                    raise
+                failed[key] = one_line(error)
         self._settle_elsewhere()
+        if failed:
+            raise Incomplete(f"{len(failed)} runs could not be updated, such as that of {next(iter(failed.items()))}")
+
+    def _settle_one(self, key: str, label: str, interrupted: bool) -> None:
+        trial, record = self.trials.get(key), self.ledger.training(key)
+        if record is None:
+            self._cut_off(key)
+        else:
+            self.mirror(record.config, trial.evaluations if trial else (), label, interrupted)
+        run = self.children.get(key)
+        if run is not None and run.tags.get(PARENT) != self.parent.info.run_id:
+            self._log(run, {}, {PARENT: self.parent.info.run_id})
 
     def _settle_elsewhere(self) -> None:
         """Update runs of other sweeps whose trainings this one may have ended.
@@ -341,9 +421,13 @@ class SweepRuns:
         wanted = {name: {trial.key: trial for trial in plan.trials()} for name, plan in plans.items()}
         for found in runs_of(self.client, self.experiment, elsewhere):
             key, sweep = found.data.tags["dmf.key"], found.data.tags["dmf.sweep"]
-            if key not in self.children or (record := self.ledger.training(key)) is None:
+            try:
+                if key not in self.children or (record := self.ledger.training(key)) is None:
+                    continue
+                tests = self.ledger.evaluations(key)
+            except Damaged:  # `settle` has said so
                 continue
-            run, tests, plan = TrainingRun.of(found), self.ledger.evaluations(key), plans.get(sweep)
+            run, plan = TrainingRun.of(found), plans.get(sweep)
             trial = wanted.get(sweep, {}).get(key)
             seal = _seal(record, tests)
             if run.tags.get(MIRRORED) != seal:
@@ -362,6 +446,7 @@ class SweepRuns:
 
     def close(self, status: str) -> None:
         """Write the sweep's final status."""
+        self._keep_parent()
         if self.parent.info.status != status:
             self.writes += 1
             self.client.set_terminated(self.parent.info.run_id, status)
@@ -372,6 +457,11 @@ def _seal(record: TrainingRecord, tests: Iterable[EvaluationRecord]) -> str:
     """A digest of what a run should hold."""
     told = [[test.evaluation_key, test.accuracy, test.ci95] for test in tests]
     return digest([record.model_dump(mode="json"), told])
+
+
+def one_line(error: BaseException) -> str:
+    """An error's text on one line, cut if it is long."""
+    return " ".join(str(error).split())[:300]
 
 
 def _equal(value: float, others: Iterable[float | None]) -> bool:
