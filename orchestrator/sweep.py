@@ -380,7 +380,13 @@ def run_sweep(
         failures = watch.failures
         _look(ledger)
     today = Today(options.accept_stale)  # images that had never been opened now have a fingerprint
-    paths = report(planned, ledger, options.results, today=today)
+    try:
+        paths = report(planned, ledger, options.results, today=today)
+    except OSError as error:
+        if stopped is None:
+            raise
+        log.warning("the tables were not written: %s", error)
+        paths = []
     after = {trial.key: standing(trial, ledger, today) for trial in asked}
     say("\n" + summary(asked, after, ledger, failures))
     if any(costs[trial.key].seconds for trial in todo):

@@ -17,6 +17,7 @@ store at once, and files that others wrote are fetched by `refresh`.
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
 import logging
 import os
@@ -128,6 +129,14 @@ class Ledger:
 
     def check(self) -> None:
         """Raise LeaseLost if another driver may have taken the store."""
+
+    def probe(self) -> None:
+        """Write, sync and read a small file. Raises OSError if the store's disk does not take it."""
+        path, text = self.store / ".probe", _this_process()
+        write_text(path, text)
+        if path.read_text(encoding="utf-8") != text:
+            raise OSError(errno.EIO, "a file that was just written reads otherwise", str(path))
+        path.unlink()
 
     def keep(self, *paths: Path) -> None:
         """Upload files of the folder to the store. Call it after writing them."""
@@ -441,6 +450,14 @@ class BucketLedger(Ledger):
     def check(self) -> None:
         if self._lease:
             self._lease.check()
+
+    def probe(self) -> None:
+        """Write, sync and read a small file. Raises OSError if the store's disk does not take it."""
+        path, text = self.store / ".probe", _this_process()
+        write_text(path, text)
+        if path.read_text(encoding="utf-8") != text:
+            raise OSError(errno.EIO, "a file that was just written reads otherwise", str(path))
+        path.unlink()
 
     def keep(self, *paths: Path) -> None:
         self.remote.push(self.store, self._names(paths))
