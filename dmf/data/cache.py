@@ -29,13 +29,14 @@ import numpy as np
 from dmf.data.checks import BYTES, INFO, Checks
 from dmf.data.layouts.raw import RawImage, RawSplit
 from dmf.data.store import Form, FullSizes, Squares, starts_of
-from dmf.machine.files import taken, wait_for
+from dmf.machine.files import sign, taken, wait_for
 from dmf.machine.watchdog import alive
 from dmf.values import Value
 
 LOG = logging.getLogger("dmf.data")
 VERSION = 2
 """Part of a cache's key; increase it if the same files would give other arrays."""
+PARTIAL = ".partial"
 CHUNK = 64
 """Images that a thread decodes at a time."""
 SAME_IMAGES = 0.05
@@ -72,10 +73,10 @@ def open_cache(
     info = _sound(folder)
     if info is not None:
         return info
-    with _locked(folder.with_name(folder.name + ".lock")):
+    with _locked(_lock_of(folder)):
         info = _sound(folder)
         if info is None:
-            aside = folder.with_name(folder.name + ".partial")
+            aside = folder.with_name(folder.name + PARTIAL)
             for leftover in (folder, aside):
                 if leftover.exists():
                     LOG.warning("%s is incomplete or damaged (a killed run, deleted files); writing it anew", leftover)
@@ -89,6 +90,11 @@ def open_cache(
                 shutil.rmtree(aside)
                 raise
     return info
+
+
+def _lock_of(folder: Path) -> Path:
+    """The lock file of a cache folder, complete or not."""
+    return folder.with_name(folder.name.removesuffix(PARTIAL) + ".lock")
 
 
 def open_arrays(folder: Path, split: str, form: Form) -> tuple[np.ndarray, Squares | FullSizes]:
@@ -137,13 +143,14 @@ def _locked(path: Path) -> Iterator[None]:
     """Hold the lock file `path` exclusively among processes and threads; it is released, but never deleted."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        file = open(path, "a")  # noqa: SIM115 - closed below
+        file = open(path, "a+")  # noqa: SIM115 - closed below
     except OSError as error:
         raise ValueError(f"cannot write the cache folder {path.parent} ({error.strerror}); set DMF_CACHE") from error
     with file:
         if not taken(file):
             LOG.info("waiting for another process that is writing %s", path.with_suffix(""))
             wait_for(file)
+        sign(file)
         yield
 
 
@@ -251,6 +258,7 @@ def _write_pixels(
                     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
                 digests[position] = hashlib.sha256(data).digest()
             alive()
+            os.utime(_lock_of(path.parent))  # tells those who wait for it that this process works
 
         _in_threads(store, _chunks(zip(plan.positions.tolist(), split.images(), strict=True)))
     return digests

@@ -50,12 +50,15 @@ def run_trial(
     on_epoch: Callable[[Epoch], None] = lambda epoch: None,
     timeout_s: float | None = None,
     keep_weights: bool = True,
+    alive: Callable[[], None] = lambda: None,
 ) -> TrainingRecord:
     """Complete one trial in `store`, from wherever it stands, and return the training's record.
 
     If the store is an object store, the trial works on a local copy, which is uploaded after every epoch.
 
-    With `timeout_s`, this process ends when it shows no sign of life for that long (`dmf.machine.watchdog`).
+    With `timeout_s`, this process ends when it shows no sign of life for that long (`dmf.machine.watchdog`), and passes
+    signs on by calling `alive`. It waits for another process that works on the trial for as long, then TimeoutError
+    names that one.
 
     A damaged checkpoint is deleted, and the training starts from its beginning. Damaged weights are put aside.
 
@@ -64,12 +67,12 @@ def run_trial(
     weights are deleted once all evaluations are recorded.
     """
     if RemoteStore.is_remote(str(store)):
-        return _run_remote_trial(config, evaluations, str(store), on_epoch, timeout_s, keep_weights)
+        return _run_remote_trial(config, evaluations, str(store), on_epoch, timeout_s, keep_weights, alive)
     ledger = Ledger(Path(store))
     with (
-        ledger.holding(config.key) as folder,
+        ledger.holding(config.key, timeout_s) as folder,
         _logging_to(folder / "log.txt"),
-        _watched(folder / STACKS, timeout_s),
+        _watched(folder / STACKS, timeout_s, alive),
     ):
         record = ledger.training(config.key)
         if record is not None and record.outcome == "failed":
@@ -150,6 +153,7 @@ def _run_remote_trial(
     on_epoch: Callable[[Epoch], None],
     timeout_s: float | None,
     keep_weights: bool,
+    alive: Callable[[], None],
 ) -> TrainingRecord:
     folder = local_folder(store) / "work" / config.key
     training = RemoteTraining(RemoteStore(store), folder, config.key)
@@ -164,7 +168,7 @@ def _run_remote_trial(
             on_epoch(epoch)
 
         try:
-            return run_trial(config, evaluations, folder, brought, timeout_s, keep_weights)
+            return run_trial(config, evaluations, folder, brought, timeout_s, keep_weights, alive)
         finally:
             with _away_may_pass(store):
                 training.finish()
@@ -207,11 +211,11 @@ def _trained(
 
 
 @contextlib.contextmanager
-def _watched(stacks: Path, timeout_s: float | None) -> Iterator[None]:
+def _watched(stacks: Path, timeout_s: float | None, alive: Callable[[], None]) -> Iterator[None]:
     """Watch over this process, and log the stacks of an earlier one that was ended."""
     if stacks.is_file() and (told := stacks.read_text(encoding="utf-8")):
         log.warning("the previous process showed no sign of life and was ended; its stacks:\n%s", told)
-    with watched(timeout_s, stacks) if timeout_s else contextlib.nullcontext():
+    with watched(timeout_s, stacks, alive) if timeout_s else contextlib.nullcontext():
         yield
 
 

@@ -23,14 +23,13 @@ import logging
 import os
 import secrets
 import shutil
-import socket
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import ClassVar, Literal
 
 from dmf.data.sets import default_cache_dir
-from dmf.machine.files import taken, wait_for, write_text
+from dmf.machine.files import LONGEST_WAIT_S, sign, taken, this_process, wait_for, write_text
 from dmf.records.checkpoints import read_state_of
 from dmf.records.facts import Ended, MadeBy, Tested
 from dmf.records.records import (
@@ -71,10 +70,6 @@ def local_folder(store: str) -> Path:
 
 def _name_of_evaluation(training_key: str, evaluation_key: str) -> str:
     return f"trainings/{training_key}/{EVALUATIONS}/{evaluation_key}.json"
-
-
-def _this_process() -> str:
-    return f"process {os.getpid()} on {socket.gethostname()} since {time.strftime('%Y-%m-%d %H:%M:%S')}"
 
 
 class Ledger:
@@ -132,7 +127,7 @@ class Ledger:
 
     def probe(self) -> None:
         """Write, sync and read a small file. Raises OSError if the store's disk does not take it."""
-        path, text = self.store / ".probe", _this_process()
+        path, text = self.store / ".probe", this_process()
         write_text(path, text)
         if path.read_text(encoding="utf-8") != text:
             raise OSError(errno.EIO, "a file that was just written reads otherwise", str(path))
@@ -356,17 +351,19 @@ class Ledger:
         return [trial.key for trial in earlier.trials() if trial.key not in now] if earlier else []
 
     @contextlib.contextmanager
-    def holding(self, key: str) -> Iterator[Path]:
+    def holding(self, key: str, limit_s: float | None = None) -> Iterator[Path]:
         """Lock a training's folder and yield it once no other process works there.
 
-        A process that dies releases it at once. Temporary files that it left are removed.
+        A process that dies releases it at once. Temporary files that it left are removed. One that is frozen keeps it:
+        after `limit_s` (None: half an hour), TimeoutError names it.
         """
         folder = self.folder(key)
         folder.mkdir(parents=True, exist_ok=True)
-        with open(folder / LOCK, "w") as lock:
+        with open(folder / LOCK, "a+") as lock:
             if not taken(lock):
                 log.warning("waiting for another process that works in %s", folder)
-                wait_for(lock)
+                wait_for(lock, limit_s or LONGEST_WAIT_S)
+            sign(lock)
             for left in [*folder.glob(".*.*.*"), *folder.glob(f"{EVALUATIONS}/.*")]:
                 left.unlink()
             yield folder
@@ -399,9 +396,7 @@ class Ledger:
                         "or use another --store"
                     )
                 time.sleep(0.5)
-            lock.truncate(0)
-            lock.write(_this_process())
-            lock.flush()
+            sign(lock)
             yield
 
 
@@ -451,14 +446,6 @@ class BucketLedger(Ledger):
         if self._lease:
             self._lease.check()
 
-    def probe(self) -> None:
-        """Write, sync and read a small file. Raises OSError if the store's disk does not take it."""
-        path, text = self.store / ".probe", _this_process()
-        write_text(path, text)
-        if path.read_text(encoding="utf-8") != text:
-            raise OSError(errno.EIO, "a file that was just written reads otherwise", str(path))
-        path.unlink()
-
     def keep(self, *paths: Path) -> None:
         self.remote.push(self.store, self._names(paths))
 
@@ -493,7 +480,7 @@ class BucketLedger(Ledger):
         with super()._alone(wait), contextlib.ExitStack() as stack:
             while self._lease is None:
                 try:
-                    self._lease = stack.enter_context(self.remote.lease(_this_process()))
+                    self._lease = stack.enter_context(self.remote.lease(this_process()))
                 except BlockingIOError:
                     if not wait:
                         raise
