@@ -577,6 +577,19 @@ def test_a_lease_outlives_its_seconds(remote: RemoteStore) -> None:
             pass
 
 
+def test_an_error_in_the_thread_that_renews_it_ends_the_lease_for_all_to_see(
+    remote: RemoteStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with remote.lease("one", 1.0) as lease:
+        monkeypatch.setattr(lease, "renew", lambda: 1 / 0)
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while lease.broken is None:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        with pytest.raises(LeaseLost, match="is no longer renewed, because of an error: ZeroDivisionError"):
+            lease.check()
+
+
 def test_a_driver_that_was_stopped_learns_of_the_later_one_before_it_does_anything(remote: RemoteStore) -> None:
     process = start(DRIVING, remote.uri, "process 1 on there", 3)
     assert process.stdout is not None and process.stdout.readline() == b"has it\n"

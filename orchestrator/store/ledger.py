@@ -21,6 +21,7 @@ import errno
 import functools
 import logging
 import os
+import re
 import secrets
 import shutil
 import time
@@ -30,6 +31,7 @@ from typing import ClassVar, Literal
 
 from dmf.data.sets import default_cache_dir
 from dmf.machine.files import LONGEST_WAIT_S, sign, taken, this_process, wait_for, write_text
+from dmf.machine.mounts import without_locks
 from dmf.records.checkpoints import read_state_of
 from dmf.records.facts import Ended, MadeBy, Tested
 from dmf.records.records import (
@@ -44,7 +46,7 @@ from dmf.records.records import (
     Going,
     TrainingRecord,
 )
-from dmf.values import Damaged, digest
+from dmf.values import Damaged, Value, digest
 from orchestrator.spec.plan import SweepPlan, Trial
 from orchestrator.store.bucket.lease import Lease
 from orchestrator.store.bucket.mirror import EVERYTHING, GOING, RemoteStore
@@ -70,6 +72,42 @@ def local_folder(store: str) -> Path:
 
 def _name_of_evaluation(training_key: str, evaluation_key: str) -> str:
     return f"trainings/{training_key}/{EVALUATIONS}/{evaluation_key}.json"
+
+
+class Identity(Value):
+    """The content of `store.id`."""
+
+    id: str
+    path: str
+    """Where the store was when it was last opened by a driver."""
+    former: str = ""
+    """Of a copy: the identity of its original."""
+
+
+def identity_in(path: Path, name: str) -> Identity | None:
+    """The identity in the file `store.id` of a store called `name`.
+
+    Returns None if there is none or, with a warning, if it is damaged.
+    """
+    try:
+        text = path.read_text(encoding="utf-8", errors="replace")
+        if re.fullmatch("[0-9a-f]{16}", text):  # of an earlier version, which did not note the path
+            return Identity(id=digest([name, text]), path=name)
+        return Identity.read(path)
+    except FileNotFoundError:
+        return None
+    except Damaged as error:
+        log.warning("%s; the store gets a new identity, and new runs in MLflow", " ".join(str(error).split()))
+        return None
+
+
+def _is_copy(store: Path, known: Identity) -> bool:
+    """Whether the store that `known` comes from is still where it was."""
+    there = Path(known.path)
+    if not (there / IDENTITY).is_file() or there.samefile(store):
+        return False
+    other = identity_in(there / IDENTITY, known.path)
+    return other is not None and other.id == known.id
 
 
 class Ledger:
@@ -102,16 +140,34 @@ class Ledger:
         """The store's name for users and in MLflow's tags."""
         return str(self.store.resolve())
 
-    @functools.cached_property
+    @property
     def id(self) -> str:
-        """The store's identity, in MLflow's tags: a digest of its path and a random number.
+        """The store's identity, in MLflow's tags. It moves with the store; a copy gets another one."""
+        return self._identity.id
 
-        Another machine may have a folder with the same path, and a copy has the same number.
-        """
+    @property
+    def former_id(self) -> str:
+        """The identity of the store that this one is a copy of; empty if it is none."""
+        return self._identity.former
+
+    @functools.cached_property
+    def _identity(self) -> Identity:
+        """The store's identity, which is written if it is new or the store lies elsewhere than before."""
         path = self.store / IDENTITY
-        if not path.is_file():
-            write_text(path, secrets.token_hex(8))
-        return digest([self.name, path.read_text(encoding="utf-8")])
+        known = identity_in(path, self.name)
+        if known is not None and known.path == self.name:
+            if not path.read_text(encoding="utf-8").startswith("{"):
+                known.write(path)
+            return known
+        if known is None or _is_copy(self.store, known):
+            former = known.id if known else ""
+            known = Identity(id=secrets.token_hex(8), path=self.name, former=former)
+            if former:
+                log.warning("%s is a copy of another store, and gets an identity of its own", self.name)
+        else:
+            known = known.replace(path=self.name)
+        known.write(path)
+        return known
 
     def refresh(self, key: str | None = None) -> None:
         """Fetch what others have written about one training or the whole store."""
@@ -397,6 +453,8 @@ class Ledger:
                     )
                 time.sleep(0.5)
             sign(lock)
+            if why := without_locks(self.store):
+                log.warning("%s: drivers on other machines do not see that this one uses the store; start none", why)
             yield
 
 
@@ -423,8 +481,8 @@ class BucketLedger(Ledger):
         return self.remote.uri
 
     @functools.cached_property
-    def id(self) -> str:
-        return digest([self.name, ""])
+    def _identity(self) -> Identity:
+        return Identity(id=digest([self.name, ""]), path=self.name)
 
     def refresh(self, key: str | None = None) -> None:
         self.remote.pull(self.store, f"trainings/{key}" if key else "")

@@ -10,8 +10,10 @@ from urllib.request import url2pathname
 EXPERIMENT = "dmf"
 SWEEP, TRIAL = "sweep", "trial"
 """Values of the tag `dmf.kind`."""
-STORE = "dmf.store_id"
-"""A tag of every run: the identity of its store, `Ledger.id`."""
+STORE, STORE_NAME = "dmf.store_id", "dmf.store"
+"""Tags of every run: the identity of its store, `Ledger.id`, and the store's name when it was last opened."""
+MIRRORED = "dmf.mirrored"
+"""A tag of a training's run: a digest of what was last written; without it, everything is written again."""
 OUTCOME = "dmf.outcome"
 """A tag of a training's run: its record's outcome."""
 

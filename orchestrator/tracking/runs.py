@@ -23,7 +23,8 @@ from dmf.records.records import CONFIG, EVALUATIONS, RECORD, Epoch, EvaluationRe
 from dmf.values import Damaged, digest
 from orchestrator.spec.plan import SweepPlan
 from orchestrator.store.ledger import Ledger
-from orchestrator.tracking.names import OUTCOME, STORE, SWEEP, TRIAL
+from orchestrator.tracking.database import place
+from orchestrator.tracking.names import MIRRORED, OUTCOME, STORE, STORE_NAME, SWEEP, TRIAL, database_of
 from orchestrator.tracking.server import Points, is_gone, log_to, refuses, restore, runs_of, upload
 
 if TYPE_CHECKING:
@@ -35,8 +36,8 @@ LOSS = "loss"
 """A metric that every epoch has and that is always finite."""
 FINAL = ("best_epoch", "best_validation_accuracy", "parameters")
 """Metrics written when a training ends, except its time."""
-FAILURE, MIRRORED = "dmf.failure", "dmf.mirrored"
-"""Tags of a training's run: its record's failure, and a digest of what was last written."""
+FAILURE = "dmf.failure"
+"""A tag of a training's run: its record's failure."""
 METRICS_AT_ONCE = 800
 """Points in one request, which may have 1,000 entries, including 100 params and 100 tags."""
 FAILURES_AT_ONCE = 2
@@ -132,10 +133,14 @@ class SweepRuns:
         return first
 
     def _create(self, name: str, tags: dict[str, str]) -> Run:
-        of_store = {STORE: self.ledger.id, "dmf.store": self.ledger.name}
+        of_store = {STORE: self.ledger.id, STORE_NAME: self.ledger.name}
         tags = {**tags, "dmf.sweep": self.plan.name, **of_store, "mlflow.source.git.commit": self.commit}
         self.writes += 1
-        return self.client.create_run(self.experiment.experiment_id, tags=tags, run_name=name)
+        run = self.client.create_run(self.experiment.experiment_id, tags=tags, run_name=name)
+        database = database_of(self.client.tracking_uri)
+        if database and place(database, self.ledger, run.info.run_id, run.info.artifact_uri):
+            run = self.client.get_run(run.info.run_id)
+        return run
 
     def open(self) -> None:
         """Mark the sweep as running, and write its plan."""

@@ -1,4 +1,4 @@
-"""Connects to MLflow: its URI, our experiment there, and requests. Only this module imports mlflow."""
+"""Connects to MLflow: its URI, our experiment there, and requests. Only this module and `database` import mlflow."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from mlflow.store.artifact.artifact_repository_registry import get_artifact_repo
 
 from dmf.machine.files import write_text
 from orchestrator.store.ledger import Ledger
+from orchestrator.tracking.database import made_anew, prepare
 from orchestrator.tracking.names import EXPERIMENT, STORE, MirroredRun, database_of, local_folder_of
 from orchestrator.tracking.uris import told, without_password
 
@@ -115,8 +116,22 @@ def _made(client: MlflowClient, location: str | None) -> Experiment:
 def reached(uri: str) -> tuple[MlflowClient, Experiment | None]:
     """A client, and the experiment if it exists.
 
-    Raises ValueError if MLflow cannot be reached at `uri`, or `Unreachable` if that may pass.
+    A SQLite database gets its schema first, whole or not at all; one whose schema is half made gets a new one. Raises
+    ValueError if MLflow cannot be reached at `uri`, or `Unreachable` if that may pass.
     """
+    database = database_of(uri)
+    if database is None:
+        return _reached(uri)
+    prepare(database)
+    try:
+        return _reached(uri)
+    except ValueError:
+        if not made_anew(database):
+            raise
+    return _reached(uri)
+
+
+def _reached(uri: str) -> tuple[MlflowClient, Experiment | None]:
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.WARNING)
     try:

@@ -21,7 +21,8 @@ from dmf.records.records import Epoch
 from dmf.values import Damaged
 from orchestrator.spec.plan import SweepPlan, Trial, labels
 from orchestrator.store.ledger import Ledger
-from orchestrator.tracking.names import STORE
+from orchestrator.tracking.database import settle
+from orchestrator.tracking.names import STORE, database_of
 from orchestrator.tracking.runs import FAILURES_AT_ONCE, Incomplete, SweepRuns
 from orchestrator.tracking.server import Unreachable, answering, connect, refuses, runs_of
 from orchestrator.tracking.uris import told
@@ -80,7 +81,7 @@ class Tracker:
         self._skip = False
         try:
             self._connect()
-        except Unreachable as error:
+        except (Unreachable, OSError) as error:
             log.warning("%s; the sweep continues, and MLflow is updated once it answers", error)
         self._thread = threading.Thread(target=self._work, name="mlflow", daemon=True)
         self._thread.start()
@@ -88,7 +89,7 @@ class Tracker:
     def _connect(self) -> SweepRuns:
         """The runs in MLflow, looked up once it answers."""
         if self.runs is None:
-            client, experiment = connect(self.uri, self.ledger.store / "artifacts")
+            client, experiment = connected(self.uri, self.ledger)
             with answering(self.uri):
                 _settle_left_running(client, experiment, self.ledger)
                 runs = SweepRuns(client, experiment, self.ledger, self.plan)
@@ -209,6 +210,14 @@ class Tracker:
             runs.mirror(trial.config, trial.evaluations, label)
 
 
+def connected(uri: str, ledger: Ledger) -> tuple[MlflowClient, Experiment]:
+    """A client and the experiment, where the store's runs have their files in the store."""
+    client, experiment = connect(uri, ledger.store / "artifacts")
+    if database := database_of(uri):
+        settle(database, ledger)
+    return client, experiment
+
+
 def _settle_left_running(client: MlflowClient, experiment: Experiment, ledger: Ledger) -> None:
     """Update sweeps of this store that a dead driver left RUNNING from the ledger."""
     running = runs_of(client, experiment, f"attributes.status = 'RUNNING' and tags.`{STORE}` = '{ledger.id}'")
@@ -229,7 +238,7 @@ def reconcile(uri: str, ledger: Ledger) -> dict[str, int]:
     Returns, by sweep, how many requests changed something; a second call changes nothing. Raises ValueError if MLflow
     does not answer or, at the end, if some runs could not be updated.
     """
-    client, experiment = connect(uri, ledger.store / "artifacts")
+    client, experiment = connected(uri, ledger)
     writes = {}
     incomplete = []
     for name, plan in ledger.plans().items():
