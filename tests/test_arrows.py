@@ -34,7 +34,7 @@ orchestrator.store
 orchestrator.tracking
 orchestrator.running
 orchestrator.costs
-orchestrator.report orchestrator.sync orchestrator.status orchestrator.selftest
+orchestrator.report orchestrator.sync orchestrator.status orchestrator.prune orchestrator.selftest
 orchestrator.sweep
 """
 """Rooms by floor, from the bottom. A room can import only from floors below its own."""

@@ -196,6 +196,15 @@ class Ledger:
         for path in paths:
             path.unlink(missing_ok=True)
 
+    def sizes(self, folder: str) -> dict[str, int]:
+        """The files in a folder of the store, by name, with their sizes in bytes."""
+        paths = (path for path in (self.store / folder).rglob("*") if path.is_file())
+        return {path.relative_to(self.store).as_posix(): path.stat().st_size for path in paths}
+
+    def drop(self, names: Iterable[str]) -> None:
+        """Delete files of the store, by name."""
+        self._drop(*(self.store / name for name in names))
+
     @functools.cached_property
     def index(self) -> Index:
         """The index, for reading thousands of records. Trials must not use it: they may be on other machines."""
@@ -510,6 +519,9 @@ class BucketLedger(Ledger):
     def _drop(self, *paths: Path) -> None:
         super()._drop(*paths)
         self.remote.delete(self._names(paths))
+
+    def sizes(self, folder: str) -> dict[str, int]:
+        return {name: seen.size for name, seen in self.remote.names(folder).items()}
 
     def _names(self, paths: Iterable[Path]) -> list[str]:
         return [path.relative_to(self.store).as_posix() for path in paths]
