@@ -121,6 +121,8 @@ def _main(options: argparse.Namespace) -> int:
             "or give another --store"
         )
     today = Today(options.accept_stale)
+    if isinstance(records, Ledger):
+        records.index.look_once()
     for plan in choose(plans, options.sweeps, options.table):
         tables = [name for name in planned_tables(plan) if name in (options.table or TABLES)]
         report(plan, records, options.output, tables, options.formats, today=today)

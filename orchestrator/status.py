@@ -119,7 +119,7 @@ def _row(trial: Trial, what: str, ledger: Ledger, today: Today) -> Row:
     state = "running" if not stands.ended and ledger.running(trial.key) else stands.state
     epoch, accuracy, left = 0, None, None
     epochs = trial.config.training.epochs
-    if state in ("running", "started", "stale") and (at := _checkpoint(trial.key, ledger)):
+    if state in ("running", "started", "stale") and (at := stands.going):
         history = at.history
         epoch = len(history)
         accuracies = [each.validation_accuracy for each in history if each.validation_accuracy is not None]
@@ -163,6 +163,7 @@ def _main(options: argparse.Namespace) -> int:
     ledger, today = Ledger.existing(_store(options)), Today(options.accept_stale)
     if options.what and options.what in ledger.kept_keys():
         return _show_training(options.what, ledger)
+    ledger.index.look_once()
     chosen = _chosen(options, ledger)
     found = {each.name: rows(each, ledger, today) for each in chosen}
     others = elsewhere(chosen, ledger) if _whole_store(options) else []

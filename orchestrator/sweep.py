@@ -148,6 +148,7 @@ def _calibrate(planned: SweepPlan, options: Options) -> None:
 def _print_plan(spec: SweepSpec, planned: SweepPlan, options: Options) -> None:
     try:
         ledger, today, asked = Ledger.at(options.store), Today(options.accept_stale), _asked(planned, options)
+        ledger.index.look_once()
         if options.budget:
             todo = tuple(trial for trial in asked if standing(trial, ledger, today).runs)
             costs = estimate(todo, ledger, Calibration.of(ledger.store))
@@ -348,6 +349,7 @@ def run_sweep(
     """Run the missing trials of a sweep and print its tables; return whether every trial has its record."""
     trials, today = planned.trials(), Today(options.accept_stale)
     names, asked = labels(trial.config for trial in trials), _asked(planned, options)
+    ledger.index.look_once()  # until a trial runs
     before = {trial.key: standing(trial, ledger, today) for trial in asked}
     wanted = _wanted(options)
     todo = stages_first(t for t in asked if before[t.key].runs or before[t.key].state in wanted)
@@ -357,6 +359,8 @@ def run_sweep(
     if options.budget and todo:
         todo = _affordable(todo, costs, spec, options)
         signals.deadline = time.monotonic() + options.budget
+    if todo:
+        ledger.index.look_again()
     for trial in todo:
         if trial.key in anew:
             _drop(trial.key, before[trial.key].state, ledger, tracker)
@@ -379,6 +383,7 @@ def run_sweep(
                 stopped = reason
         failures = watch.failures
         _look(ledger)
+        ledger.index.look_once()
     today = Today(options.accept_stale)  # images that had never been opened now have a fingerprint
     try:
         paths = report(planned, ledger, options.results, today=today)

@@ -7,6 +7,7 @@ do: finished trainings cost nothing, started ones only their remaining epochs.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
 import math
@@ -82,7 +83,7 @@ def estimate(
     `whole` says by key which have all their records, if that has been looked up.
     """
     whole = whole or {trial.key: ledger.state(trial) in ("done", "diverged") for trial in trials}
-    known = known_rates(ledger, calibration)
+    known = {} if all(whole[t.key] and t.key not in anew for t in trials) else known_rates(ledger, calibration)
     costs = {}
     for trial in trials:
         if whole[trial.key] and trial.key not in anew:
@@ -113,8 +114,7 @@ def known_rates(ledger: Ledger, calibration: Calibration) -> dict[tuple[str, str
 
 def _rates_seen(ledger: Ledger, calibration: Calibration) -> Iterator[Rates]:
     """The rates of the newest trainings; a record that cannot be read is left out with a warning."""
-    paths = sorted(ledger.store.glob(f"trainings/*/{RECORD}"), key=lambda path: path.stat().st_mtime_ns)
-    for path in paths[-RECORDS_READ:]:
+    for path in _newest_records(ledger):
         try:
             record = TrainingRecord.read(path)
             tests = ledger.evaluations(path.parent.name)
@@ -124,6 +124,16 @@ def _rates_seen(ledger: Ledger, calibration: Calibration) -> Iterator[Rates]:
         rates = of_record(record, tests, _images(record.config, calibration))
         if rates is not None:
             yield rates
+
+
+def _newest_records(ledger: Ledger) -> list[Path]:
+    """Paths of the newest records, which takes one look at each."""
+    found: list[tuple[int, Path]] = []
+    for key in ledger.kept_keys():
+        path = ledger.folder(key) / RECORD
+        with contextlib.suppress(FileNotFoundError):
+            found.append((path.stat().st_mtime_ns, path))
+    return [path for _, path in sorted(found)[-RECORDS_READ:]]
 
 
 def _images(config: AnyTraining, calibration: Calibration) -> Images:

@@ -27,7 +27,7 @@ import shutil
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, NamedTuple
 
 from dmf.data.sets import default_cache_dir
 from dmf.machine.files import LONGEST_WAIT_S, sign, taken, this_process, wait_for, write_text
@@ -72,6 +72,16 @@ def local_folder(store: str) -> Path:
 
 def _name_of_evaluation(training_key: str, evaluation_key: str) -> str:
     return f"trainings/{training_key}/{EVALUATIONS}/{evaluation_key}.json"
+
+
+class Sealed(NamedTuple):
+    """What the records of a training that has ended come to."""
+
+    seal: str
+    """A digest of the training's record and of its evaluations' results."""
+    outcome: str
+    tests: frozenset[str]
+    """Keys of its evaluations."""
 
 
 class Identity(Value):
@@ -256,12 +266,26 @@ class Ledger:
         paths = sorted(self.folder(training_key).glob(f"{EVALUATIONS}/*.json"))
         return tuple(EvaluationRecord.read(path) for path in paths if not path.name.startswith("."))
 
+    def sealed(self, key: str) -> Sealed | None:
+        """A digest of a training's records, from the index; None if it has not ended. Raises Damaged."""
+        name = f"trainings/{key}/{RECORD}"
+        made, ended = self.index.digest(name), self.index.ended(name)
+        if made is None or ended is None:
+            return None
+        tests: list[str] = []
+        with contextlib.suppress(FileNotFoundError), os.scandir(self.folder(key) / EVALUATIONS) as entries:
+            tests = sorted(entry.name.removesuffix(".json") for entry in entries if entry.name.endswith(".json"))
+        found = [(test, self.how_tested(key, test)) for test in tests if not test.startswith(".")]
+        told = [(test, result.accuracy, result.ci95) for test, result in found if result]
+        return Sealed(digest([made, told]), ended.outcome, frozenset(test for test, _, _ in told))
+
     def running(self, key: str) -> bool:
         """Whether a process is working on a training."""
-        path = self.folder(key) / LOCK
-        if not path.is_file():
+        try:
+            lock = open(self.folder(key) / LOCK)  # noqa: SIM115 - closed below
+        except FileNotFoundError:
             return False
-        with open(path) as lock:
+        with lock:
             return not taken(lock)
 
     def _evaluation_path(self, training_key: str, evaluation_key: str) -> Path:
@@ -280,7 +304,7 @@ class Ledger:
             return "started" if self.begun(trial.key) else "missing"
         if ended.outcome != "finished":
             return ended.outcome
-        tested = (self.tested(trial.key, evaluation.key) for evaluation in trial.evaluations)
+        tested = (self.evaluation_made_by(trial.key, evaluation.key) for evaluation in trial.evaluations)
         return "done" if all(tested) else "untested"
 
     def begun(self, key: str) -> bool:
@@ -292,11 +316,13 @@ class Ledger:
 
         Raises Damaged.
         """
-        try:
+        with contextlib.suppress(FileNotFoundError):
             return read_state_of(Going, self.folder(key) / LAST)
-        except FileNotFoundError:
-            path = self.folder(key) / GOING
-            return Going.read(path) if path.is_file() else None
+        return None
+
+    def begun_elsewhere(self, key: str) -> bool:
+        """Whether a training has a checkpoint that is not in the folder."""
+        return False
 
     def tested(self, training_key: str, evaluation_key: str) -> bool:
         """Whether an evaluation has been made."""
@@ -531,6 +557,13 @@ class BucketLedger(Ledger):
 
     def begun(self, key: str) -> bool:
         return key in self._with_checkpoint
+
+    def begun_elsewhere(self, key: str) -> bool:
+        return self.begun(key)
+
+    def checkpoint(self, key: str) -> Going | None:
+        path = self.folder(key) / GOING
+        return super().checkpoint(key) or (Going.read(path) if path.is_file() else None)
 
     def has_weights(self, key: str) -> bool:
         return f"trainings/{key}/{BEST}" in self.remote.names(f"trainings/{key}")

@@ -7,7 +7,7 @@ from typing import Literal
 
 from dmf.config import AnyTraining
 from dmf.records.facts import Ended, MadeBy
-from dmf.records.records import FORMAT, damaged_weights, without_weights
+from dmf.records.records import FORMAT, Going, damaged_weights, without_weights
 from dmf.records.staleness import Today
 from dmf.values import Damaged
 from orchestrator.spec.plan import Trial
@@ -35,6 +35,8 @@ class Standing:
     """How its training ended; None if it has not, or if its record is damaged."""
     tested: frozenset[str] = frozenset()
     """Keys of its evaluations that are recorded."""
+    going: Going | None = None
+    """Its last checkpoint's progress, if the training has not ended; None also if that is damaged."""
 
     @property
     def ended(self) -> bool:
@@ -60,26 +62,37 @@ def standing(trial: Trial, ledger: Ledger, today: Today) -> Standing:
     except Damaged as error:
         return Standing("damaged", " ".join(str(error).split()))
     made = {key: test for key, test in tests.items() if test}
-    state, why, again = _judged(trial, ledger, today, record, made)
-    return Standing(state, why, again, record, frozenset(made))
+    going: Going | ValueError | None = None
+    if record is None or record.outcome == "failed":
+        try:
+            going = ledger.checkpoint(trial.key)
+        except ValueError as error:
+            going = error
+    state, why, again = _judged(trial, ledger, today, record, made, going)
+    return Standing(state, why, again, record, frozenset(made), None if isinstance(going, ValueError) else going)
 
 
 def _judged(
-    trial: Trial, ledger: Ledger, today: Today, record: Ended | None, tests: dict[str, MadeBy]
+    trial: Trial,
+    ledger: Ledger,
+    today: Today,
+    record: Ended | None,
+    tests: dict[str, MadeBy],
+    going: Going | ValueError | None,
 ) -> tuple[State, str, bool]:
-    """State, reason and whether it is retried, from how the training ended and from what made its evaluations."""
+    """State, reason and whether it is retried, from how the training ended, what made its tests, and how far it is."""
     if trial.config.stage is not None and record is None:
         before = standing(Trial(trial.config.stage, ()), ledger, today)
         if before.state in BLOCKS:
             why = f"its pre-training {trial.config.stage.key} {BLOCKS[before.state]}"
             return "blocked", f"{why}: {before.why}" if before.why else why, before.again
-    state = _state(trial, ledger, record, tests)
-    try:
-        made = _made_by(trial, ledger, state, record, tests)
-    except Damaged as error:
-        return "damaged", f"{' '.join(str(error).split())}; the training starts from its beginning", True
-    except ValueError as error:  # the trial will meet the same error and record it
-        return _failed(trial.config, ledger) if state == "failed" else ("failed", str(error), True)
+    if isinstance(going, Damaged):
+        return "damaged", f"{' '.join(str(going).split())}; the training starts from its beginning", True
+    failed = record is not None and record.outcome == "failed"
+    if isinstance(going, ValueError):  # the trial will meet the same error and record it
+        return _failed(trial.config, ledger) if failed else ("failed", str(going), True)
+    state = _state(trial, ledger, record, tests, going)
+    made = _made_by(record, tests, going)
     doubts = [doubt for each in made for doubt in today.doubts(trial.config, *each)]
     if doubts and not today.accept_stale:
         return "stale", ", ".join(dict.fromkeys(doubts)), False
@@ -94,9 +107,11 @@ def _judged(
     return state, record.failure.reason if record and record.failure else "", False
 
 
-def _state(trial: Trial, ledger: Ledger, record: Ended | None, tests: dict[str, MadeBy]) -> ledgers.State:
+def _state(
+    trial: Trial, ledger: Ledger, record: Ended | None, tests: dict[str, MadeBy], going: Going | None
+) -> ledgers.State:
     if record is None:
-        return "started" if ledger.begun(trial.key) else "missing"
+        return "started" if going or ledger.begun_elsewhere(trial.key) else "missing"
     if record.outcome != "finished":
         return record.outcome
     return "done" if len(tests) == len(trial.evaluations) else "untested"
@@ -113,16 +128,11 @@ def _failed(config: AnyTraining, ledger: Ledger) -> tuple[State, str, bool]:
     return "failed", record.failure.reason, moved or record.failure.kind in ("machine", "disk")
 
 
-def _made_by(
-    trial: Trial, ledger: Ledger, state: ledgers.State, record: Ended | None, tests: dict[str, MadeBy]
-) -> list[tuple[str, str, int]]:
+def _made_by(record: Ended | None, tests: dict[str, MadeBy], going: Going | None) -> list[tuple[str, str, int]]:
     """Code, images and record format of everything that the store holds for a trial."""
-    if state == "missing":
-        return []
-    if state in ("started", "failed"):
-        at = ledger.checkpoint(trial.key)
-        return [(at.code, at.data, FORMAT)] if at else []
+    if record is None or record.outcome == "failed":
+        return [(going.code, going.data, FORMAT)] if going else []
     made = [(test.code, test.data_fingerprint, test.format) for test in tests.values()]
-    if record and record.provenance:
+    if record.provenance:
         made.insert(0, (record.provenance.code, record.provenance.data_fingerprint, record.format))
     return made

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 from dmf.config import AnyTraining, EvaluationConfig
 from dmf.records.provenance import git_commit
 from dmf.records.records import CONFIG, EVALUATIONS, RECORD, Epoch, EvaluationRecord, TrainingRecord
-from dmf.values import Damaged, digest
+from dmf.values import Damaged
 from orchestrator.spec.plan import SweepPlan
 from orchestrator.store.ledger import Ledger
 from orchestrator.tracking.database import place
@@ -296,26 +296,36 @@ class SweepRuns:
         the tag dmf.outcome. A run with numbers from before a retraining is deleted and created again, since MLflow
         cannot delete points.
         """
-        record = self.ledger.training(config.key)
-        if record is None:
-            self._cut_off(config.key)
+        self._mirror(config.key, wanted, label, interrupted)
+
+    def _mirror(self, key: str, wanted: Iterable[EvaluationConfig], label: str, interrupted: bool) -> None:
+        """As `mirror`. Records are read only if the run does not hold them yet."""
+        sealed = self.ledger.sealed(key)
+        if sealed is None:
+            self._cut_off(key)
             return
-        run, tests = self._child(config, label), self.ledger.evaluations(config.key)
-        seal = _seal(record, tests)
-        if run.tags.get(MIRRORED) != seal:
-            if self._contradicts(run, record, tests):
-                self.forget(config.key)
-                run = self._child(config, label)
-            self._write(run, record, tests, seal)
-        untested = {e.key for e in wanted} - {test.evaluation_key for test in tests}
-        if record.outcome == "failed":
+        run = self._certain(key)
+        if run is None or run.tags.get(MIRRORED) != sealed.seal:
+            run = self._rewritten(key, label, sealed.seal)
+        if sealed.outcome == "failed":
             self._end(run, "FAILED")
-        elif record.outcome == "finished" and untested:
+        elif sealed.outcome == "finished" and {e.key for e in wanted} - sealed.tests:
             if not (interrupted and run.status == "FAILED"):
                 self._end(run, "KILLED" if interrupted else "FAILED")
         else:
             self._end(run, "FINISHED")
-            self.complete.add(config.key)
+            self.complete.add(key)
+
+    def _rewritten(self, key: str, label: str, seal: str) -> TrainingRun:
+        """A training's run, written from its records."""
+        record, tests = self.ledger.training(key), self.ledger.evaluations(key)
+        assert record is not None
+        run = self._child(record.config, label)
+        if self._contradicts(run, record, tests):
+            self.forget(key)
+            run = self._child(record.config, label)
+        self._write(run, record, tests, seal)
+        return run
 
     def _cut_off(self, key: str) -> None:
         """Update the run of a training without a record; it may have had one, in a store that was put back since."""
@@ -406,11 +416,8 @@ class SweepRuns:
             raise Incomplete(f"{len(failed)} runs could not be updated, such as that of {next(iter(failed.items()))}")
 
     def _settle_one(self, key: str, label: str, interrupted: bool) -> None:
-        trial, record = self.trials.get(key), self.ledger.training(key)
-        if record is None:
-            self._cut_off(key)
-        else:
-            self.mirror(record.config, trial.evaluations if trial else (), label, interrupted)
+        trial = self.trials.get(key)
+        self._mirror(key, trial.evaluations if trial else (), label, interrupted)
         run = self.children.get(key)
         if run is not None and run.tags.get(PARENT) != self.parent.info.run_id:
             self._log(run, {}, {PARENT: self.parent.info.run_id})
@@ -427,26 +434,25 @@ class SweepRuns:
         for found in runs_of(self.client, self.experiment, elsewhere):
             key, sweep = found.data.tags["dmf.key"], found.data.tags["dmf.sweep"]
             try:
-                if key not in self.children or (record := self.ledger.training(key)) is None:
+                if key not in self.children or (sealed := self.ledger.sealed(key)) is None:
                     continue
-                tests = self.ledger.evaluations(key)
             except Damaged:  # `settle` has said so
                 continue
             run, plan = TrainingRun.of(found), plans.get(sweep)
             trial = wanted.get(sweep, {}).get(key)
-            seal = _seal(record, tests)
-            if run.tags.get(MIRRORED) != seal:
+            if run.tags.get(MIRRORED) != sealed.seal:
+                record, tests = self.ledger.training(key), self.ledger.evaluations(key)
+                assert record is not None
                 if plan and self._contradicts(run, record, tests):
                     others = SweepRuns(self.client, self.experiment, self.ledger, plan)
                     asked = trial.evaluations if trial else ()
                     others.mirror(record.config, asked, found.info.run_name, interrupted=True)
                     self.writes += others.writes
                     continue
-                self._write(run, record, tests, seal)
-            tested = {test.evaluation_key for test in tests}
-            if record.outcome == "failed":
+                self._write(run, record, tests, sealed.seal)
+            if sealed.outcome == "failed":
                 self._end(run, "FAILED")
-            elif record.outcome == "diverged" or (trial and tested >= {e.key for e in trial.evaluations}):
+            elif sealed.outcome == "diverged" or (trial and sealed.tests >= {e.key for e in trial.evaluations}):
                 self._end(run, "FINISHED")
 
     def close(self, status: str) -> None:
@@ -456,12 +462,6 @@ class SweepRuns:
             self.writes += 1
             self.client.set_terminated(self.parent.info.run_id, status)
             self.parent = self.client.get_run(self.parent.info.run_id)
-
-
-def _seal(record: TrainingRecord, tests: Iterable[EvaluationRecord]) -> str:
-    """A digest of what a run should hold."""
-    told = [[test.evaluation_key, test.accuracy, test.ci95] for test in tests]
-    return digest([record.model_dump(mode="json"), told])
 
 
 def one_line(error: BaseException) -> str:

@@ -100,12 +100,12 @@ class RemoteStore(Objects):
         except DamagedObject as error:
             log.warning("%s", error)
             data, e_tag = b"", None
+        if _modified_ns(path) != before:
+            return None, False
         changed = not path.is_file() or path.read_bytes() != data
         if changed:
             with replacing(path) as aside:
                 aside.write_bytes(data)
-                if _modified_ns(path) != before:
-                    return None, False
         return Copy(e_tag, _modified_ns(path)), changed
 
     def at_work(self) -> set[str]:
