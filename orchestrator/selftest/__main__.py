@@ -9,8 +9,10 @@ is repeated until the sweep is complete. Then every record is compared bit for b
 undisturbed sweep's, and MLflow with the ledger. This repeats with new sweeps until the kills are used up.
 
 With --faults, disks, processes and people disturb it instead: flipped bits, truncated files, frozen workers and
-drivers, a disk that takes no writes for a while (not as root), runs deleted in MLflow. The command has --retrain-damaged, and
-only trainings with a damaged file may be retrained. Exit status:
+drivers, a disk that takes no writes for a while (not as root), runs deleted in MLflow. The command has
+--retrain-damaged, and only trainings with a damaged file may be retrained.
+
+Exit status:
 0 if nothing differs, 1 if something does. Linux only, because it finds processes through psutil and /proc.
 """
 
