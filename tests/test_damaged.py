@@ -11,7 +11,7 @@ import pytest
 
 from dmf.evaluation.partial import Identity, PartialResults
 from dmf.records.checkpoints import read_checkpoint, read_state_of
-from dmf.records.records import BEST, DAMAGED_BEST, EVALUATIONS, LAST, RECORD, Going
+from dmf.records.records import BEST, DAMAGED_BEST, EVALUATIONS, LAST, RECORD, Epoch, Going
 from dmf.records.staleness import Today
 from dmf.values import Damaged
 from orchestrator import report, status, sync
@@ -106,6 +106,29 @@ def test_a_bit_flipped_in_a_checkpoint_costs_the_epochs_and_not_the_result(
     record = run_trial(CONFIG, (TEST,), tmp_path, lambda epoch: seen.append(epoch.epoch))
     assert seen == [1, 2, 3] and learnt(record) == learnt(Ledger(undisturbed).training(CONFIG.key))
     assert "the training starts from its beginning" in (path.parent / "log.txt").read_text()
+
+
+@pytest.mark.parametrize("when", ["while it trains", "between two starts"])
+def test_damaged_best_weights_of_a_training_that_goes_on_start_it_again(
+    when: str, tmp_path: Path, undisturbed: Path
+) -> None:
+    seen: list[int] = []
+    best = Ledger(tmp_path).folder(CONFIG.key) / BEST
+
+    def on_epoch(epoch: Epoch) -> None:
+        seen.append(epoch.epoch)
+        if when == "while it trains" and len(seen) == CONFIG.training.epochs:
+            truncated(best)
+
+    if when == "between two starts":
+        started(tmp_path)
+        flip(best, -5)
+    record = run_trial(CONFIG, (TEST,), tmp_path, on_epoch)
+    assert seen == ([1, 2, 3, 1, 2, 3] if when == "while it trains" else [1, 2, 3])
+    expected = Ledger(undisturbed)
+    assert learnt(record) == learnt(expected.training(CONFIG.key))
+    tests = (ledger.evaluation(CONFIG.key, TEST.key) for ledger in (Ledger(tmp_path), expected))
+    assert len({test.correct for test in tests if test}) == 1
 
 
 def test_damaged_weights_are_not_tested_but_put_aside_until_they_are_made_again(store: Path) -> None:

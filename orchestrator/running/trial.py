@@ -60,7 +60,8 @@ def run_trial(
     signs on by calling `alive`. It waits for another process that works on the trial for as long, then TimeoutError
     names that one.
 
-    A damaged checkpoint is deleted, and the training starts from its beginning. Damaged weights are put aside.
+    If a checkpoint of a training that has not ended is damaged, the training starts from its beginning. Damaged weights
+    of one that has ended are put aside.
 
     An exception in the training is recorded, with its traceback, and raised. One in an evaluation leaves the
     training's record as it is. A training that diverged has ended and is not tested. Without `keep_weights`, the best
@@ -79,7 +80,7 @@ def run_trial(
             ledger.reopen(config.key)
             record = None
         if record is None:
-            _check_checkpoint(folder / LAST)
+            _check_checkpoints(folder)
             _check_stage(config, ledger)
             record = _trained(config, evaluations, ledger, on_epoch)
         else:
@@ -98,15 +99,19 @@ def run_trial(
         return record
 
 
-def _check_checkpoint(path: Path) -> None:
-    """Delete a damaged checkpoint, so that the training starts from its beginning."""
-    try:
-        read_checkpoint_of(Going, path)
-    except FileNotFoundError:
-        return
-    except Damaged as error:
-        log.warning("the training starts from its beginning: %s", error)
-        path.unlink()
+def _check_checkpoints(folder: Path) -> bool:
+    """Delete both checkpoints of a training if one is damaged, so that it starts from its beginning; say whether."""
+    for kind, name in ((Going, LAST), (Kept, BEST)):
+        try:
+            read_checkpoint_of(kind, folder / name)
+        except FileNotFoundError:
+            continue
+        except Damaged as error:
+            log.warning("the training starts from its beginning: %s", error)
+            for each in (LAST, BEST):
+                (folder / each).unlink(missing_ok=True)
+            return True
+    return False
 
 
 def _check_stage(config: AnyTraining, ledger: Ledger) -> None:
@@ -199,7 +204,12 @@ def _trained(
             assert isinstance(config, ExperimentConfig)
             check_bank(images_for(config, evaluation).split(evaluation.split), evaluation.resolve(config))
         start = ledger.folder(config.stage.key) / BEST if config.stage else None
-        record = train(config, data, folder, on_epoch, start)
+        try:
+            record = train(config, data, folder, on_epoch, start)
+        except Damaged:  # it may be the best weights, which were whole when they were written
+            if not _check_checkpoints(folder):
+                raise
+            record = train(config, data, folder, on_epoch, start)
     except Exception as error:
         failed = TrainingRecord(
             format=FORMAT, key=config.key, config=config, outcome="failed", failure=failure_of(error)

@@ -10,8 +10,10 @@ undisturbed sweep's, and MLflow with the ledger. This repeats with new sweeps un
 
 With --faults, disks, processes and people disturb it instead: flipped bits, truncated files, frozen workers and
 drivers, a disk that takes no writes for a while (not as root), runs deleted in MLflow. The command has
---retrain-damaged, and only trainings with a damaged file may be retrained. Exit status: 0 if nothing differs, 1 if
-something does. Linux only, because it finds processes through psutil and /proc.
+--retrain-damaged, and only trainings with a damaged file may be retrained.
+
+Exit status:
+0 if nothing differs, 1 if something does. Linux only, because it finds processes through psutil and /proc.
 """
 
 from __future__ import annotations
