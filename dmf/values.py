@@ -5,6 +5,7 @@ By default, pydantic silently drops a misspelt key and reads `"3"` as 3; `Value`
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import re
@@ -24,6 +25,10 @@ _SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = LONGEST_SHOWN
 _SHORT.maxlist = _SHORT.maxtuple = _SHORT.maxdict = 20
 _SHORT.maxlevel = 3
 CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"))
+
+
+class Damaged(ValueError):
+    """A file does not hold what was written there, or cannot be read. Its text names the file."""
 
 
 class Value(BaseModel):
@@ -48,11 +53,12 @@ class Value(BaseModel):
 
     @classmethod
     def read(cls, path: str | Path) -> Self:
-        """Read a file that `write` wrote. Raises ValueError for any other content."""
-        try:
+        """Read a file that `write` wrote.
+
+        Raises Damaged, a ValueError, for any other content and for a file that cannot be read; FileNotFoundError.
+        """
+        with readable(cls.__name__, path):
             return cls.model_validate_json(Path(path).read_bytes())
-        except ValidationError as error:
-            raise ValueError(describe(error, f"{cls.__name__} in {path}")) from None
 
     def write(self, path: str | Path) -> None:
         """Write as JSON, completely or not at all."""
@@ -128,6 +134,19 @@ class Value(BaseModel):
         return node
 
 
+@contextlib.contextmanager
+def readable(what: str, path: str | Path) -> Iterator[None]:
+    """Turn errors of reading and validating `path` inside the block, which holds a `what`, into Damaged."""
+    try:
+        yield
+    except ValidationError as error:
+        raise Damaged(describe(error, f"{what} in {path}")) from None
+    except (FileNotFoundError, NotADirectoryError):
+        raise
+    except OSError as error:
+        raise Damaged(f"{what} in {path} cannot be read: {error.strerror or error}") from error
+
+
 def describe(error: ValidationError, what: str) -> str:
     """One line per mistake in a pydantic error: the path, what was expected and what was given."""
     lines = []
@@ -163,11 +182,15 @@ def shown(value: Any) -> str:
     return text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]}..."
 
 
-def printable(text: str) -> str:
-    """`text` with control and invisible characters escaped: names in archives can hold some."""
+def printable(text: str, lines: bool = False) -> str:
+    """`text` with control and invisible characters escaped; with `lines`, except line breaks.
+
+    All text from files goes through it before it is shown: names in archives, records, plans and messages can hold
+    sequences that a terminal obeys. What then remains to be escaped is the markup of each format.
+    """
     if text.isprintable():
         return text
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    return "".join(c if c.isprintable() or (lines and c == "\n") else c.encode("unicode_escape").decode() for c in text)
 
 
 Count = Annotated[int, Field(ge=1, le=1_000_000_000)]

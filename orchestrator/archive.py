@@ -12,9 +12,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from dmf.values import printable
 from orchestrator.store.archive import SUFFIX, Archive, Manifest, import_archive, write_archive
 from orchestrator.store.ledger import Ledger
+from orchestrator.text import complain, say
 
 SHOWN = 10
 """The most conflicts that are listed."""
@@ -26,7 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return int(options.run(options))
     except (ValueError, OSError) as error:
-        print(f"archive: {error}", file=sys.stderr)
+        complain(f"archive: {error}")
         return 2
 
 
@@ -34,7 +34,7 @@ def _export(options: argparse.Namespace) -> int:
     if options.output.suffix != SUFFIX:
         raise ValueError(f"-o {options.output}: the name of an archive ends in {SUFFIX}, such as results{SUFFIX}")
     manifest = write_archive(Ledger.existing(options.store), options.sweeps, options.output, options.weights)
-    print(f"{options.output}: {_told(manifest)}, {options.output.stat().st_size / 1e6:.1f} MB")
+    say(f"{options.output}: {_told(manifest)}, {options.output.stat().st_size / 1e6:.1f} MB")
     return 0
 
 
@@ -43,21 +43,21 @@ def _import(options: argparse.Namespace) -> int:
     Path(options.store).mkdir(parents=True, exist_ok=True)
     with Ledger.at(options.store).driving() as ledger:
         done = import_archive(archive, ledger)
-    print(f"{options.file}: {_told(archive.manifest)}; {len(done.added)} files added, {done.there} were there")
+    say(f"{options.file}: {_told(archive.manifest)}; {len(done.added)} files added, {done.there} were there")
     for path in done.conflicts[:SHOWN]:
-        print(f"conflict: {path} has other contents in {options.store}; it was left as it is", file=sys.stderr)
+        complain(f"conflict: {path} has other contents in {options.store}; it was left as it is")
     if len(done.conflicts) > SHOWN:
-        print(f"conflict: ... and {len(done.conflicts) - SHOWN} more", file=sys.stderr)
+        complain(f"conflict: ... and {len(done.conflicts) - SHOWN} more")
     return 1 if done.conflicts else 0
 
 
 def _show(options: argparse.Namespace) -> int:
     archive = Archive(options.file)
-    print(f"{options.file}: {_told(archive.manifest)}, written by dmf {archive.manifest.made_by}")
+    say(f"{options.file}: {_told(archive.manifest)}, written by dmf {archive.manifest.made_by}")
     for name, plan in archive.plans().items():
         keys = {trial.key for trial in plan.trials()}
         ended = len(keys & archive.trainings.keys())
-        print(f"  {name}: {ended} of {len(keys)} trainings; {printable(plan.about) or 'no description'}")
+        say(f"  {name}: {ended} of {len(keys)} trainings; {' '.join(plan.about.split()) or 'no description'}")
     return 0
 
 

@@ -11,6 +11,7 @@ from rich.console import Console
 from dmf.machine.files import write_text
 from dmf.values import shown
 from orchestrator.spec.plan import SweepPlan
+from orchestrator.text import plain
 from reports.diff.compare import Asked, diff
 from reports.diff.formats import to_csv, to_json, to_markdown, to_terminal
 from reports.diff.values import DiffTable
@@ -52,7 +53,7 @@ def report_diff(
         which = f"table {' or '.join(tables)}" if tables else "a table (searches fill none)"
         raise ValueError(f"neither A nor B has cells for {which} in {', '.join(names)}")
     for letter, source in (("A", a), ("B", b)):
-        console.print(f"{letter}: {source.name}", highlight=False, markup=False, soft_wrap=True)
+        console.print(plain(f"{letter}: {source.name}"), soft_wrap=True)
     paths = []
     for table in diff(asked, a.records, b.records):
         console.print(to_terminal(table, console.width))
@@ -61,9 +62,9 @@ def report_diff(
             write_text(paths[-1], write(table))
     for letter, source, other in (("A", a, b), ("B", b, a)):
         if alone := sorted(source.plans.keys() - other.plans.keys()) if not sweeps else ():
-            console.print(f"sweeps only in {letter}: {', '.join(alone)}", highlight=False, markup=False)
+            console.print(plain(f"sweeps only in {letter}: {', '.join(alone)}"))
     for path in paths:
-        console.print(str(path), highlight=False, markup=False, soft_wrap=True)
+        console.print(plain(str(path)), soft_wrap=True)
     return paths
 
 

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from orchestrator.store.ledger import Ledger
+from orchestrator.text import complain, say
 from orchestrator.tracking.uris import without_password
 from reports.figures import command
 
@@ -22,7 +23,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         _draw(options)
     except (ValueError, OSError) as error:
-        print(f"error: {without_password(str(error))}", file=sys.stderr)
+        complain(f"error: {without_password(str(error))}")
         return 2
     return 0
 
@@ -38,7 +39,7 @@ def _draw(options: argparse.Namespace) -> None:
         folder = ledger.whole_folder(options.run)
     paths = command.draw(folder, options)
     for path in paths:
-        print(path)
+        say(str(path))
     if options.log:
         from orchestrator.tracking.artifacts import add_files  # mlflow takes seconds to import
 
@@ -46,7 +47,7 @@ def _draw(options: argparse.Namespace) -> None:
         runs = add_files(
             options.tracking_uri, ledger or Ledger.existing(options.store), key, "figures", paths[0].parent
         )
-        print(f"MLflow: logged to {', '.join(runs)}")
+        say(f"MLflow: logged to {', '.join(runs)}")
 
 
 def _parser() -> argparse.ArgumentParser:

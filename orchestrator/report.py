@@ -24,6 +24,7 @@ from orchestrator.spec.plan import SweepPlan
 from orchestrator.store.archive import Archive
 from orchestrator.store.filled import filled
 from orchestrator.store.ledger import Ledger
+from orchestrator.text import complain, plain
 from orchestrator.tracking.beside import runs_beside
 from reports.cells import Table
 from reports.judge import Judged
@@ -88,12 +89,12 @@ def report(
     all count). `looks` are those that the sweep has taken; this takes none.
 
     Raises:
-        ValueError: for an unknown table, one without cells in the plan, or a record that contradicts itself.
+        ValueError: for an unknown table, or one without cells in the plan.
     """
     if not re.fullmatch(SWEEP_NAME, plan.name):  # from an untrusted database; the name becomes a path
         raise ValueError(f"a plan is named {shown(plan.name)}; expected lower-case letters, digits, - and _")
     console = console or Console()
-    about = "\n".join(map(printable, plan.about.splitlines()))
+    about = printable(plan.about, lines=True)
     tabulated, claims = filled(plan, records, today, looks, tables)
     texts = {
         f"table_{table.name}.{suffix}": write(table)
@@ -110,13 +111,13 @@ def report(
     paths = [output / plan.name / name for name in texts]
     for path, text in zip(paths, texts.values(), strict=True):
         write_text(path, text)
-    plain = console.color_system is None or console.no_color
+    bare = console.color_system is None or console.no_color
     for table in tabulated:
-        console.print(to_terminal(table, console.width, plain))
+        console.print(to_terminal(table, console.width, bare))
     if claims:
         console.print(render_claims.to_terminal(claims))
     for path in paths:
-        console.print(str(path), highlight=False, markup=False, soft_wrap=True)
+        console.print(plain(str(path)), soft_wrap=True)
     return paths
 
 
@@ -141,7 +142,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return _main(options)
     except (ValueError, OSError) as error:
-        print(f"report: {error}", file=sys.stderr)
+        complain(f"report: {error}")
         return NOTHING_FOUND
 
 
@@ -158,6 +159,8 @@ def _main(options: argparse.Namespace) -> int:
         )
     # An archive is a record of what was, by whatever code; a store is for going on with.
     today = None if isinstance(records, Archive) else Today(options.accept_stale)
+    if isinstance(records, Ledger):
+        records.index.look_once()
     for plan in choose(plans, options.sweeps, options.table):
         asked = [layout.name for layout in plan.layouts if not options.table or layout.name in options.table]
         looks = records.looks(plan.name)

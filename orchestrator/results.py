@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dmf.values import Damaged
 from orchestrator.spec.plan import SweepPlan
 from orchestrator.store.archive import Archive
 from orchestrator.store.ledger import Ledger
@@ -65,7 +66,7 @@ def frame(store: str = "runs", sweeps: Sequence[str] | None = None, settings: bo
 def episodes(store: str = "runs", sweeps: Sequence[str] | None = None) -> pd.DataFrame:
     """One row per test episode of each training: `training_key`, `evaluation_key`, `episode`, `accuracy`.
 
-    A training that several cells share is there once. Join it with `frame` on both keys.
+    A training that several cells share is there once, and a damaged test not at all. Join it with `frame` on both keys.
     """
     import pandas as pd
 
@@ -75,7 +76,11 @@ def episodes(store: str = "runs", sweeps: Sequence[str] | None = None) -> pd.Dat
     )
     parts = []
     for training_key, evaluation_key in keys:
-        if tested := ledger.how_tested(training_key, evaluation_key):
+        try:
+            tested = ledger.how_tested(training_key, evaluation_key)
+        except Damaged:  # `frame` says so
+            continue
+        if tested:
             part = pd.DataFrame({"episode": range(len(tested.accuracies)), "accuracy": tested.accuracies})
             parts.append(part.assign(training_key=training_key, evaluation_key=evaluation_key))
     columns = ["training_key", "evaluation_key", "episode", "accuracy"]
@@ -102,8 +107,11 @@ def _row(
     sweep: str, layout: TableLayout, cell: PlannedCell, seed: int, key: str, ledger: Ledger | Archive
 ) -> dict[str, Any]:
     column = Column.of(cell)
-    ended, tested = ledger.how_ended(key), ledger.how_tested(key, cell.evaluation.key)
-    state = "done" if tested else ended.outcome if ended else "running" if ledger.running(key) else "missing"
+    try:
+        ended, tested = ledger.how_ended(key), ledger.how_tested(key, cell.evaluation.key)
+        state: str = "done" if tested else ended.outcome if ended else "running" if ledger.running(key) else "missing"
+    except Damaged:
+        ended, tested, state = None, None, "damaged"
     values = (
         sweep,
         cell.table,

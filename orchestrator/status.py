@@ -8,7 +8,8 @@ Without a name, it shows all sweeps that were started in the store. Given a swee
 cells; given a training's key, everything about that training, including the traceback of its failure.
 
 States: running; failed (with the reason; a search retries it, a sweep retries faults of the machine, and others with
---retry-failed); blocked (its pre-training failed, diverged or is stale); no weights (a test is missing, and the weights
+--retry-failed); damaged (a record or the weights are not what was written; --retrain-damaged puts them aside); blocked
+(its pre-training failed, diverged, is stale or damaged); no weights (a test is missing, and the weights
 that it needs were not kept); stale (made by other code or from other images than today's); started (it will continue
 from its checkpoint); untested; missing; diverged; done. A search also has stopped (it fell behind) and impossible
 (values that no model can have). Exit status: 0 if every training is done, diverged, stopped or impossible (for one KEY:
@@ -30,20 +31,22 @@ from rich.console import Console
 from rich.table import Table
 
 from dmf.config import ExperimentConfig, Pretraining
+from dmf.records.records import Going
 from dmf.records.staleness import Today
+from dmf.values import Damaged
 from orchestrator.spec.file import read_spec
 from orchestrator.spec.plan import SweepPlan, Trial, labels, plan
 from orchestrator.store.bucket.mirror import RemoteStore
 from orchestrator.store.ledger import Ledger
-from orchestrator.store.searches import SearchResults, Tried, label, results_of
+from orchestrator.store.searches import SearchResults, Tried, label, results_of, training_or_none
 from orchestrator.store.standing import standing
-from orchestrator.text import duration
+from orchestrator.text import complain, duration, plain, say
 from reports.look_notes import state_lines
 from reports.looks import agreed
 
 ENDED = ("diverged", "impossible", "stopped", "done")
 """Final states; only a search has `stopped` (by ASHA) and `impossible` (values that no model can have)."""
-ORDER = ("running", "failed", "blocked", "no weights", "stale", "started", "untested", "missing", *ENDED)
+ORDER = ("running", "failed", "damaged", "blocked", "no weights", "stale", "started", "untested", "missing", *ENDED)
 """The order of rows: what needs attention comes first."""
 OF_A_SEARCH = {"finished": "done"}
 """Outcomes of a search's proposals that have another name here."""
@@ -98,14 +101,17 @@ def _proposal(tried: Tried, searched: SearchResults, ledger: Ledger) -> Row:
     epoch, accuracy, why = tried.epochs, None, ""
     if tried.outcome == "running":
         state = "running" if ledger.running(tried.key) else "started"
-        at = ledger.checkpoint(tried.key)
+        at = _checkpoint(tried.key, ledger)
         epoch = len(at.history) if at else 0
     elif tried.outcome == "failed":
-        record = ledger.training(tried.key)
+        record = training_or_none(ledger, tried.key)
         why = record.failure.reason if record and record.failure else ""
     elif tried.outcome in ("finished", "stopped"):
         accuracy = tried.accuracy
-        state = "untested" if tried == searched.best and not ledger.evaluations(tried.key) else state
+        try:
+            state = "untested" if tried == searched.best and not ledger.evaluations(tried.key) else state
+        except Damaged as error:
+            state, why = "damaged", " ".join(str(error).split())
     epochs = searched.base.training.epochs
     return Row(tried.key, label(tried.values), (), state, epoch, epochs, accuracy, None, why)
 
@@ -115,7 +121,7 @@ def _row(trial: Trial, what: str, ledger: Ledger, today: Today) -> Row:
     state = "running" if not stands.ended and ledger.running(trial.key) else stands.state
     epoch, accuracy, left = 0, None, None
     epochs = trial.config.training.epochs
-    if state in ("running", "started", "stale") and (at := ledger.checkpoint(trial.key)):
+    if state in ("running", "started", "stale") and (at := stands.going):
         history = at.history
         epoch = len(history)
         accuracies = [each.validation_accuracy for each in history if each.validation_accuracy is not None]
@@ -123,11 +129,18 @@ def _row(trial: Trial, what: str, ledger: Ledger, today: Today) -> Row:
         if state == "running" and history:
             left = (epochs - epoch) * sum(each.seconds for each in history) / len(history)
     elif state in ("done", "untested", "no weights", "diverged"):
-        record = ledger.how_ended(trial.key)
-        accuracy = record.best_validation_accuracy if record else None
+        accuracy = stands.record.best_validation_accuracy if stands.record else None
         epoch = epochs if state != "diverged" else 0
     tables = tuple(dict.fromkeys(trial.tables))
     return Row(trial.key, what, tables, state, epoch, epochs, accuracy, left, stands.why)
+
+
+def _checkpoint(key: str, ledger: Ledger) -> Going | None:
+    """The last checkpoint; None if there is none, or if it is damaged."""
+    try:
+        return ledger.checkpoint(key)
+    except Damaged:
+        return None
 
 
 def elsewhere(plans: Iterable[SweepPlan], ledger: Ledger) -> list[str]:
@@ -144,7 +157,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return _main(options)
     except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        complain(f"error: {error}")
         return 2
 
 
@@ -152,6 +165,7 @@ def _main(options: argparse.Namespace) -> int:
     ledger, today = Ledger.existing(_store(options)), Today(options.accept_stale)
     if options.what and options.what in ledger.kept_keys():
         return _show_training(options.what, ledger)
+    ledger.index.look_once()
     chosen = _chosen(options, ledger)
     found = {each.name: rows(ledger.asked(each), ledger, today) for each in chosen}
     looks = {each.name: agreed(each.rule, ledger.looks(each.name)) for each in chosen if each.rule}
@@ -160,15 +174,15 @@ def _main(options: argparse.Namespace) -> int:
     if options.json:
         sweeps = {name: [asdict(row) for row in each] for name, each in found.items()}
         told = {name: each.model_dump(mode="json") for name, each in looks.items()}
-        print(json.dumps({"sweeps": sweeps, "looks": told, "removed": removed, "in_no_plan": others}, indent=1))
+        say(json.dumps({"sweeps": sweeps, "looks": told, "removed": removed, "in_no_plan": others}, indent=1))
     else:
         console = Console(width=None if sys.stdout.isatty() else WIDTH)
         for name, each in found.items():
             _show(console, name, each, removed[name], options.all)
             for line in state_lines(looks[name]) if name in looks else ():
-                console.print(line, highlight=False)
+                console.print(plain(line))
         if others:
-            console.print(f"in no sweep's plan, kept: {_few(others)}", highlight=False)
+            console.print(plain(f"in no sweep's plan, kept: {_few(others)}"))
     return 0 if all(row.state in ENDED for each in found.values() for row in each) else 1
 
 
@@ -197,12 +211,12 @@ def _show(console: Console, name: str, found: list[Row], removed: list[str], eve
     counts = Counter(row.state for row in found)
     told = ", ".join(f"{counts[state]} {state}" for state in ORDER if counts[state])
     left = sum(row.seconds_left or 0.0 for row in found)
-    table = Table(title=f"{name}: {len(found)} trainings: {told}", title_justify="left")
+    table = Table(title=plain(f"{name}: {len(found)} trainings: {told}"), title_justify="left")
     for column in ("training", "what differs", "table", "state", "epoch", "validation", "left", "why"):
         table.add_column(column, overflow="fold")
     shown = found if everything else found[:ROWS]
     for row in shown:
-        table.add_row(
+        texts = (
             row.key,
             row.what,
             ", ".join(row.tables),
@@ -212,36 +226,41 @@ def _show(console: Console, name: str, found: list[Row], removed: list[str], eve
             "" if row.seconds_left is None else duration(row.seconds_left),
             row.why,
         )
+        table.add_row(*map(plain, texts))
     console.print(table)
     if len(found) > len(shown):
-        console.print(f"and {len(found) - len(shown)} more; --all shows every one", highlight=False)
+        console.print(plain(f"and {len(found) - len(shown)} more; --all shows every one"))
     if left:
-        console.print(f"the running trainings have about {duration(left)} of epochs left in total", highlight=False)
+        console.print(plain(f"the running trainings have about {duration(left)} of epochs left in total"))
     if removed:
-        console.print(f"no longer in the file, kept: {_few(removed)}", highlight=False)
+        console.print(plain(f"no longer in the file, kept: {_few(removed)}"))
 
 
 def _show_training(key: str, ledger: Ledger) -> int:
     """Print everything about one training; return 0 if it has ended with a result."""
-    record = ledger.training(key)
-    print(f"training {key} in {ledger.folder(key)}")
+    say(f"training {key} in {ledger.folder(key)}")
+    try:
+        record, tests = ledger.training(key), ledger.evaluations(key)
+    except Damaged as error:
+        say(f"damaged: {error}; the sweep's --retrain-damaged puts it aside and retrains it")
+        return 1
     if record is None:
-        at = ledger.checkpoint(key)
+        at = _checkpoint(key, ledger)
         running = ", running" if ledger.running(key) else ""
-        print(f"no record yet: {len(at.history) if at else 0} epochs are done{running}; see log.txt")
+        say(f"no record yet: {len(at.history) if at else 0} epochs are done{running}; see log.txt")
         return 1
     defaults = (ExperimentConfig() if record.config.kind == "experiment" else Pretraining()).flat()
     changed = {path: value for path, value in record.config.flat().items() if value != defaults.get(path)}
-    print("differs from the defaults: " + ", ".join(f"{path}={value}" for path, value in changed.items()))
-    print(f"{record.outcome} after {len(record.history)} epochs, {duration(record.seconds)}")
+    say("differs from the defaults: " + ", ".join(f"{path}={value}" for path, value in changed.items()))
+    say(f"{record.outcome} after {len(record.history)} epochs, {duration(record.seconds)}")
     if record.provenance:
         made = record.provenance
-        print(f"code {made.code or 'unknown'}, commit {made.git_commit}, on {made.device}")
-    for test in ledger.evaluations(key):
+        say(f"code {made.code or 'unknown'}, commit {made.git_commit}, on {made.device}")
+    for test in tests:
         on = f"{test.config.data.name} " if test.config.data else ""
-        print(f"{on}{test.config.split}, {test.config.way}-way {test.config.shot}-shot: {100 * test.accuracy:.2f} %")
+        say(f"{on}{test.config.split}, {test.config.way}-way {test.config.shot}-shot: {100 * test.accuracy:.2f} %")
     if record.failure:
-        print(f"{record.failure.kind}: {record.failure.reason}\n{record.failure.traceback}".rstrip())
+        say(f"{record.failure.kind}: {record.failure.reason}\n{record.failure.traceback}".rstrip())
     return 0 if record.outcome == "finished" else 1
 
 

@@ -44,7 +44,7 @@ from orchestrator.spec.model import SweepSpec
 from orchestrator.spec.plan import SweepPlan, Trial, labels, plan
 from orchestrator.store.ledger import Ledger, local_folder
 from orchestrator.store.standing import Standing, standing
-from orchestrator.text import duration
+from orchestrator.text import complain, duration, log_to_terminal, say
 from orchestrator.tracking.beside import runs_beside
 from orchestrator.tracking.uris import page_of_runs, without_password
 
@@ -54,7 +54,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("dmf.sweep")
 
-ANEW = ("retry_diverged", "retry_failed", "retrain_stale")
+ANEW = ("retry_diverged", "retry_failed", "retrain_stale", "retrain_damaged")
 """Options that retrain something."""
 OF_PARTS = ("calibrate", "only", "budget", *ANEW)
 """Options about the trials that a file names; a search makes up its own."""
@@ -67,9 +67,7 @@ TRIAL_TIMEOUT = "30m"
 def main(arguments: list[str] | None = None) -> int:
     """Run the command and return its exit status."""
     options = _options(arguments)
-    said = logging.StreamHandler()
-    said.setLevel(logging.WARNING)  # a trial in this process logs more, to its folder
-    logging.basicConfig(handlers=[said], level=logging.WARNING, format="%(name)s: %(message)s")
+    log_to_terminal()
     try:
         spec = read_spec(options.spec, options.settings)
         planned = plan(spec)
@@ -81,10 +79,10 @@ def main(arguments: list[str] | None = None) -> int:
             _print_plan(spec, planned, options)
         return 0 if options.calibrate or options.plan else _run(spec, planned, options)
     except (ValueError, BlockingIOError) as error:
-        print(f"error: {without_password(str(error))}", file=sys.stderr)
+        complain(f"error: {without_password(str(error))}")
         return 2
     except OSError as error:
-        print(f"error: {without_password(str(error))}; {_again()}", file=sys.stderr)
+        complain(f"error: {without_password(str(error))}; {_again()}")
         return 1
 
 
@@ -157,12 +155,13 @@ def _calibrate(planned: SweepPlan, options: Options) -> None:
         left = [trial for trial in _asked(planned, options) if ledger.state(trial) not in ("done", "diverged")]
         calibrate(left, ledger, options.again)
         for sentence in canary(planned):
-            print(f"warning: {sentence}")
+            say(f"warning: {sentence}")
 
 
 def _print_plan(spec: SweepSpec, planned: SweepPlan, options: Options) -> None:
     try:
         ledger, today, asked = Ledger.at(options.store), Today(options.accept_stale), _asked(planned, options)
+        ledger.index.look_once()
         if options.budget:
             todo = tuple(trial for trial in asked if standing(trial, ledger, today).runs)
             costs = estimate(todo, ledger, Calibration.of(ledger.store))
@@ -174,7 +173,7 @@ def _print_plan(spec: SweepSpec, planned: SweepPlan, options: Options) -> None:
     except OSError as error:
         raise ValueError(f"--store {options.store} cannot be read: {error.strerror or error}") from None
     try:
-        print(text, flush=True)
+        say(text)
     except BrokenPipeError:  # such as by `head`; the interpreter flushes once more on exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     if images.mistakes:
@@ -192,13 +191,13 @@ def _look_at_images(trials: Sequence[Trial], options: Options) -> None:
     images = Look(absent_is_doubt=options.address is not None)
     images.at(trials)
     for line in images.facts:
-        print(line)
+        say(line)
     for doubt in images.doubts:
-        print(f"warning: {doubt}")
+        say(f"warning: {doubt}")
     if images.mistakes and len(images.impossible) == len({trial.key for trial in trials}):
         raise ValueError(images.told)
     if images.mistakes:
-        print(f"warning: these will fail, the others run: {images.told}")
+        say(f"warning: these will fail, the others run: {images.told}")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -262,6 +261,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     stale.add_argument("--retrain-stale", action="store_true", help="put such trainings aside and retrain them")
     parser.add_argument(
+        "--retrain-damaged",
+        action="store_true",
+        help="put trainings whose records or weights are damaged aside, and retrain them",
+    )
+    parser.add_argument(
         "--trial-timeout",
         type=_duration,
         metavar="TIME",
@@ -302,10 +306,10 @@ def _run(spec: SweepSpec, planned: SweepPlan, options: Options) -> int:
         with signals.caught(), Ledger.at(options.store).driving(options.wait) as ledger:
             return 0 if _drive(spec, planned, ledger, signals, options) else 1
     except Interrupted as interrupted:
-        print(f"stopped by {interrupted}; {_again()}", file=sys.stderr)
+        complain(f"stopped by {interrupted}; {_again()}")
         return 128 + interrupted.number
     except Stopped as stopped:
-        print(f"stopped: {stopped}; {_again()}", file=sys.stderr)
+        complain(f"stopped: {stopped}; {_again()}")
         return 1
 
 
@@ -329,9 +333,7 @@ def _drive(spec: SweepSpec, planned: SweepPlan, ledger: Ledger, signals: Signals
     uri = tracking_uri(ledger.store, options.tracking_uri)
     left = ledger.no_longer_planned(planned)
     if left:
-        print(
-            f"{len(left)} trainings of its last start are no longer in the file; they are kept: {', '.join(left[:10])}"
-        )
+        say(f"{len(left)} trainings of its last start are no longer in the file; they are kept: {', '.join(left[:10])}")
     ledger.write_plan(planned)
     tracker = Tracker(uri, ledger, planned, labels(trial.config for trial in planned.trials()))
     status, interrupted = "FAILED", False
@@ -340,16 +342,17 @@ def _drive(spec: SweepSpec, planned: SweepPlan, ledger: Ledger, signals: Signals
             complete = run_search(spec, ledger, tracker, signals, options)
         else:
             complete = run_sweep(spec, planned, ledger, tracker, signals, options)
-        whole = complete and all(ledger.state(t) in ("done", "diverged") for t in ledger.asked(planned).trials())
+        left_out = planned.trials() if options.only else ()  # without --only, `complete` speaks for all trials
+        whole = complete and all(ledger.state(trial) in ("done", "diverged") for trial in left_out)
         status = "FINISHED" if whole else "KILLED" if complete else "FAILED"
     except Stopped:
         status, interrupted = "KILLED", True
         raise
     finally:
         trouble = _close(tracker, ledger, status, interrupted)
-        print(_where(uri, tracker.experiment_id))
+        say(_where(uri, tracker.experiment_id))
         if trouble:
-            print(f"error: {trouble}; the next start of this sweep, or {_sync(options)}, adds it", file=sys.stderr)
+            complain(f"error: {trouble}; the next start of this sweep, or {_sync(options)}, adds it")
     return complete and not trouble
 
 
@@ -412,19 +415,22 @@ class Rounds:
         before = {trial.key: standing(trial, ledger, today) for trial in asked}
         wanted = _wanted(options)
         todo = stages_first(t for t in asked if before[t.key].runs or before[t.key].state in wanted)
-        anew = {trial.key for trial in todo if before[trial.key].state in ("diverged", "stale")}
-        costs = estimate(todo, ledger, Calibration.of(ledger.store), anew)
+        states = {t.key: before[t.key].state for t in todo if not before[t.key].again}
+        anew = {key for key, state in states.items() if state in ("diverged", "stale", "damaged")}
+        whole = {trial.key: before[trial.key].whole(trial) for trial in todo}
+        costs = estimate(todo, ledger, Calibration.of(ledger.store), anew, whole)
         if options.budget and todo:
             todo = _affordable(todo, costs, spec, options)
             self.signals.deadline = time.monotonic() + options.budget
         ended = sum(each.ended for each in before.values()) - sum(before[trial.key].ended for trial in todo)
         left = len(asked) - ended - len(todo)
         kept = f", {left} left as they are" if left else ""
-        print(f"{spec.name}: {len(asked)} trainings, {ended} done, {len(todo)} to run{kept}")
+        say(f"{spec.name}: {len(asked)} trainings, {ended} done, {len(todo)} to run{kept}")
         if not todo:
             return
         if not self.costs:  # looks go on with the same images
             _look_at_images(todo, options)  # before anything is put aside
+        ledger.index.look_again()
         for trial in todo:
             if trial.key in anew:
                 _drop(trial.key, before[trial.key].state, ledger, self.tracker)
@@ -455,13 +461,14 @@ def run_sweep(
     options: Options,
 ) -> bool:
     """Run the missing trials of a sweep and print its tables; return whether every trial has its record."""
+    ledger.index.look_once()  # until a trial runs
     stopped: Stopped | None = None
     with Rounds(spec, planned, ledger, tracker, signals, options) as rounds:
         try:
             if planned.rule is None:
                 rounds.train(_asked(planned, options))
             else:
-                _put_stale_looks_aside(planned, ledger, options)
+                _put_doubtful_looks_aside(planned, ledger, options)
                 decide_rows(planned, ledger, options.accept_stale, rounds.train)
         except Interrupted:
             raise
@@ -469,28 +476,37 @@ def run_sweep(
             stopped = reason
     if rounds.costs:
         _look(ledger)
+        ledger.index.look_once()
     asked = _asked(planned, options) if planned.rule is None else ledger.asked(planned).trials()
     today = Today(options.accept_stale)  # images that had never been opened now have a fingerprint
     looks = ledger.looks(planned.name)
-    paths = report(planned, ledger, options.results, today=today, looks=looks, runs=runs_beside(ledger))
+    try:
+        paths = report(planned, ledger, options.results, today=today, looks=looks, runs=runs_beside(ledger))
+    except OSError as error:
+        if stopped is None:
+            raise
+        log.warning("the tables were not written: %s", error)
+        paths = []
     after = {trial.key: standing(trial, ledger, today) for trial in asked}
-    print("\n" + summary(asked, after, ledger, rounds.failures))
+    say("\n" + summary(asked, after, ledger, rounds.failures))
     if any(cost.seconds for cost in rounds.costs.values()):
-        print(compare(rounds.costs, ledger))
+        say(compare(rounds.costs, ledger))
     if paths:
-        print(f"tables: {paths[0].parent}")
+        say(f"tables: {paths[0].parent}")
     if stopped:
         raise stopped
     return all(each.ended for each in after.values())
 
 
-def _put_stale_looks_aside(planned: SweepPlan, ledger: Ledger, options: Options) -> None:
+def _put_doubtful_looks_aside(planned: SweepPlan, ledger: Ledger, options: Options) -> None:
     """What was seen in trainings that are now retrained decides nothing: the looks begin anew."""
-    if not options.retrain_stale or ledger.looks(planned.name) is None:
+    states = {"stale": options.retrain_stale, "damaged": options.retrain_damaged}
+    if not any(states.values()) or ledger.looks(planned.name) is None:
         return
     today = Today(options.accept_stale)
-    if any(standing(trial, ledger, today).state == "stale" for trial in ledger.asked(planned).trials()):
-        print(f"looks begin anew, since trainings that they saw are retrained: {ledger.put_looks_aside(planned.name)}")
+    seen = [standing(trial, ledger, today) for trial in ledger.asked(planned).trials()]
+    if any(states.get(each.state) and not each.again for each in seen):
+        say(f"looks begin anew, since trainings that they saw are retrained: {ledger.put_looks_aside(planned.name)}")
 
 
 def _look(ledger: Ledger) -> None:
@@ -513,13 +529,14 @@ def _affordable(
     if not chosen:
         least = min(costs[trial.key].seconds or 0.0 for trial in todo)
         raise ValueError(f"--budget: no training ends within {told}, the shortest takes {duration(least)}")
-    print(f"{len(chosen)} of {len(todo)} trainings should end within {told}")
+    say(f"{len(chosen)} of {len(todo)} trainings should end within {told}")
     return chosen
 
 
 def _wanted(options: Options) -> set[str]:
     """States whose trials the user asks to run, besides those that run anyway."""
-    asked = {"failed": options.retry_failed, "diverged": options.retry_diverged, "stale": options.retrain_stale}
+    asked = {"failed": options.retry_failed, "diverged": options.retry_diverged}
+    asked |= {"stale": options.retrain_stale, "damaged": options.retrain_damaged}
     asked["blocked"] = any(asked.values())
     return {state for state, given in asked.items() if given}
 
@@ -529,7 +546,7 @@ def _drop(key: str, state: str, ledger: Ledger, tracker: Tracker) -> None:
     if state == "diverged":
         ledger.forget(key)
     else:
-        print(f"{key}: moved to {ledger.supersede(key)}")
+        say(f"{key}: moved to {ledger.supersede(key)}")
     tracker.forget(key)
 
 
@@ -541,7 +558,7 @@ def summary(
     lines = [f"{len(standings)} trainings: " + ", ".join(f"{number} {state}" for state, number in counts.items())]
     for trial in trials:
         key, stands = trial.key, standings[trial.key]
-        if where := other_root(trial, ledger):
+        if where := other_root(trial, stands):
             lines.append(f"  {stands.state}: {ledger.folder(key)}: {where}, not at {trial.config.data.root}")
         if stands.state == "done":
             continue
@@ -549,6 +566,8 @@ def summary(
         lines.append(f"  {stands.state}: {ledger.folder(key)}: {told}")
     if counts["stale"]:
         lines.append("stale: use them with --accept-stale, or retrain them with --retrain-stale")
+    if counts["damaged"]:
+        lines.append("damaged: put them aside and retrain them with --retrain-damaged")
     if any(each.state == "failed" and not each.again for each in standings.values()):
         lines.append("failed: once the cause is gone, retry them with --retry-failed")
     return "\n".join(lines)

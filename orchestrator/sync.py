@@ -10,22 +10,22 @@ again), or if the store is in use.
 from __future__ import annotations
 
 import argparse
-import logging
 import sys
 from collections.abc import Sequence
 
 from orchestrator.store.ledger import Ledger
+from orchestrator.text import complain, log_to_terminal, say
 from orchestrator.tracking.uris import without_password
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status."""
     options = _parser().parse_args(arguments)
-    logging.basicConfig(level=logging.WARNING, format="%(name)s: %(message)s")
+    log_to_terminal()
     try:
         _sync(options)
     except (ValueError, OSError) as error:
-        print(f"error: {without_password(str(error))}", file=sys.stderr)
+        complain(f"error: {without_password(str(error))}")
         return 2
     return 0
 
@@ -39,9 +39,9 @@ def _sync(options: argparse.Namespace) -> None:
         with answering(uri):
             writes = reconcile(uri, ledger)
     if not writes:
-        print(f"no sweep was started in {options.store}")
+        say(f"no sweep was started in {options.store}")
     for sweep, count in writes.items():
-        print(f"{sweep}: {f'{count} requests brought MLflow up to date' if count else 'nothing to do'}")
+        say(f"{sweep}: {f'{count} requests brought MLflow up to date' if count else 'nothing to do'}")
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -12,7 +12,7 @@ import numpy as np
 from dmf.config import EvaluationConfig, ExperimentConfig
 from dmf.records.facts import Ended, Tested
 from dmf.records.staleness import Today
-from dmf.values import printable
+from dmf.values import Damaged, printable
 from reports.statistics.cells import Samples, means_ci95
 from reports.tables import PlannedCell, Records
 
@@ -29,6 +29,8 @@ class State(StrEnum):
     FAILED = "failed"
     DIVERGED = "diverged"
     STALE = "stale"
+    DAMAGED = "damaged"
+    """A record cannot be read, or contradicts itself or the plan."""
     RUNNING = "running"
     NOT_EVALUATED = "not evaluated"
     MISSING = "missing"
@@ -37,7 +39,15 @@ class State(StrEnum):
     NOT_PLANNED = "not planned"
 
 
-GRAVEST_FIRST = (State.FAILED, State.DIVERGED, State.STALE, State.RUNNING, State.NOT_EVALUATED, State.MISSING)
+GRAVEST_FIRST = (
+    State.DAMAGED,
+    State.FAILED,
+    State.DIVERGED,
+    State.STALE,
+    State.RUNNING,
+    State.NOT_EVALUATED,
+    State.MISSING,
+)
 """States of seeds in order of gravity. A cell with no seed done takes the gravest state among its seeds."""
 
 
@@ -92,20 +102,27 @@ class Collected:
 def collect(cell: PlannedCell, records: Records, today: Today | None = None) -> Collected:
     """Read the records of a planned cell; if `today` is given, stale records count only if it accepts them.
 
-    Raises ValueError, naming the record, if a record contradicts itself or the plan.
+    A record that is damaged, or contradicts itself or the plan, does not count.
     """
     found: list[tuple[int, Ended | None, Tested]] = []
     absent: dict[int, Absence] = {}
     asked = cell.evaluation.key
     for seed, key in zip(cell.seeds, cell.training_keys, strict=True):
-        tested = records.how_tested(key, asked)
-        if tested is None:
-            absent[seed] = _absence(cell.of_seed(seed), key, records)
-            continue
-        _check(tested, f"{key}/{asked}", cell.evaluation)
-        found.append((seed, records.how_ended(key), tested))
+        try:
+            tested = records.how_tested(key, asked)
+            if tested is None:
+                absent[seed] = _absence(cell.of_seed(seed), key, records)
+                continue
+            _check(tested, f"{key}/{asked}", cell.evaluation)
+            found.append((seed, records.how_ended(key), tested))
+        except Damaged as error:
+            absent[seed] = Absence(State.DAMAGED, f"damaged: {printable(' '.join(str(error).split()))}")
     accuracies = np.array([tested.accuracies for _, _, tested in found])
-    _check_summaries([tested for _, _, tested in found], accuracies)
+    wrong = _wrong_summaries([tested for _, _, tested in found], accuracies)
+    if wrong:
+        absent |= {found[n][0]: Absence(State.DAMAGED, f"damaged: {told}") for n, told in wrong.items()}
+        found = [each for n, each in enumerate(found) if n not in wrong]
+        accuracies = np.delete(accuracies, list(wrong), axis=0)
     done, doubted = [], set[str]()
     for seed, ended, tested in found:
         doubts = _doubts(cell, ended, tested, today) if today else ()
@@ -196,27 +213,27 @@ def _absence(training: ExperimentConfig, key: str, records: Records) -> Absence:
 
 def _check(tested: Tested, expected: str, asked: EvaluationConfig) -> None:
     if tested.name != expected or tested.config_key != asked.key:
-        raise ValueError(f"evaluation {tested.name} is in the place of {expected}; remove it and evaluate again")
+        raise Damaged(f"evaluation {tested.name} is in the place of {expected}; remove it and evaluate again")
     count = len(tested.accuracies)
     if count != asked.episodes:
-        raise ValueError(
+        raise Damaged(
             f"evaluation {tested.name} holds {count} episodes, but its config says {asked.episodes}; evaluate again"
         )
 
 
-def _check_summaries(found: Sequence[Tested], accuracies: Samples) -> None:
-    """Raise ValueError unless each record's mean and interval match its episodes, which are a row of `accuracies`."""
+def _wrong_summaries(found: Sequence[Tested], accuracies: Samples) -> dict[int, str]:
+    """The numbers of records whose mean or interval differs from their episodes', a row of `accuracies`; in words."""
     if not found:
-        return
+        return {}
+    wrong: dict[int, str] = {}
     outside = (accuracies.min(axis=1) < 0) | (accuracies.max(axis=1) > 1)
-    if outside.any():
-        name = found[int(outside.argmax())].name
-        raise ValueError(f"evaluation {name} holds accuracies outside [0, 1]; evaluate again")
-    recomputed = means_ci95(accuracies)
-    for tested, accuracy, ci95 in zip(found, *recomputed, strict=True):
+    for number in np.flatnonzero(outside).tolist():
+        wrong[number] = f"evaluation {found[number].name} holds accuracies outside [0, 1]; evaluate again"
+    for number, (tested, accuracy, ci95) in enumerate(zip(found, *means_ci95(accuracies), strict=True)):
         for what, stored, right in (("accuracy", tested.accuracy, accuracy), ("ci95", tested.ci95, ci95)):
-            if not abs(stored - right) <= TOLERANCE:
-                raise ValueError(
+            if number not in wrong and not abs(stored - right) <= TOLERANCE:
+                wrong[number] = (
                     f"evaluation {tested.name} says {what}={stored!r}, but its episodes give {float(right)!r}; "
                     "evaluate again"
                 )
+    return wrong

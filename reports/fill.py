@@ -37,7 +37,7 @@ def fill(
     sweep that has a fixed number of seeds by now; the table says what they cost.
 
     Raises:
-        ValueError: no cell is planned for the table, or a record, which the message names, contradicts itself.
+        ValueError: no cell is planned for the table.
     """
     return tabulate(gather(layout, cells, records, today, looks, earlier))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from dmf.values import Value, printable
+from dmf.values import Damaged, Value, printable
 from reports.collect import Collected
 from reports.tables import PlannedCell, Records
 
@@ -17,9 +17,9 @@ class Origin(Value):
     evaluation_key: str
     counts: bool
     """Whether its test is part of the cell's accuracy."""
-    outcome: Literal["finished", "diverged", "failed", "not ended"] = "not ended"
+    outcome: Literal["finished", "diverged", "failed", "damaged", "not ended"] = "not ended"
     failure: str = ""
-    """Why the training has no result, in a sentence."""
+    """Why the training has no result, or what is damaged, in a sentence."""
     commit: str | None = None
     """The git commit, with "+changes" appended if the working tree was not clean; None if not known."""
     code: str = ""
@@ -45,7 +45,11 @@ def origins(cell: PlannedCell | None, found: Collected, records: Records) -> tup
 
 def _origin(seed: int, key: str, evaluation_key: str, counts: bool, records: Records) -> Origin:
     planned = Origin(seed=seed, training_key=key, evaluation_key=evaluation_key, counts=counts)
-    ended = records.how_ended(key)
+    try:
+        ended = records.how_ended(key)
+    except Damaged as error:
+        told = printable(" ".join(str(error).split()))
+        return planned.replace(outcome="damaged", failure=told)
     if ended is None:
         return planned
     made = ended.provenance

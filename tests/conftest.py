@@ -12,7 +12,7 @@ from xdist.scheduler import LoadScopeScheduling
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
-ALONE = ("test_ray", "test_interrupts", "test_remote_sweep", "test_search", "test_watchdog")
+ALONE = ("test_ray", "test_frozen", "test_interrupts", "test_remote_sweep", "test_search", "test_watchdog")
 """Files that start Ray, which uses the whole machine, or depend on time: no two of them run at the same time."""
 
 os.environ.pop("MLFLOW_TRACKING_URI", None)  # keeps tests away from a user's server

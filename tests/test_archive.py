@@ -94,7 +94,7 @@ def test_a_report_of_an_archive_has_the_numbers_of_the_store(ledger: Ledger, fil
     one, other = (json.loads(found["table_2d.json"]) for found in (from_store, from_archive))
     for table in (one, other):
         for cell in table["sections"][0]["cells"]:
-            cell["doubts"] = cell["reasons"] = cell["origins"] = []
+            cell["doubts"] = cell["data_doubts"] = cell["reasons"] = cell["origins"] = []
         table["notes"] = []
     assert one == other
     assert one["sections"][0]["cells"][1]["classes_ci95"] is not None

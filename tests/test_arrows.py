@@ -44,7 +44,7 @@ orchestrator.running
 orchestrator.costs
 orchestrator.differences
 orchestrator.archive orchestrator.report orchestrator.results orchestrator.figures
-orchestrator.sync orchestrator.status orchestrator.selftest
+orchestrator.sync orchestrator.status orchestrator.prune orchestrator.selftest
 orchestrator.sweep
 """
 """Rooms by floor, from the bottom. A room can import only from floors below its own."""

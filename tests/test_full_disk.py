@@ -70,8 +70,10 @@ def test_a_sweep_stops_at_a_full_disk_and_goes_on_when_there_is_room(tmp_path: P
     said = (tmp_path / "stopped.txt").read_text()
 
     assert (tmp_path / "stopped" / "status").read_text() == "1\n", said
-    assert "stopped: no room on a disk (" in said, said
-    assert "make room; continue with the same command: python -m orchestrator.sweep tiny.yaml" in said
+    assert "stopped: a disk takes no more files (" in said, said
+    assert (
+        "make room, or make it writable; continue with the same command: python -m orchestrator.sweep tiny.yaml" in said
+    )
     stopped = Ledger(tmp_path / "stopped")
     left = stopped.folder(trial.key)
     assert not list(left.glob(".*.*")), "files are left that were to be renamed"

@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dmf.config import DataConfig
+from dmf.config import DataConfig, ExperimentConfig
 from dmf.data import cache as image_cache
-from dmf.data.sets import DataSet, open_data
+from dmf.data.checks import DamagedImages
+from dmf.data.sets import DataSet, _opened, images_of, open_data
 
 IMAGES = {"train": 100, "val": 50, "test": 50}
 """Images per class; there are two classes per split."""
@@ -160,3 +161,59 @@ def test_pixels_are_mapped_not_loaded(root: Path, tmp_path: Path) -> None:
     data = opened(root, tmp_path / "cache")
     array = data.train._stored.array
     assert type(array) is np.ndarray and isinstance(array.base, np.memmap) and not array.flags.writeable
+
+
+def flip(path: Path, at: int) -> None:
+    """Flip one bit of the byte `at`, counted from the end if negative; size and times stay."""
+    before = path.stat()
+    with open(path, "r+b") as file:
+        file.seek(at, os.SEEK_END if at < 0 else os.SEEK_SET)
+        byte = file.read(1)[0]
+        file.seek(-1, os.SEEK_CUR)
+        file.write(bytes([byte ^ 4]))
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+@pytest.mark.parametrize("full_size", [False, True])
+def test_a_flipped_bit_is_found_when_its_image_is_read_and_the_images_are_decoded_again(
+    full_size: bool, root: Path, tmp_path: Path
+) -> None:
+    cache = tmp_path / "cache"
+    data = opened(root, cache, full_size)
+    right = data.train.pixels(np.arange(200))
+    flip(cache_folder(cache) / "train.npy", -1)
+    again = opened(root, cache, full_size)
+    np.testing.assert_array_equal(again.train.pixels(np.arange(199)), right[:199])
+    with pytest.raises(DamagedImages, match="train.npy is damaged: image 199 .*; the next start decodes"):
+        again.train.pixels(np.arange(150, 200))
+    assert again.train.damaged and not again.val.damaged
+    mended = opened(root, cache, full_size)
+    np.testing.assert_array_equal(mended.train.pixels(np.arange(200)), right)
+    assert mended.fingerprint == data.fingerprint
+
+
+@pytest.mark.parametrize("file", ["val_labels.npy", "train_digests.npy", "train_sizes.npy", "info.json"])
+def test_a_flipped_bit_beside_the_pixels_is_found_when_the_cache_is_opened(
+    file: str, root: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    cache = tmp_path / "cache"
+    before = opened(root, cache, full_size=True)
+    at = (cache_folder(cache) / file).read_bytes().index(b"train_a") + 6 if file == "info.json" else -8
+    flip(cache_folder(cache) / file, at)
+    after = opened(root, cache, full_size=True)
+    assert "is damaged" in caplog.text and after.train.classes == before.train.classes
+    np.testing.assert_array_equal(after.val.labels, before.val.labels)
+    np.testing.assert_array_equal(after.train.pixels(np.arange(200)), before.train.pixels(np.arange(200)))
+
+
+def test_trainings_in_one_process_get_the_images_that_were_decoded_again(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DMF_CACHE", str(tmp_path / "cache"))
+    config = ExperimentConfig().replace(data__name="mine", data__root=str(root), data__image_size=8)
+    right = images_of(config).train.pixels(np.arange(200))
+    _opened.cache_clear()
+    flip(cache_folder(tmp_path / "cache") / "train.npy", -1)
+    with pytest.raises(DamagedImages):
+        images_of(config).train.pixels(np.arange(200))
+    np.testing.assert_array_equal(images_of(config).train.pixels(np.arange(200)), right)

@@ -7,12 +7,15 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from dmf.config import EvaluationConfig, ExperimentConfig
+from dmf.machine.files import locked, wait_for
 from dmf.records.records import FORMAT, Failure, TrainingRecord
+from orchestrator.running.faults import kind_of
 from orchestrator.spec.plan import SweepPlan, Trial
 from orchestrator.store.ledger import Ledger
 from tests.records_in_memory import evaluation_of
@@ -133,3 +136,42 @@ def test_a_training_is_running_while_it_is_held(tmp_path: Path) -> None:
 def test_an_unknown_sweep_is_answered_with_those_there(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no sweep 'x' was started in .*; there are: none"):
         Ledger(tmp_path).plan("x")
+
+
+HOLD_A_TRAINING = """
+import sys, time
+from pathlib import Path
+from orchestrator.store.ledger import Ledger
+with Ledger(Path(sys.argv[1])).holding(sys.argv[2]):
+    print("holds", flush=True)
+    time.sleep(600)
+"""
+
+
+def test_the_lock_of_a_frozen_process_is_not_waited_for_without_end(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", HOLD_A_TRAINING, str(tmp_path), CONFIG.key]
+    holder = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    assert holder.stdout is not None and holder.stdout.readline() == "holds\n"
+    holder.send_signal(signal.SIGSTOP)
+    told = f"process {holder.pid} on .* has held .*lock for 1 s"
+    with pytest.raises(TimeoutError, match=told) as raised, Ledger(tmp_path).holding(CONFIG.key, 1.0):
+        pass
+    assert kind_of(raised.value) == "machine"
+    holder.kill()
+    holder.wait()
+    with Ledger(tmp_path).holding(CONFIG.key, 1.0) as folder:
+        assert f"process {os.getpid()} on " in (folder / ".lock").read_text()
+
+
+def test_who_works_long_and_touches_its_lock_is_waited_for(tmp_path: Path) -> None:
+    path = tmp_path / "lock"
+    with locked(path), open(path, "a+") as lock:
+        stop = time.monotonic() + 1.5
+        with ThreadPoolExecutor(1) as pool:
+            waiting = pool.submit(wait_for, lock, 0.5)
+            while time.monotonic() < stop:
+                os.utime(path)
+                time.sleep(0.1)
+                assert not waiting.done()
+            with pytest.raises(TimeoutError):
+                waiting.result()

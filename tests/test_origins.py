@@ -12,10 +12,11 @@ from dmf.records.records import Failure
 from orchestrator.store.ledger import Ledger
 from orchestrator.tracking.beside import DATABASE, runs_beside
 from orchestrator.tracking.names import OUTCOME, STORE
-from reports.collect import collect
+from reports.collect import Collected, State, collect
 from reports.fill import fill
 from reports.layouts import TABLES
 from reports.origins import origins
+from reports.render.curves import _found
 from tests.filled import CODE, TEN, made
 from tests.records_in_memory import InMemory, episodes, planned
 
@@ -106,3 +107,15 @@ def test_runs_are_found_in_the_stores_own_database(tmp_path: Path, caplog: pytes
     with caplog.at_level(logging.WARNING):
         assert runs_beside(ledger) == {}
     assert "pages do not name MLflow's runs" in caplog.text
+
+
+def test_a_damaged_record_is_told_in_its_origin_and_leaves_its_curves_out(tmp_path: Path) -> None:
+    cell = planned("2c")
+    ledger = Ledger(tmp_path)
+    path = ledger.folder(cell.trainings[0].key) / "training.json"
+    path.parent.mkdir(parents=True)
+    path.write_text("{")
+    (origin,) = origins(cell, Collected(State.DAMAGED), ledger)
+    assert (origin.outcome, origin.counts) == ("damaged", False) and str(path) in origin.failure
+    assert _found(origin, ledger.curves) is None
+    assert _found(origin.replace(outcome="finished"), ledger.curves) is None

@@ -24,6 +24,7 @@ from PIL import Image
 from dmf.config import ExperimentConfig
 from dmf.data.sets import open_for
 from orchestrator.running import cluster
+from orchestrator.running.cluster import _start_here
 from orchestrator.running.interrupts import Signals
 from orchestrator.spec.model import Resources
 from orchestrator.spec.plan import Trial
@@ -276,3 +277,22 @@ def test_a_sweep_that_decides_is_killed_between_looks_and_comes_to_the_same(tmp_
     assert found is not None and len(found.taken) == 3 and found == whole.ledger.looks("tiny")
     assert killed.states() == ["done"] * 8
     assert set(killed.statuses().values()) == {"FINISHED"}
+
+
+def test_ray_that_does_not_start_is_tried_once_more_and_then_told_in_a_sentence(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    calls: list[str] = []
+
+    def late(address: str, **options: object) -> None:
+        calls.append(address)
+        if len(calls) < 2 or address != calls[0] or failing:
+            raise Exception("The current node timed out during startup. \n This could happen ...")
+
+    monkeypatch.setattr("orchestrator.running.cluster.ray.init", late)
+    failing = False
+    _start_here({})
+    assert calls == ["local", "local"] and "Ray did not start, will try once more: The current node" in caplog.text
+    failing = True
+    with pytest.raises(ValueError, match="Ray did not start on this machine, twice: The current node timed out"):
+        _start_here({})

@@ -26,7 +26,7 @@ from orchestrator.status import rows
 from orchestrator.store.bucket import training as remote_training
 from orchestrator.store.bucket.lease import DRIVER, Claim, Lease, LeaseLost
 from orchestrator.store.bucket.mirror import EVERYTHING, GOING, RemoteStore
-from orchestrator.store.bucket.objects import _profile, sha256
+from orchestrator.store.bucket.objects import Found, Seen, _profile, sha256
 from orchestrator.store.bucket.training import RemoteTraining, TakenOver
 from orchestrator.store.ledger import BucketLedger, Ledger
 from orchestrator.store.standing import standing
@@ -253,12 +253,16 @@ def test_a_checkpoint_that_has_not_changed_is_not_sent_again(
         RemoteStore(uri(cut.port, tmp_path.name)).push(tmp_path, [name])
 
 
-def test_a_file_that_is_not_what_was_written_is_refused(remote: RemoteStore, tmp_path: Path) -> None:
+def test_a_file_that_is_not_what_was_written_is_not_used_and_the_others_are(
+    remote: RemoteStore, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     name = f"{UNDER}/{LAST}"
     remote._store.put(name, b"123", attributes={"sha256": sha256(b"123456")})
-    with pytest.raises(OSError, match=f"{name} at s3://.* is damaged: its SHA-256 does not match; delete it"):
-        remote.pull(tmp_path / "there", suffixes=EVERYTHING)
-    assert files(tmp_path / "there") == {}
+    remote.write("trainings/other/training.json", b"{}")
+    remote.pull(tmp_path / "there", suffixes=EVERYTHING)
+    assert files(tmp_path / "there") == {name: b"", "trainings/other/training.json": b"{}"}
+    assert f"{name} at {remote.uri} is damaged: its SHA-256 does not match; delete it" in caplog.text
+    remote.delete(["trainings/other/training.json"])
     remote._store.put(name, b"123")  # by hand
     remote.pull(tmp_path / "there", suffixes=EVERYTHING)
     assert files(tmp_path / "there") == {name: b"123"}
@@ -278,6 +282,56 @@ def test_a_mirror_whose_rows_are_damaged_says_what_to_remove(remote: RemoteStore
     write(tmp_path, ".copies.db", b"no database" * 1000)
     with pytest.raises(OSError, match=".copies.db cannot be used: file is not a database; if it is damaged, remove it"):
         remote.pull(tmp_path)
+
+
+@pytest.mark.parametrize("when", ["before the listing", "after the listing"])
+def test_a_record_that_the_driver_writes_while_another_process_lists_stays(
+    when: str, remote: RemoteStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`status` beside a driver, in one mirror: it deleted the driver's fresh record."""
+    name = f"{UNDER}/{RECORD}"
+    listed = RemoteStore.names
+
+    def driver_writes() -> None:
+        monkeypatch.setattr(RemoteStore, "names", listed)
+        write(tmp_path, name, b"{}")
+        remote.push(tmp_path, [name])
+        remote.pull(tmp_path, UNDER)
+
+    def names(self: RemoteStore, under: str = "") -> dict[str, Seen]:
+        if when == "before the listing":
+            driver_writes()
+            return listed(self, under)
+        found = listed(self, under)
+        driver_writes()
+        return found
+
+    monkeypatch.setattr(RemoteStore, "names", names)
+    remote.pull(tmp_path)
+    assert files(tmp_path) == {name: b"{}"}
+    remote.pull(tmp_path)
+    assert files(tmp_path) == {name: b"{}"}
+    remote.delete([name])
+    remote.pull(tmp_path)
+    assert files(tmp_path) == {}, "its row was kept"
+
+
+def test_a_record_that_the_driver_replaces_while_another_process_reads_it_stays(
+    remote: RemoteStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = f"{UNDER}/{RECORD}"
+    remote.write(name, b"[1]")
+    find = RemoteStore.find
+
+    def found(self: RemoteStore, name: str) -> Found | None:
+        old = find(self, name)
+        write(tmp_path, name, b"[2]")  # the driver, which is about to push it
+        return old
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RemoteStore, "find", found)
+        remote.pull(tmp_path)
+    assert files(tmp_path) == {name: b"[2]"}
 
 
 @pytest.mark.parametrize("now", [b"[1, 2]", b"[]", None])
@@ -575,6 +629,19 @@ def test_a_lease_outlives_its_seconds(remote: RemoteStore) -> None:
         lease.check()
         with pytest.raises(BlockingIOError, match="driver 1"), remote.lease("driver 2", 6):
             pass
+
+
+def test_an_error_in_the_thread_that_renews_it_ends_the_lease_for_all_to_see(
+    remote: RemoteStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with remote.lease("one", 1.0) as lease:
+        monkeypatch.setattr(lease, "renew", lambda: 1 / 0)
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while lease.broken is None:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        with pytest.raises(LeaseLost, match="is no longer renewed, because of an error: ZeroDivisionError"):
+            lease.check()
 
 
 def test_a_driver_that_was_stopped_learns_of_the_later_one_before_it_does_anything(remote: RemoteStore) -> None:

@@ -24,6 +24,13 @@ def test_a_disturbed_sweep_leaves_what_an_undisturbed_one_leaves(
     assert said.count("s after its start") == KILLS and "complete, nothing differs" in said
 
 
+@pytest.mark.full
+def test_other_faults_cost_the_touched_training_at_most(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--faults", str(KILLS), "--seed", "1", "--folder", str(tmp_path / "work")]) == 0, capsys.readouterr()
+    said = capsys.readouterr().out
+    assert said.count("s after its start") == KILLS and "complete, nothing differs" in said
+
+
 def test_what_is_wrong_is_found(tmp_path: Path) -> None:
     """Finds a record that differs, an extra one, a leftover file, a rewritten record, and a run missing in MLflow."""
     with Tracking(tmp_path / "tracking") as tracking:

@@ -10,7 +10,7 @@ from mlflow import MlflowClient
 from dmf.config import EvaluationConfig
 from dmf.records.records import FORMAT, Failure, TrainingRecord
 from orchestrator.spec.plan import SweepPlan
-from orchestrator.store.ledger import Ledger
+from orchestrator.store.ledger import LOOKS, Ledger
 from orchestrator.sweep import _where
 from orchestrator.tracking.runs import MIRRORED, SweepRuns
 from orchestrator.tracking.server import connect, log_to
@@ -131,13 +131,24 @@ def test_results_are_written_when_they_change_and_not_again(ledger: Ledger) -> N
     assert reconcile(uri(ledger), ledger) == {"s": 0}
 
 
-def test_a_record_that_contradicts_itself_costs_the_report_and_nothing_else(
-    ledger: Ledger, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_record_that_contradicts_itself_is_told_in_its_cell(ledger: Ledger) -> None:
     ended_plan(ledger)
     ledger.write_evaluation(evaluated(GOOD).replace(accuracy=0.25))
     assert launch(ledger).stop("FAILED") is None
-    assert "MLflow keeps sweep s without its report: evaluation" in caplog.text and "evaluate again" in caplog.text
+    assert runs(ledger)["s"].info.status == "FAILED"
+    assert "damaged: evaluation" in report_in(ledger) and "evaluate again" in report_in(ledger)
+    assert "2c 5-way 1-shot/64" not in runs(ledger)["s"].data.metrics
+
+
+def test_looks_that_cannot_be_read_cost_the_report_and_nothing_else(
+    ledger: Ledger, caplog: pytest.LogCaptureFixture
+) -> None:
+    ended_plan(ledger)
+    ledger.sweep_folder("s").mkdir(parents=True)
+    (ledger.sweep_folder("s") / LOOKS).write_text("{")
+    assert launch(ledger).stop("FAILED") is None
+    assert "MLflow keeps sweep s without its report: Looks in" in caplog.text
+    assert "MLflow keeps sweep s without its looks: Looks in" in caplog.text
     assert runs(ledger)["s"].info.status == "FAILED" and MIRRORED not in runs(ledger)["s"].data.tags
 
 

@@ -121,13 +121,15 @@ def test_what_failed_is_tried_again_by_itself_only_where_a_machine_was_at_fault(
     assert standing(elsewhere, ledger, Today()).runs
 
 
-def test_a_checkpoint_that_can_not_be_read_is_told_and_left_to_the_trial(tmp_path: Path) -> None:
+def test_a_checkpoint_that_can_not_be_read_is_told_and_made_again(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path)
     folder = ledger.folder(CONFIG.key)
     folder.mkdir(parents=True)
     (folder / LAST).write_bytes(b"cut off")
     stands = standing(TRIAL, ledger, Today())
-    assert stands.state == "failed" and stands.runs and "is not a readable checkpoint" in stands.why
+    assert stands.state == "damaged" and stands.runs and "is not a readable checkpoint" in stands.why
+    run_trial(CONFIG, (TEST,), tmp_path)
+    assert standing(TRIAL, ledger, Today()).state == "done"
 
 
 def test_a_training_put_aside_is_kept_whole(store: Path, tmp_path: Path) -> None:

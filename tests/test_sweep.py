@@ -127,9 +127,10 @@ def test_images_that_lay_elsewhere_are_told(tmp_path: Path) -> None:
     (trial,) = planned.trials()
     for root, told in (("/old", True), ("/new", False)):
         config = trial.config.replace(data__root=root)
-        ledger.write_training(TrainingRecord(format=FORMAT, key=trial.key, config=config, outcome="diverged"))
+        record = TrainingRecord(format=FORMAT, key=trial.key, config=config, outcome="diverged")
+        ledger.write_training(record)
         assert ("trained on images at /old" in describe(spec, planned, ledger, Today())) == told
-        said = summary((trial,), {trial.key: Standing("diverged")}, ledger, {})
+        said = summary((trial,), {trial.key: Standing("diverged", record=ledger.how_ended(trial.key))}, ledger, {})
         assert ("trained on images at /old, not at /new" in said) == told
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -11,6 +12,8 @@ from typing import Any
 import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
 
 from dmf.config import EvaluationConfig, ExperimentConfig
 from dmf.records.records import FORMAT, Epoch, EvaluationRecord, Failure, Provenance, TrainingRecord
@@ -21,9 +24,9 @@ from orchestrator.sync import main as main_of_sync
 from orchestrator.tracking import reader as mirror
 from orchestrator.tracking import server as mlflow_server
 from orchestrator.tracking import tracker as tracking
-from orchestrator.tracking.names import EXPERIMENT, STORE, SWEEP, TRIAL
+from orchestrator.tracking.names import EXPERIMENT, OUTCOME, STORE, SWEEP, TRIAL
 from orchestrator.tracking.reader import MLflowRecords
-from orchestrator.tracking.runs import PARENT, SweepRuns
+from orchestrator.tracking.runs import MIRRORED, PARENT, SweepRuns
 from orchestrator.tracking.server import connect, runs_of_store, tracking_uri
 from orchestrator.tracking.tracker import Tracker, _News, reconcile
 from reports.tables import PlannedCell
@@ -385,8 +388,9 @@ def test_a_training_that_has_ended_is_three_requests_and_none_when_it_is_known(
     sweep.mirror(BAD, (TEST,), "")
     assert made == ["create_run", "log_batch", "set_terminated"]
     sweep.mirror(BAD, (TEST,), "")
-    sweep.settle(LABELS, interrupted=False)
     assert made == ["create_run", "log_batch", "set_terminated"]
+    sweep.settle(LABELS, interrupted=False)
+    assert made[3:] == ["get_run"], "whether somebody has deleted the sweep's run"
     assert steps(ledger, GOOD.key, "loss") == list(range(1, 301))
     assert steps(ledger, GOOD.key, "validation_accuracy") == list(range(1, 301, 2))
 
@@ -418,7 +422,7 @@ def test_records_are_read_through_mlflow(ledger: Ledger, monkeypatch: pytest.Mon
     tracker = launch(ledger)
     tracker.runs.begin(CUT, "")
     if artifacts == "downloaded":  # as from a server
-        monkeypatch.setattr(mirror, "_local", lambda artifacts: None)
+        monkeypatch.setattr(mirror, "local_folder_of", lambda artifacts: None)
     tracker.runs.settle({}, interrupted=False)
     tracker.runs.begin(CUT, "")
     records = MLflowRecords(uri(ledger))
@@ -442,7 +446,7 @@ def test_records_are_read_through_mlflow(ledger: Ledger, monkeypatch: pytest.Mon
     ],
 )
 def test_files_on_this_machine_are_told_from_those_elsewhere(uri: str, folder: Path | None) -> None:
-    assert mirror._local(uri) == folder
+    assert mirror.local_folder_of(uri) == folder
 
 
 def test_a_file_that_is_no_database_is_told(tmp_path: Path) -> None:
@@ -615,3 +619,167 @@ def test_uris_are_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert tracking_uri(Path("runs"), "http://127.0.0.1:5000") == "http://127.0.0.1:5000"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://tracker")
     assert tracking_uri(Path("runs"), None) == "http://tracker"
+
+
+def until(true: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 30
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def deleted_in_the_ui(ledger: Ledger, *names: str) -> set[str]:
+    """Delete the runs of trainings, or of the sweep, as a person does in MLflow's UI; return their ids."""
+    client, ids = MlflowClient(uri(ledger)), {runs(ledger)[name].info.run_id for name in names}
+    for each in ids:
+        client.delete_run(each)
+    return ids
+
+
+def test_runs_that_somebody_deletes_are_made_again_and_block_no_other(ledger: Ledger) -> None:
+    tracker = launch(ledger)
+    for config in (GOOD, BAD, CUT):
+        tracker.started(config, LABELS[config.key])
+    for config in (GOOD, BAD, CUT):
+        tracker.epoch(config.key, epoch(1))
+    until(lambda: all(steps(ledger, config.key, "loss") == [1] for config in (GOOD, BAD, CUT)))
+    gone = deleted_in_the_ui(ledger, GOOD.key, BAD.key)
+    for config in (GOOD, BAD, CUT):
+        tracker.epoch(config.key, epoch(2))
+    until(lambda: steps(ledger, CUT.key, "loss") == [1, 2])
+    until(lambda: all(steps(ledger, config.key, "loss") == [2] for config in (GOOD, BAD)))
+    for config in (GOOD, BAD, CUT):
+        ledger.write_training(finished(config))
+        ledger.write_evaluation(evaluated(config))
+        tracker.ended(TRIALS[config.key], LABELS[config.key])
+    assert tracker.stop("KILLED") is None
+    for config in (GOOD, BAD, CUT):
+        assert sorted(steps(ledger, config.key, "loss")) == [1, 2, 3]
+        run = runs(ledger)[config.key]
+        assert run.info.status == "FINISHED" and run.data.params["model.groups"] == str(config.model.groups)
+        assert run.info.run_id not in gone
+    assert statuses(ledger)["s"] == "KILLED"
+    assert reconcile(uri(ledger), ledger) == {"s": 0}
+
+
+def test_a_sweep_s_run_that_somebody_deletes_is_made_again_over_its_children(ledger: Ledger) -> None:
+    ledger.write_training(finished(GOOD))
+    ledger.write_evaluation(evaluated(GOOD))
+    tracker = launch(ledger)
+    tracker.started(CUT, "cut")
+    until(lambda: CUT.key in statuses(ledger))
+    (gone,) = deleted_in_the_ui(ledger, "s")
+    tracker.started(BAD, "bad")
+    assert tracker.stop("KILLED") is None
+    found = runs(ledger)
+    parent = found.pop("s")
+    assert parent.info.run_id != gone and parent.info.status == "KILLED"
+    assert {run.data.tags[PARENT] for run in found.values()} == {parent.info.run_id}
+    assert MLflowRecords(uri(ledger)).plan("s") == PLAN
+    deleted_in_the_ui(ledger, "s")  # between two starts
+    assert reconcile(uri(ledger), ledger)["s"] > 0
+    found = runs(ledger)
+    parent = found.pop("s")
+    assert {run.data.tags[PARENT] for run in found.values()} == {parent.info.run_id}
+    assert reconcile(uri(ledger), ledger) == {"s": 0}
+
+
+@pytest.mark.parametrize("when", ["between two starts", "while it runs"])
+def test_an_experiment_that_somebody_deletes_is_restored(
+    when: str, ledger: Ledger, caplog: pytest.LogCaptureFixture
+) -> None:
+    tracker = launch(ledger)
+    if when == "between two starts":
+        assert tracker.stop("KILLED") is None
+    client = MlflowClient(uri(ledger))
+    client.delete_experiment(client.get_experiment_by_name(EXPERIMENT).experiment_id)
+    if when == "between two starts":
+        tracker = launch(ledger)
+    tracker.started(GOOD, "good")
+    tracker.epoch(GOOD.key, epoch(1))
+    until(lambda: "is restored with its runs" in caplog.text)
+    ledger.write_training(finished(GOOD))
+    ledger.write_evaluation(evaluated(GOOD))
+    tracker.ended(TRIALS[GOOD.key], "good")
+    assert tracker.stop("FINISHED") is None
+    assert statuses(ledger) == {"s": "FINISHED", GOOD.key: "FINISHED"}
+    assert steps(ledger, GOOD.key, "loss") == [1, 2, 3]
+
+
+def test_a_run_that_can_not_be_updated_is_told_and_the_others_are(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As with a run that somebody has renamed, locked or filled: MLflow refuses it again and again."""
+    for config in (GOOD, BAD, NAN):
+        ledger.write_training(finished(config))
+        ledger.write_evaluation(evaluated(config))
+    refused = MlflowException("no", error_code=INVALID_PARAMETER_VALUE)
+    write = SweepRuns._write
+
+    def refusing(self: SweepRuns, run: Any, record: TrainingRecord, *more: Any) -> None:
+        if record.key != NAN.key:
+            raise refused
+        write(self, run, record, *more)
+
+    tracker = launch(ledger)
+    with monkeypatch.context() as patch:
+        patch.setattr(SweepRuns, "_write", refusing)
+        told = tracker.stop("FINISHED")
+    assert told is not None and "2 runs could not be updated" in told
+    assert statuses(ledger)[NAN.key] == "FINISHED" and statuses(ledger)["s"] == "FINISHED"
+    assert launch(ledger).stop("FINISHED") is None
+
+
+def test_after_an_older_store_was_put_back_no_outcome_stays_that_it_lacks(ledger: Ledger) -> None:
+    for config in (GOOD, BAD):
+        ledger.write_training(finished(config))
+        ledger.write_evaluation(evaluated(config))
+    assert launch(ledger).stop("FINISHED") is None
+    (ledger.folder(GOOD.key) / "training.json").unlink()
+    next((ledger.folder(BAD.key) / "evaluations").glob("*.json")).unlink()
+    assert launch(ledger).stop("KILLED") is None
+    found = runs(ledger)
+    assert found[GOOD.key].data.tags[OUTCOME] == "" and found[GOOD.key].info.status == "KILLED"
+    assert "test_accuracy/5way_1shot" not in found[BAD.key].data.metrics
+    records = MLflowRecords(uri(ledger))
+    assert records.training(GOOD.key) is None and records.evaluation(BAD.key, TEST.key) is None
+    ledger.write_training(finished(GOOD))
+    assert launch(ledger).stop("FINISHED") is None
+    assert MLflowRecords(uri(ledger)).training(GOOD.key) == finished(GOOD)
+
+
+def test_a_run_s_files_are_on_the_disk_before_it_is_marked_as_complete(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ledger.write_training(finished(GOOD))
+    ledger.write_evaluation(evaluated(GOOD))
+    events: list[str] = []
+    sync, log_to = os.fsync, mlflow_server.log_to
+
+    def noted_sync(handle: int) -> None:
+        events.append(Path(os.readlink(f"/proc/self/fd/{handle}")).name)
+        sync(handle)
+
+    def noted_log(client: MlflowClient, run: str, points: Any, params: Any, tags: dict[str, str]) -> None:
+        events.extend(["sealed"] if tags.get(MIRRORED) else [])
+        log_to(client, run, points, params, tags)
+
+    monkeypatch.setattr(os, "fsync", noted_sync)
+    monkeypatch.setattr("orchestrator.tracking.runs.log_to", noted_log)
+    assert launch(ledger).stop("FINISHED") is None
+    before = events[: events.index("sealed")]
+    assert any(name.startswith(".training.json.") for name in before)
+    assert {"artifacts", "evaluations"} <= set(before), "the names in their folders, too"
+
+
+def test_a_damaged_record_leaves_its_run_and_the_others_go_on(ledger: Ledger, caplog: pytest.LogCaptureFixture) -> None:
+    for config in (GOOD, BAD):
+        ledger.write_training(finished(config))
+        ledger.write_evaluation(evaluated(config))
+    assert launch(ledger).stop("FINISHED") is None
+    (ledger.folder(GOOD.key) / "training.json").write_text("{")
+    ledger.write_training(finished(NAN))
+    assert launch(ledger).stop("KILLED") is None
+    assert f"run of training {GOOD.key} is left as it is" in caplog.text
+    assert MLflowRecords(uri(ledger)).training(GOOD.key) == finished(GOOD)
+    assert runs(ledger)[NAN.key].data.tags[OUTCOME] == "finished"

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from dmf.machine.watchdog import alive, watched
+from dmf.machine.watchdog import SIGNS_TOLD, alive, unwatched, watched
 
 HANGS = """
 import sys, threading
@@ -54,3 +54,34 @@ def test_after_the_watch_nothing_ends_the_process(tmp_path: Path) -> None:
     time.sleep(0.6)
     alive()
     assert list(tmp_path.iterdir()) == []
+
+
+WAITS_FOR_ITS_DRIVER = """
+import sys, time
+from pathlib import Path
+from dmf.machine.watchdog import unwatched, watched
+with watched(0.5, Path(sys.argv[1])):
+    with unwatched():
+        time.sleep(2)
+    print("waited", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_a_wait_for_the_driver_does_not_count_and_what_comes_after_it_does(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", WAITS_FOR_ITS_DRIVER, str(tmp_path / "stacks.txt")]
+    done = subprocess.run(command, timeout=120, check=False, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (1, "waited\n") and "Timeout" in (tmp_path / "stacks.txt").read_text()
+
+
+def test_signs_are_passed_on_a_few_times_within_the_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dmf.machine.watchdog.SECONDS_BETWEEN_SIGNS", 0.0)
+    told: list[float] = []
+    with watched(1.0, tmp_path / "stacks.txt", lambda: told.append(time.monotonic())):
+        deadline = time.monotonic() + 1.0
+        while time.monotonic() < deadline:
+            time.sleep(0.005)
+            alive()
+        with unwatched():
+            pass
+    assert 2 <= len(told) <= SIGNS_TOLD + 2

@@ -2,6 +2,9 @@
 
 A cache folder is written under another name and renamed when it is complete, so a folder under its final name has all
 its files. A lock, which the system releases if the process dies, keeps other processes from writing it too.
+
+The fingerprint of a split covers its classes, labels, sizes and the SHA-256 of every image, and is checked when a
+folder is opened; an image is checked the first time that it is read (`dmf.data.checks`).
 """
 
 from __future__ import annotations
@@ -24,17 +27,19 @@ from typing import Any
 
 import numpy as np
 
+from dmf.data.checks import BYTES, INFO, Checks
 from dmf.data.copies import Hashed, copies
 from dmf.data.layouts.pictures import USUAL, Look, Noted
 from dmf.data.layouts.raw import RawImage, RawSplit
 from dmf.data.store import Form, FullSizes, Squares, starts_of
-from dmf.machine.files import taken, wait_for
+from dmf.machine.files import sign, taken, wait_for
 from dmf.machine.watchdog import alive
 from dmf.values import Value
 
 LOG = logging.getLogger("dmf.data")
-VERSION = 2
+VERSION = 3
 """Part of a cache's key; increase it if the same files would give other arrays."""
+PARTIAL = ".partial"
 CHUNK = 64
 """Images that a thread decodes at a time."""
 DAMAGED_TOLD = 5
@@ -70,16 +75,16 @@ def open_cache(
     `read` returns the splits to write; those named in `full_size` are stored at full size. If several processes call
     this at once, one writes and the others wait for it.
     """
-    info = whole(folder)
+    info = _sound(folder)
     if info is not None:
         return info
-    with _locked(folder.with_name(folder.name + ".lock")):
-        info = whole(folder)
+    with _locked(_lock_of(folder)):
+        info = _sound(folder)
         if info is None:
-            aside = folder.with_name(folder.name + ".partial")
+            aside = folder.with_name(folder.name + PARTIAL)
             for leftover in (folder, aside):
                 if leftover.exists():
-                    LOG.warning("%s is incomplete (a killed run, or deleted files); writing it anew", leftover)
+                    LOG.warning("%s is incomplete or damaged (a killed run, deleted files); writing it anew", leftover)
                     shutil.rmtree(leftover)
             splits = read()
             aside.mkdir()
@@ -92,22 +97,45 @@ def open_cache(
     return info
 
 
+def _lock_of(folder: Path) -> Path:
+    """The lock file of a cache folder, complete or not."""
+    return folder.with_name(folder.name.removesuffix(PARTIAL) + ".lock")
+
+
 def open_arrays(folder: Path, split: str, form: Form) -> tuple[np.ndarray, Squares | FullSizes]:
     """Labels [M] and images of a split in a complete cache folder."""
-    labels = np.load(folder / f"{split}_labels.npy")
+    labels, digests = (np.load(folder / f"{split}_{what}.npy") for what in ("labels", "digests"))
     pixels = np.load(folder / f"{split}.npy", mmap_mode="r").view(np.ndarray)
+    checks = Checks(folder / f"{split}.npy", digests)
     if pixels.ndim > 1:
-        return labels, Squares(pixels)
+        return labels, Squares(pixels, checks)
     sizes = np.load(folder / f"{split}_sizes.npy")
-    return labels, FullSizes(pixels, sizes, starts_of(sizes, form.channels)[:-1], form)
+    return labels, FullSizes(pixels, sizes, starts_of(sizes, form.channels)[:-1], form, checks)
+
+
+def _sound(folder: Path) -> CacheInfo | None:
+    """As `whole`, but None also if classes, labels, sizes or digests are not those that were written."""
+    info = whole(folder)
+    for name, split in info.splits.items() if info else ():
+        try:
+            labels, digests = (np.load(folder / f"{name}_{what}.npy") for what in ("labels", "digests"))
+            sizes = np.load(folder / f"{name}_sizes.npy") if (folder / f"{name}_sizes.npy").is_file() else None
+            shape = np.load(folder / f"{name}.npy", mmap_mode="r").shape
+        except ValueError as error:
+            LOG.warning("%s, %s: %s", folder, name, error)
+            return None
+        if _fingerprint(split.classes, labels, shape if sizes is None else sizes, digests) != split.fingerprint:
+            LOG.warning("%s is damaged: %s is not what was written", folder, name)
+            return None
+    return info
 
 
 def whole(folder: Path) -> CacheInfo | None:
     """The information in `folder` if it exists and is complete, else None."""
-    if not (folder / "info.json").is_file():
+    if not (folder / INFO).is_file():
         return None
     try:
-        info = CacheInfo.read(folder / "info.json")
+        info = CacheInfo.read(folder / INFO)
     except ValueError as error:
         LOG.warning("%s", error)
         return None
@@ -120,13 +148,14 @@ def _locked(path: Path) -> Iterator[None]:
     """Hold the lock file `path` exclusively among processes and threads; it is released, but never deleted."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        file = open(path, "a")  # noqa: SIM115 - closed below
+        file = open(path, "a+")  # noqa: SIM115 - closed below
     except OSError as error:
         raise ValueError(f"cannot write the cache folder {path.parent} ({error.strerror}); set DMF_CACHE") from error
     with file:
         if not taken(file):
             LOG.info("waiting for another process that is writing %s", path.with_suffix(""))
             wait_for(file)
+        sign(file)
         yield
 
 
@@ -144,9 +173,13 @@ def _write(folder: Path, splits: dict[str, RawSplit], layout: str, form: Form, f
         digests = _write_pixels(folder / f"{name}.npy", splits[name], plan, form, look, seen)
         hashed.append(Hashed(name, digests, plan.labels, functools.partial(_where, splits[name], plan)))
         np.save(folder / f"{name}_labels.npy", plan.labels)
+        joined = np.frombuffer(b"".join(digests), np.uint8).reshape(-1, BYTES)
+        np.save(folder / f"{name}_digests.npy", joined)
         if plan.sizes is not None:
             np.save(folder / f"{name}_sizes.npy", plan.sizes)
-        cached[name] = CachedSplit(classes=plan.classes, fingerprint=_fingerprint(plan, digests))
+        sizes = plan.shape if plan.sizes is None else plan.sizes
+        fingerprint = _fingerprint(plan.classes, plan.labels, sizes, joined)
+        cached[name] = CachedSplit(classes=plan.classes, fingerprint=fingerprint)
     doubts = [doubt for split in splits.values() for doubt in split.doubts]
     doubts += [*seen.noted.sentences(look), *copies(hashed)]
     for path in folder.iterdir():
@@ -160,7 +193,7 @@ def _write(folder: Path, splits: dict[str, RawSplit], layout: str, form: Form, f
         doubts=tuple(dict.fromkeys(doubts)),
         file_bytes=file_bytes,
     )
-    info.write(folder / "info.json")
+    info.write(folder / INFO)
     return info
 
 
@@ -248,6 +281,7 @@ def _write_pixels(path: Path, split: RawSplit, plan: _Plan, form: Form, look: Lo
                     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
                 digests[position] = hashlib.sha256(data).digest()
             alive()
+            os.utime(_lock_of(path.parent))  # tells those who wait for it that this process works
 
         _in_threads(store, _chunks(zip(plan.positions.tolist(), split.images(), strict=True)))
     _check_damaged(damaged)
@@ -304,12 +338,14 @@ def _check_damaged(damaged: dict[str, Exception]) -> None:
         raise ValueError(f"{told}{more}; expected whole images, such as {', '.join(USUAL)}") from damaged[names[0]]
 
 
-def _fingerprint(plan: _Plan, digests: list[bytes]) -> str:
-    parts = hashlib.sha256(json.dumps(plan.classes).encode())
-    parts.update(plan.labels.astype("<i8").tobytes())
-    parts.update(json.dumps(plan.shape).encode() if plan.sizes is None else plan.sizes.astype("<i8").tobytes())
-    for digest in digests:
-        parts.update(digest)
+def _fingerprint(
+    classes: tuple[str, ...], labels: np.ndarray, sizes: np.ndarray | tuple[int, ...], digests: np.ndarray
+) -> str:
+    """Of a split: `sizes` are those of its images, [M, 2], or the shape of the array if all are of one size."""
+    parts = hashlib.sha256(json.dumps(classes).encode())
+    parts.update(labels.astype("<i8").tobytes())
+    parts.update(json.dumps(sizes).encode() if isinstance(sizes, tuple) else sizes.astype("<i8").tobytes())
+    parts.update(digests.tobytes())
     return parts.hexdigest()
 
 

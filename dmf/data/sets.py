@@ -51,6 +51,11 @@ class ImageSplit:
         """Whether the images are stored at full size, so that `full` works."""
         return isinstance(self._stored, FullSizes)
 
+    @property
+    def damaged(self) -> bool:
+        """Whether an image was found damaged since the data set was opened."""
+        return self._stored.checks is not None and self._stored.checks.failed
+
     def pixels(self, indices: np.ndarray | Tensor) -> Tensor:
         """The images at integer `indices` [n], made square as the configuration says: uint8 [n, S, S, C]."""
         import torch
@@ -144,7 +149,11 @@ def open_for(training: AnyTraining) -> DataSet:
 
 def images_of(training: AnyTraining) -> DataSet:
     """As `open_for`, but trainings on the same images share one data set within a process."""
-    data = _opened(training.data, training.augmentation.crop == "resized")
+    crops = training.augmentation.crop == "resized"
+    data = _opened(training.data, crops)
+    if any(data.split(name).damaged for name in SPLITS):
+        _opened.cache_clear()
+        data = _opened(training.data, crops)
     LOG.info("images: %s, %s, fingerprint %s", data.name, data.layout, data.fingerprint[:16])
     return data
 

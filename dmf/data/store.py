@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
+from dmf.data.checks import Checks
+
 CENTER_CROP = 92 / 84
 """Side before the centre crop, relative to the side after it (released code for tieredImageNet)."""
 
@@ -42,6 +44,8 @@ class Squares:
     """Square images on disk, uint8 [M, S, S, C]."""
 
     array: np.ndarray
+    checks: Checks | None = None
+    """None: for images that are in memory."""
 
     def __len__(self) -> int:
         return len(self.array)
@@ -49,6 +53,9 @@ class Squares:
     def squares(self, indices: np.ndarray) -> np.ndarray:
         """A copy of the images at `indices`, [n, S, S, C]."""
         squares: np.ndarray = self.array[indices]
+        if self.checks:
+            for index, pixels in zip(indices, squares, strict=True):
+                self.checks.check(index, pixels)
         return squares
 
 
@@ -60,6 +67,8 @@ class FullSizes:
     sizes: np.ndarray
     starts: np.ndarray
     form: Form
+    checks: Checks | None = None
+    """None: for images that are in memory."""
 
     def __len__(self) -> int:
         return len(self.sizes)
@@ -68,7 +77,10 @@ class FullSizes:
         """One image at full size, uint8 [h, w, C]."""
         height, width = self.sizes[index]
         count = height * width * self.form.channels
-        return self.bytes[self.starts[index] : self.starts[index] + count].reshape(height, width, self.form.channels)
+        pixels = self.bytes[self.starts[index] : self.starts[index] + count].reshape(height, width, self.form.channels)
+        if self.checks:
+            self.checks.check(index, pixels)
+        return pixels
 
     def squares(self, indices: np.ndarray) -> np.ndarray:
         """The images at `indices`, made square now, [n, S, S, C]."""

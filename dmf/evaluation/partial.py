@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
+import zlib
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -35,13 +37,18 @@ class PartialResults:
         self.path, self.identity = path, identity
 
     def read(self) -> list[list[int]]:
-        """Results of the first n episodes, [n][N]; none if the identity differs. A truncated last line is dropped."""
+        """Results of the first n episodes, [n][N]; none if the identity differs.
+
+        They end before the first line that is damaged, as the last one may be after a kill.
+        """
         if not self.path.is_file():
             return []
         head, *lines = self.path.read_bytes().split(b"\n")
         if head != self._head():
             return []
-        return [json.loads(line) for line in lines[:-1]]  # after the last newline is nothing, or a truncated line
+        results = (line.rpartition(b" ") for line in lines)
+        sound = itertools.takewhile(lambda parts: parts[2] == _sum(parts[0]), results)
+        return [json.loads(result) for result, _, _ in sound]
 
     def begin(self, results: list[list[int]]) -> None:
         """Rewrite the file with `results`."""
@@ -60,4 +67,10 @@ class PartialResults:
 
 
 def _line(result: list[int]) -> bytes:
-    return json.dumps(result).encode()
+    """The result, a space and its checksum."""
+    text = json.dumps(result).encode()
+    return text + b" " + _sum(text)
+
+
+def _sum(text: bytes) -> bytes:
+    return b"%08x" % zlib.crc32(text)

@@ -26,7 +26,7 @@ DEVICES = ("cpu", "cuda")
 NUMBERLESS = frozenset(
     {
         *("config", "values", "records", "files", "checkpoints", "provenance", "watchdog", "library"),
-        *("layouts", "cache", "copies", "glyphs", "known", "sources", "survey"),
+        *("layouts", "cache", "checks", "copies", "glyphs", "known", "sources", "survey"),
     }
 )
 """Modules, and folders of modules, that `code_hash` leaves out, because the record states the outcome of their work:

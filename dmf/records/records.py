@@ -18,9 +18,11 @@ FORMAT = 2
 """Format of the records. Format 1 lacks per-class counts, checksums, pre-training and the validation task."""
 CONFIG, RECORD, EVALUATIONS = "config.json", "training.json", "evaluations"
 BEST, LAST, LOCK, STACKS = "best.safetensors", "last.safetensors", ".lock", "stacks.txt"
+DAMAGED_BEST = "best.damaged.safetensors"
 """Files in a training's folder: the configuration, the training's record (written last), the folder of evaluation
 records; the best weights, the checkpoint to resume from (deleted once the record is written), the lock of the process
-that is working there, and the stack traces of a process that was ended because it hung."""
+that is working there, the stack traces of a process that was ended because it hung, and best weights that were put
+aside because their checksum differs."""
 
 
 def read_training(path: Path) -> AnyTraining:
@@ -37,6 +39,14 @@ def training_from(text: str | bytes, where: str = "the configuration") -> AnyTra
 
 
 _TRAINING: TypeAdapter[AnyTraining] = TypeAdapter(Training)
+
+
+def damaged_weights(key: str) -> str:
+    """The error message for a training whose weights are damaged."""
+    return (
+        f"training {key} has ended and its best weights are damaged ({DAMAGED_BEST} in its folder); retrain it with "
+        "--retrain-damaged"
+    )
 
 
 def without_weights(key: str) -> str:

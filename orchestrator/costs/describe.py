@@ -21,6 +21,7 @@ PLANNED = {
     "started": "to continue from its checkpoint",
     "failed": "failed",
     "stale": "stale",
+    "damaged": "damaged",
     "blocked": "blocked",
     "no weights": "trained, weights not kept",
     "untested": "trained, to test",
@@ -28,6 +29,11 @@ PLANNED = {
     "diverged": "diverged",
 }
 """State -> what it means for the next start."""
+
+LEFT_ALONE: dict[str, str] = {
+    "stale": "stale ones are left alone: --accept-stale uses them, --retrain-stale retrains them",
+    "damaged": "damaged ones are left alone: --retrain-damaged puts them aside and retrains them",
+}
 
 
 def describe(
@@ -50,16 +56,16 @@ def describe(
     if images:
         images.at([trial for trial in trials if not stands[trial.key].ended])
     told = labels(trial.config for trial in everything)
-    any_stale = any(each.state == "stale" for each in stands.values())
-    seen = preview(spec, planned, ledger, trials)
+    states = {each.state for each in stands.values()}
+    seen = preview(spec, planned, ledger, trials, {trial.key: stands[trial.key].whole(trial) for trial in trials})
     wanted, cells = planned.trainings_asked, len(planned.cells)
     stages = sum(trial.config.kind == "pretraining" for trial in everything)
     distinct = len(everything) - stages
     part = f"{len(trials)} of them" if asked is not None else "trainings"
     tables = Counter(cell.table for cell in planned.cells)
     counts = Counter(_told(each) for each in stands.values())
-    evaluations = {(trial.key, e.key) for trial in trials for e in trial.evaluations}
-    tested = sum(ledger.tested(*pair) for pair in evaluations)
+    evaluations = sum(len(trial.evaluations) for trial in trials)
+    tested = sum(len(each.tested) for each in stands.values())
     head = [
         f"Sweep {planned.name}: {planned.about}",
         f"{cells} cells in {', '.join(f'table {name}: {n}' for name, n in tables.items())}; {_seeds(spec)}",
@@ -70,8 +76,8 @@ def describe(
             else ""
         ),
         f"{part}: " + ", ".join(f"{number} {state}" for state, number in counts.items()),
-        f"{len(evaluations)} evaluations, {tested} done",
-        *(["stale ones are left alone: --accept-stale uses them, --retrain-stale retrains them"] if any_stale else []),
+        f"{evaluations} evaluations, {tested} done",
+        *(told_of for state, told_of in LEFT_ALONE.items() if state in states),
         *(images.facts if images else ()),
         *(look_lines(planned, ledger, seen) if planned.rule else seen.lines),
         *(f"warning: {warning}" for warning in (*(images.doubts if images else ()), *seen.warnings)),
@@ -83,7 +89,7 @@ def describe(
         fills = f"table {', '.join(dict.fromkeys(trial.tables))}" if trial.tables else "-"
         line = f"{trial.key}  {told[trial.key]:<{width}}  {fills}  {_told(stands[trial.key])}"
         line += f": {stands[trial.key].why}" if stands[trial.key].why else ""
-        where = other_root(trial, ledger) if stands[trial.key].state != "missing" else None
+        where = other_root(trial, stands[trial.key])
         lines.append(", ".join(filter(None, (line, seen.of(trial.key), where))))
     return "\n".join([*head, *shortened(lines)])
 
@@ -99,9 +105,9 @@ def _told(stands: Standing) -> str:
     return PLANNED[stands.state] + (", to retry" if stands.again else "")
 
 
-def other_root(trial: Trial, ledger: Ledger) -> str | None:
+def other_root(trial: Trial, stands: Standing) -> str | None:
     """`trained on images at ...`, if a stored training's images were in another folder than the sweep now says."""
-    ended = ledger.how_ended(trial.key)
+    ended = stands.record
     if ended is None or ended.outcome == "failed" or ended.data_root in (None, trial.config.data.root):
         return None
     return f"trained on images at {ended.data_root}"

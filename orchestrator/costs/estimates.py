@@ -7,11 +7,12 @@ do: finished trainings cost nothing, started ones only their remaining epochs.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
 import math
 import statistics
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -71,14 +72,21 @@ UNKNOWN = Cost(None, None, None, None, "unknown")
 
 
 def estimate(
-    trials: Sequence[Trial], ledger: Ledger, calibration: Calibration, anew: Collection[str] = ()
+    trials: Sequence[Trial],
+    ledger: Ledger,
+    calibration: Calibration,
+    anew: Collection[str] = (),
+    whole: Mapping[str, bool] | None = None,
 ) -> dict[str, Cost]:
-    """The cost of every trial, by key; trials in `anew` count from their beginning."""
-    states = {trial.key: ledger.state(trial) for trial in trials}
-    known = known_rates(ledger, calibration)
+    """The cost of every trial, by key; trials in `anew` count from their beginning.
+
+    `whole` says by key which have all their records, if that has been looked up.
+    """
+    whole = whole or {trial.key: ledger.state(trial) in ("done", "diverged") for trial in trials}
+    known = {} if all(whole[t.key] and t.key not in anew for t in trials) else known_rates(ledger, calibration)
     costs = {}
     for trial in trials:
-        if states[trial.key] in ("done", "diverged") and trial.key not in anew:
+        if whole[trial.key] and trial.key not in anew:
             costs[trial.key] = DONE
         elif found := _rates_for(trial.config, known) if known else None:
             done, spent, left = (0, 0.0, list(trial.evaluations)) if trial.key in anew else _progress(trial, ledger)
@@ -106,8 +114,7 @@ def known_rates(ledger: Ledger, calibration: Calibration) -> dict[tuple[str, str
 
 def _rates_seen(ledger: Ledger, calibration: Calibration) -> Iterator[Rates]:
     """The rates of the newest trainings; a record that cannot be read is left out with a warning."""
-    paths = sorted(ledger.store.glob(f"trainings/*/{RECORD}"), key=lambda path: path.stat().st_mtime_ns)
-    for path in paths[-RECORDS_READ:]:
+    for path in _newest_records(ledger):
         try:
             record = TrainingRecord.read(path)
             tests = ledger.evaluations(path.parent.name)
@@ -117,6 +124,16 @@ def _rates_seen(ledger: Ledger, calibration: Calibration) -> Iterator[Rates]:
         rates = of_record(record, tests, _images(record.config, calibration))
         if rates is not None:
             yield rates
+
+
+def _newest_records(ledger: Ledger) -> list[Path]:
+    """Paths of the newest records, which takes one look at each."""
+    found: list[tuple[int, Path]] = []
+    for key in ledger.kept_keys():
+        path = ledger.folder(key) / RECORD
+        with contextlib.suppress(FileNotFoundError):
+            found.append((path.stat().st_mtime_ns, path))
+    return [path for _, path in sorted(found)[-RECORDS_READ:]]
 
 
 def _images(config: AnyTraining, calibration: Calibration) -> Images:
@@ -225,13 +242,13 @@ def _spread(seconds: Sequence[float], least: float) -> tuple[float, float]:
 
 def _progress(trial: Trial, ledger: Ledger) -> tuple[int, float, list[EvaluationConfig]]:
     """Epochs done, seconds spent, and remaining tests."""
-    record = ledger.training(trial.key)
-    if record is not None and record.outcome == "finished":
-        tests = {test.evaluation_key: test.seconds for test in ledger.evaluations(trial.key)}
-        missing = [evaluation for evaluation in trial.evaluations if evaluation.key not in tests]
-        return trial.config.training.epochs, record.seconds + sum(tests.values()), missing
     try:
+        record = ledger.training(trial.key)
+        if record is not None and record.outcome == "finished":
+            tests = {test.evaluation_key: test.seconds for test in ledger.evaluations(trial.key)}
+            missing = [evaluation for evaluation in trial.evaluations if evaluation.key not in tests]
+            return trial.config.training.epochs, record.seconds + sum(tests.values()), missing
         at = ledger.checkpoint(trial.key)
-    except ValueError:  # it cannot be read; the trial will report that
+    except ValueError:  # one of them cannot be read; the trial will report that
         at = None
     return (len(at.history), at.seconds, list(trial.evaluations)) if at else (0, 0.0, list(trial.evaluations))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from orchestrator.costs.estimates import Cost, estimate
@@ -33,13 +33,19 @@ class Preview:
         return f"about {duration(seconds)}" if (seconds := self.costs[key].seconds) else ""
 
 
-def preview(spec: SweepSpec, planned: SweepPlan, ledger: Ledger, asked: Sequence[Trial] | None = None) -> Preview:
+def preview(
+    spec: SweepSpec,
+    planned: SweepPlan,
+    ledger: Ledger,
+    asked: Sequence[Trial] | None = None,
+    whole: Mapping[str, bool] | None = None,
+) -> Preview:
     """Estimate the cost of a sweep, or of the `asked` trials of it, and collect warnings.
 
-    Starts nothing.
+    Starts nothing. `whole` is as in `estimate`.
     """
     trials = planned.trials() if asked is None else asked
-    costs = estimate(trials, ledger, Calibration.of(ledger.store))
+    costs = estimate(trials, ledger, Calibration.of(ledger.store), whole=whole)
     left = [trial for trial in trials if costs[trial.key].source != "done"]
     machine = machine_for(left, costs, spec)
     together = at_a_time(left, spec.resources, machine)

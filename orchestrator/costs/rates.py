@@ -6,6 +6,7 @@ Trainings of one cost class do the same work per episode: all settings that cost
 from __future__ import annotations
 
 import functools
+import logging
 import math
 import statistics
 from collections.abc import Callable, Iterable, Sequence
@@ -29,7 +30,9 @@ from dmf.config import (
 from dmf.config.sections import USUAL_QUERIES, USUAL_SHOT, USUAL_WAY
 from dmf.methods import build_method
 from dmf.records.records import EvaluationRecord, TrainingRecord
-from dmf.values import Value
+from dmf.values import Damaged, Value
+
+log = logging.getLogger("dmf.estimates")
 
 COSTS_NOTHING = frozenset(
     "data.normalisation data.resize data.background data.orientation augmentation.crop_padding augmentation.flip "
@@ -98,9 +101,13 @@ class Calibration(Value):
 
     @classmethod
     def of(cls, store: Path) -> Self:
-        """A store's calibration, empty if nothing was measured."""
+        """A store's calibration, empty if nothing was measured or, with a warning, if its file is damaged."""
         path = calibration_path(store)
-        return cls.read(path) if path.is_file() else cls()
+        try:
+            return cls.read(path) if path.is_file() else cls()
+        except Damaged as error:
+            log.warning("no calibration is used, measure again: %s", " ".join(str(error).split())[:300])
+            return cls()
 
     def images_of(self, data: DataConfig) -> Images:
         """Sizes of a data set's splits, if it was opened for a measurement."""

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from dmf.config import AnyTraining
+from dmf.values import Damaged
 from orchestrator.costs.estimates import Cost, Source
 from orchestrator.costs.rates import cost_class, representative
 from orchestrator.spec.plan import labels
@@ -80,10 +81,15 @@ def compare(estimates_before: dict[str, Cost], ledger: Ledger) -> str:
     configs: dict[str, AnyTraining] = {}
     pairs: dict[str, list[tuple[Cost, float]]] = {}
     for key, cost in estimates_before.items():
-        record = ledger.training(key)
-        if not cost.seconds or record is None or record.outcome != "finished":
+        if not cost.seconds:
             continue
-        actual = record.seconds + sum(test.seconds for test in ledger.evaluations(key)) - cost.earlier_seconds
+        try:
+            record, tests = ledger.training(key), ledger.evaluations(key)
+        except Damaged:  # the summary says so
+            continue
+        if record is None or record.outcome != "finished":
+            continue
+        actual = record.seconds + sum(test.seconds for test in tests) - cost.earlier_seconds
         name = cost_class(record.config)
         configs.setdefault(name, record.config)
         pairs.setdefault(name, []).append((cost, actual))

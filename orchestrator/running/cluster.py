@@ -20,6 +20,8 @@ from dmf.config import AnyTraining
 from orchestrator.running.interrupts import Signals
 from orchestrator.spec.model import Resources
 
+log = logging.getLogger("dmf.cluster")
+
 OBJECT_STORE_BYTES = 128 * 2**20
 """Small, since trials exchange only numbers."""
 SECONDS_BETWEEN_LOOKS = 5.0
@@ -63,12 +65,24 @@ def _start(address: str | None, code: Path, shared: bool) -> None:
             ) from None
     else:
         with environment("PYTHONPATH", path):
-            ray.init(
-                "local",
-                include_dashboard=False,
-                object_store_memory=OBJECT_STORE_BYTES,
-                **quiet,
-            )
+            _start_here(quiet)
+
+
+def _start_here(quiet: dict[str, Any]) -> None:
+    """Start Ray on this machine; once more if that fails, as it does on a machine that is busy for a moment."""
+    for last in (False, True):
+        try:
+            ray.init("local", include_dashboard=False, object_store_memory=OBJECT_STORE_BYTES, **quiet)
+            return
+        except Exception as error:  # Ray raises many kinds, such as a plain Exception for a timeout
+            ray.shutdown()
+            told = " ".join(str(error).split())[:300]
+            if last:
+                raise ValueError(
+                    f"Ray did not start on this machine, twice: {told}; see the newest folder in /tmp/ray for its "
+                    "logs, and if the machine is busy, start again later or run the sweep with --executor local"
+                ) from error
+            log.warning("Ray did not start, will try once more: %s", told)
 
 
 @contextlib.contextmanager

@@ -9,6 +9,7 @@ from orchestrator.running.order import with_stages
 from orchestrator.spec.plan import SweepPlan, Trial
 from orchestrator.store.ledger import Ledger
 from orchestrator.store.standing import standing
+from orchestrator.text import say
 from reports.deciding import take_look
 from reports.looks import Course, Look, Looks, agreed, courses, going_on, name_of
 from reports.tables import PlannedCell
@@ -36,16 +37,17 @@ def decide_rows(planned: SweepPlan, ledger: Ledger, accept_stale: bool, train: T
             train(with_stages(new, trials))
             tried |= {trial.key for trial in new}
             ledger.all_ended()
+            ledger.index.look_once()  # until a trial runs
         today = Today(accept_stale)  # images that had never been opened now have a fingerprint
         ready = _ready(asked, looks, ledger, today)
         if not ready:
             for sentence in _waiting(looks):
-                print(sentence)
+                say(sentence)
             return
         look = take_look(looks, asked.layouts, asked.cells, ready, ledger, today)
         looks = looks.model_copy(update={"taken": (*looks.taken, look)})
         ledger.write_looks(planned.name, looks)
-        print("\n".join(told(look, looks)))
+        say("\n".join(told(look, looks)))
 
 
 def _ready(asked: SweepPlan, looks: Looks, ledger: Ledger, today: Today) -> set[tuple[str, str]]:

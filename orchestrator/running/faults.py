@@ -10,7 +10,8 @@ from typing import Literal
 from dmf.records.records import Failure
 
 Kind = Literal["error", "machine", "memory", "disk", "stage"]
-NO_ROOM = {errno.ENOSPC, errno.EDQUOT}
+NO_WRITING = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG}
+"""Errors of a disk that takes no more files, for this training or any other: it is full, or read-only."""
 PASSING = {
     errno.EIO,
     errno.ESTALE,
@@ -20,8 +21,11 @@ PASSING = {
     errno.ENODEV,
     errno.ECONNRESET,
     errno.ENOLCK,
+    errno.EHOSTDOWN,
+    errno.EUCLEAN,
+    errno.ENXIO,
 }
-"""Errors of a network file system while its server is away."""
+"""Errors of a disk that fails, or of a network file system while its server is away."""
 NUMBER = re.compile(r"\(os error (\d+)\)")
 """Finds the number in the text of safetensors' errors, which have no `errno`."""
 NO_MEMORY = re.compile(r"DefaultCPUAllocator: (can't allocate|not enough) memory")
@@ -59,9 +63,11 @@ def _own_kind(error: BaseException) -> Kind:
         return "memory"
     if isinstance(error, RuntimeError) and NO_MEMORY.search(str(error)):
         return "memory"
-    if number in NO_ROOM:
+    if type(error).__name__ == "DamagedStage":
+        return "stage"
+    if number in NO_WRITING:
         return "disk"
-    if number in PASSING or type(error).__name__ == "TakenOver":
+    if number in PASSING or type(error).__name__ in ("TakenOver", "DamagedImages"):
         return "machine"
     if isinstance(error, RuntimeError) and OF_A_GPU.search(str(error)):
         return "machine"

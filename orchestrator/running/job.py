@@ -49,15 +49,17 @@ class Job:
         return cls(training_from(json.dumps(data["config"])), evaluations, *rest)
 
 
-def work(job: Job, on_epoch: Callable[[Epoch], None]) -> TrainingRecord | Failure:
-    """Run a job; return its training's record, or why it failed.
+def work(
+    job: Job, on_epoch: Callable[[Epoch], None], alive: Callable[[], None] = lambda: None
+) -> TrainingRecord | Failure:
+    """Run a job; return its training's record, or why it failed. `alive` is called as in `run_trial`.
 
     A fault of the machine is raised, because the job is worth a retry from its checkpoint.
     """
     import torch
 
     try:
-        return _with_memory_for_two(job, on_epoch)
+        return _with_memory_for_two(job, on_epoch, alive)
     except Exception as error:
         failure = failure_of(error)
         if failure.kind == "machine":
@@ -68,17 +70,20 @@ def work(job: Job, on_epoch: Callable[[Epoch], None]) -> TrainingRecord | Failur
         torch.cuda.empty_cache()
 
 
-def _with_memory_for_two(job: Job, on_epoch: Callable[[Epoch], None]) -> TrainingRecord:
+def _with_memory_for_two(job: Job, on_epoch: Callable[[Epoch], None], alive: Callable[[], None]) -> TrainingRecord:
     """Run a job. If it runs out of memory, retry once: another process may have held the memory."""
     import torch
 
     from orchestrator.running.trial import run_trial
 
+    def run() -> TrainingRecord:
+        return run_trial(job.config, job.evaluations, job.store, on_epoch, job.timeout_s, job.keep_weights, alive)
+
     try:
-        return run_trial(job.config, job.evaluations, job.store, on_epoch, job.timeout_s, job.keep_weights)
+        return run()
     except Exception as error:
         if kind_of(error) != "memory":
             raise
     gc.collect()
     torch.cuda.empty_cache()
-    return run_trial(job.config, job.evaluations, job.store, on_epoch, job.timeout_s, job.keep_weights)
+    return run()

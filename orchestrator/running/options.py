@@ -30,5 +30,6 @@ class Options:
     retry_failed: bool
     accept_stale: bool
     retrain_stale: bool
+    retrain_damaged: bool
     trial_timeout: float | None
     """Seconds; None: a trial may hang for ever."""

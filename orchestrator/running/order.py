@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 
 from dmf.config import AnyTraining
 from dmf.records.records import Failure
+from dmf.values import Damaged
 from orchestrator.spec.plan import Trial
 from orchestrator.store.ledger import Ledger
 
@@ -32,10 +33,13 @@ def without_start(config: AnyTraining, ledger: Ledger) -> Failure | None:
     """Why a training cannot start: its pre-training has not ended, or ended without weights. None: it can start."""
     if config.stage is None:
         return None
-    ended = ledger.how_ended(config.stage.key)
+    told = f"its pre-training {config.stage.key}"
+    try:
+        ended = ledger.how_ended(config.stage.key)
+    except Damaged as error:
+        return Failure(kind="stage", reason=f"{told} is damaged: {' '.join(str(error).split())}")
     if ended is not None and ended.outcome == "finished":
         return None
-    told = f"its pre-training {config.stage.key}"
     if ended is None:
         return Failure(kind="stage", reason=f"{told} has not ended")
     reason = f": {ended.failure.reason}" if ended.failure else ""

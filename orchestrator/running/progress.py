@@ -13,10 +13,9 @@ from typing import Literal, Self
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
-from rich.text import Text
 
 from dmf.records.records import Epoch
-from orchestrator.text import duration
+from orchestrator.text import duration, plain
 
 SECONDS_BETWEEN_LINES = 30
 """For one trial, if stdout is not a terminal."""
@@ -115,9 +114,7 @@ class Progress:
     def _line(self, key: str, text: str) -> None:
         if not self.console.is_terminal:
             ended = len(self.rows) - self.stages["waiting"] - self.stages["running"]
-            self.console.print(
-                f"[{ended}/{len(self.rows)}] {key} {self.rows[key].label}: {text}", markup=False, highlight=False
-            )
+            self.console.print(plain(f"[{ended}/{len(self.rows)}] {key} {self.rows[key].label}: {text}"))
 
     def time_left(self) -> str:
         """The estimated time left: epochs left times their mean time, divided by the number of running trials."""
@@ -129,7 +126,8 @@ class Progress:
     def table(self) -> Table:
         """The live table: one row per trial, as many as fit on the terminal."""
         counts = ", ".join(f"{self.stages[stage]} {stage}" for stage in ORDER if self.stages[stage])
-        table = Table(title=f"{self.title}: {counts}; {self.time_left()}", title_justify="left", expand=False)
+        told = plain(f"{self.title}: {counts}; {self.time_left()}")
+        table = Table(title=told, title_justify="left", expand=False)
         for name in ("training", "what differs", "state", "epoch", "validation", "left", "note"):
             table.add_column(name, no_wrap=name != "note")
         room = max(3, self.console.height - 6)
@@ -138,12 +136,12 @@ class Progress:
             mean = row.seconds / row.seen if row.seen else None
             table.add_row(
                 key,
-                Text(row.label),
+                plain(row.label),
                 row.stage,
                 f"{row.epoch}/{row.epochs}",
                 "" if row.validation_accuracy is None else f"{100 * row.validation_accuracy:.2f} %",
                 duration(row.left * mean) if mean and row.stage == "running" else "",
-                Text(row.note),  # Text, because an error may contain brackets, which are markup in a plain string
+                plain(row.note),
             )
         if len(self.rows) > len(shown):
             table.caption = f"and {len(self.rows) - len(shown)} more"

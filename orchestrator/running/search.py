@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from dmf.config import ExperimentConfig
 from dmf.records.records import CONFIG, Epoch, Failure, TrainingRecord
 from dmf.records.staleness import Today
-from dmf.values import digest
+from dmf.values import Damaged, digest
 from orchestrator.running.faults import one_line
 from orchestrator.running.interrupts import Signals
 from orchestrator.running.job import Job
@@ -23,7 +23,18 @@ from orchestrator.running.watch import SweepWatch, Watch, note_failure
 from orchestrator.spec.model import Range, SweepSpec
 from orchestrator.spec.plan import Trial
 from orchestrator.store.ledger import Ledger
-from orchestrator.store.searches import SearchResults, Tried, first_point, kept, label, listing, results_path, resume
+from orchestrator.store.searches import (
+    SearchResults,
+    Tried,
+    first_point,
+    kept,
+    label,
+    listing,
+    results_path,
+    resume,
+    training_or_none,
+)
+from orchestrator.text import say
 
 if TYPE_CHECKING:
     from orchestrator.running.tune import RayTune
@@ -43,7 +54,7 @@ def _doubts(key: str, ledger: Ledger, today: Today) -> str:
     """Why a training in the store is stale; empty if it is not, or if the user accepts it."""
     if today.accept_stale:
         return ""
-    record = ledger.training(key)
+    record = training_or_none(ledger, key)
     if record and record.provenance:
         return ", ".join(today.doubts(record.config, record.provenance.code, record.provenance.data_fingerprint))
     try:
@@ -82,7 +93,7 @@ class SearchWatch(Watch):
             config = None
         key = config.key if config else digest(values)
         if key not in self.values:
-            self.values[key], self.configs[key], self.before[key] = values, config, self.ledger.training(key)
+            self.values[key], self.configs[key], self.before[key] = values, config, training_or_none(self.ledger, key)
             self.progress.planned(key, label(values), self.results.base.training.epochs)
         return key
 
@@ -102,7 +113,7 @@ class SearchWatch(Watch):
         super().epoch(key, epoch)
 
     def settle(self, key: str, failure: Failure | None) -> tuple[Stage, str]:
-        config, record = self.configs[key], self.ledger.training(key)
+        config, record = self.configs[key], training_or_none(self.ledger, key)
         if config and failure:
             record = note_failure(self.ledger, config, failure, self.before[key])
         outcome: Any = "impossible" if not config else "failed" if failure else record.outcome if record else "stopped"
@@ -139,16 +150,16 @@ def run_search(spec: SweepSpec, ledger: Ledger, tracker: Tracker, signals: Signa
     results = resume(spec, ledger)
     again = list({tried.key: tried.values for tried in kept(spec, ledger).open}.values())
     left = max(0, spec.search.trials - len(results.tried))
-    print(f"{spec.name}: {spec.search.trials} trials, {len(results.tried)} done, {left} to run")
+    say(f"{spec.name}: {spec.search.trials} trials, {len(results.tried)} done, {left} to run")
     best = _best_trial(spec, results)
     if left or (best is not None and ledger.state(best) != "done"):
         results = _run_left(spec, results, again, left, ledger, tracker, signals, options)
         best = _best_trial(spec, results)
-    print(listing(results))
+    say(listing(results))
     for key in dict.fromkeys(tried.key for tried in results.open):
-        record = ledger.training(key)
+        record = training_or_none(ledger, key)
         reason = record.failure.reason if record and record.failure else "did not end"
-        print(f"failed, will be retried: {ledger.folder(key)}: {reason}")
+        say(f"failed, will be retried: {ledger.folder(key)}: {reason}")
     tested = best is not None and _told_test(ledger, best)
     return tested and not results.open and len(results.tried) >= spec.search.trials
 
@@ -267,9 +278,13 @@ def _distribution(range_: Range) -> Any:
 
 def _told_test(ledger: Ledger, best: Trial) -> bool:
     for evaluation in best.evaluations:
-        test = ledger.evaluation(best.key, evaluation.key)
+        try:
+            test = ledger.evaluation(best.key, evaluation.key)
+        except Damaged as error:
+            say(f"damaged: {' '.join(str(error).split())}")
+            return False
         if test is None:
             return False
         way, shot = evaluation.way, evaluation.shot
-        print(f"test, {way}-way {shot}-shot: {100 * test.accuracy:.2f} ± {100 * test.ci95:.2f} %")
+        say(f"test, {way}-way {shot}-shot: {100 * test.accuracy:.2f} ± {100 * test.ci95:.2f} %")
     return True

@@ -33,6 +33,7 @@ from orchestrator.running.interrupts import Signals
 from orchestrator.running.job import Job
 from orchestrator.running.options import Options
 from orchestrator.running.order import Order
+from orchestrator.running.silence import Silence
 from orchestrator.running.watch import Watcher, logged
 from orchestrator.running.worker import train_job
 from orchestrator.spec.model import SweepSpec
@@ -40,6 +41,7 @@ from orchestrator.spec.plan import Trial
 from orchestrator.store.ledger import Ledger
 from orchestrator.store.snapshot import snapshot
 
+FROZEN = "showed no sign of life, not even to end itself, and was ended"
 PENDING = 200
 """Trials that Tune prepares besides those that run: as many as in a grid search."""
 
@@ -48,21 +50,29 @@ class _Listener(Callback):
     """Passes Tune's callbacks on to a watcher, by training key."""
 
     def __init__(
-        self, watcher: Watcher, signals: Signals, nodes: NodeWatch, key_of: Callable[[dict[str, Any]], str]
+        self,
+        watcher: Watcher,
+        signals: Signals,
+        nodes: NodeWatch,
+        silence: Silence,
+        key_of: Callable[[dict[str, Any]], str],
     ) -> None:
-        self.watcher, self.signals, self.nodes, self.key_of = watcher, signals, nodes, key_of
+        self.watcher, self.signals, self.nodes, self.silence, self.key_of = watcher, signals, nodes, silence, key_of
 
     def __reduce__(self) -> tuple[type[Callback], tuple[()]]:
         return Callback, ()  # Tune pickles its callbacks for Tuner.restore, which is not used
 
     def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
         self.nodes.check()
+        self.silence.check()
         self.watcher.check()
         self.signals.check()
 
     @logged
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        self.watcher.started(self.key_of(trial.config))
+        key = self.key_of(trial.config)
+        self.silence.started(key, trial)
+        self.watcher.started(key)
 
     @logged
     def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: Any, **info: Any) -> None:
@@ -71,18 +81,23 @@ class _Listener(Callback):
 
     @logged
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        self.watcher.recovering(self.key_of(trial.config))
+        key = self.key_of(trial.config)
+        self.watcher.recovering(key, FROZEN if key in self.silence.ended_here else None)
 
     @logged
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        key = self.key_of(trial.config)
+        self.silence.ended(key)
         told = (trial.last_result or {}).get("failure")
-        self.watcher.ended(self.key_of(trial.config), Failure.model_validate_json(told) if told else None)
+        self.watcher.ended(key, Failure.model_validate_json(told) if told else None)
 
     @logged
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        key = self.key_of(trial.config)
+        self.silence.ended(key)
         error = " ".join(str(trial.get_error() or "the worker process died").split())
-        reason = f"{error[:300]} ({trial.num_failures} times)"
-        self.watcher.ended(self.key_of(trial.config), Failure(reason=reason, kind="machine"))
+        error = FROZEN if key in self.silence.ended_here else error[:300]
+        self.watcher.ended(key, Failure(reason=f"{error} ({trial.num_failures} times)", kind="machine"))
 
 
 @contextlib.contextmanager
@@ -143,6 +158,7 @@ class RayTune:
             key_of: gives the training's key for a trial's parameters.
         """
         nodes = node_watch(self.signals, needs, self.address, self.timeout_s)
+        silence = Silence(self.ledger.name, self.timeout_s)
         launch = f"{self.spec.name}-{time.strftime('%Y%m%dT%H%M%S')}-{secrets.token_hex(3)}"
         folder = self.ledger.store.resolve() / "ray"
         tuner = Tuner(
@@ -151,7 +167,7 @@ class RayTune:
             run_config=RunConfig(
                 name=launch,
                 storage_path=str(folder),
-                callbacks=[_Listener(watcher, self.signals, nodes, key_of)],
+                callbacks=[_Listener(watcher, self.signals, nodes, silence, key_of)],
                 failure_config=FailureConfig(max_failures=self.spec.max_failures),
                 verbose=0,
             ),

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from dmf.config import AnyTraining
 from dmf.records.records import FORMAT, Epoch, Failure, TrainingRecord
+from dmf.values import Damaged
 from orchestrator.running.interrupts import Signals
 from orchestrator.running.progress import Progress, Stage
 from orchestrator.spec.model import SweepSpec
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
     from orchestrator.tracking.tracker import Tracker
 
 log = logging.getLogger("dmf.watch")
+
+FAILURES_IN_A_ROW = 3
+"""Trainings that may fail in a row through a machine's fault, each after its retries, before the sweep stops."""
 
 
 class Watcher(Protocol):
@@ -60,6 +64,7 @@ class Watch(abc.ABC):
 
     def __init__(self, spec: SweepSpec, ledger: Ledger, tracker: Tracker, signals: Signals, progress: Progress) -> None:
         self.spec, self.ledger, self.tracker, self.signals, self.progress = spec, ledger, tracker, signals, progress
+        self.breaker = Breaker(ledger, signals, spec.fail_fast)
 
     @abc.abstractmethod
     def trial(self, key: str) -> Trial | None:
@@ -93,7 +98,7 @@ class Watch(abc.ABC):
         self.progress.note(key, f"{reason or self.ledger.how_lost(key)}, continues from its checkpoint")
 
     def ended(self, key: str, failure: Failure | None) -> None:
-        stop_after(failure, self.spec.fail_fast, self.signals)  # first, because what follows may fail
+        self.breaker.ended(failure)  # first, because what follows may fail
         self.ledger.ended(key, failure is not None)
         stage, note = self.settle(key, failure)
         if trial := self.trial(key):
@@ -153,7 +158,10 @@ def note_failure(
     not failed, and continues when there is room. A failure that equals the one before is already in the record, with
     its traceback.
     """
-    record = ledger.training(config.key)
+    try:
+        record = ledger.training(config.key)
+    except Damaged:  # it stays, for the user to decide
+        return None
     known = record is not None and record.failure is not None and record.failure.reason == failure.reason
     if failure.kind != "disk" and (record is None or (record.outcome == "failed" and record == before and not known)):
         record = TrainingRecord(format=FORMAT, key=config.key, config=config, outcome="failed", failure=failure)
@@ -161,9 +169,34 @@ def note_failure(
     return record
 
 
-def stop_after(failure: Failure | None, fail_fast: bool, signals: Signals) -> None:
-    """Stop the sweep on a full disk, which would fail all further trials too, or on any failure with `fail_fast`."""
-    if failure and failure.kind == "disk":
-        signals.stop(f"no room on a disk ({failure.reason}); make room")
-    elif failure and fail_fast:
-        signals.stop(f"fail_fast is set, and a trial failed: {failure.reason}")
+class Breaker:
+    """Stops the sweep when further trials would fail as well: one bad disk or node must not use up the queue."""
+
+    def __init__(self, ledger: Ledger, signals: Signals, fail_fast: bool) -> None:
+        self.ledger, self.signals, self.fail_fast = ledger, signals, fail_fast
+        self.in_a_row = 0
+        """Failures through a machine's fault since the last trial that ended without one."""
+
+    def ended(self, failure: Failure | None) -> None:
+        """Note that a trial has ended."""
+        if failure is None:
+            self.in_a_row = 0
+            return
+        if failure.kind == "disk":
+            self.signals.stop(f"a disk takes no more files ({failure.reason}); make room, or make it writable")
+        elif failure.kind == "machine":
+            self.in_a_row += 1
+            self._probe()
+            if self.in_a_row >= FAILURES_IN_A_ROW:
+                self.signals.stop(
+                    f"{self.in_a_row} trainings in a row failed because of their machine, the last one with: "
+                    f"{failure.reason}; look after it, or leave it out"
+                )
+        if self.fail_fast:
+            self.signals.stop(f"fail_fast is set, and a trial failed: {failure.reason}")
+
+    def _probe(self) -> None:
+        try:
+            self.ledger.probe()
+        except OSError as error:
+            self.signals.stop(f"the store cannot be written ({error}); look after its disk")

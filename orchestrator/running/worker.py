@@ -9,8 +9,10 @@ from typing import Any
 
 from ray import tune
 
+from dmf.machine.watchdog import unwatched
 from dmf.records.records import Epoch, Failure
 from orchestrator.running.job import Job, work
+from orchestrator.running.silence import sign
 
 VALIDATION = "validation_accuracy"
 """The metric's name for Tune's searches and schedulers."""
@@ -39,11 +41,12 @@ def run_job(job: Job) -> None:
         nonlocal accuracy, last
         accuracy = accuracy if epoch.validation_accuracy is None else epoch.validation_accuracy
         if epoch.epoch < epochs:
-            tune.report({"epoch": epoch.epoch, VALIDATION: accuracy, "of_epoch": epoch.model_dump_json()})
+            with unwatched():  # a driver that is stopped does not answer, which is not this trial's fault
+                tune.report({"epoch": epoch.epoch, VALIDATION: accuracy, "of_epoch": epoch.model_dump_json()})
         else:
             last = epoch
 
-    ended = work(job, on_epoch)
+    ended = work(job, on_epoch, lambda: sign(job.store, job.config.key))
     _spare_imports()
     if isinstance(ended, Failure):
         report_end(epochs, 0.0, ended, last)

@@ -9,13 +9,13 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from dmf.records.records import BEST, CONFIG, EVALUATIONS, LOCK, RECORD, STACKS
+from dmf.records.records import BEST, CONFIG, DAMAGED_BEST, EVALUATIONS, LOCK, RECORD, STACKS
 from orchestrator.selftest.sweeps import Site
 
 MEASURED = {"seconds", "peak_bytes"}
 """Fields that differ from run to run."""
 EVALUATION = re.compile(rf"{EVALUATIONS}/[0-9a-f]+\.json")
-FILES = {BEST, CONFIG, EVALUATIONS, LOCK, RECORD, STACKS, "log.txt"}
+FILES = {BEST, DAMAGED_BEST, CONFIG, EVALUATIONS, LOCK, RECORD, STACKS, "log.txt"}
 """Files of a complete training, besides its evaluations' records."""
 MIRRORED = {"finished": "FINISHED", "diverged": "FAILED", "failed": "FAILED"}
 """Outcome of a record with all its evaluations -> status in MLflow."""
@@ -28,7 +28,8 @@ def differences(site: Site, undisturbed: Site) -> list[str]:
         ours, theirs = (each.ledger.folder(trial.key) for each in (site, undisturbed))
         names = [RECORD, *(f"{EVALUATIONS}/{evaluation.key}.json" for evaluation in trial.evaluations)]
         found += [f"{ours / name} differs" for name in names if _record(ours / name) != _record(theirs / name)]
-        if _digest(ours / BEST) != _digest(theirs / BEST):
+        damaged = trial.key in site.damaged  # weights that were damaged after their tests are not made again
+        if not damaged and _digest(ours / BEST) != _digest(theirs / BEST):
             found.append(f"{ours / BEST} differs")
     return found + _mlflow(site)
 

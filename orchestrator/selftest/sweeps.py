@@ -132,6 +132,10 @@ class Site:
         self.spec.write_text(SPEC, encoding="utf-8")
         self.records: dict[Path, int] = {}
         """When each record was written."""
+        self.damaged: set[str] = set()
+        """Keys of trainings that had a file damaged: they may be retrained."""
+        self.options: tuple[str, ...] = ()
+        """Options of the command."""
 
     @property
     def trials(self) -> tuple[Trial, ...]:
@@ -141,7 +145,9 @@ class Site:
     def between(self, status: int) -> list[str]:
         """What is wrong in the store after a command has ended."""
         now = {path: path.stat().st_mtime_ns for path in self.ledger.store.glob("trainings/**/*.json")}
-        records = {path: time_ for path, time_ in now.items() if path.name != "config.json"}
+        kept = {path: time_ for path, time_ in now.items() if path.name != "config.json"}
+        records = {path: time_ for path, time_ in kept.items() if not self.damaged & set(path.parts)}
+        self.records = {path: time_ for path, time_ in self.records.items() if not self.damaged & set(path.parts)}
         wrong = [f"{path} was written again" for path in self.records if self.records[path] != records.get(path)]
         self.records = records
         if status == 2:
@@ -183,6 +189,7 @@ class Sweep:
     def __init__(self, site: Site) -> None:
         self.site, self.started = site, time.monotonic()
         command = [sys.executable, "-m", "orchestrator.sweep", site.spec.name, "--tracking-uri", site.tracking_uri]
+        command += site.options
         with open(site.folder / "output.txt", "ab") as output:
             self.process = psutil.Popen(
                 command, cwd=site.folder, env=environment(), stdout=output, stderr=output, start_new_session=True

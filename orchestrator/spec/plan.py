@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Self
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
 from dmf.config import AnyTraining, EvaluationConfig, Pretraining
 from dmf.config.old import is_of_format_1, key_of_format_1
 from dmf.records.records import FORMAT
-from dmf.values import Value, describe
+from dmf.values import Value, readable
 from orchestrator.spec.cells import cells_of
 from orchestrator.spec.decide import rule_of
 from orchestrator.spec.model import NEVER_VARIED, SWEEP_NAME, SweepSpec
@@ -87,10 +87,8 @@ class SweepPlan(Value):
     @classmethod
     def read(cls, path: str | Path) -> Self:
         """Read a plan file of any format."""
-        try:
+        with readable(cls.__name__, path):
             return cls.from_json(Path(path).read_bytes())
-        except ValidationError as error:
-            raise ValueError(describe(error, f"{cls.__name__} in {path}")) from None
 
     def asked(self, looks: Looks | None) -> SweepPlan:
         """The plan with the seeds that its looks so far ask for; itself if the number of seeds is fixed."""

@@ -38,7 +38,7 @@ from dmf.records.checkpoints import read_checkpoint_of
 from dmf.records.classes import drawn_classes, sums_by_class
 from dmf.records.facts import Curves, Ended, Tested
 from dmf.records.records import BEST, EVALUATIONS, RECORD, EvaluationRecord, Kept, TrainingRecord
-from dmf.values import Value, describe, shown
+from dmf.values import Damaged, Value, describe, shown
 from orchestrator.spec.plan import SweepPlan
 from orchestrator.store.ledger import LOOKS, Ledger
 from reports.looks import Looks
@@ -122,7 +122,7 @@ def _line(value: Any) -> bytes:
 
 
 def _without_answers(path: Path) -> tuple[dict[str, Any], bytes]:
-    """An evaluation's record without its answers, and these. Raises ValueError for a damaged file."""
+    """An evaluation's record without its answers, and these. Raises Damaged."""
     try:
         head = json.loads(path.read_bytes())
         counts = np.array(head.pop("correct", ()), dtype=np.int64)
@@ -130,7 +130,7 @@ def _without_answers(path: Path) -> tuple[dict[str, Any], bytes]:
             raise ValueError("a class has 256 queries or more")
         return head, counts.astype(np.uint8).tobytes()
     except (ValueError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path} is damaged ({error}); remove it, and start its sweep to test again") from None
+        raise Damaged(f"{path} is damaged ({error}); remove it, and start its sweep to test again") from None
 
 
 def _weights(ledger: Ledger, key: str) -> bytes:
@@ -185,7 +185,7 @@ class _Exam:
 class Archive:
     """An archive for reading: implements what the report needs of a store.
 
-    Raises ValueError, naming the file, for one that is damaged, foreign or of a newer format.
+    Raises ValueError, naming the file, for one that is damaged (Damaged), foreign or of a newer format.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -201,7 +201,7 @@ class Archive:
                     )
                 self._members = {name: file.read(name) for name in self._small(file)}
         except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
-            raise ValueError(
+            raise Damaged(
                 f"{path} is damaged or no archive of sweeps ({error}); give a folder, or another copy"
             ) from None
         except ValidationError as error:
@@ -227,10 +227,10 @@ class Archive:
         expected = {name: sum_ for name, sum_ in self.manifest.sha256.items() if not name.startswith("weights/")}
         if expected.keys() != self._members.keys():
             lacks = sorted(expected.keys() ^ self._members.keys())
-            raise ValueError(f"{self.path} is damaged: its manifest and its contents differ in {lacks[0]}")
+            raise Damaged(f"{self.path} is damaged: its manifest and its contents differ in {lacks[0]}")
         for name, data in self._members.items():
             if hashlib.sha256(data).hexdigest() != expected[name]:
-                raise ValueError(f"{self.path} is damaged: {name} is not what was written; get another copy")
+                raise Damaged(f"{self.path} is damaged: {name} is not what was written; get another copy")
 
     @functools.cached_property
     def trainings(self) -> dict[str, TrainingRecord]:
@@ -307,7 +307,7 @@ class Archive:
                 if name.startswith("weights/"):
                     data = file.read(name)
                     if hashlib.sha256(data).hexdigest() != expected:
-                        raise ValueError(f"{self.path} is damaged: {name} is not what was written; get another copy")
+                        raise Damaged(f"{self.path} is damaged: {name} is not what was written; get another copy")
                     yield name.removeprefix("weights/").removesuffix(".safetensors"), data
 
     def how_ended(self, key: str) -> Ended | None:

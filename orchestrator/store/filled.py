@@ -26,7 +26,7 @@ def filled(
     """The tables named in `tables`, by default all that the plan has cells for, and the claims about them.
 
     Stale records count only if `today` accepts them (None: all count). `looks` are those that the sweep has taken; this
-    takes none. Raises ValueError for an unknown table, or a record that contradicts itself.
+    takes none. Raises ValueError for an unknown table.
     """
     cells = plan.asked(looks).cells
     own, earlier = (agreed(plan.rule, looks), None) if plan.rule else (None, looks)

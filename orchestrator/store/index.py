@@ -7,6 +7,7 @@ recreated if it cannot be read, and goes unused if it cannot be written.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import os
@@ -26,7 +27,7 @@ from numpy.typing import NDArray
 
 from dmf.records.facts import Ended, MadeBy, Tested
 from dmf.records.records import EvaluationRecord, Failure
-from dmf.values import digest
+from dmf.values import Damaged, digest
 
 log = logging.getLogger("dmf.ledger")
 
@@ -48,7 +49,7 @@ create table if not exists records (
 TABLES = "select name from sqlite_master where type = 'table' and name not like 'sqlite!_%' escape '!'"
 """Lists all tables except SQLite's own."""
 VALUES = (Ended, MadeBy, Failure)
-VERSION = int(digest([TABLE, str([each.__annotations__ for each in (*VALUES, Tested)])], 7), 16)
+VERSION = int(digest([TABLE, "digest", str([each.__annotations__ for each in (*VALUES, Tested)])], 7), 16)
 """Identifies what rows hold; an index of another version is recreated."""
 BROKEN = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_SCHEMA, sqlite3.SQLITE_FORMAT}
 BUSY = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
@@ -81,12 +82,14 @@ class Row(NamedTuple):
 class Index:
     """Reads records of one store, each from its row if that is valid, else from its file.
 
-    Names are paths in the store. Several threads and processes may use it.
+    Names are paths in the store. Several threads and processes may use it. A record that is damaged or cannot be read
+    raises Damaged.
     """
 
     def __init__(self, store: Path) -> None:
         self._store = str(store)
         self._rows = _Rows(store / FILE)
+        self._seen: dict[str, Row | None] | None = None
         weakref.finalize(self, self._rows.close)
 
     def ended(self, name: str) -> Ended | None:
@@ -112,6 +115,19 @@ class Index:
         value = json.loads(row.value)
         return MadeBy(format=value["format"], data_fingerprint=value["data_fingerprint"], code=value["code"])
 
+    def digest(self, name: str) -> str | None:
+        """The SHA-256 of a training's record; None without a file."""
+        row = self._row(name, _of_training)
+        return str(json.loads(row.value)["digest"]) if row else None
+
+    def look_once(self) -> None:
+        """From now on, look at each file once, until `look_again`: nobody writes records meanwhile."""
+        self._seen = {}
+
+    def look_again(self) -> None:
+        """Look at files whenever they are asked for."""
+        self._seen = None
+
     def settled(self, name: str) -> bool:
         """Whether a file may get a row, because it has not just changed. True if there is no file."""
         with suppress(FileNotFoundError):
@@ -119,6 +135,14 @@ class Index:
         return True
 
     def _row(self, name: str, summed_up: Callable[[Path], tuple[str, bytes, bytes]]) -> Row | None:
+        seen = self._seen
+        if seen is None:
+            return self._found(name, summed_up)
+        if name not in seen:
+            seen[name] = self._found(name, summed_up)
+        return seen[name]
+
+    def _found(self, name: str, summed_up: Callable[[Path], tuple[str, bytes, bytes]]) -> Row | None:
         path, now_ns = f"{self._store}/{name}", time.time_ns()
         try:
             file = os.stat(path)
@@ -128,6 +152,8 @@ class Index:
             row = Row(name, file.st_mtime_ns, file.st_size, *summed_up(Path(path)))
         except (FileNotFoundError, NotADirectoryError):
             return None
+        except OSError as error:
+            raise Damaged(f"{path} cannot be read: {error.strerror or error}") from error
         if _settled(file.st_mtime_ns, now_ns):
             self._rows.add(row)
         return row
@@ -138,7 +164,9 @@ def _settled(modified_ns: int, now_ns: int) -> bool:
 
 
 def _of_training(path: Path) -> tuple[str, bytes, bytes]:
-    return Ended.read(path).model_dump_json(), b"", b""
+    ended = Ended.read(path).model_dump(mode="json")
+    kept = {**ended, "digest": hashlib.sha256(path.read_bytes()).hexdigest()}
+    return json.dumps(kept, separators=(",", ":")), b"", b""
 
 
 def _of_evaluation(path: Path) -> tuple[str, bytes, bytes]:

@@ -17,31 +17,45 @@ store at once, and files that others wrote are fetched by `refresh`.
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
 import logging
 import os
+import re
 import secrets
 import shutil
-import socket
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, NamedTuple
 
 from dmf.data.sets import default_cache_dir
-from dmf.machine.files import taken, wait_for, write_text
+from dmf.machine.files import LONGEST_WAIT_S, sign, taken, this_process, wait_for, write_text
+from dmf.machine.mounts import without_locks
 from dmf.records.checkpoints import read_state_of
 from dmf.records.facts import Curves, Ended, MadeBy, Tested
-from dmf.records.records import BEST, EVALUATIONS, LAST, LOCK, RECORD, STACKS, EvaluationRecord, Going, TrainingRecord
-from dmf.values import digest
+from dmf.records.records import (
+    BEST,
+    DAMAGED_BEST,
+    EVALUATIONS,
+    LAST,
+    LOCK,
+    RECORD,
+    STACKS,
+    EvaluationRecord,
+    Going,
+    TrainingRecord,
+)
+from dmf.values import Damaged, Value, digest
 from orchestrator.spec.plan import SweepPlan, Trial
 from orchestrator.store.bucket.lease import Lease
 from orchestrator.store.bucket.mirror import EVERYTHING, GOING, RemoteStore
 from orchestrator.store.index import Index
 from reports.looks import Looks
 
-State = Literal["missing", "started", "failed", "untested", "done", "diverged"]
-"""In this order: not begun; has a checkpoint; ended by an error; trained, tests missing; tested; loss not finite."""
+State = Literal["missing", "started", "failed", "untested", "done", "diverged", "damaged"]
+"""In this order: not begun; has a checkpoint; ended by an error; trained, tests missing; tested; loss not finite; a
+record is there that cannot be read."""
 
 log = logging.getLogger("dmf.ledger")
 
@@ -62,8 +76,50 @@ def _name_of_evaluation(training_key: str, evaluation_key: str) -> str:
     return f"trainings/{training_key}/{EVALUATIONS}/{evaluation_key}.json"
 
 
-def _this_process() -> str:
-    return f"process {os.getpid()} on {socket.gethostname()} since {time.strftime('%Y-%m-%d %H:%M:%S')}"
+class Sealed(NamedTuple):
+    """What the records of a training that has ended come to."""
+
+    seal: str
+    """A digest of the training's record and of its evaluations' results."""
+    outcome: str
+    tests: frozenset[str]
+    """Keys of its evaluations."""
+
+
+class Identity(Value):
+    """The content of `store.id`."""
+
+    id: str
+    path: str
+    """Where the store was when it was last opened by a driver."""
+    former: str = ""
+    """Of a copy: the identity of its original."""
+
+
+def identity_in(path: Path, name: str) -> Identity | None:
+    """The identity in the file `store.id` of a store called `name`.
+
+    Returns None if there is none or, with a warning, if it is damaged.
+    """
+    try:
+        text = path.read_text(encoding="utf-8", errors="replace")
+        if re.fullmatch("[0-9a-f]{16}", text):  # of an earlier version, which did not note the path
+            return Identity(id=digest([name, text]), path=name)
+        return Identity.read(path)
+    except FileNotFoundError:
+        return None
+    except Damaged as error:
+        log.warning("%s; the store gets a new identity, and new runs in MLflow", " ".join(str(error).split()))
+        return None
+
+
+def _is_copy(store: Path, known: Identity) -> bool:
+    """Whether the store that `known` comes from is still where it was."""
+    there = Path(known.path)
+    if not (there / IDENTITY).is_file() or there.samefile(store):
+        return False
+    other = identity_in(there / IDENTITY, known.path)
+    return other is not None and other.id == known.id
 
 
 class Ledger:
@@ -96,16 +152,34 @@ class Ledger:
         """The store's name for users and in MLflow's tags."""
         return str(self.store.resolve())
 
-    @functools.cached_property
+    @property
     def id(self) -> str:
-        """The store's identity, in MLflow's tags: a digest of its path and a random number.
+        """The store's identity, in MLflow's tags. It moves with the store; a copy gets another one."""
+        return self._identity.id
 
-        Another machine may have a folder with the same path, and a copy has the same number.
-        """
+    @property
+    def former_id(self) -> str:
+        """The identity of the store that this one is a copy of; empty if it is none."""
+        return self._identity.former
+
+    @functools.cached_property
+    def _identity(self) -> Identity:
+        """The store's identity, which is written if it is new or the store lies elsewhere than before."""
         path = self.store / IDENTITY
-        if not path.is_file():
-            write_text(path, secrets.token_hex(8))
-        return digest([self.name, path.read_text(encoding="utf-8")])
+        known = identity_in(path, self.name)
+        if known is not None and known.path == self.name:
+            if not path.read_text(encoding="utf-8").startswith("{"):
+                known.write(path)
+            return known
+        if known is None or _is_copy(self.store, known):
+            former = known.id if known else ""
+            known = Identity(id=secrets.token_hex(8), path=self.name, former=former)
+            if former:
+                log.warning("%s is a copy of another store, and gets an identity of its own", self.name)
+        else:
+            known = known.replace(path=self.name)
+        known.write(path)
+        return known
 
     def refresh(self, key: str | None = None) -> None:
         """Fetch what others have written about one training or the whole store."""
@@ -119,12 +193,29 @@ class Ledger:
     def check(self) -> None:
         """Raise LeaseLost if another driver may have taken the store."""
 
+    def probe(self) -> None:
+        """Write, sync and read a small file. Raises OSError if the store's disk does not take it."""
+        path, text = self.store / ".probe", this_process()
+        write_text(path, text)
+        if path.read_text(encoding="utf-8") != text:
+            raise OSError(errno.EIO, "a file that was just written reads otherwise", str(path))
+        path.unlink()
+
     def keep(self, *paths: Path) -> None:
         """Upload files of the folder to the store. Call it after writing them."""
 
     def _drop(self, *paths: Path) -> None:
         for path in paths:
             path.unlink(missing_ok=True)
+
+    def sizes(self, folder: str) -> dict[str, int]:
+        """The files in a folder of the store, by name, with their sizes in bytes."""
+        paths = (path for path in (self.store / folder).rglob("*") if path.is_file())
+        return {path.relative_to(self.store).as_posix(): path.stat().st_size for path in paths}
+
+    def drop(self, names: Iterable[str]) -> None:
+        """Delete files of the store, by name."""
+        self._drop(*(self.store / name for name in names))
 
     @functools.cached_property
     def index(self) -> Index:
@@ -136,21 +227,26 @@ class Ledger:
         return self.store / "trainings" / key
 
     def training(self, key: str) -> TrainingRecord | None:
-        """The record of a training; None if it has not ended."""
+        """The record of a training; None if it has not ended. Raises Damaged."""
         path = self.folder(key) / RECORD
-        record = TrainingRecord.read(path) if path.is_file() else None
-        if record is not None and record.key != key:
-            raise ValueError(f"{path} belongs to training {record.key}, not to {key}; remove it")
+        try:
+            record = TrainingRecord.read(path)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        if record.key != key:
+            raise Damaged(f"{path} belongs to training {record.key}, not to {key}; remove it")
         return record
 
     def how_ended(self, key: str) -> Ended | None:
-        """The part of a training's record that tables need; None if it has not ended."""
+        """The part of a training's record that tables need; None if it has not ended. Raises Damaged."""
         return self.index.ended(f"trainings/{key}/{RECORD}")
 
     def curves(self, key: str) -> Curves | None:
-        """A training's curves, which the index does not hold; None if it has not ended."""
-        path = self.folder(key) / RECORD
-        return Curves.read(path) if path.is_file() else None
+        """A training's curves, which the index does not hold; None if it has not ended. Raises Damaged."""
+        try:
+            return Curves.read(self.folder(key) / RECORD)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
 
     def write_training(self, record: TrainingRecord) -> None:
         """Write a training's record."""
@@ -158,12 +254,14 @@ class Ledger:
         self.keep(self.folder(record.key) / RECORD)
 
     def evaluation(self, training_key: str, evaluation_key: str) -> EvaluationRecord | None:
-        """The record of an evaluation; None if it has not been made."""
-        path = self._evaluation_path(training_key, evaluation_key)
-        return EvaluationRecord.read(path) if path.is_file() else None
+        """The record of an evaluation; None if it has not been made. Raises Damaged."""
+        try:
+            return EvaluationRecord.read(self._evaluation_path(training_key, evaluation_key))
+        except (FileNotFoundError, NotADirectoryError):
+            return None
 
     def how_tested(self, training_key: str, evaluation_key: str) -> Tested | None:
-        """The part of an evaluation's record that tables need; None if it has not been made."""
+        """The part of an evaluation's record that tables need; None if it has not been made. Raises Damaged."""
         return self.index.tested(_name_of_evaluation(training_key, evaluation_key))
 
     def write_evaluation(self, record: EvaluationRecord) -> None:
@@ -173,16 +271,30 @@ class Ledger:
         self.keep(path)
 
     def evaluations(self, training_key: str) -> tuple[EvaluationRecord, ...]:
-        """All evaluations of a training."""
+        """All evaluations of a training. Raises Damaged."""
         paths = sorted(self.folder(training_key).glob(f"{EVALUATIONS}/*.json"))
         return tuple(EvaluationRecord.read(path) for path in paths if not path.name.startswith("."))
 
+    def sealed(self, key: str) -> Sealed | None:
+        """A digest of a training's records, from the index; None if it has not ended. Raises Damaged."""
+        name = f"trainings/{key}/{RECORD}"
+        made, ended = self.index.digest(name), self.index.ended(name)
+        if made is None or ended is None:
+            return None
+        tests: list[str] = []
+        with contextlib.suppress(FileNotFoundError), os.scandir(self.folder(key) / EVALUATIONS) as entries:
+            tests = sorted(entry.name.removesuffix(".json") for entry in entries if entry.name.endswith(".json"))
+        found = [(test, self.how_tested(key, test)) for test in tests if not test.startswith(".")]
+        told = [(test, result.accuracy, result.ci95) for test, result in found if result]
+        return Sealed(digest([made, told]), ended.outcome, frozenset(test for test, _, _ in told))
+
     def running(self, key: str) -> bool:
         """Whether a process is working on a training."""
-        path = self.folder(key) / LOCK
-        if not path.is_file():
+        try:
+            lock = open(self.folder(key) / LOCK)  # noqa: SIM115 - closed below
+        except FileNotFoundError:
             return False
-        with open(path) as lock:
+        with lock:
             return not taken(lock)
 
     def _evaluation_path(self, training_key: str, evaluation_key: str) -> Path:
@@ -190,28 +302,36 @@ class Ledger:
 
     def state(self, trial: Trial) -> State:
         """The state of a trial."""
-        return self.state_after(trial, self.how_ended(trial.key))
+        try:
+            return self.state_after(trial, self.how_ended(trial.key))
+        except Damaged:
+            return "damaged"
 
     def state_after(self, trial: Trial, ended: Ended | None) -> State:
         """The state of a trial whose training ended as given."""
         if ended is None:
-            return "started" if self._begun(trial.key) else "missing"
+            return "started" if self.begun(trial.key) else "missing"
         if ended.outcome != "finished":
             return ended.outcome
-        tested = (self.tested(trial.key, evaluation.key) for evaluation in trial.evaluations)
+        tested = (self.evaluation_made_by(trial.key, evaluation.key) for evaluation in trial.evaluations)
         return "done" if all(tested) else "untested"
 
-    def _begun(self, key: str) -> bool:
+    def begun(self, key: str) -> bool:
         """Whether a training has a checkpoint to continue from."""
         return (self.folder(key) / LAST).is_file()
 
     def checkpoint(self, key: str) -> Going | None:
-        """The progress of a training that has not ended, from its last checkpoint; None if it has none."""
-        try:
+        """The progress of a training that has not ended, from its last checkpoint; None if it has none.
+
+        Raises Damaged.
+        """
+        with contextlib.suppress(FileNotFoundError):
             return read_state_of(Going, self.folder(key) / LAST)
-        except FileNotFoundError:
-            path = self.folder(key) / GOING
-            return Going.read(path) if path.is_file() else None
+        return None
+
+    def begun_elsewhere(self, key: str) -> bool:
+        """Whether a training has a checkpoint that is not in the folder."""
+        return False
 
     def tested(self, training_key: str, evaluation_key: str) -> bool:
         """Whether an evaluation has been made."""
@@ -220,6 +340,14 @@ class Ledger:
     def has_weights(self, key: str) -> bool:
         """Whether a training's best weights are in the store."""
         return (self.folder(key) / BEST).is_file()
+
+    def has_damaged_weights(self, key: str) -> bool:
+        """Whether a training's best weights were put aside because they are damaged."""
+        return (self.folder(key) / DAMAGED_BEST).is_file()
+
+    def put_weights_aside(self, key: str) -> None:
+        """Rename a training's best weights, which are damaged."""
+        (self.folder(key) / BEST).rename(self.folder(key) / DAMAGED_BEST)
 
     def how_lost(self, key: str) -> str:
         """Why a training's process died, if that is known."""
@@ -237,9 +365,10 @@ class Ledger:
         names = [_name_of_evaluation(trial.key, evaluation.key) for evaluation in trial.evaluations]
         if not all(map(self.index.settled, [f"trainings/{trial.key}/{RECORD}", *names])):
             return False
-        self.how_ended(trial.key)
-        for name in names:
-            self.index.made_by(name)
+        with contextlib.suppress(Damaged):  # a damaged record gets no row
+            self.how_ended(trial.key)
+            for name in names:
+                self.index.made_by(name)
         return True
 
     def reopen(self, key: str) -> None:
@@ -252,7 +381,7 @@ class Ledger:
         Raises ValueError while a process works on it; in an object store, that process finds it taken over instead.
         """
         self._check_idle(key)
-        self._drop(*(self.folder(key) / name for name in (RECORD, LAST, BEST, GOING)))
+        self._drop(*(self.folder(key) / name for name in (RECORD, LAST, BEST, DAMAGED_BEST, GOING)))
 
     def supersede(self, key: str) -> Path:
         """Move all files of a training aside, so that it is retrained; return their new folder.
@@ -311,9 +440,11 @@ class Ledger:
         return found
 
     def looks(self, name: str) -> Looks | None:
-        """The looks that a sweep has taken; None if it has taken none."""
-        path = self.sweep_folder(name) / LOOKS
-        return Looks.read(path) if path.is_file() else None
+        """The looks that a sweep has taken; None if it has taken none. Raises Damaged."""
+        try:
+            return Looks.read(self.sweep_folder(name) / LOOKS)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
 
     def write_looks(self, name: str, looks: Looks) -> None:
         """Write all looks that a sweep has taken so far."""
@@ -351,17 +482,19 @@ class Ledger:
         return [trial.key for trial in earlier.trials() if trial.key not in now] if earlier else []
 
     @contextlib.contextmanager
-    def holding(self, key: str) -> Iterator[Path]:
+    def holding(self, key: str, limit_s: float | None = None) -> Iterator[Path]:
         """Lock a training's folder and yield it once no other process works there.
 
-        A process that dies releases it at once. Temporary files that it left are removed.
+        A process that dies releases it at once. Temporary files that it left are removed. One that is frozen keeps it:
+        after `limit_s` (None: half an hour), TimeoutError names it.
         """
         folder = self.folder(key)
         folder.mkdir(parents=True, exist_ok=True)
-        with open(folder / LOCK, "w") as lock:
+        with open(folder / LOCK, "a+") as lock:
             if not taken(lock):
                 log.warning("waiting for another process that works in %s", folder)
-                wait_for(lock)
+                wait_for(lock, limit_s or LONGEST_WAIT_S)
+            sign(lock)
             for left in [*folder.glob(".*.*.*"), *folder.glob(f"{EVALUATIONS}/.*")]:
                 left.unlink()
             yield folder
@@ -394,9 +527,9 @@ class Ledger:
                         "or use another --store"
                     )
                 time.sleep(0.5)
-            lock.truncate(0)
-            lock.write(_this_process())
-            lock.flush()
+            sign(lock)
+            if why := without_locks(self.store):
+                log.warning("%s: drivers on other machines do not see that this one uses the store; start none", why)
             yield
 
 
@@ -423,8 +556,8 @@ class BucketLedger(Ledger):
         return self.remote.uri
 
     @functools.cached_property
-    def id(self) -> str:
-        return digest([self.name, ""])
+    def _identity(self) -> Identity:
+        return Identity(id=digest([self.name, ""]), path=self.name)
 
     def refresh(self, key: str | None = None) -> None:
         self.remote.pull(self.store, f"trainings/{key}" if key else "")
@@ -453,17 +586,30 @@ class BucketLedger(Ledger):
         super()._drop(*paths)
         self.remote.delete(self._names(paths))
 
+    def sizes(self, folder: str) -> dict[str, int]:
+        return {name: seen.size for name, seen in self.remote.names(folder).items()}
+
     def _names(self, paths: Iterable[Path]) -> list[str]:
         return [path.relative_to(self.store).as_posix() for path in paths]
 
     def running(self, key: str) -> bool:
         return key in self._at_work
 
-    def _begun(self, key: str) -> bool:
+    def begun(self, key: str) -> bool:
         return key in self._with_checkpoint
+
+    def begun_elsewhere(self, key: str) -> bool:
+        return self.begun(key)
+
+    def checkpoint(self, key: str) -> Going | None:
+        path = self.folder(key) / GOING
+        return super().checkpoint(key) or (Going.read(path) if path.is_file() else None)
 
     def has_weights(self, key: str) -> bool:
         return f"trainings/{key}/{BEST}" in self.remote.names(f"trainings/{key}")
+
+    def has_damaged_weights(self, key: str) -> bool:
+        return f"trainings/{key}/{DAMAGED_BEST}" in self.remote.names(f"trainings/{key}")
 
     def _check_idle(self, key: str) -> None:
         self.remote.free([key])
@@ -477,7 +623,7 @@ class BucketLedger(Ledger):
         with super()._alone(wait), contextlib.ExitStack() as stack:
             while self._lease is None:
                 try:
-                    self._lease = stack.enter_context(self.remote.lease(_this_process()))
+                    self._lease = stack.enter_context(self.remote.lease(this_process()))
                 except BlockingIOError:
                     if not wait:
                         raise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -10,9 +11,12 @@ import yaml
 from pydantic import Field
 
 from dmf.config import ExperimentConfig
-from dmf.values import Fraction, Value
+from dmf.records.records import TrainingRecord
+from dmf.values import Damaged, Fraction, Value
 from orchestrator.spec.model import Range, Search, SweepSpec
 from orchestrator.store.ledger import Ledger
+
+log = logging.getLogger("dmf.ledger")
 
 
 class Tried(Value):
@@ -78,6 +82,18 @@ def kept(spec: SweepSpec, ledger: Ledger) -> SearchResults:
             f"{path} belongs to a search with another base or other ranges; give this one its own name (name=...)"
         )
     return fresh.with_tried(earlier.tried)
+
+
+def training_or_none(ledger: Ledger, key: str) -> TrainingRecord | None:
+    """The record of a proposal's training; None if it has not ended or, with a warning, if its record is damaged.
+
+    The search itself remembers the outcome.
+    """
+    try:
+        return ledger.training(key)
+    except Damaged as error:
+        log.warning("training %s is damaged: %s", key, " ".join(str(error).split())[:300])
+        return None
 
 
 def resume(spec: SweepSpec, ledger: Ledger) -> SearchResults:

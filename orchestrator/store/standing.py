@@ -5,33 +5,48 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from dmf.config import EvaluationConfig
-from dmf.records.facts import Ended
-from dmf.records.records import FORMAT, without_weights
+from dmf.config import AnyTraining, EvaluationConfig
+from dmf.records.facts import Ended, MadeBy
+from dmf.records.records import FORMAT, Going, damaged_weights, without_weights
 from dmf.records.staleness import Today
+from dmf.values import Damaged
 from orchestrator.spec.plan import Trial
 from orchestrator.store import ledger as ledgers
 from orchestrator.store.ledger import Ledger
 
 State = ledgers.State | Literal["stale", "no weights", "blocked"]
 """`stale`: made or begun by other code or from other images than today's. `no weights`: trained, but evaluations are
-missing and their weights were not kept. `blocked`: its pre-training failed, diverged or is stale."""
+missing and their weights were not kept. `blocked`: its pre-training failed, diverged, is stale or damaged. `damaged`: a
+record or the weights that tests need are not what was written, or cannot be read."""
+BLOCKS = {"failed": "failed", "diverged": "diverged", "stale": "is stale", "damaged": "is damaged"}
+"""States of a pre-training that keep others from starting, in words."""
 
 
 @dataclass(frozen=True)
 class Standing:
-    """The standing of one trial."""
+    """The standing of one trial, and what was looked up to tell it."""
 
     state: State
     why: str = ""
     """The reason of a failure or divergence, or what makes it stale."""
     again: bool = False
     """For `failed`: the next start retries it: a machine was at fault, or data.root, device or threads changed."""
+    record: Ended | None = None
+    """How its training ended; None if it has not, or if its record is damaged."""
+    tested: frozenset[str] = frozenset()
+    """Keys of its evaluations that are recorded."""
+    going: Going | None = None
+    """Its last checkpoint's progress, if the training has not ended; None also if that is damaged."""
 
     @property
     def ended(self) -> bool:
         """Whether it has all the records that it can have."""
         return self.state in ("done", "diverged")
+
+    def whole(self, trial: Trial) -> bool:
+        """Whether all records of the trial are there, stale or not."""
+        outcome = self.record.outcome if self.record else None
+        return outcome == "diverged" or (outcome == "finished" and len(self.tested) == len(trial.evaluations))
 
     @property
     def runs(self) -> bool:
@@ -40,50 +55,89 @@ class Standing:
 
 
 def standing(trial: Trial, ledger: Ledger, today: Today) -> Standing:
-    """The standing of a trial."""
-    if trial.config.stage is not None and ledger.how_ended(trial.key) is None:
-        before = standing(Trial(trial.config.stage, ()), ledger, today)
-        if before.state in ("failed", "diverged", "stale"):
-            why = f"its pre-training {trial.config.stage.key} {'is stale' if before.state == 'stale' else before.state}"
-            return Standing("blocked", f"{why}: {before.why}" if before.why else why, before.again)
-    ended = ledger.how_ended(trial.key)
-    state = ledger.state_after(trial, ended)
+    """The standing of a trial. Each of its records is looked at once."""
     try:
-        made = _made_by(trial, ledger, state, ended)
-    except ValueError as error:  # the trial will meet the same error and record it
-        return _failed(trial, ledger) if state == "failed" else Standing("failed", str(error), again=True)
+        record = ledger.how_ended(trial.key)
+        tests = {test.key: ledger.evaluation_made_by(trial.key, test.key) for test in trial.evaluations if record}
+    except Damaged as error:
+        return Standing("damaged", " ".join(str(error).split()))
+    made = {key: test for key, test in tests.items() if test}
+    going: Going | ValueError | None = None
+    if record is None or record.outcome == "failed":
+        try:
+            going = ledger.checkpoint(trial.key)
+        except ValueError as error:
+            going = error
+    state, why, again = _judged(trial, ledger, today, record, made, going)
+    return Standing(state, why, again, record, frozenset(made), None if isinstance(going, ValueError) else going)
+
+
+def _judged(
+    trial: Trial,
+    ledger: Ledger,
+    today: Today,
+    record: Ended | None,
+    tests: dict[str, MadeBy],
+    going: Going | ValueError | None,
+) -> tuple[State, str, bool]:
+    """State, reason and whether it is retried, from how the training ended, what made its tests, and how far it is."""
+    if trial.config.stage is not None and record is None:
+        before = standing(Trial(trial.config.stage, ()), ledger, today)
+        if before.state in BLOCKS:
+            why = f"its pre-training {trial.config.stage.key} {BLOCKS[before.state]}"
+            return "blocked", f"{why}: {before.why}" if before.why else why, before.again
+    if isinstance(going, Damaged):
+        return "damaged", f"{' '.join(str(going).split())}; the training starts from its beginning", True
+    failed = record is not None and record.outcome == "failed"
+    if isinstance(going, ValueError):  # the trial will meet the same error and record it
+        return _failed(trial.config, ledger) if failed else ("failed", str(going), True)
+    state = _state(trial, ledger, record, tests, going)
+    made = _made_by(trial, record, tests, going)
     doubts = [doubt for each in made for doubt in today.doubts(trial.config, *each)]
     if doubts and not today.accept_stale:
-        return Standing("stale", ", ".join(dict.fromkeys(doubts)))
+        return "stale", ", ".join(dict.fromkeys(doubts)), False
     if state == "failed":
-        return _failed(trial, ledger)
-    if state == "untested" and not ledger.has_weights(trial.key):
-        return Standing("no weights", without_weights(trial.key))
-    return Standing(state, ended.failure.reason if ended and ended.failure else "")
+        return _failed(trial.config, ledger)
+    needed = state == "untested" or (state == "done" and trial.config.kind == "pretraining")
+    if needed and not ledger.has_weights(trial.key):
+        if ledger.has_damaged_weights(trial.key):
+            return "damaged", damaged_weights(trial.key), False
+        if state == "untested":
+            return "no weights", without_weights(trial.key), False
+    return state, record.failure.reason if record and record.failure else "", False
 
 
-def _failed(trial: Trial, ledger: Ledger) -> Standing:
-    record = ledger.training(trial.key)
-    assert record is not None
-    if record.failure is None:
-        return Standing("failed", again=True)
-    moved = record.config != trial.config  # the keys are equal, so data.root, device or threads differ
-    return Standing("failed", record.failure.reason, again=moved or record.failure.kind in ("machine", "disk"))
+def _state(
+    trial: Trial, ledger: Ledger, record: Ended | None, tests: dict[str, MadeBy], going: Going | None
+) -> ledgers.State:
+    if record is None:
+        return "started" if going or ledger.begun_elsewhere(trial.key) else "missing"
+    if record.outcome != "finished":
+        return record.outcome
+    return "done" if len(tests) == len(trial.evaluations) else "untested"
+
+
+def _failed(config: AnyTraining, ledger: Ledger) -> tuple[State, str, bool]:
+    try:
+        record = ledger.training(config.key)
+    except Damaged as error:
+        return "damaged", " ".join(str(error).split()), False
+    if record is None or record.failure is None:
+        return "failed", "", True
+    moved = record.config != config  # the keys are equal, so data.root, device or threads differ
+    return "failed", record.failure.reason, moved or record.failure.kind in ("machine", "disk")
 
 
 def _made_by(
-    trial: Trial, ledger: Ledger, state: ledgers.State, ended: Ended | None
+    trial: Trial, record: Ended | None, tests: dict[str, MadeBy], going: Going | None
 ) -> list[tuple[str, str, int, EvaluationConfig | None]]:
     """Code, images and record format of everything that the store holds for a trial, and of which evaluation."""
-    if state == "missing":
-        return []
-    if state in ("started", "failed"):
-        at = ledger.checkpoint(trial.key)
-        return [(at.code, at.data, FORMAT, None)] if at else []
-    tests = [(ledger.evaluation_made_by(trial.key, evaluation.key), evaluation) for evaluation in trial.evaluations]
+    if record is None or record.outcome == "failed":
+        return [(going.code, going.data, FORMAT, None)] if going else []
+    found = [(tests[evaluation.key], evaluation) for evaluation in trial.evaluations if evaluation.key in tests]
     made: list[tuple[str, str, int, EvaluationConfig | None]] = [
-        (each.code, each.data_fingerprint, each.format, evaluation) for each, evaluation in tests if each
+        (test.code, test.data_fingerprint, test.format, evaluation) for test, evaluation in found
     ]
-    if ended and ended.provenance:
-        made.insert(0, (ended.provenance.code, ended.provenance.data_fingerprint, ended.format, None))
+    if record.provenance:
+        made.insert(0, (record.provenance.code, record.provenance.data_fingerprint, record.format, None))
     return made

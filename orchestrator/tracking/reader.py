@@ -8,21 +8,22 @@ from __future__ import annotations
 import logging
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
-from urllib.parse import urlparse
-from urllib.request import url2pathname
+from typing import TYPE_CHECKING, TypeVar
 
 from dmf.records.facts import Curves, Ended, Tested
 from dmf.records.records import EVALUATIONS, RECORD, EvaluationRecord, TrainingRecord
+from dmf.values import Value, readable
 from orchestrator.spec.plan import SweepPlan
 from orchestrator.store.ledger import IDENTITY, LOOKS
-from orchestrator.tracking.names import OUTCOME, SWEEP, TRIAL, MirroredRun, database_of
+from orchestrator.tracking.names import OUTCOME, SWEEP, TRIAL, MirroredRun, database_of, local_folder_of
 from reports.looks import Looks
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 log = logging.getLogger("dmf.tracking")
+
+Kind = TypeVar("Kind", bound=Value)
 
 
 def store_beside(uri: str) -> Path | None:
@@ -69,27 +70,28 @@ class MLflowRecords:
         """The looks that a sweep has taken; None if it has taken none."""
         run = next((run for run in self._sweeps if run.tags["dmf.sweep"] == name), None)
         text = self._text(run, LOOKS) if run else None
-        return Looks.model_validate_json(text) if text else None
+        return _read(Looks, text, f"sweep {name}", LOOKS) if text else None
 
     def training(self, key: str) -> TrainingRecord | None:
         """The record of a training; None if it has not ended."""
         text = self._of_trial(key, RECORD)
-        return TrainingRecord.model_validate_json(text) if text else None
+        return _read(TrainingRecord, text, f"training {key}", RECORD) if text else None
 
     def how_ended(self, key: str) -> Ended | None:
         """The part of a training's record that tables need; None if it has not ended."""
         text = self._of_trial(key, RECORD)
-        return Ended.model_validate_json(text) if text else None
+        return _read(Ended, text, f"training {key}", RECORD) if text else None
 
     def curves(self, key: str) -> Curves | None:
         """A training's curves; None if it has not ended."""
         text = self._of_trial(key, RECORD)
-        return Curves.model_validate_json(text) if text else None
+        return _read(Curves, text, f"training {key}", RECORD) if text else None
 
     def evaluation(self, training_key: str, evaluation_key: str) -> EvaluationRecord | None:
         """The record of an evaluation; None if it has not been made."""
-        text = self._of_trial(training_key, f"{EVALUATIONS}/{evaluation_key}.json")
-        return EvaluationRecord.model_validate_json(text) if text else None
+        path = f"{EVALUATIONS}/{evaluation_key}.json"
+        text = self._of_trial(training_key, path)
+        return _read(EvaluationRecord, text, f"training {training_key}", path) if text else None
 
     def how_tested(self, training_key: str, evaluation_key: str) -> Tested | None:
         """The part of an evaluation's record that tables need; None if it has not been made."""
@@ -120,7 +122,7 @@ class MLflowRecords:
 
     def _text(self, run: MirroredRun, path: str) -> bytes | None:
         """A file of a run; None if there is no file of that name."""
-        folder = _local(run.artifacts)
+        folder = local_folder_of(run.artifacts)
         if folder is not None:
             file = folder / path
             return file.read_bytes() if file.is_file() else None
@@ -135,9 +137,7 @@ class MLflowRecords:
         return reached(self.uri)[0]
 
 
-def _local(uri: str) -> Path | None:
-    """The folder of a run whose files are on this machine; None if a server or a cloud has them."""
-    parts = urlparse(uri)
-    if parts.scheme == "file" and parts.netloc in ("", "localhost"):
-        return Path(url2pathname(parts.path))
-    return None if parts.scheme else Path(uri)
+def _read(kind: type[Kind], text: bytes, of: str, path: str) -> Kind:
+    """A record from a run's file. Raises Damaged."""
+    with readable(kind.__name__, f"MLflow's run of {of}, {path}"):
+        return kind.model_validate_json(text)

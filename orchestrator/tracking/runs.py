@@ -2,25 +2,30 @@
 
 What a run holds is looked up once and then remembered. So the next process that updates the mirror from the ledger
 completes what an outage or a kill left incomplete, and no epoch is there twice.
+
+Somebody may delete runs or the experiment in MLflow's UI meanwhile: they are made again, or restored, and an error
+about one run leaves the others alone.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from dmf.config import AnyTraining, EvaluationConfig
 from dmf.records.provenance import git_commit
 from dmf.records.records import CONFIG, EVALUATIONS, RECORD, Epoch, EvaluationRecord, TrainingRecord
-from dmf.values import digest
+from dmf.values import Damaged, digest
 from orchestrator.spec.plan import SweepPlan
 from orchestrator.store.ledger import LOOKS, Ledger
-from orchestrator.tracking.names import OUTCOME, STORE, SWEEP, TRIAL
-from orchestrator.tracking.server import Points, log_to, runs_of, upload
+from orchestrator.tracking.database import place
+from orchestrator.tracking.names import MIRRORED, OUTCOME, STORE, STORE_NAME, SWEEP, TRIAL, database_of
+from orchestrator.tracking.server import Points, is_gone, log_to, refuses, restore, runs_of, upload
 from orchestrator.tracking.shown import results, run_names
 
 if TYPE_CHECKING:
@@ -34,10 +39,16 @@ LOSS = "loss"
 """A metric that every epoch has and that is always finite."""
 FINAL = ("best_epoch", "best_validation_accuracy", "parameters")
 """Metrics written when a training ends, except its time."""
-FAILURE, MIRRORED = "dmf.failure", "dmf.mirrored"
-"""Tags of a training's run: its record's failure, and a digest of what was last written."""
+FAILURE = "dmf.failure"
+"""A tag of a training's run: its record's failure."""
 METRICS_AT_ONCE = 800
 """Points in one request, which may have 1,000 entries, including 100 params and 100 tags."""
+FAILURES_AT_ONCE = 2
+"""Failed requests in a row, about different runs, after which no others are tried."""
+
+
+class Incomplete(Exception):
+    """Some runs could not be updated; all others were."""
 
 
 @dataclass
@@ -93,6 +104,8 @@ class SweepRuns:
         self.children = self._children()
         self.complete: set[str] = set()
         """Keys of ended trainings whose runs this process has completed."""
+        self.begun: dict[str, tuple[AnyTraining, str]] = {}
+        """Configuration and label of the trainings that this process has marked as running."""
 
     def _parent(self) -> Run:
         if found := list(self._mine(SWEEP)):
@@ -122,10 +135,14 @@ class SweepRuns:
         return first
 
     def _create(self, name: str, tags: dict[str, str]) -> Run:
-        of_store = {STORE: self.ledger.id, "dmf.store": self.ledger.name}
+        of_store = {STORE: self.ledger.id, STORE_NAME: self.ledger.name}
         tags = {**tags, "dmf.sweep": self.plan.name, **of_store, "mlflow.source.git.commit": self.commit}
         self.writes += 1
-        return self.client.create_run(self.experiment.experiment_id, tags=tags, run_name=name)
+        run = self.client.create_run(self.experiment.experiment_id, tags=tags, run_name=name)
+        database = database_of(self.client.tracking_uri)
+        if database and place(database, self.ledger, run.info.run_id, run.info.artifact_uri):
+            run = self.client.get_run(run.info.run_id)
+        return run
 
     def open(self) -> None:
         """Mark the sweep as running, and write its plan."""
@@ -136,11 +153,37 @@ class SweepRuns:
 
     def keep_plan(self) -> None:
         """Write the sweep's plan into its run's folder."""
-        self.client.log_text(self.parent.info.run_id, self.plan.model_dump_json(indent=1), "plan.json")
+        upload(self.client, self.parent.info.artifact_uri, {"plan.json": self.plan.model_dump_json(indent=1)})
+
+    def surely(self, key: str, update: Callable[[], None]) -> None:
+        """Run an update of one training's run; once more if somebody has deleted the run or the experiment."""
+        try:
+            update()
+        except Exception as error:
+            if not (refuses(error) and self._made_good(key)):
+                raise
+            update()
+
+    def _made_good(self, key: str) -> bool:
+        """Whether somebody has deleted the experiment, which is restored, or a run, which will be made again."""
+        was_deleted = restore(self.client, self.experiment)
+        self._keep_parent()
+        run = self.children.get(key)
+        if run is not None and is_gone(self.client, run.id):
+            del self.children[key]
+            return True
+        return was_deleted
+
+    def _keep_parent(self) -> None:
+        """Make the sweep's run again if somebody has deleted it."""
+        if is_gone(self.client, self.parent.info.run_id):
+            self.parent = self._parent()
+            self.open()
 
     def begin(self, config: AnyTraining, label: str) -> None:
         """Mark a training as running. One that failed before loses its outcome."""
         self.complete.discard(config.key)
+        self.begun[config.key] = config, label
         run = self._child(config, label)
         failed_before = run.tags.get(OUTCOME) == "failed"
         self._log(run, {}, dict.fromkeys((OUTCOME, FAILURE, MIRRORED), "") if failed_before else {}, config)
@@ -152,7 +195,7 @@ class SweepRuns:
 
     def _child(self, config: AnyTraining, label: str) -> TrainingRun:
         """The run of a training, created if needed."""
-        run = self.children.get(config.key)
+        run = self._certain(config.key)
         if run is None:
             tags = {"dmf.kind": TRIAL, "dmf.key": config.key, PARENT: self.parent.info.run_id}
             try:
@@ -161,7 +204,7 @@ class SweepRuns:
                 self.uncertain = True  # it may exist anyway
                 raise
             self.children[config.key] = run
-        return self._certain(config.key, run)
+        return run
 
     def be_certain(self) -> None:
         """Look up the runs again if creating one failed."""
@@ -169,10 +212,16 @@ class SweepRuns:
             self.children = self._children()
             self.uncertain = False
 
-    def _certain(self, key: str, run: TrainingRun) -> TrainingRun:
-        if run.uncertain:
-            self.children[key] = run = TrainingRun.of(self.client.get_run(run.id))
-        return run
+    def _certain(self, key: str) -> TrainingRun | None:
+        """A training's run, looked up again if a request about it failed; None if there is none."""
+        run = self.children.get(key)
+        if run is None or not run.uncertain:
+            return run
+        if is_gone(self.client, run.id):
+            del self.children[key]
+            return None
+        self.children[key] = TrainingRun.of(self.client.get_run(run.id))
+        return self.children[key]
 
     def _log(
         self,
@@ -211,14 +260,17 @@ class SweepRuns:
     def forget(self, key: str) -> None:
         """Delete the run of a training that starts from scratch."""
         self.complete.discard(key)
-        if run := self.children.get(key):
-            self.client.delete_run(run.id)
+        if run := self.children.pop(key, None):
+            if not is_gone(self.client, run.id):
+                self.client.delete_run(run.id)
             self.writes += 1
-            del self.children[key]
 
     def epochs(self, key: str, history: Iterable[Epoch]) -> None:
         """Add the epochs that the run lacks, as curves over the epoch."""
-        run = self._certain(key, self.children[key])
+        run = self._certain(key)
+        if run is None:
+            self.begin(*self.begun[key])
+            run = self.children[key]
         for part in self._new_epochs(run, history):
             self._log(run, part, {})
 
@@ -242,30 +294,46 @@ class SweepRuns:
     ) -> None:
         """Update the run of a training that is not running from the ledger, including its status.
 
-        Without a record it was interrupted: KILLED. One that failed or diverged is FAILED, and the tag dmf.outcome says
-        which. A run with numbers from before a retraining is deleted and created again, since MLflow cannot delete
-        points.
+        Without a record it was interrupted: KILLED, and it has no outcome. One that failed or diverged is FAILED, and
+        the tag dmf.outcome says which. A run with numbers from before a retraining is deleted and created again, since
+        MLflow cannot delete points.
         """
-        record = self.ledger.training(config.key)
-        if record is None:
-            if run := self.children.get(config.key):
-                self._end(self._certain(config.key, run), "KILLED")
+        self._mirror(config.key, wanted, label, interrupted)
+
+    def _mirror(self, key: str, wanted: Iterable[EvaluationConfig], label: str, interrupted: bool) -> None:
+        """As `mirror`. Records are read only if the run does not hold them yet."""
+        sealed = self.ledger.sealed(key)
+        if sealed is None:
+            self._cut_off(key)
             return
-        run, tests = self._child(config, label), self.ledger.evaluations(config.key)
-        seal = _seal(record, tests)
-        if run.tags.get(MIRRORED) != seal:
-            if self._contradicts(run, record, tests):
-                self.forget(config.key)
-                run = self._child(config, label)
-            self._write(run, record, tests, seal)
-        untested = {e.key for e in wanted} - {test.evaluation_key for test in tests}
-        if record.outcome == "finished" and untested:
+        run = self._certain(key)
+        if run is None or run.tags.get(MIRRORED) != sealed.seal:
+            run = self._rewritten(key, label, sealed.seal)
+        if sealed.outcome == "finished" and {e.key for e in wanted} - sealed.tests:
             if not (interrupted and run.status == "FAILED"):
                 self._end(run, "KILLED" if interrupted else "FAILED")
             return
-        self._end(run, "FINISHED" if record.outcome == "finished" else "FAILED")
-        if record.outcome != "failed":
-            self.complete.add(config.key)
+        self._end(run, "FINISHED" if sealed.outcome == "finished" else "FAILED")
+        if sealed.outcome != "failed":
+            self.complete.add(key)
+
+    def _rewritten(self, key: str, label: str, seal: str) -> TrainingRun:
+        """A training's run, written from its records."""
+        record, tests = self.ledger.training(key), self.ledger.evaluations(key)
+        assert record is not None
+        run = self._child(record.config, label)
+        if self._contradicts(run, record, tests):
+            self.forget(key)
+            run = self._child(record.config, label)
+        self._write(run, record, tests, seal)
+        return run
+
+    def _cut_off(self, key: str) -> None:
+        """Update the run of a training without a record; it may have had one, in a store that was put back since."""
+        if run := self._certain(key):
+            if run.tags.get(OUTCOME) or run.tags.get(MIRRORED):
+                self._log(run, {}, dict.fromkeys((OUTCOME, FAILURE, MIRRORED), ""))
+            self._end(run, "KILLED")
 
     def _contradicts(self, run: TrainingRun, record: TrainingRecord, tests: tuple[EvaluationRecord, ...]) -> bool:
         """Whether a run has a loss or result that the records lack, because the training was retrained."""
@@ -329,28 +397,55 @@ class SweepRuns:
             run.status = status
 
     def settle(self, labels: dict[str, str], interrupted: bool) -> None:
-        """Update every training's run from the ledger, in other sweeps of this store too. Call it when none runs."""
+        """Update every training's run from the ledger, in other sweeps of this store too. Call it when none runs.
+
+        A training whose record is damaged keeps its run as it is. Raises Incomplete, at the end, for runs that could
+        not be updated.
+        """
+        self._keep_parent()
+        failed: dict[str, str] = {}
+        in_a_row = 0
         for key in [*self.trials, *(key for key in self.children if key not in self.trials)]:
             if key in self.complete:
                 continue
-            trial, record = self.trials.get(key), self.ledger.training(key)
-            if record is not None:
-                wanted = trial.evaluations if trial else ()
-                self.mirror(record.config, wanted, labels.get(key, key), interrupted)
-            elif run := self.children.get(key):
-                self._end(self._certain(key, run), "KILLED")
+            try:
+                self.surely(key, functools.partial(self._settle_one, key, labels.get(key, key), interrupted))
+                in_a_row = 0
+            except Damaged as error:
+                log.warning("MLflow's run of training %s is left as it is: %s", key, one_line(error))
+            except Exception as error:
+                in_a_row += not refuses(error)
+                if in_a_row >= FAILURES_AT_ONCE:  # it is not this run: MLflow or its disk is away
+                    raise
+                failed[key] = one_line(error)
         self._settle_elsewhere()
         self._keep_looks()
+        if failed:
+            raise Incomplete(f"{len(failed)} runs could not be updated, such as that of {next(iter(failed.items()))}")
+
+    def _settle_one(self, key: str, label: str, interrupted: bool) -> None:
+        trial = self.trials.get(key)
+        self._mirror(key, trial.evaluations if trial else (), label, interrupted)
+        run = self.children.get(key)
+        if run is not None and run.tags.get(PARENT) != self.parent.info.run_id:
+            self._log(run, {}, {PARENT: self.parent.info.run_id})
 
     def _keep_looks(self) -> None:
-        """Write the looks that the sweep has taken into its run's folder, if there are more than it has."""
-        looks = self.ledger.looks(self.plan.name)
-        taken, run = str(len(looks.taken)) if looks else "", self.parent.info.run_id
-        if looks and self.parent.data.tags.get("dmf.looks") != taken:
-            self.client.log_text(run, looks.model_dump_json(indent=1), LOOKS)
-            self.client.set_tag(run, "dmf.looks", taken)
+        """Write the looks that the sweep has taken into its run's folder, if there are more than it has.
+
+        Damaged ones are left out, with a warning.
+        """
+        try:
+            looks = self.ledger.looks(self.plan.name)
+        except Damaged as error:
+            log.warning("MLflow keeps sweep %s without its looks: %s", self.plan.name, one_line(error))
+            return
+        taken, parent = str(len(looks.taken)) if looks else "", self.parent
+        if looks and parent.data.tags.get("dmf.looks") != taken:
+            upload(self.client, parent.info.artifact_uri, {LOOKS: looks.model_dump_json(indent=1)})
+            self.client.set_tag(parent.info.run_id, "dmf.looks", taken)
             self.writes += 1
-            self.parent = self.client.get_run(run)
+            self.parent = self.client.get_run(parent.info.run_id)
 
     def _settle_elsewhere(self) -> None:
         """Update runs of other sweeps whose trainings this one may have ended.
@@ -363,27 +458,31 @@ class SweepRuns:
         wanted = {name: {trial.key: trial for trial in plan.trials()} for name, plan in plans.items()}
         for found in runs_of(self.client, self.experiment, elsewhere):
             key, sweep = found.data.tags["dmf.key"], found.data.tags["dmf.sweep"]
-            if key not in self.children or (record := self.ledger.training(key)) is None:
+            try:
+                if key not in self.children or (sealed := self.ledger.sealed(key)) is None:
+                    continue
+            except Damaged:  # `settle` has said so
                 continue
-            run, tests, plan = TrainingRun.of(found), self.ledger.evaluations(key), plans.get(sweep)
+            run, plan = TrainingRun.of(found), plans.get(sweep)
             trial = wanted.get(sweep, {}).get(key)
-            seal = _seal(record, tests)
-            if run.tags.get(MIRRORED) != seal:
+            if run.tags.get(MIRRORED) != sealed.seal:
+                record, tests = self.ledger.training(key), self.ledger.evaluations(key)
+                assert record is not None
                 if plan and self._contradicts(run, record, tests):
                     others = SweepRuns(self.client, self.experiment, self.ledger, plan)
                     asked = trial.evaluations if trial else ()
                     others.mirror(record.config, asked, found.info.run_name, interrupted=True)
                     self.writes += others.writes
                     continue
-                self._write(run, record, tests, seal)
-            tested = {test.evaluation_key for test in tests}
-            if record.outcome != "finished":
+                self._write(run, record, tests, sealed.seal)
+            if sealed.outcome != "finished":
                 self._end(run, "FAILED")
-            elif trial and tested >= {e.key for e in trial.evaluations}:
+            elif trial and sealed.tests >= {e.key for e in trial.evaluations}:
                 self._end(run, "FINISHED")
 
     def close(self, status: str) -> None:
         """Write the sweep's final status."""
+        self._keep_parent()
         if self.parent.info.status != status:
             self.writes += 1
             self.client.set_terminated(self.parent.info.run_id, status)
@@ -392,14 +491,14 @@ class SweepRuns:
     def keep_results(self) -> None:
         """Write the sweep's metrics and its report into its run, unless they are there. A search has none.
 
-        They are left out, with a warning, if a record contradicts itself.
+        They are left out, with a warning, if the looks or curves that they need are damaged.
         """
         if not self.plan.cells:
             return
         try:
             metrics, report = results(self.plan, self.ledger)
-        except ValueError as error:  # a record contradicts itself; only its user can mend that
-            log.warning("MLflow keeps sweep %s without its report: %s", self.plan.name, error)
+        except Damaged as error:  # only the store's user can mend that
+            log.warning("MLflow keeps sweep %s without its report: %s", self.plan.name, one_line(error))
             return
         seal, parent = digest([metrics, report]), self.parent
         if parent.data.tags.get(MIRRORED) == seal:
@@ -415,10 +514,9 @@ class SweepRuns:
         self.parent = self.client.get_run(parent.info.run_id)
 
 
-def _seal(record: TrainingRecord, tests: Iterable[EvaluationRecord]) -> str:
-    """A digest of what a run should hold."""
-    told = [[test.evaluation_key, test.accuracy, test.ci95] for test in tests]
-    return digest([record.model_dump(mode="json"), told])
+def one_line(error: BaseException) -> str:
+    """An error's text on one line, cut if it is long."""
+    return " ".join(str(error).split())[:300]
 
 
 def _equal(value: float, others: Iterable[float | None]) -> bool:

@@ -1,4 +1,4 @@
-"""Connects to MLflow: its URI, our experiment there, and requests. Only this module imports mlflow."""
+"""Connects to MLflow: its URI, our experiment there, and requests. Only this module and `database` import mlflow."""
 
 from __future__ import annotations
 
@@ -20,9 +20,13 @@ from mlflow.entities import Experiment, Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
+from dmf.machine.files import write_text
 from orchestrator.store.ledger import Ledger
-from orchestrator.tracking.names import EXPERIMENT, STORE, MirroredRun, database_of
+from orchestrator.tracking.database import made_anew, prepare
+from orchestrator.tracking.names import EXPERIMENT, STORE, MirroredRun, database_of, local_folder_of
 from orchestrator.tracking.uris import told, without_password
+
+log = logging.getLogger("dmf.tracking")
 
 RUNS_AT_ONCE = 10_000
 """The number of runs in one answer to a search."""
@@ -30,6 +34,8 @@ SERVERS = ("http", "https", "postgresql", "mysql", "mssql")
 """Schemes of servers, which may be away for a while; a SQLite file or a wrong URI will not change by itself."""
 REFUSALS = ("UNAUTHENTICATED", "PERMISSION_DENIED", "CUSTOMER_UNAUTHORIZED")
 """Error codes of a server that answers but refuses us."""
+WRONG = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE", "INVALID_STATE", "BAD_REQUEST", "RESOURCE_CONFLICT")
+"""Error codes for a request about something that is not there or not as expected, such as a deleted run."""
 
 Points = dict[str, list[tuple[int, float]]]
 """Metric -> points, each a step and a value."""
@@ -63,13 +69,35 @@ def connect(uri: str, artifacts: Path | None = None) -> tuple[MlflowClient, Expe
         local = artifacts is not None and uri.startswith("sqlite:")
         location = artifacts.resolve().as_uri() if local and artifacts else None
         experiment = _made(client, location)
-    if experiment.lifecycle_stage == "deleted":
-        shown = without_password(uri)
-        raise ValueError(
-            f"the MLflow experiment {EXPERIMENT!r} at {shown} was deleted, and MLflow does not reuse its name; "
-            f"restore it with: MLFLOW_TRACKING_URI={shown} mlflow experiments restore -x {experiment.experiment_id}"
-        )
+    restore(client, experiment)
     return client, experiment
+
+
+def restore(client: MlflowClient, experiment: Experiment) -> bool:
+    """Restore the experiment if somebody has deleted it, since MLflow does not give its name to another one.
+
+    Returns whether it was deleted.
+    """
+    if client.get_experiment(experiment.experiment_id).lifecycle_stage != "deleted":
+        return False
+    log.warning("the MLflow experiment %r was deleted, and is restored with its runs", EXPERIMENT)
+    client.restore_experiment(experiment.experiment_id)
+    return True
+
+
+def refuses(error: BaseException) -> bool:
+    """Whether MLflow answered, and will answer the same request in the same way: something about the run is wrong."""
+    return isinstance(error, MlflowException) and error.error_code in WRONG
+
+
+def is_gone(client: MlflowClient, run: str) -> bool:
+    """Whether somebody has deleted a run."""
+    try:
+        return bool(client.get_run(run).info.lifecycle_stage == "deleted")
+    except MlflowException as error:
+        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+            return True
+        raise
 
 
 def _made(client: MlflowClient, location: str | None) -> Experiment:
@@ -88,8 +116,22 @@ def _made(client: MlflowClient, location: str | None) -> Experiment:
 def reached(uri: str) -> tuple[MlflowClient, Experiment | None]:
     """A client, and the experiment if it exists.
 
-    Raises ValueError if MLflow cannot be reached at `uri`, or `Unreachable` if that may pass.
+    A SQLite database gets its schema first, whole or not at all; one whose schema is half made gets a new one. Raises
+    ValueError if MLflow cannot be reached at `uri`, or `Unreachable` if that may pass.
     """
+    database = database_of(uri)
+    if database is None:
+        return _reached(uri)
+    prepare(database)
+    try:
+        return _reached(uri)
+    except ValueError:
+        if not made_anew(database):
+            raise
+    return _reached(uri)
+
+
+def _reached(uri: str) -> tuple[MlflowClient, Experiment | None]:
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.WARNING)
     try:
@@ -169,7 +211,14 @@ def log_to(client: MlflowClient, run: str, points: Points, params: Mapping[str, 
 
 
 def upload(client: MlflowClient, artifacts: str, texts: Mapping[str, str]) -> None:
-    """Write texts, given by path, into a run's folder at the URI `artifacts`."""
+    """Write texts, given by path, into a run's folder at the URI `artifacts`.
+
+    If it is on this machine, they are on its disk afterwards.
+    """
+    if (folder := local_folder_of(artifacts)) is not None:
+        for path, text in texts.items():
+            write_text(folder / path, text)
+        return
     with TemporaryDirectory() as room:
         for path, text in texts.items():
             file = Path(room, path)

@@ -65,15 +65,15 @@ def _of(name: str, config: ExperimentConfig) -> str:
 def results(plan: SweepPlan, ledger: Ledger) -> tuple[dict[str, float], str]:
     """A sweep's metrics and its report as HTML.
 
-    Accuracies are fractions in [0, 1]. Stale records count, and the report's notes name them. Raises ValueError if a
-    record contradicts itself.
+    Accuracies are fractions in [0, 1]. Stale records count, and the report's notes name them. Raises Damaged if the
+    sweep's looks, or the curves of a training, cannot be read.
     """
     states = Counter(ledger.state(trial) for trial in plan.trials())
     metrics = {f"trainings/{state}": float(number) for state, number in states.items()}
     tables, claims = filled(plan, ledger, Today(accept_stale=True), ledger.looks(plan.name))
     for table in tables:
         metrics |= _accuracies(table)
-    about = "\n".join(map(printable, plan.about.splitlines()))
+    about = printable(plan.about, lines=True)
     page = Page(tables, ledger.curves, runs_beside(ledger))
     return metrics, page.of_all(plan.name, about, for_page(claims))
 

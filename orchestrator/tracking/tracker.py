@@ -9,6 +9,7 @@ waits for them. What is still missing at the sweep's end is in the ledger, and t
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import threading
 from collections.abc import Iterator
@@ -17,11 +18,13 @@ from typing import TYPE_CHECKING
 
 from dmf.config import AnyTraining
 from dmf.records.records import Epoch
+from dmf.values import Damaged
 from orchestrator.spec.plan import SweepPlan, Trial, labels
 from orchestrator.store.ledger import Ledger
-from orchestrator.tracking.names import STORE
-from orchestrator.tracking.runs import SweepRuns
-from orchestrator.tracking.server import Unreachable, answering, connect, runs_of
+from orchestrator.tracking.database import settle
+from orchestrator.tracking.names import STORE, database_of
+from orchestrator.tracking.runs import FAILURES_AT_ONCE, Incomplete, SweepRuns
+from orchestrator.tracking.server import Unreachable, answering, connect, refuses, runs_of
 from orchestrator.tracking.uris import told
 
 if TYPE_CHECKING:
@@ -35,8 +38,6 @@ SECONDS_BETWEEN_WRITES = 2.0
 LONGEST_PAUSE = 60.0
 """The longest pause between retries, in seconds; the first is `SECONDS_BETWEEN_WRITES`, and each is twice the one
 before."""
-FAILURES_AT_ONCE = 2
-"""Failed requests in a row after which all other updates wait for the next attempt."""
 
 
 def pause_after(failures: int) -> float:
@@ -80,7 +81,7 @@ class Tracker:
         self._skip = False
         try:
             self._connect()
-        except Unreachable as error:
+        except (Unreachable, OSError) as error:
             log.warning("%s; the sweep continues, and MLflow is updated once it answers", error)
         self._thread = threading.Thread(target=self._work, name="mlflow", daemon=True)
         self._thread.start()
@@ -88,7 +89,7 @@ class Tracker:
     def _connect(self) -> SweepRuns:
         """The runs in MLflow, looked up once it answers."""
         if self.runs is None:
-            client, experiment = connect(self.uri, self.ledger.store / "artifacts")
+            client, experiment = connected(self.uri, self.ledger)
             with answering(self.uri):
                 _settle_left_running(client, experiment, self.ledger)
                 runs = SweepRuns(client, experiment, self.ledger, self.plan)
@@ -141,9 +142,11 @@ class Tracker:
         try:
             runs = self._connect()
             runs.be_certain()
-            runs.settle(self.labels, interrupted)
-            runs.close(status)
-            runs.keep_results()
+            try:
+                runs.settle(self.labels, interrupted)
+            finally:
+                runs.close(status)
+                runs.keep_results()
         except Exception as error:
             log.debug("settling", exc_info=True)
             return f"MLflow is incomplete: {told(error, self.uri)}"
@@ -177,7 +180,10 @@ class Tracker:
                 return
 
     def _write(self, waiting: dict[str, _News]) -> dict[str, _News]:
-        """Send updates to MLflow; return those it did not accept. After a second failure the rest is not sent."""
+        """Send updates to MLflow; return those to send again. After a second failure the rest is not sent.
+
+        An update that MLflow refuses, because something about its run is wrong, is left to `stop`.
+        """
         refused: dict[str, _News] = {}
         for key, news in waiting.items():
             if len(refused) >= FAILURES_AT_ONCE:
@@ -186,12 +192,14 @@ class Tracker:
             try:
                 runs = self._connect()
                 runs.be_certain()
-                self._write_one(runs, key, news)
+                runs.surely(key, functools.partial(self._write_one, runs, key, news))
             except Exception as error:
-                refused[key] = news
-                log.warning(
-                    "MLflow did not accept an update of training %s, will retry: %s", key, told(error, self.uri)
-                )
+                later = isinstance(error, Damaged) or refuses(error)
+                if not later:
+                    refused[key] = news
+                when = "at the end of the sweep" if later else "soon"
+                text = told(error, self.uri)
+                log.warning("MLflow did not accept an update of training %s, will retry %s: %s", key, when, text)
         return refused
 
     def _write_one(self, runs: SweepRuns, key: str, news: _News) -> None:
@@ -208,6 +216,14 @@ class Tracker:
             runs.mirror(trial.config, trial.evaluations, label)
 
 
+def connected(uri: str, ledger: Ledger) -> tuple[MlflowClient, Experiment]:
+    """A client and the experiment, where the store's runs have their files in the store."""
+    client, experiment = connect(uri, ledger.store / "artifacts")
+    if database := database_of(uri):
+        settle(database, ledger)
+    return client, experiment
+
+
 def _settle_left_running(client: MlflowClient, experiment: Experiment, ledger: Ledger) -> None:
     """Update sweeps of this store that a dead driver left RUNNING from the ledger."""
     running = runs_of(client, experiment, f"attributes.status = 'RUNNING' and tags.`{STORE}` = '{ledger.id}'")
@@ -215,7 +231,10 @@ def _settle_left_running(client: MlflowClient, experiment: Experiment, ledger: L
     for name, plan in ledger.plans().items():
         if name in left:
             runs = SweepRuns(client, experiment, ledger, plan)
-            runs.settle({}, interrupted=True)
+            try:
+                runs.settle({}, interrupted=True)
+            except Incomplete as error:
+                log.warning("MLflow, sweep %s: %s", name, error)
             runs.close("KILLED")
 
 
@@ -223,22 +242,32 @@ def reconcile(uri: str, ledger: Ledger) -> dict[str, int]:
     """Update every sweep in MLflow from the ledger's store. Call it when no sweep runs.
 
     Returns, by sweep, how many requests changed something; a second call changes nothing. Raises ValueError if MLflow
-    does not answer.
+    does not answer or, at the end, if some runs could not be updated.
     """
-    client, experiment = connect(uri, ledger.store / "artifacts")
+    client, experiment = connected(uri, ledger)
     writes = {}
-    for name, plan in ledger.plans().items():
-        runs = SweepRuns(client, experiment, ledger, plan)
-        if not any(file.path == "plan.json" for file in client.list_artifacts(runs.parent.info.run_id)):
-            runs.keep_plan()
-            runs.writes += 1
-        trials = plan.trials()
-        runs.settle(labels(trial.config for trial in trials), interrupted=True)
-        asked = ledger.asked(plan).trials()
-        if asked and all(ledger.state(trial) in ("done", "diverged") for trial in asked):
-            runs.close("FINISHED")
-        elif runs.parent.info.status == "RUNNING" or (trials and runs.parent.info.status == "FINISHED"):
-            runs.close("KILLED")  # a search has no cells, so only its driver knows whether it has ended
-        runs.keep_results()
-        writes[name] = runs.writes
+    incomplete = []
+    ledger.index.look_once()
+    try:
+        for name, plan in ledger.plans().items():
+            runs = SweepRuns(client, experiment, ledger, plan)
+            if not any(file.path == "plan.json" for file in client.list_artifacts(runs.parent.info.run_id)):
+                runs.keep_plan()
+                runs.writes += 1
+            trials = plan.trials()
+            try:
+                runs.settle(labels(trial.config for trial in trials), interrupted=True)
+            except Incomplete as error:
+                incomplete.append(f"{name}: {error}")
+            asked = ledger.asked(plan).trials()
+            if asked and all(ledger.state(trial) in ("done", "diverged") for trial in asked):
+                runs.close("FINISHED")
+            elif runs.parent.info.status == "RUNNING" or (trials and runs.parent.info.status == "FINISHED"):
+                runs.close("KILLED")  # a search has no cells, so only its driver knows whether it has ended
+            runs.keep_results()
+            writes[name] = runs.writes
+    finally:
+        ledger.index.look_again()
+    if incomplete:
+        raise ValueError(f"MLflow is incomplete: {'; '.join(incomplete)}")
     return writes

@@ -14,6 +14,8 @@ from rich.text import Text
 
 from reports.diff.values import Change, DiffRow, DiffTable, Side
 from reports.published import BACKBONES
+from reports.render.markdown import escaped
+from reports.render.wrapping import harmless
 from reports.statistics.verdicts import Verdict
 from reports.words import interval, percent, points
 
@@ -124,41 +126,41 @@ def to_terminal(table: DiffTable, width: int = P_FROM) -> Group:
     grids = []
     for section in table.sections:
         grid = Grid(
-            title=Text(section.label), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 0)
+            title=Text(harmless(section.label)),
+            title_justify="left",
+            box=box.SIMPLE_HEAD,
+            pad_edge=False,
+            padding=(0, 0),
         )
         for heading in columns:
             numeric = heading in ("A", "B", "B − A", "p (Holm)")
-            grid.add_column(Text(heading), justify="right" if numeric else "left", no_wrap=numeric, overflow="fold")
+            grid.add_column(
+                Text(harmless(heading)), justify="right" if numeric else "left", no_wrap=numeric, overflow="fold"
+            )
         for row in section.rows:
-            grid.add_row(*(Text(text(row)) for text in columns.values()))
+            grid.add_row(*(Text(harmless(text(row))) for text in columns.values()))
         grids.append(grid)
-    differs = [Text(f"- differs: {text}") for text in what_differs(table)]
-    notes = [Text(f"- {note}") for note in table.notes]
-    head, total = (Text(text, style="bold") for text in (title(table), summary(table)))
+    differs = [Text(harmless(f"- differs: {text}")) for text in what_differs(table)]
+    notes = [Text(harmless(f"- {note}")) for note in table.notes]
+    head, total = (Text(harmless(text), style="bold") for text in (title(table), summary(table)))
     return Group(head, *grids, total, *differs, *notes, Text(""))
 
 
 def to_markdown(table: DiffTable) -> str:
     """Render one pipe table per section, then what differs and the notes."""
     columns = _columns(table)
-    lines = [f"## {_escaped(title(table))}", ""]
+    lines = [f"## {escaped(title(table))}", ""]
     for section in table.sections:
-        lines += [f"### {_escaped(section.label)}", "", _pipes(columns), _pipes(":--" for _ in columns)]
-        lines += [_pipes(_escaped(text(row)) for text in columns.values()) for row in section.rows]
+        lines += [f"### {escaped(section.label)}", "", _pipes(columns), _pipes(":--" for _ in columns)]
+        lines += [_pipes(escaped(text(row)) for text in columns.values()) for row in section.rows]
         lines.append("")
     told = [*(f"differs: {text}" for text in what_differs(table)), *table.notes]
-    lines += [f"**{_escaped(summary(table))}**", "", *(f"- {_escaped(text)}" for text in told)]
+    lines += [f"**{escaped(summary(table))}**", "", *(f"- {escaped(text)}" for text in told)]
     return "\n".join(lines) + "\n"
 
 
 def _pipes(texts: Iterable[str]) -> str:
     return f"| {' | '.join(texts)} |"
-
-
-def _escaped(text: str) -> str:
-    for special in ("\\", "|", "*", "_", "<", "[", "`"):
-        text = text.replace(special, f"\\{special}")
-    return " ".join(text.split())
 
 
 def to_csv(table: DiffTable) -> str:

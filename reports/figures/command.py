@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dmf.records.records import CONFIG
+from dmf.values import printable
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -22,9 +23,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         given = Path(options.run)
         folder = given if is_folder(given) else Path(options.store) / "trainings" / options.run
         for path in draw(folder, options):
-            print(path)
+            print(printable(str(path)))
     except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(printable(f"error: {error}", lines=True), file=sys.stderr)
         return 2
     return 0
 

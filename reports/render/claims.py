@@ -13,6 +13,7 @@ from rich.text import Text
 
 from reports.judge import Judged, Outcome
 from reports.render.markdown import escaped
+from reports.render.wrapping import harmless
 
 TITLE = "Claims"
 NOTE = (
@@ -34,10 +35,10 @@ def to_terminal(claims: Sequence[Judged]) -> Group:
     lines = [Text(TITLE, style="bold")]
     tested = [each for each in claims if each.ours is not Outcome.NOT_TESTED]
     for each in tested:
-        lines.append(Text.assemble(f"- {each.sentence} ({each.where}) ", (outcome(each), STYLES[each.ours])))
-        lines.append(Text(f"    ours: {each.evidence}"))
+        lines.append(Text.assemble(harmless(f"- {each.sentence} ({each.where}) "), (outcome(each), STYLES[each.ours])))
+        lines.append(Text(harmless(f"    ours: {each.evidence}")))
         if each.published is not Outcome.NOT_TESTED:
-            lines.append(Text(f"    paper: {each.published}, {each.published_evidence}"))
+            lines.append(Text(harmless(f"    paper: {each.published}, {each.published_evidence}")))
     if left := len(claims) - len(tested):
         lines.append(Text(f"- {left} {'more ' if tested else ''}not tested, for want of results"))
     return Group(*lines, Text(NOTE), Text(""))

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from dmf.records.facts import Curves
+from dmf.values import Damaged
 from reports.cells import Section
+from reports.origins import Origin
 from reports.render import texts
 from reports.render.drawing import COLOURS, DASHES, cleaned, svg
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+LOG = logging.getLogger("dmf.report")
 MOST_LINES = 16
 """Rows that one figure shows, the first of its section."""
 MOST_SEEDS = 3
@@ -62,7 +66,7 @@ def lines_of(section: Section, find: Find) -> list[Line]:
         for origin in cell.origins:
             if len(seeds) == MOST_SEEDS:
                 break
-            curves = find(origin.training_key) if origin.outcome != "not ended" else None
+            curves = _found(origin, find)
             if curves and curves.history:
                 seeds.append(origin.seed)
                 found.append(curves)
@@ -81,6 +85,17 @@ def lines_of(section: Section, find: Find) -> list[Line]:
 def _points(pairs: Sequence[tuple[int, float]]) -> Points:
     finite = [(epoch, value) for epoch, value in pairs if abs(value) < float("inf")]
     return tuple(epoch for epoch, _ in finite), tuple(value for _, value in finite)
+
+
+def _found(origin: Origin, find: Find) -> Curves | None:
+    """The curves of a seed; None if it has none, or if its record was damaged after the index read it."""
+    if origin.outcome in ("damaged", "not ended"):
+        return None
+    try:
+        return find(origin.training_key)
+    except Damaged as error:
+        LOG.warning("curves are left out: %s", " ".join(str(error).split()))
+        return None
 
 
 def loss_curves(section: Section, lines: Sequence[Line], name: str) -> str:

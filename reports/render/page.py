@@ -17,7 +17,7 @@ from reports.render.forest import forest
 from reports.render.levels import levels
 from reports.render.pivot import pivot
 from reports.render.summary import MOST_FINDINGS, Claim, claims_for_page, counted, findings, name_of
-from reports.render.wrapping import words
+from reports.render.wrapping import harmless, words
 from reports.statistics.verdicts import Verdict
 from reports.words import points
 from reports.words import verdict as word_of
@@ -25,6 +25,7 @@ from reports.words import verdict as word_of
 PAGE = jinja2.Environment(
     loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
     autoescape=True,
+    finalize=lambda value: harmless(value) if type(value) is str else value,
     undefined=jinja2.StrictUndefined,
     trim_blocks=True,
     lstrip_blocks=True,

@@ -11,7 +11,7 @@ from rich.text import Text
 from reports.cells import Cell, Table
 from reports.notes import for_other_classes
 from reports.render.columns import Column, printed, title
-from reports.render.wrapping import narrowest, shared_out, wrapped
+from reports.render.wrapping import harmless, narrowest, shared_out, wrapped
 
 WIDE = 140
 """Width, in characters, if none is given."""
@@ -32,7 +32,11 @@ def to_terminal(table: Table, width: int = WIDE, plain: bool = False) -> Group:
     """
     shown = [column for column in printed(table) if not column.cost]
     sheets = [_Grid(table, columns, width, plain) for columns in _grids(table, shown, width, plain)]
-    lines = [Text(title(table), style="bold"), Text(""), *(line for sheet in sheets for line in sheet.lines())]
+    lines = [
+        Text(harmless(title(table)), style="bold"),
+        Text(""),
+        *(line for sheet in sheets for line in sheet.lines()),
+    ]
     if plain and any(cell.best for section in table.sections for cell in section.cells):
         lines += [*map(Text, wrapped(MEANING, width))]
     lines += [Text(line, style="bold") for line in wrapped(table.verdict, width)]
@@ -80,7 +84,7 @@ class _Grid:
         return [self._text(column, cell) for cells in self._cells for cell in cells]
 
     def _text(self, column: Column, cell: Cell) -> str:
-        text = column.text(cell)
+        text = harmless(column.text(cell))
         return f"{SIGN}{text}" if self._plain and column.is_strong(cell) else text
 
     def _narrowest(self, column: Column) -> int:
@@ -93,10 +97,12 @@ class _Grid:
 
     def lines(self) -> list[Text]:
         """The heading, and the rows by section."""
-        most = [max(map(cell_len, [column.heading, *self._texts(column)])) for column in self._columns]
+        headings = [harmless(column.heading) for column in self._columns]
+        texts = [[heading, *self._texts(column)] for heading, column in zip(headings, self._columns, strict=True)]
+        most = [max(map(cell_len, found)) for found in texts]
         room = self._width - GAP * (len(self._columns) - 1)
         widths = shared_out(self._least, most, room)
-        lines = self._row([column.heading for column in self._columns], widths, at_bottom=True)
+        lines = self._row(headings, widths, at_bottom=True)
         lines.append(Text("─" * min(self._width, sum(widths) + GAP * (len(widths) - 1)), style="dim"))
         for section, cells in zip(self._table.sections, self._cells, strict=True):
             lines += [Text(line, style="italic") for line in wrapped(section.label, self._width)]

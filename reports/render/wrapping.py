@@ -7,6 +7,9 @@ from collections.abc import Iterator, Sequence
 
 from rich.cells import cell_len, set_cell_size
 
+from dmf.values import printable
+
+NO_BREAK = "\N{NO-BREAK SPACE}"
 LONGEST_WORD = 24
 """Longer words, which are paths, keys and the like, may be broken after punctuation."""
 LONGEST_PIECE = 40
@@ -16,11 +19,19 @@ WORD = re.compile(r"[^ \t\n\r\f\v]+")
 PIECE = re.compile(r"[^./_=,:;+&|-]*[./_=,:;+&|-]+|[^./_=,:;+&|-]+")
 
 
+def harmless(text: str) -> str:
+    """`text` without what a terminal or a browser would obey; line breaks and no-break spaces stay.
+
+    What then remains to be escaped is the markup of each format.
+    """
+    return NO_BREAK.join(printable(part, lines=True) for part in text.split(NO_BREAK))
+
+
 def words(
     text: str, longest_word: int = LONGEST_WORD, longest_piece: int = LONGEST_PIECE
 ) -> Iterator[tuple[str, bool]]:
-    """The parts of `text` that stay on a line, each with whether a space precedes it."""
-    for word in WORD.findall(text):
+    """The parts of `text`, made harmless, that stay on a line, each with whether a space precedes it."""
+    for word in map(harmless, WORD.findall(text)):
         if cell_len(word) <= longest_word:
             yield word, True
         else:

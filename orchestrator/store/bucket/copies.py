@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -61,9 +61,12 @@ class Copies:
         )
         return {name: Copy(e_tag, modified_ns) for name, e_tag, modified_ns in rows}
 
-    def change(self, brought: Mapping[str, Copy], gone: Iterable[str]) -> None:
-        """Write and delete rows in one transaction."""
+    def change(self, brought: Mapping[str, Copy], gone: Mapping[str, Copy]) -> None:
+        """Write rows, and delete those that are still as given, in one transaction."""
         with self._connection:
-            self._connection.executemany("delete from copies where name = ?", [(name,) for name in gone])
+            self._connection.executemany(
+                "delete from copies where name = ? and e_tag is ? and modified_ns = ?",
+                [(name, *copy) for name, copy in gone.items()],
+            )
             rows = [(name, *copy) for name, copy in brought.items()]
             self._connection.executemany("insert or replace into copies values (?, ?, ?)", rows)

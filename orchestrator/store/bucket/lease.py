@@ -58,6 +58,8 @@ class Lease:
         self.objects, self.owner, self.seconds = objects, owner, seconds
         self.token = secrets.token_hex(8)
         self.taken_by: str | None = None
+        self.broken: Exception | None = None
+        """Why the thread that renews it has ended, other than that it lost it."""
 
     def acquire(self) -> None:
         """Take the store. Raises BlockingIOError if another driver has it."""
@@ -77,6 +79,8 @@ class Lease:
         """Raise LeaseLost if another driver may have the store."""
         if self.taken_by:
             raise LeaseLost(f"{self.objects.uri} was taken over by {self.taken_by} while this driver was stopped")
+        if self.broken:
+            raise LeaseLost(f"{self.objects.uri} is no longer renewed, because of an error: {self.broken!r}")
         if time.clock_gettime(CLOCK) - self.renewed > self.seconds:
             raise LeaseLost(f"{self.objects.uri} was not reached for {self.seconds:g} s; another driver may have it")
 
@@ -135,6 +139,9 @@ def held(objects: Objects, owner: str, seconds: float = LEASE_SECONDS) -> Iterat
                 return  # `check` says so from now on
             except OSError as error:
                 log.warning("could not renew the lease of %s, will retry: %s", objects.uri, error)
+            except Exception as error:  # `check` says so, before the lease lapses
+                lease.broken = error
+                return
 
     lease.acquire()
     thread = threading.Thread(target=keep, name="lease", daemon=True)

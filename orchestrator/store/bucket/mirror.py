@@ -10,6 +10,7 @@ Besides the store's files there are `leases/` (the driver) and `owners/` (who wo
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -18,7 +19,9 @@ from pathlib import Path
 from dmf.machine.files import replacing
 from orchestrator.store.bucket.copies import Copies, Copy
 from orchestrator.store.bucket.lease import LEASE_SECONDS, LEASES, Lease, driven, held
-from orchestrator.store.bucket.objects import Objects, Seen, sha256
+from orchestrator.store.bucket.objects import DamagedObject, Objects, Seen, sha256
+
+log = logging.getLogger("dmf.remote")
 
 EVERYTHING = ("",)
 """The suffixes that match all files."""
@@ -62,11 +65,12 @@ class RemoteStore(Objects):
         """Copy files that differ from the store's to `folder`; return how many changed here.
 
         A file that came from the store and has not changed since is deleted here once it is gone there. A file that
-        never came from the store stays.
+        never came from the store stays. Several processes may do this in one folder.
         """
-        there = {name: seen for name, seen in self.names(under).items() if name.endswith(suffixes)}
         with Copies.of(folder) as copies:
+            # Before the listing: a file that another process writes and copies meanwhile is in neither.
             known = copies.under(f"{under}/" if under else "")
+            there = {name: seen for name, seen in self.names(under).items() if name.endswith(suffixes)}
             wanted = [
                 name for name, seen in there.items() if known.get(name) != Copy(seen.e_tag, _modified_ns(folder / name))
             ]
@@ -74,22 +78,35 @@ class RemoteStore(Objects):
                 answers = list(pool.map(lambda name: self._bring(name, folder / name), wanted))
             brought = {name: copy for name, (copy, _) in zip(wanted, answers, strict=True) if copy}
             still = (there.keys() - wanted) | brought.keys()
-            gone = {name for name in known if name.endswith(suffixes)} - still
-            for name in gone:
-                if known[name].modified_ns == _modified_ns(folder / name):
+            gone = {name: copy for name, copy in known.items() if name.endswith(suffixes) and name not in still}
+            gone = {name: copy for name, copy in gone.items() if not self.exists(name)}  # it may have come back
+            for name, copy in gone.items():
+                if copy.modified_ns == _modified_ns(folder / name):
                     (folder / name).unlink(missing_ok=True)
             copies.change(brought, gone)
         return sum(changed for _, changed in answers)
 
     def _bring(self, name: str, path: Path) -> tuple[Copy | None, bool]:
-        """Copy one file here; return its copy (None if the object is gone by now), and whether the file changed."""
-        if (found := self.find(name)) is None:
+        """Copy one file here; return its copy (None if there is none), and whether the file changed.
+
+        An object that is damaged is copied as an empty file, which its reader finds damaged too. A file that changes
+        here meanwhile, because its process is about to push it, stays as it is.
+        """
+        before = _modified_ns(path)
+        try:
+            if (found := self.find(name)) is None:
+                return None, False
+            data, e_tag = found.data, found.e_tag
+        except DamagedObject as error:
+            log.warning("%s", error)
+            data, e_tag = b"", None
+        if _modified_ns(path) != before:
             return None, False
-        changed = not path.is_file() or path.read_bytes() != found.data
+        changed = not path.is_file() or path.read_bytes() != data
         if changed:
             with replacing(path) as aside:
-                aside.write_bytes(found.data)
-        return Copy(found.e_tag, _modified_ns(path)), changed
+                aside.write_bytes(data)
+        return Copy(e_tag, _modified_ns(path)), changed
 
     def at_work(self) -> set[str]:
         """Keys of trainings that a process works on; none if the store has no driver (by this machine's clock)."""

@@ -41,6 +41,10 @@ ANSWER = re.compile(r"<.*<Code>(.*?)</Code>.*<Message>(.*?)</Message>.*")
 """Matches an error from S3 or Google Cloud Storage."""
 
 
+class DamagedObject(OSError):
+    """An object is not what was written."""
+
+
 @dataclass(frozen=True, slots=True)
 class Seen:
     """An object in a listing. The time is the object store's, in seconds since 1970, usually whole seconds."""
@@ -142,7 +146,7 @@ class Objects:
                 return None
 
     def find(self, name: str) -> Found | None:
-        """Read an object; None if there is none. Raises OSError if it is damaged."""
+        """Read an object; None if there is none. Raises DamagedObject if it is damaged."""
         try:
             with _asking():
                 answer = self._store.get(name)
@@ -150,7 +154,7 @@ class Objects:
         except FileNotFoundError:
             return None
         if (written := answer.attributes.get(CHECKSUM)) and written != sha256(data):
-            raise OSError(
+            raise DamagedObject(
                 f"{name} at {self.uri} is damaged: its SHA-256 does not match; delete it to continue without it"
             )
         return Found(data, meta["e_tag"], meta["last_modified"].timestamp(), _version(meta))
@@ -162,6 +166,15 @@ class Objects:
                 return self._store.get(name, options={"head": True}).attributes.get(CHECKSUM)
         except FileNotFoundError:
             return None
+
+    def exists(self, name: str) -> bool:
+        """Whether there is an object of that name."""
+        try:
+            with _asking():
+                self._store.head(name)
+        except FileNotFoundError:
+            return False
+        return True
 
     def delete(self, names: Iterable[str]) -> None:
         """Delete objects, if they exist."""
