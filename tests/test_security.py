@@ -418,7 +418,7 @@ def test_values_never_reach_a_shell(place: Path) -> None:
         yaml.safe_dump({"name": "s", "about": " ".join(EXPANSIONS), "parts": [{"table": "2c"}]}, allow_unicode=True)
     )
     everything_at_once = "".join(EXPANSIONS)
-    assert run("orchestrator.sweep", "s.yaml", f"data.root={everything_at_once!r}", "--plan").returncode == 0
+    assert run("orchestrator.sweep", "s.yaml", f"data.root={everything_at_once!r}", "--plan").returncode == 2
     layouts.write_folders(place / everything_at_once, pictures())
     os.rename(place / everything_at_once / "val" / "n04", place / everything_at_once / "val" / EXPANSIONS[0])
     done = run("dmf.train", "--dataset", "mine", "--root", everything_at_once, "data.image_size=12")
@@ -476,8 +476,9 @@ def outputs(place: Path, text: str) -> dict[str, str]:
 def reports(place: Path) -> tuple[dict[str, str], dict[str, str]]:
     """With hostile and with harmless text."""
     hostile, harmless = outputs(place, HOSTILE), outputs(place, HARMLESS)
-    assert set(hostile) == set(harmless) == {f"table_2c.{suffix}" for suffix, _ in FORMATS.values()} | {
-        "index.html", "terminal"}  # fmt: skip
+    names = {f"table_2c.{suffix}" for suffix in (*(suffix for suffix, _ in FORMATS.values()), "html")}
+    names |= {f"claims.{suffix}" for suffix in ("md", "csv", "json")} | {"index.html", "terminal"}
+    assert set(hostile) == set(harmless) == names
     return hostile, harmless
 
 
@@ -491,7 +492,13 @@ def test_html_shows_hostile_text_as_text(reports: tuple[dict[str, str], dict[str
 
 def test_latex_shows_hostile_text_as_text(reports: tuple[dict[str, str], dict[str, str]]) -> None:
     commands = [set(re.findall(r"\\(?:[A-Za-z]+|.)", written["table_2c.tex"])) for written in reports]
-    escapes = {"\\textbackslash", "\\textasciicircum", "\\textasciitilde", *(f"\\{c}" for c in "{}&%$#_")}
+    escapes = {
+        "\\allowbreak",
+        "\\textbackslash",
+        "\\textasciicircum",
+        "\\textasciitilde",
+        *(f"\\{c}" for c in "{}&%$#_"),
+    }
     assert commands[0] <= commands[1] | escapes
     assert r"\textbackslash{}write18\{touch victim\}" in reports[0]["table_2c.tex"]
     assert "^^" not in reports[0]["table_2c.tex"], "TeX reads ^^M as a character"
