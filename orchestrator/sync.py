@@ -36,6 +36,7 @@ def _sync(options: argparse.Namespace) -> None:
 
     with Ledger.existing(options.store).driving(options.wait) as ledger:
         uri = tracking_uri(ledger.store, options.tracking_uri)
+        ledger.index.look_once()
         with answering(uri):
             writes = reconcile(uri, ledger)
     if not writes:

@@ -241,7 +241,6 @@ def reconcile(uri: str, ledger: Ledger) -> dict[str, int]:
     client, experiment = connected(uri, ledger)
     writes = {}
     incomplete = []
-    ledger.index.look_once()
     for name, plan in ledger.plans().items():
         runs = SweepRuns(client, experiment, ledger, plan)
         if not any(file.path == "plan.json" for file in client.list_artifacts(runs.parent.info.run_id)):
