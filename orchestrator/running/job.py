@@ -70,7 +70,9 @@ def work(
         torch.cuda.empty_cache()
 
 
-def _with_memory_for_two(job: Job, on_epoch: Callable[[Epoch], None], alive: Callable[[], None]) -> TrainingRecord:
+def _with_memory_for_two(
+    job: Job, on_epoch: Callable[[Epoch], None], alive: Callable[[], None] = lambda: None
+) -> TrainingRecord:
     """Run a job. If it runs out of memory, retry once: another process may have held the memory."""
     import torch
 
