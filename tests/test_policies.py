@@ -82,7 +82,7 @@ def run_of(site: Site, key: str) -> str:
 def test_what_diverged_is_trained_anew_only_when_it_is_asked_for(tmp_path: Path) -> None:
     site = Site(tmp_path, ONE + "    set: {training.learning_rate: 1.0e+30}\n")
     (trial,) = site.trials()
-    ended = {"tiny": "FINISHED", trial.key: "FINISHED"}
+    ended = {"tiny": "FINISHED", trial.key: "FAILED"}
     path = site.ledger.folder(trial.key) / "training.json"
     assert site.run() == 0, site.said
     assert site.states() == ["diverged"] and site.statuses() == ended
