@@ -139,13 +139,22 @@ def test_a_signal_ends_a_sweep_within_an_epoch_and_it_goes_on(
     long = tiny_sweep("tiny", "an epoch that nobody waits for", "  - table: 2c\n", epochs=2)
     Path("tiny.yaml").write_text(long.replace("training.episodes_per_epoch: 8", "training.episodes_per_epoch: 8000000"))
 
+    ended = threading.Event()
+
     def interrupt() -> None:
         while not list(tmp_path.glob("runs/trainings/*/config.json")):
             time.sleep(0.05)
-        os.kill(os.getpid(), signal.SIGINT)
+        while (
+            not ended.is_set()
+        ):  # one that arrives in a destructor or the like is lost, as Python ignores its exception
+            os.kill(os.getpid(), signal.SIGINT)
+            ended.wait(30)
 
     threading.Thread(target=interrupt).start()
-    assert main(["tiny.yaml", "--executor", "local"]) == 128 + signal.SIGINT
+    try:
+        assert main(["tiny.yaml", "--executor", "local"]) == 128 + signal.SIGINT
+    finally:
+        ended.set()
     assert "stopped by SIGINT; continue with the same command: " in capsys.readouterr().err
     assert not list(tmp_path.glob(f"runs/trainings/*/{LAST}"))
 

@@ -102,7 +102,7 @@ def test_test_accuracy_is_drawn_as_a_bar(swept: Site, page: Any) -> None:
 def test_the_sweeps_run_shows_its_report_and_its_results(swept: Site, page: Any) -> None:
     page.goto(of_run(swept, "tiny", "/artifacts/report/index.html"))
     report = page.frame_locator("iframe")
-    report.get_by_role("heading", name="Table 2d: Alignment, glyphs").wait_for()
+    report.get_by_role("heading", name="Table 2d: Alignment, glyphs").first.wait_for()
     report.get_by_text("diverged at step").first.wait_for()
     page.goto(of_run(swept, "tiny", "/model-metrics"))
     page.get_by_text("2d 5-way 1-shot").first.wait_for()
