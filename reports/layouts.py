@@ -14,8 +14,8 @@ import yaml
 from pydantic import Field, field_validator, model_validator
 
 from dmf.backbones.config import CHANNELS
-from dmf.config import METHODS as CONFIGS
 from dmf.config import ExperimentConfig
+from dmf.config.methods import has
 from dmf.values import Value
 from reports import published
 from reports.statistics.verdicts import MARGIN
@@ -165,7 +165,7 @@ class TableLayout(Value):
             return False
         if self.method is not None:
             return method != self.method
-        return not config.model.learns or any(not _has(method, path) for path in self.row_paths)
+        return not config.model.learns or any(not has(method, path) for path in self.row_paths)
 
     def published(self, config: ExperimentConfig) -> str | None:
         """The method in `published.csv` that corresponds to a training's row, if any."""
@@ -194,7 +194,7 @@ class TableLayout(Value):
     def settings_of(self, config: ExperimentConfig) -> tuple[str, ...]:
         """`name value` of each of `columns`; `no name` for a method without the parameter."""
         return tuple(
-            f"{_leaf(path)} {_mark(config.at(path))}" if _has(config.model.method, path) else f"no {_leaf(path)}"
+            f"{_leaf(path)} {_mark(config.at(path))}" if has(config.model.method, path) else f"no {_leaf(path)}"
             for path in self.columns
         )
 
@@ -264,8 +264,3 @@ def _mark(value: Scalar) -> str:
 
 def _is_number(value: RowValue) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _has(method: str, path: str) -> bool:
-    section, _, name = path.partition(".")
-    return section != "model" or method not in CONFIGS or name in CONFIGS[method].model_fields

@@ -13,7 +13,7 @@ import pytest
 
 from reports.render.page import to_html
 from tests.filled import WORSE, cells_of_2c, hostile, records_of, table_2c
-from tests.test_page import CLAIMS, Judged
+from tests.test_page import CLAIMS, Claim
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 pytestmark = [
@@ -54,7 +54,7 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     several = [table, table.replace(name="3", title="The same again")]
     texts = {
         "report": to_html(several, "sweep", "What it asks.", CLAIMS, records.curves, runs),
-        "hostile": to_html([hostile()] * 1, WORSE, WORSE, [Judged(*[WORSE] * 6)], records.curves, runs),
+        "hostile": to_html([hostile()] * 1, WORSE, WORSE, [Claim(*[WORSE] * 6)], records.curves, runs),
     }
     for name, text in texts.items():
         (place / f"{name}.html").write_text(text, encoding="utf-8")

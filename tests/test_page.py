@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import xml.etree.ElementTree as ElementTree
-from dataclasses import dataclass
 
 import matplotlib as mpl
 import pytest
@@ -20,7 +19,7 @@ from reports.render.drawing import COLOURS
 from reports.render.forest import MOST_ROWS, forest
 from reports.render.levels import levels
 from reports.render.page import Page, to_html
-from reports.render.summary import kind_of
+from reports.render.summary import Claim, kind_of
 from tests.filled import CODE, TEN, WORSE, cells_of_2c, hostile, large, made, records_of, table_2c
 from tests.records_in_memory import InMemory, episodes, planned
 from tests.test_render import Outline
@@ -29,20 +28,10 @@ BUDGET = 5_000_000
 """Most bytes of a page."""
 
 
-@dataclass(frozen=True)
-class Judged:
-    sentence: str
-    source: str
-    published: str
-    ours: str
-    evidence: str
-    published_evidence: str
-
-
 CLAIMS = (
-    Judged("Dynamic sampling helps.", "Section 5.3", "holds", "not tested", "", "+1.03 points"),
-    Judged("More groups help.", "Section 5.3", "holds", "undecided (needs 2 more seeds)", "+0.31", "+0.58"),
-    Judged("ODE is best.", "Abstract", "fails", "fails", "2 is above it", "67.76"),
+    Claim("Dynamic sampling helps.", "Section 5.3", "holds", "not tested", "", "+1.03 points"),
+    Claim("More groups help.", "Section 5.3", "holds", "undecided (needs 2 more seeds)", "+0.31", "+0.58"),
+    Claim("ODE is best.", "Abstract", "fails", "fails", "2 is above it", "67.76"),
 )
 
 
@@ -251,7 +240,7 @@ def test_figures_follow_the_pages_colours(text: str) -> None:
 def test_hostile_text_is_text(render) -> None:
     table = hostile()
     records = records_of(cells_of_2c(), WORSE)
-    judged = Judged(*[WORSE] * 6)
+    judged = Claim(*[WORSE] * 6)
     text = to_html([table, table.replace(name=WORSE)], WORSE, WORSE, [judged], records.curves, {"k": WORSE})
     text += render([table], WORSE)
     assert "<script>alert" not in text and text.count("<script>") == 2 and text.count("</html>") == 2

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Self
-
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dmf.backbones.config import BackboneConfig
+from dmf.backbones.stemmed import StemmedResNet
 
 
 class StridedBlock(nn.Module):
@@ -31,31 +29,11 @@ class StridedBlock(nn.Module):
         return F.relu(self.bn3(self.conv3(out)) + self.shortcut(maps))
 
 
-class ResNet12CAN(nn.Module):
+class ResNet12CAN(StemmedResNet):
     """A stem of 64 channels and four blocks of 64, 128, 256 and 512; 84x84 images become 512x6x6.
 
     It has no pooling and no dropout.
     """
 
-    widths = (64, 128, 256, 512)
-
     def __init__(self, in_channels: int = 3) -> None:
-        super().__init__()
-        width = self.widths[0]
-        self.stem = nn.Sequential(
-            nn.Conv2d(in_channels, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU()
-        )
-        inputs = (width, *self.widths[:-1])
-        self.blocks = nn.Sequential(*map(StridedBlock, inputs, self.widths))
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-
-    @classmethod
-    def build(cls, config: BackboneConfig, in_channels: int) -> Self:
-        """Build the network, which has no settings."""
-        return cls(in_channels)
-
-    def forward(self, images: Tensor) -> Tensor:
-        maps: Tensor = self.blocks(self.stem(images))
-        return maps
+        super().__init__(in_channels, map(StridedBlock, (self.widths[0], *self.widths[:-1]), self.widths))

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Self
+from collections.abc import Iterator
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dmf.backbones.config import BackboneConfig
+from dmf.backbones.stemmed import StemmedResNet
 
 
 class BasicBlock(nn.Module):
@@ -30,31 +30,15 @@ class BasicBlock(nn.Module):
         return F.relu(self.bn2(self.conv2(out)) + self.shortcut(maps))
 
 
-class ResNet18(nn.Module):
+class ResNet18(StemmedResNet):
     """Four stages of two blocks, 64, 128, 256 and 512 channels; 84x84 images become 512x11x11."""
 
-    widths = (64, 128, 256, 512)
-
     def __init__(self, in_channels: int = 3) -> None:
-        super().__init__()
+        super().__init__(in_channels, self._blocks())
+
+    def _blocks(self) -> Iterator[nn.Module]:
         width = self.widths[0]
-        self.stem = nn.Sequential(
-            nn.Conv2d(in_channels, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU()
-        )
-        blocks: list[nn.Module] = []
         for index, channels in enumerate(self.widths):
-            blocks += [BasicBlock(width, channels, stride=1 if index == 0 else 2), BasicBlock(channels, channels, 1)]
+            yield BasicBlock(width, channels, stride=1 if index == 0 else 2)
+            yield BasicBlock(channels, channels, 1)
             width = channels
-        self.blocks = nn.Sequential(*blocks)
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-
-    @classmethod
-    def build(cls, config: BackboneConfig, in_channels: int) -> Self:
-        """Build the network, which has no settings."""
-        return cls(in_channels)
-
-    def forward(self, images: Tensor) -> Tensor:
-        maps: Tensor = self.blocks(self.stem(images))
-        return maps

@@ -6,6 +6,7 @@ from typing import Annotated, get_args
 
 from pydantic import Discriminator, Tag
 
+from dmf.backbones.config import BackboneConfig
 from dmf.methods.anil.config import ANILConfig
 from dmf.methods.baseline.config import BaselineConfig
 from dmf.methods.baseline_pp.config import BaselinePPConfig
@@ -75,3 +76,12 @@ ModelConfig = Annotated[
 ]
 METHODS: dict[str, type[AnyMethod]] = {kind.model_fields["method"].default: kind for kind in get_args(AnyMethod)}
 """Configuration classes by method name."""
+
+
+def has(method: str, path: str) -> bool:
+    """Whether a method has the parameter at a dotted path; only methods with a backbone have `start.*`."""
+    section, _, name = path.partition(".")
+    if method not in METHODS:
+        return True
+    kind = METHODS[method]
+    return name in kind.model_fields if section == "model" else section != "start" or issubclass(kind, BackboneConfig)

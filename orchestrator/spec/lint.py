@@ -12,8 +12,9 @@ from dataclasses import dataclass
 
 from dmf.backbones.config import BackboneConfig
 from dmf.config import ExperimentConfig
+from dmf.config.methods import has
 from orchestrator.spec.baselines import Pair, pairs, place
-from orchestrator.spec.model import NEVER_VARIED, Resolved, SweepSpec, has
+from orchestrator.spec.model import NEVER_VARIED, Resolved, SweepSpec
 from orchestrator.spec.plan import SweepPlan
 
 POOLED = 8

@@ -30,7 +30,6 @@ from pydantic import (
     model_validator,
 )
 
-from dmf.backbones.config import BackboneConfig
 from dmf.config import (
     METHODS,
     NOT_IDENTITY,
@@ -41,6 +40,7 @@ from dmf.config import (
     StartConfig,
     recipe,
 )
+from dmf.config.methods import has
 from dmf.values import Count, Seed, Value, shown
 from reports.claims import Claim
 from reports.layouts import TABLE_NAME, TABLES, RowValue, TableLayout
@@ -516,15 +516,3 @@ class SweepSpec(Value):
             if (has(method, path) or not any(has(other, path) for other in others))
             and not (random and path.startswith("start."))
         }
-
-
-def has(method: str, path: str) -> bool:
-    """Whether a method has the parameter at a dotted path; only methods with a backbone have `start.*`."""
-    section, _, name = path.partition(".")
-    if method not in METHODS:
-        return True
-    return name in METHODS[method].model_fields if section == "model" else section != "start" or _embeds(method)
-
-
-def _embeds(method: str) -> bool:
-    return issubclass(METHODS[method], BackboneConfig)

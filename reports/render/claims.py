@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from pydantic import TypeAdapter
 from rich.console import Group
@@ -13,6 +12,7 @@ from rich.text import Text
 
 from reports.judge import Judged, Outcome
 from reports.render.markdown import escaped
+from reports.render.summary import Claim
 from reports.render.wrapping import harmless
 
 TITLE = "Claims"
@@ -73,22 +73,10 @@ def to_json(claims: Sequence[Judged]) -> str:
     return TypeAdapter(list[Judged]).dump_json(list(claims), indent=1).decode() + "\n"
 
 
-@dataclass(frozen=True)
-class OnPage:
-    """A judged claim as a page shows it."""
-
-    sentence: str
-    source: str
-    published: str
-    ours: str
-    evidence: str
-    published_evidence: str
-
-
-def for_page(claims: Sequence[Judged]) -> list[OnPage]:
+def for_page(claims: Sequence[Judged]) -> list[Claim]:
     """Each claim with its section in the sentence, and what an undecided one would take in its verdict."""
     return [
-        OnPage(
+        Claim(
             sentence=f"{each.sentence} ({each.where})" if each.where else each.sentence,
             source=each.source,
             published=each.published,

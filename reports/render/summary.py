@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 from reports.cells import Table
 from reports.statistics.verdicts import Verdict
@@ -17,32 +16,21 @@ KINDS = ("holds", "fails", "undecided", "not tested")
 """The words that a claim's verdict begins with."""
 
 
-class Claim(Protocol):
-    """A claim, and what the published numbers and ours say of it."""
+@dataclass(frozen=True)
+class Claim:
+    """A claim as a page shows it, and what the published numbers and ours say of it."""
 
-    @property
-    def sentence(self) -> str:
-        """The claim."""
-
-    @property
-    def source(self) -> str:
-        """Who claims it, and where."""
-
-    @property
-    def published(self) -> str:
-        """The published numbers' verdict: `holds`, `fails`, `undecided ...` or `not tested`."""
-
-    @property
-    def ours(self) -> str:
-        """Our numbers' verdict, in the same words."""
-
-    @property
-    def evidence(self) -> str:
-        """Our numbers behind it, in words."""
-
-    @property
-    def published_evidence(self) -> str:
-        """The published numbers behind it, in words."""
+    sentence: str
+    source: str
+    """Who claims it, and where."""
+    published: str
+    """The published numbers' verdict: `holds`, `fails`, `undecided ...` or `not tested`."""
+    ours: str
+    """Our numbers' verdict, in the same words."""
+    evidence: str
+    """Our numbers behind it, in words."""
+    published_evidence: str
+    """The published numbers behind it, in words."""
 
 
 @dataclass(frozen=True)
