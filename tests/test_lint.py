@@ -14,7 +14,7 @@ from orchestrator.spec.file import read_spec, spec_from
 from orchestrator.spec.lint import lint
 from orchestrator.spec.plan import plan
 
-SWEEPS = sorted((Path(__file__).resolve().parents[1] / "sweeps").glob("*.yaml"))
+SWEEPS = sorted((Path(__file__).resolve().parents[1] / "sweeps").rglob("*.yaml"))
 GLYPHS = {
     "data.name": "glyphs",
     "data.image_size": 28,
