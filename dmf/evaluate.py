@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import logging
-import os
 import re
 import sys
 from pathlib import Path
@@ -18,6 +17,7 @@ from dmf.data.known import EMBEDDED
 from dmf.data.sets import images_for, open_for
 from dmf.evaluation.evaluate import evaluate, evaluate_folder
 from dmf.machine.device import device_of, set_up
+from dmf.machine.paths import expanded, path_option
 from dmf.records.records import BEST, CONFIG, EVALUATIONS, RECORD, EvaluationRecord, TrainingRecord, without_weights
 from dmf.train import assignment
 
@@ -31,7 +31,7 @@ def parser() -> argparse.ArgumentParser:
         metavar="FOLDER | path=value",
         help="the folder of a training by dmf.train or a sweep; settings such as training.device=cpu",
     )
-    arguments.add_argument("--resume", type=Path, help="instead of a folder: a checkpoint of the released code")
+    arguments.add_argument("--resume", type=path_option, help="instead of a folder: a checkpoint of the released code")
     arguments.add_argument("--base", help="with --resume: the recipe for data and transforms (released)")
     arguments.add_argument("--root", help="folder or archive with the images (default: as in training)")
     arguments.add_argument("--dataset", help="name of the data set; with --resume, or of the images of --data")
@@ -53,10 +53,11 @@ def parser() -> argparse.ArgumentParser:
 
 def test(arguments: argparse.Namespace) -> EvaluationRecord:
     """Evaluate the model that the arguments name; if it is a training's folder, write the record there."""
-    folders = [Path(text) for text in arguments.what if "=" not in text or Path(text).is_dir()]
+    given = {text: Path(expanded(text)) for text in arguments.what}
+    folders = [path for text, path in given.items() if "=" not in text or path.is_dir()]
     if len(folders) != (arguments.resume is None):
         raise ValueError("give either one training's folder or --resume with a released checkpoint")
-    settings = dict(assignment(text) for text in arguments.what if Path(text) not in folders)
+    settings = dict(assignment(text) for text, path in given.items() if path not in folders)
     if arguments.root is not None:
         settings["data.root"] = arguments.root
     names = {"shot": "nExemplars", **{name: name for name in ("split", "episodes", "way", "queries", "seed")}}
@@ -81,7 +82,7 @@ def _other_data(arguments: argparse.Namespace) -> dict[str, object] | None:
         return None
     if arguments.data == EMBEDDED:
         return {"name": EMBEDDED}
-    root = Path(os.path.expanduser(arguments.data)).absolute()
+    root = Path(expanded(arguments.data, "--data")).absolute()
     name = arguments.dataset or re.sub(r"[^a-z0-9]+", "_", root.name.partition(".")[0].lower()).strip("_")
     return {"name": name, "root": str(root)}
 

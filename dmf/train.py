@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from dmf.config import NOT_IDENTITY, RECIPES, AnyTraining, ExperimentConfig, recipe
+from dmf.config.parameters import PARAMETERS, read_as
 from dmf.data.sets import open_for
 from dmf.machine.files import locked
+from dmf.machine.paths import path_option
 from dmf.records.records import BEST, CONFIG, LOCK, RECORD, Epoch, TrainingRecord
 from dmf.training.run import close, train
 from dmf.values import shown
@@ -28,10 +30,12 @@ def parser() -> argparse.ArgumentParser:
     arguments.add_argument("--groups", type=int, help="filters per position (model.groups)")
     arguments.add_argument("--nExemplars", type=int, help="shots per class (episodes.shot)")
     arguments.add_argument("--seed", type=int, help="training.seed")
-    arguments.add_argument("--save-dir", type=Path, help="folder of this training (default runs/trainings/<key>)")
+    arguments.add_argument(
+        "--save-dir", type=path_option, help="folder of this training (default runs/trainings/<key>)"
+    )
     arguments.add_argument(
         "--resume",
-        type=Path,
+        type=path_option,
         help="resume the training in this folder (or of this checkpoint in it), with its own configuration",
     )
     return arguments
@@ -71,14 +75,18 @@ def configuration(arguments: argparse.Namespace) -> ExperimentConfig:
 
 
 def assignment(text: str) -> tuple[str, Any]:
-    """`model.groups=64` -> ("model.groups", 64). A value that is not JSON is a string."""
+    """`model.groups=64` -> ("model.groups", 64). Text stays as it is where the parameter is one; the rest is JSON."""
     path, equals, value = text.partition("=")
     if not equals:
         raise ValueError(f"got {shown(text)}, expected path=value, e.g. model.groups=64")
+    return path, read_as(PARAMETERS.get(path, Any), value, _from_json)
+
+
+def _from_json(text: str) -> Any:
     try:
-        return path, json.loads(value)
+        return json.loads(text)
     except (ValueError, RecursionError):  # ValueError also for a number of thousands of digits
-        return path, value
+        return text
 
 
 def show(epoch: Epoch) -> None:

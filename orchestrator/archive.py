@@ -12,6 +12,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from dmf.machine.paths import address_option, path_option
 from orchestrator.store.archive import SUFFIX, Archive, Manifest, import_archive, write_archive
 from orchestrator.store.ledger import Ledger
 from orchestrator.text import complain, say
@@ -75,16 +76,20 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="export | import | show")
     export = commands.add_parser("export", help="write sweeps of a store to an archive")
     export.add_argument("sweeps", nargs="*", metavar="SWEEP", help="names of sweeps; default: all in the store")
-    export.add_argument("--store", default="runs", help="a folder, s3:// or gs:// (%(default)s)")
-    export.add_argument("-o", "--output", type=Path, required=True, metavar="FILE", help=f"to write, FILE{SUFFIX}")
+    export.add_argument("--store", type=address_option, default="runs", help="a folder, s3:// or gs:// (%(default)s)")
+    export.add_argument(
+        "-o", "--output", type=path_option, required=True, metavar="FILE", help=f"to write, FILE{SUFFIX}"
+    )
     export.add_argument("--weights", action="store_true", help="also the best weights of every training")
     export.set_defaults(run=_export)
     take = commands.add_parser("import", help="add an archive's sweeps to a store")
-    take.add_argument("file", type=Path, metavar="FILE")
-    take.add_argument("--store", default="runs", help="a folder; it is made if it is not there (%(default)s)")
+    take.add_argument("file", type=path_option, metavar="FILE")
+    take.add_argument(
+        "--store", type=address_option, default="runs", help="a folder; it is made if it is not there (%(default)s)"
+    )
     take.set_defaults(run=_import)
     show = commands.add_parser("show", help="list what an archive holds")
-    show.add_argument("file", type=Path, metavar="FILE")
+    show.add_argument("file", type=path_option, metavar="FILE")
     show.set_defaults(run=_show)
     return parser
 

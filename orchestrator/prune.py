@@ -18,6 +18,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
+from dmf.machine.paths import address_option
 from orchestrator.store.ledger import Ledger
 from orchestrator.store.leftovers import Leftover, leftovers
 from orchestrator.text import complain, log_to_terminal, say
@@ -63,7 +64,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m orchestrator.prune", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--store", default="runs", help="where sweeps keep records (%(default)s)")
+    parser.add_argument("--store", type=address_option, default="runs", help="where sweeps keep records (%(default)s)")
     parser.add_argument("--yes", action="store_true", help="remove it, instead of saying what would be removed")
     parser.add_argument("--wait", action="store_true", help="wait while a sweep uses the store")
     return parser

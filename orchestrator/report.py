@@ -16,6 +16,7 @@ from typing import Protocol
 from rich.console import Console
 
 from dmf.machine.files import write_text
+from dmf.machine.paths import address_option, path_option
 from dmf.records.staleness import Today
 from dmf.values import printable, shown
 from orchestrator.differences import FORMATS_OF_DIFF, Source, report_diff
@@ -207,12 +208,14 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m orchestrator.report", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("sweeps", nargs="*", metavar="SWEEP", help="names of sweeps; default: all in the store")
-    parser.add_argument("--store", default=STORE, help="where sweeps keep records, or an archive (%(default)s)")
+    parser.add_argument(
+        "--store", type=address_option, default=STORE, help="where sweeps keep records, or an archive (%(default)s)"
+    )
     parser.add_argument(
         "--tracking-uri",
         help="read plans and records from this MLflow server or database, or the store beside it",
     )
-    parser.add_argument("--output", type=Path, default=Path("results"), help="folder to write to (%(default)s)")
+    parser.add_argument("--output", type=path_option, default=Path("results"), help="folder to write to (%(default)s)")
     parser.add_argument("--table", nargs="+", metavar="TABLE", help="only these tables, such as 2c")
     parser.add_argument("--formats", nargs="+", choices=(*FORMATS, HTML), help="default: all")
     parser.add_argument(
@@ -223,6 +226,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--diff",
         nargs=2,
+        type=address_option,
         metavar=("A", "B"),
         help="compare two stores, folders or buckets, sweep by sweep; written as markdown, csv and json. Records keep "
         "no date, so a store is compared with an earlier state only if you kept a copy of it",

@@ -31,6 +31,7 @@ from rich.console import Console
 from rich.table import Table
 
 from dmf.config import ExperimentConfig, Pretraining
+from dmf.machine.paths import address_option
 from dmf.records.records import Going
 from dmf.records.staleness import Today
 from dmf.values import Damaged
@@ -275,11 +276,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "what",
         nargs="?",
+        type=address_option,
         metavar="SPEC|STORE|SWEEP|KEY",
         help="a sweep file, a store, a sweep's name, or a training's key",
     )
     parser.add_argument("settings", nargs="*", metavar="key=value", help="override the file, as you did for the sweep")
-    parser.add_argument("--store", default="runs", help="where sweeps keep records (%(default)s)")
+    parser.add_argument("--store", type=address_option, default="runs", help="where sweeps keep records (%(default)s)")
     parser.add_argument(
         "--accept-stale", action="store_true", help="show stale trainings in the state that they would otherwise have"
     )

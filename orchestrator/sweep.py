@@ -22,6 +22,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dmf.machine.paths import address_option, path_option
 from dmf.records.records import Failure
 from dmf.records.staleness import Today
 from orchestrator.costs.budget import parse_duration, select, within
@@ -204,7 +205,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m orchestrator.sweep", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("spec", help="a sweep file, such as sweeps/demo.yaml")
+    parser.add_argument("spec", type=path_option, help="a sweep file, such as sweeps/demo.yaml")
     parser.add_argument(
         "settings", nargs="*", metavar="key=value", help="override the file: data.root=/images 'seeds=[0,1]'"
     )
@@ -227,9 +228,12 @@ def _parser() -> argparse.ArgumentParser:
         "stop when it is over",
     )
     parser.add_argument(
-        "--store", default="runs", help="where to keep records and checkpoints: a folder, s3:// or gs:// (runs)"
+        "--store",
+        type=address_option,
+        default="runs",
+        help="where to keep records and checkpoints: a folder, s3:// or gs:// (runs)",
     )
-    parser.add_argument("--results", type=Path, default=Path("results"), help="folder for the tables (results)")
+    parser.add_argument("--results", type=path_option, default=Path("results"), help="folder for the tables (results)")
     parser.add_argument(
         "--executor",
         choices=("ray", "local"),

@@ -13,6 +13,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
+from dmf.machine.paths import address_option
 from orchestrator.store.ledger import Ledger
 from orchestrator.text import complain, log_to_terminal, say
 from orchestrator.tracking.uris import without_password
@@ -48,7 +49,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m orchestrator.sync", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--store", default="runs", help="where sweeps keep records (%(default)s)")
+    parser.add_argument("--store", type=address_option, default="runs", help="where sweeps keep records (%(default)s)")
     parser.add_argument("--tracking-uri", help="MLflow; default $MLFLOW_TRACKING_URI, else a database in the store")
     parser.add_argument("--wait", action="store_true", help="wait while a sweep uses the store")
     return parser

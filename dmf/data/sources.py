@@ -23,6 +23,7 @@ from dmf.data.layouts.pictures import Look
 from dmf.data.layouts.raw import RawImage, RawSplit
 from dmf.data.layouts.trees import open_tree
 from dmf.data.store import Form
+from dmf.machine.paths import expanded
 from dmf.values import digest
 
 if TYPE_CHECKING:  # matplotlib is not needed for other images
@@ -32,9 +33,9 @@ if TYPE_CHECKING:  # matplotlib is not needed for other images
 def default_cache_dir() -> Path:
     """$DMF_CACHE, else $XDG_CACHE_HOME/dmf, else ~/.cache/dmf."""
     if os.environ.get("DMF_CACHE"):
-        return Path(os.environ["DMF_CACHE"]).expanduser()
+        return Path(expanded(os.environ["DMF_CACHE"], "DMF_CACHE"))
     if os.environ.get("XDG_CACHE_HOME"):
-        return Path(os.environ["XDG_CACHE_HOME"]) / "dmf"
+        return Path(expanded(os.environ["XDG_CACHE_HOME"], "XDG_CACHE_HOME")) / "dmf"
     return Path.home() / ".cache" / "dmf"
 
 
@@ -89,7 +90,7 @@ def _found(config: DataConfig) -> Source:
     if config.root is None:
         obtained = f"{config.name} is: {facts.obtained}" if facts else "in any of the layouts in dmf.data.layouts"
         raise ValueError(f"data.root is not set; expected the folder or zip archive of the data set ({obtained})")
-    root = Path(os.path.expanduser(config.root)).absolute()  # Path.expanduser raises for an unknown user, ~nobody
+    root = Path(expanded(config.root, "data.root")).absolute()
     found = find_layout(open_tree(root))
     layout = found.layout
     if facts and layout.only not in (None, config.name):

@@ -10,6 +10,7 @@ from dmf.config import AnyTraining, DataConfig, ExperimentConfig
 from dmf.data.known import EMBEDDED
 from dmf.data.survey import Survey, survey
 from dmf.evaluation.tasks import check_bank, check_episodes, reduced, validation_task
+from dmf.machine.paths import expanded
 from orchestrator.spec.plan import Trial
 
 MISTAKES_TOLD = 10
@@ -99,7 +100,7 @@ class Look:
     def _why_not_here(self, config: DataConfig) -> str:
         if config.root is None:
             return "data.root is not set" if self.unset_is_doubt and config.name != EMBEDDED else ""
-        away = self.absent_is_doubt and not Path(config.root).expanduser().exists()
+        away = self.absent_is_doubt and not Path(expanded(config.root)).exists()
         return f"there is nothing at {config.root} on this machine" if away else ""
 
     def _known(self, config: DataConfig, full_size: bool) -> Survey | None:

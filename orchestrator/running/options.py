@@ -12,7 +12,7 @@ from typing import Literal
 class Options:
     """The options of `python -m orchestrator.sweep`; its --help explains them."""
 
-    spec: str
+    spec: Path
     settings: Sequence[str]
     plan: bool
     calibrate: bool

@@ -28,6 +28,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+from dmf.machine.paths import path_option
 from orchestrator.selftest.checks import differences
 from orchestrator.selftest.faults import CHANCE, FAULTS
 from orchestrator.selftest.sweeps import KINDS, Site, Sweep, Tracking
@@ -114,7 +115,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--kills", type=int, default=20, help="number of kills (%(default)s)")
     parser.add_argument("--faults", type=int, default=0, metavar="N", help="cause N other faults instead of kills")
     parser.add_argument("--seed", type=int, default=0, help="seed for what is killed and when (%(default)s)")
-    parser.add_argument("--folder", type=Path, help="work here and keep everything; default: a temporary folder")
+    parser.add_argument("--folder", type=path_option, help="work here and keep everything; default: a temporary folder")
     return parser
 
 

@@ -10,13 +10,14 @@ import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import yaml
 from pydantic import ValidationError
 
 from dmf.config import RECIPES, OtherDataConfig
-from dmf.values import Value, shown, untagged
+from dmf.config.parameters import read_as, type_at
+from dmf.values import LONGEST_SHOWN, Value, shown, untagged
 from orchestrator.spec.decide import undecidable
 from orchestrator.spec.model import (
     GIVEN_BY_SEEDS,
@@ -47,14 +48,30 @@ OWN_SECTIONS: dict[str, type[Value]] = {
     "search": Search,
     "seeds": Decide,
 }
+ANCHORS = "anchors"
+"""A key whose content nothing reads: a place for YAML anchors."""
 CHECKED_COMBINATIONS = 1000
 """The most combinations of a search's values that are checked; if there are more, each parameter is checked alone."""
 MOST_CHARACTERS = 1_000_000
 """The size limit of a YAML document after its anchors are expanded."""
 
 
+INTEGER = re.compile(r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+")
+FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
+"""The numbers of YAML 1.2, which YAML 1.1 (PyYAML) partly reads as other numbers or as text: 010, 1:30, 1_000, 1e-3."""
+AMBIGUOUS = re.compile(r"[-+]?0[0-9]+")
+
+
 class _Loader(yaml.SafeLoader):
-    """A safe loader that also refuses a key given twice, and a key that is a list or mapping."""
+    """A safe loader that refuses a key given twice, and a key that is a list or mapping.
+
+    Numbers are YAML 1.2's, and dates stay text. A whole number that starts with 0 is refused: YAML 1.1 reads 010 as 8.
+    """
+
+    yaml_implicit_resolvers: ClassVar[dict[str, list[tuple[str, re.Pattern[str]]]]] = {
+        first: [each for each in resolvers if each[0].rpartition(":")[2] not in ("int", "float", "timestamp")]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
 
     def construct_document(self, node: yaml.Node) -> Any:
         if _characters(node, {}) > MOST_CHARACTERS:
@@ -74,6 +91,29 @@ class _Loader(yaml.SafeLoader):
                 )
             seen.add(key.value)
         return super().construct_mapping(node, deep)
+
+
+def _whole(loader: _Loader, node: yaml.ScalarNode) -> int:
+    text = loader.construct_scalar(node)
+    if AMBIGUOUS.fullmatch(text):
+        plain = text.lstrip("+-0") or "0"
+        raise yaml.constructor.ConstructorError(
+            None, None, f"{text} starts with 0, which some programs take for octal; write {plain}", node.start_mark
+        )
+    if not INTEGER.fullmatch(text):
+        raise ValueError(f"{shown(text)} is not a whole number")
+    bases = {"0o": 8, "0x": 16}
+    return int(text[2:], bases[text[:2]]) if text[:2] in bases else int(text)
+
+
+def _decimal(loader: _Loader, node: yaml.ScalarNode) -> float:
+    return float(loader.construct_scalar(node).lower().replace(".inf", "inf").replace(".nan", "nan"))
+
+
+_Loader.add_implicit_resolver("tag:yaml.org,2002:int", re.compile(rf"(?:{INTEGER.pattern})\Z"), list("-+0123456789"))
+_Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(rf"(?:{FLOAT.pattern})\Z"), list("-+.0123456789"))
+_Loader.add_constructor("tag:yaml.org,2002:int", _whole)
+_Loader.add_constructor("tag:yaml.org,2002:float", _decimal)
 
 
 def parse_yaml(text: str, where: str) -> Any:
@@ -107,7 +147,8 @@ def read_spec(path: str | Path, overrides: Sequence[str] = ()) -> SweepSpec:
     """Read a sweep file and apply `key=value` overrides.
 
     Keys are the file's own (`seeds`, `evaluation.episodes`, `resources.gpu`) or dotted parameters, for every part
-    (`data.root`) or for one part (`parts.1.data.root`); values are YAML.
+    (`data.root`) or for one part (`parts.1.data.root`). A value is read by its key's type: text, such as a path, as it
+    is, the rest as YAML.
 
     Raises:
         ValueError: with every mistake in the file.
@@ -126,7 +167,7 @@ def read_spec(path: str | Path, overrides: Sequence[str] = ()) -> SweepSpec:
 
 def spec_from(data: dict[str, Any], where: str = "the sweep") -> SweepSpec:
     """Validate a sweep given as plain data; raise ValueError with one line per mistake."""
-    data = _amended(_mapping(data, where))
+    data = _amended({name: value for name, value in _mapping(data, where).items() if name != ANCHORS})
     spec, mistakes = _validated(data)
     sound = spec
     if mistakes and (rest := _without(data, mistakes)) is not None:
@@ -170,7 +211,7 @@ def _override(data: dict[str, Any], override: str) -> None:
         raise ValueError(
             f"{shown(override)} is not a setting; write key=value, such as data.root=/images or seeds=[0,1]"
         )
-    value = parse_yaml(text, override)
+    value = read_as(_type_of(key), text, lambda text: _value(text, override))
     head, _, rest = key.partition(".")
     given = data.get("parts")
     listed = given if isinstance(given, list) else []
@@ -201,6 +242,22 @@ def _override(data: dict[str, Any], override: str) -> None:
         section[leaf] = value
     else:
         data[key] = value
+
+
+def _type_of(key: str) -> Any:
+    """The type of what `key` sets on the command line; Any if it sets nothing that there is."""
+    head, _, rest = key.partition(".")
+    path = rest.partition(".")[2] if head == "parts" else key
+    return PARAMETERS[path] if path in PARAMETERS else type_at(SweepSpec, key)
+
+
+def _value(text: str, override: str) -> Any:
+    """YAML on a command line, where a comment is hardly meant."""
+    value = parse_yaml(text, override)
+    *_, last, _ = yaml.scan(text)
+    if rest := text[last.end_mark.index :].strip():
+        raise ValueError(f"{shown(override)}: YAML takes {shown(rest)} for a comment; leave it out")
+    return value
 
 
 def path_is_varied(part: dict[str, Any], path: str) -> bool:
@@ -361,15 +418,24 @@ def _told(mistake: Any) -> str:
 
 
 def _hint(where: tuple[Any, ...], got: Any, kind: str) -> str:
-    if isinstance(got, str) and (number := re.fullmatch(r"([+-]?\d+)(\.\d*)?[eE]([+-]?)(\d+)", got)):
-        whole, fraction, sign, exponent = number.groups()
-        digits = fraction if fraction and len(fraction) > 1 else ".0"
-        return f" (YAML reads {got} as text: write {whole}{digits}e{sign or '+'}{exponent})"
-    if where[-1] == "table" and not isinstance(got, str):
+    if isinstance(got, str) and re.fullmatch(r"[+-]?\d[\d_.]*", got) and "_" in got:
+        return f" (write {got.replace('_', '')})"
+    if kind == "string_type" and isinstance(got, bool):
+        return f" (YAML reads {'yes, on and true' if got else 'no, off and false'} as {str(got).lower()}: use quotes)"
+    if (kind == "string_type" and isinstance(got, int | float)) or (where[-1] == "table" and not isinstance(got, str)):
         return f' (YAML reads {got} as a number: write "{got}" in quotes)'
+    if kind == "tuple_type" and got is None:
+        return " (a list, which has one item at least: write [...])"
     if kind == "tuple_type":
-        return f" (a list: write [{got}])"
+        return f" (a list: write [{_as_yaml(got)}])"
     return ""
+
+
+def _as_yaml(value: Any) -> str:
+    """`value` on one line, as a file would have it."""
+    text: str = yaml.safe_dump(value, default_flow_style=True, width=math.inf, sort_keys=False, allow_unicode=True)
+    text = text.removesuffix("...\n").strip()
+    return text if len(text) <= LONGEST_SHOWN else "..."
 
 
 def _possible(where: tuple[Any, ...]) -> str:

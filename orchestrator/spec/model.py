@@ -15,7 +15,7 @@ import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Self
 
 from pydantic import (
     AfterValidator,
@@ -37,10 +37,11 @@ from dmf.config import (
     EvaluationConfig,
     ExperimentConfig,
     OtherDataConfig,
-    StartConfig,
     recipe,
 )
 from dmf.config.methods import has
+from dmf.config.parameters import PARAMETERS as EVERY_PARAMETER
+from dmf.machine.paths import expanded
 from dmf.values import Count, Seed, Value, shown
 from reports.claims import Claim
 from reports.layouts import TABLE_NAME, TABLES, RowValue, TableLayout
@@ -53,33 +54,8 @@ SWEEP_NAME = r"^[a-z0-9][a-z0-9_-]{0,99}$"
 """A sweep's name is also the name of folders."""
 
 
-def _parameters() -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    kinds: dict[str, Sequence[Any]] = {
-        name: (field.annotation,) for name, field in ExperimentConfig.model_fields.items()
-    }
-    kinds |= {"model": tuple(METHODS.values()), "start": (StartConfig,)}
-    for section, those in kinds.items():
-        for kind in those:
-            found |= _paths_of(kind, section)
-    found["model.method"] = Literal[tuple(METHODS)]
-    del found[GIVEN_BY_SEEDS]
-    return found
-
-
-def _paths_of(kind: type[Value], above: str) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for name, field in kind.model_fields.items():
-        if isinstance(field.annotation, type) and issubclass(field.annotation, Value):
-            found |= _paths_of(field.annotation, f"{above}.{name}")
-        else:
-            type_ = Annotated[(field.annotation, *field.metadata)] if field.metadata else field.annotation
-            found[f"{above}.{name}"] = type_
-    return found
-
-
-PARAMETERS = _parameters()
-"""Dotted path -> its type and range. `model` has those of every method: a name has the same type in all of them."""
+PARAMETERS = {path: type_ for path, type_ in EVERY_PARAMETER.items() if path != GIVEN_BY_SEEDS}
+"""Dotted path -> its type and range, of what a sweep file may set."""
 NEVER_VARIED = frozenset(f"{section}.{name}" for section, names in NOT_IDENTITY.items() for name in names)
 """Where and with what a training runs. The training is the same whatever they are, so a sweep cannot vary them."""
 
@@ -234,7 +210,7 @@ def _absolute(data: OtherDataConfig | None) -> OtherDataConfig | None:
     """With an absolute root, since workers run in other folders."""
     if data is None or data.root is None:
         return data
-    return data.replace(root=str(Path(data.root).expanduser().absolute()))
+    return data.replace(root=str(Path(expanded(data.root, "root")).absolute()))
 
 
 class Resources(Value):
@@ -473,7 +449,7 @@ class SweepSpec(Value):
         base = self._base(part)
         settings = {**self.set.given(), **(part.set.given() if part else {}), GIVEN_BY_SEEDS: self.all_seeds[0]}
         if settings.get("data.root"):  # workers run in other folders
-            settings["data.root"] = str(Path(settings["data.root"]).expanduser().absolute())
+            settings["data.root"] = str(Path(expanded(settings["data.root"], "data.root")).absolute())
         try:
             read = self._read_by_method(base, settings)
             left = {path: value for path, value in settings.items() if path not in read}

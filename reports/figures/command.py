@@ -12,6 +12,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from dmf.machine.paths import address_option, path_option
 from dmf.records.records import CONFIG
 from dmf.values import printable
 
@@ -49,11 +50,17 @@ def parser(program: str, about: str) -> argparse.ArgumentParser:
     arguments = argparse.ArgumentParser(
         prog=f"python -m {program}", description=about, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    arguments.add_argument("run", metavar="RUN", help=f"a training's key, or its folder (the one with {CONFIG})")
+    arguments.add_argument(
+        "run", type=address_option, metavar="RUN", help=f"a training's key, or its folder (the one with {CONFIG})"
+    )
     arguments.add_argument(
         "--episode", type=int, required=True, metavar="N", help="number of a test episode of the training, from 0"
     )
-    arguments.add_argument("--store", default="runs", help="where the sweep keeps trainings (%(default)s)")
+    arguments.add_argument(
+        "--store", type=address_option, default="runs", help="where the sweep keeps trainings (%(default)s)"
+    )
     arguments.add_argument("--root", help="folder or archive with the images (default: as in training)")
-    arguments.add_argument("--output", type=Path, default=Path("results"), help="folder to write to (%(default)s)")
+    arguments.add_argument(
+        "--output", type=path_option, default=Path("results"), help="folder to write to (%(default)s)"
+    )
     return arguments
