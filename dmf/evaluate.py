@@ -17,6 +17,7 @@ from dmf.data.known import EMBEDDED
 from dmf.data.sets import images_for, open_for
 from dmf.evaluation.evaluate import evaluate, evaluate_folder
 from dmf.machine.device import device_of, set_up
+from dmf.machine.output import run
 from dmf.machine.paths import expanded, path_option
 from dmf.records.records import BEST, CONFIG, EVALUATIONS, RECORD, EvaluationRecord, TrainingRecord, without_weights
 from dmf.train import assignment
@@ -143,4 +144,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run(main))

@@ -13,6 +13,7 @@ from typing import Any
 from dmf.config import NOT_IDENTITY, RECIPES, AnyTraining, ExperimentConfig, recipe
 from dmf.config.parameters import PARAMETERS, read_as
 from dmf.data.sets import open_for
+from dmf.machine import output
 from dmf.machine.files import locked
 from dmf.machine.paths import path_option
 from dmf.records.records import BEST, CONFIG, LOCK, RECORD, Epoch, TrainingRecord
@@ -137,6 +138,7 @@ def main(argv: list[str] | None = None) -> int:
     """Train and write the record. Returns 0 if the training finished, 1 if it diverged, 2 for an error."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     arguments = parser().parse_intermixed_args(argv)
+    output.go_on("the training goes on")
     folder = None
     try:
         config = configuration(arguments)
@@ -164,4 +166,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(output.run(main))

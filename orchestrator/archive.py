@@ -12,6 +12,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from dmf.machine.output import run
 from dmf.machine.paths import address_option, path_option
 from orchestrator.store.archive import SUFFIX, Archive, Manifest, import_archive, write_archive
 from orchestrator.store.ledger import Ledger
@@ -95,4 +96,4 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run(main))

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from dmf.machine.output import run
 from orchestrator.store.ledger import Ledger
 from orchestrator.text import complain, say
 from orchestrator.tracking.uris import without_password
@@ -60,4 +61,4 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run(main))

@@ -18,6 +18,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
+from dmf.machine.output import run
 from dmf.machine.paths import address_option
 from orchestrator.store.ledger import Ledger
 from orchestrator.store.leftovers import Leftover, leftovers
@@ -71,4 +72,4 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run(main))

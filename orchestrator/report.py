@@ -16,6 +16,7 @@ from typing import Protocol
 from rich.console import Console
 
 from dmf.machine.files import write_text
+from dmf.machine.output import run
 from dmf.machine.paths import address_option, path_option
 from dmf.records.staleness import Today
 from dmf.values import printable, shown
@@ -236,4 +237,4 @@ def _parser() -> argparse.ArgumentParser:
 
 if __name__ == "__main__":
     gc.disable()  # with thousands of records it takes a tenth of the time, and the process ends soon
-    sys.exit(main())
+    sys.exit(run(main))

@@ -31,6 +31,7 @@ from rich.console import Console
 from rich.table import Table
 
 from dmf.config import ExperimentConfig, Pretraining
+from dmf.machine.output import run
 from dmf.machine.paths import address_option
 from dmf.records.records import Going
 from dmf.records.staleness import Today
@@ -292,4 +293,4 @@ def _parser() -> argparse.ArgumentParser:
 
 if __name__ == "__main__":
     gc.disable()  # with thousands of records it takes a tenth of the time, and the process ends soon
-    sys.exit(main())
+    sys.exit(run(main))

@@ -22,6 +22,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dmf.machine.output import go_on, run
 from dmf.machine.paths import address_option, path_option
 from dmf.records.records import Failure
 from dmf.records.staleness import Today
@@ -173,10 +174,7 @@ def _print_plan(spec: SweepSpec, planned: SweepPlan, options: Options) -> None:
         text = describe(spec, planned, ledger, today, asked if options.only or options.budget else None, images)
     except OSError as error:
         raise ValueError(f"--store {options.store} cannot be read: {error.strerror or error}") from None
-    try:
-        say(text)
-    except BrokenPipeError:  # such as by `head`; the interpreter flushes once more on exit
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    say(text)
     if images.mistakes:
         raise ValueError(images.told)
 
@@ -305,6 +303,7 @@ def _run(spec: SweepSpec, planned: SweepPlan, options: Options) -> int:
     _check_writable(local_folder(options.store), "--store")
     if planned.cells:
         _check_writable(options.results / planned.name, "--results")
+    go_on("the sweep goes on, and `python -m orchestrator.status` shows it")
     signals = Signals()
     try:
         with signals.caught(), Ledger.at(options.store).driving(options.wait) as ledger:
@@ -580,4 +579,4 @@ def summary(
 if __name__ == "__main__":
     from orchestrator.sweep import main as imported_main  # so that workers find its classes under the module's name
 
-    sys.exit(imported_main())
+    sys.exit(run(imported_main))

@@ -13,6 +13,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
+from dmf.machine.output import run
 from dmf.machine.paths import address_option
 from orchestrator.store.ledger import Ledger
 from orchestrator.text import complain, log_to_terminal, say
@@ -56,4 +57,4 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run(main))

@@ -28,6 +28,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+from dmf.machine.output import run
 from dmf.machine.paths import path_option
 from orchestrator.selftest.checks import differences
 from orchestrator.selftest.faults import CHANCE, FAULTS
@@ -120,4 +121,4 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run(main))

@@ -2,6 +2,7 @@
 
 import sys
 
+from dmf.machine.output import run
 from reports.figures.command import main
 
-sys.exit(main())
+sys.exit(run(main))
