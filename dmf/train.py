@@ -111,9 +111,9 @@ def _ended(folder: Path, config: AnyTraining) -> bool:
 
 
 def run(config: AnyTraining, folder: Path) -> TrainingRecord | None:
-    """Train in `folder`. If `config` starts from a pre-training, run it first, in a folder beside it named by its key.
+    """Train in `folder`. If `config` starts from another training, run that first, in a folder beside it named by its key.
 
-    Returns the training's record, the pre-training's record if that diverged, or None if the training had finished
+    Returns the training's record, that of the training before it if that diverged, or None if the training had finished
     before. Raises BlockingIOError while another process trains there.
     """
     if _ended(folder, config):
@@ -121,7 +121,7 @@ def run(config: AnyTraining, folder: Path) -> TrainingRecord | None:
     start = None
     if config.stage is not None:
         start = folder.parent / config.stage.key
-        print(f"pre-training in {start}:", flush=True)
+        print(f"{config.stage.as_start} in {start}:", flush=True)
         stage = run(config.stage, start)
         if stage is not None and stage.failure is not None:
             return stage

@@ -200,7 +200,7 @@ def _absence(training: ExperimentConfig, key: str, records: Records) -> Absence:
         stage = training.stage
         if stage is not None and (before := records.how_ended(stage.key)) and before.failure:
             state = State.DIVERGED if before.outcome == "diverged" else State.FAILED
-            return Absence(state, f"its pre-training {stage.key} {state}: {printable(before.failure.reason)}")
+            return Absence(state, f"its {stage.as_start} {stage.key} {state}: {printable(before.failure.reason)}")
         state = State.RUNNING if records.running(key) else State.MISSING
         return Absence(state, state.value)
     failure = record.failure

@@ -168,7 +168,7 @@ def test_a_stage_with_damaged_weights_keeps_others_from_starting_until_it_is_mad
         run_trial(config, (), ledger.store)
     assert ledger.training(config.key) is None, "it has not failed itself"
     today = Today()
-    assert standing(Trial(stage, ()), ledger, today).state == "damaged"
+    assert standing(Trial(stage, (), starts_others=True), ledger, today).state == "damaged"
     stands = standing(Trial(config, ()), ledger, today)
     assert stands.state == "blocked" and f"its pre-training {stage.key} is damaged" in stands.why
     site = at(place)

@@ -17,6 +17,7 @@ from dmf.evaluation.bank import episode_bank
 from dmf.evaluation.partial import partial_path
 from dmf.evaluation.tasks import validation_task
 from dmf.methods.baseline.model import Baseline
+from dmf.methods.meta_baseline.config import MetaBaselineConfig
 from dmf.records.checkpoints import read_checkpoint, weights_checksum
 from dmf.records.classes import drawn_classes
 from dmf.records.records import BEST, LAST, TrainingRecord
@@ -24,11 +25,12 @@ from dmf.train import main as train_command
 from dmf.training.classifier import BaseHead
 from dmf.training.pretraining import PretrainingStage
 from dmf.training.run import train
-from orchestrator.running.order import Order, stages_first
+from orchestrator.running.order import Order, stages_first, with_stages
 from orchestrator.running.trial import run_trial
 from orchestrator.spec.file import spec_from
 from orchestrator.spec.plan import Trial, labels, plan
 from orchestrator.store.ledger import Ledger
+from orchestrator.store.standing import Today, standing
 from orchestrator.sweep import main as sweep
 from tests.conftest import SMALL_TRAINING
 from tests.tiny import SETTINGS
@@ -91,6 +93,46 @@ def test_a_sweep_trains_a_stage_once_for_all_who_start_from_it(place: Path, caps
     assert "4 trainings: 4 done" in said and "Classifier-Baseline" in said
     assert sweep(["transfer.yaml", "--executor", "local"]) == 0
     assert "4 done, 0 to run" in capsys.readouterr().out
+
+
+@pytest.fixture
+def chained(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Makes a Meta-Baseline with squared distances go on from one with cosines."""
+
+    def earlier(config: MetaBaselineConfig) -> MetaBaselineConfig | None:
+        return config.replace(similarity="cosine") if config.similarity == "squared" else None
+
+    monkeypatch.setattr(MetaBaselineConfig, "earlier", property(earlier))
+
+
+CHAIN = SWEEP.replace("[proto_net, classifier_baseline, baseline]", "[meta_baseline]").replace(
+    "start.head: cosine", "start.head: cosine\n  model.similarity: squared"
+)
+
+
+@pytest.mark.usefixtures("chained")
+def test_a_training_may_start_from_one_that_starts_from_another(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    planned = plan(spec_from(yaml.safe_load(CHAIN)))
+    pretraining, earlier, last = planned.trials()
+    assert last.config.stages == (pretraining.config, earlier.config)
+    assert [trial.starts_others for trial in planned.trials()] == [True, True, False]
+    assert stages_first([last, earlier, pretraining]) == planned.trials()
+    assert with_stages([last], planned.trials()) == planned.trials()
+    assert last.key != earlier.key != pretraining.key
+    assert [each.stages for each in last.config.with_seeds([0])] == [last.config.stages]
+    Path("chain.yaml").write_text(CHAIN + "keep_weights: false\n")
+    assert sweep(["chain.yaml", "--executor", "local", "--only", "*squared*"]) == 0
+    assert "3 trainings: 3 done" in capsys.readouterr().out
+    ledger = Ledger(Path("runs").resolve())
+    record = ledger.training(last.key)
+    assert record is not None and record.start is not None and record.start.key == earlier.key
+    assert ledger.has_weights(earlier.key) and not ledger.has_weights(last.key)
+    (ledger.folder(last.key) / "training.json").unlink()
+    ledger.put_weights_aside(earlier.key)
+    stands = standing(last, ledger, Today())
+    assert stands.state == "blocked" and stands.why.startswith(f"its earlier training {earlier.key} is damaged")
 
 
 def test_only_a_dependant_brings_its_stage(place: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -83,6 +83,7 @@ class _Training(Value):
         augmentation: AugmentationConfig
         model: Any
         training: Any
+        stage: Any
 
     @property
     def unread(self) -> dict[str, str]:
@@ -108,6 +109,12 @@ class _Training(Value):
                 "image; use about a tenth of the image size"
             )
         return self
+
+    @property
+    def stages(self) -> tuple[AnyTraining, ...]:
+        """The trainings that this one starts from, the first of them first."""
+        stage: AnyTraining | None = self.stage
+        return (*stage.stages, stage) if stage is not None else ()
 
     @functools.cached_property
     def key(self) -> str:
@@ -155,6 +162,8 @@ class Pretraining(_Training):
     """A classifier of the base classes, trained on ordinary batches; method, way and shot play no part in it."""
 
     kind: Literal["pretraining"] = "pretraining"
+    as_start: ClassVar[str] = "pre-training"
+    """What it is to a training that starts from it."""
     data: DataConfig = DataConfig()
     augmentation: AugmentationConfig = AugmentationConfig()
     model: ClassifierConfig = ClassifierConfig()
@@ -188,9 +197,10 @@ class Pretraining(_Training):
 
 
 class ExperimentConfig(_Training):
-    """A method trained on episodes, from random weights or from a pre-training."""
+    """A method trained on episodes, from random weights, from a pre-training or from an earlier training."""
 
     kind: ClassVar[Literal["experiment"]] = "experiment"
+    as_start: ClassVar[str] = "earlier training"
     data: DataConfig = DataConfig()
     augmentation: AugmentationConfig = AugmentationConfig()
     episodes: EpisodeConfig = EpisodeConfig()
@@ -215,8 +225,10 @@ class ExperimentConfig(_Training):
         return self
 
     @functools.cached_property
-    def stage(self) -> Pretraining | None:
-        """The pre-training that this training starts from, if any."""
+    def stage(self) -> AnyTraining | None:
+        """The training that this one starts from, if any: an earlier one of its method, or a pre-training."""
+        if self.model.earlier is not None:
+            return self.with_paths({"model": self.model.earlier})
         if self.start is None:
             return None
         assert isinstance(self.model, BackboneConfig)
@@ -249,6 +261,8 @@ class ExperimentConfig(_Training):
     @property
     def seeded(self) -> bool:
         """Whether the seed makes a difference to the training."""
+        if isinstance(self.stage, ExperimentConfig):
+            return self.model.learns or self.stage.seeded
         return self.model.learns or (self.start is not None and self.start.seed is None)
 
     def _identity(self) -> dict[str, Any]:
@@ -265,7 +279,7 @@ class ExperimentConfig(_Training):
 
     def keys(self, seeds: Iterable[int]) -> tuple[str, ...]:
         """`key` of this training with each of `seeds` in place of its own."""
-        if self.start is not None or not self.seeded:
+        if self.stage is not None or not self.seeded:
             return tuple(self.replace(training__seed=seed).key for seed in seeds)
         identity = self._identity()
         others = {name: value for name, value in identity.pop("training", {}).items() if name != "seed"}

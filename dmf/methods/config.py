@@ -33,6 +33,11 @@ class MethodConfig(Value):
         """The backbone's name; empty if the method has no backbone."""
         return ""
 
+    @property
+    def earlier(self) -> Any:
+        """Settings of the method in the training that this one goes on from, with all its weights; None: of none."""
+        return None
+
     def identity(self) -> dict[str, dict[str, Any]]:
         """The method's part of a training's identity, by section, without defaults and unread fields."""
         fields = self.model_dump(mode="json", exclude_defaults=True, exclude=set(self.unread) | {"method"})

@@ -51,14 +51,15 @@ def code_hashes(config: AnyTraining) -> dict[str, str]:
 
 def _roots(config: AnyTraining) -> tuple[str, ...]:
     """The modules that a training starts from, including those that are imported by name at run time."""
-    roots = ["dmf.training.run", "dmf.evaluation.evaluate"]
-    if config.kind == "pretraining":
-        return *roots, "dmf.training.pretraining", f"dmf.backbones.{config.model.backbone}"
-    roots += ["dmf.training.episodic", f"dmf.methods.{config.model.method}.model"]
-    if config.stage is not None:
-        roots.append("dmf.training.pretraining")
-    backbone = config.model.backbone_name
-    return *roots, *([f"dmf.backbones.{backbone}"] if backbone else [])
+    roots = dict.fromkeys(["dmf.training.run", "dmf.evaluation.evaluate"])
+    for each in (config, *config.stages):
+        if each.kind == "pretraining":
+            roots |= dict.fromkeys(["dmf.training.pretraining", f"dmf.backbones.{each.model.backbone}"])
+            continue
+        roots |= dict.fromkeys(["dmf.training.episodic", f"dmf.methods.{each.model.method}.model"])
+        if each.model.backbone_name:
+            roots[f"dmf.backbones.{each.model.backbone_name}"] = None
+    return tuple(roots)
 
 
 @functools.cache

@@ -92,11 +92,11 @@ class Provenance(Value):
 
 
 class Started(Value):
-    """The pre-training that a training started from."""
+    """The pre-training or earlier training that a training started from."""
 
     key: str
     weights: str
-    """SHA-256 of the pre-training's weights."""
+    """SHA-256 of its weights."""
 
 
 class Failure(Value):

@@ -54,20 +54,25 @@ class EpisodicStage:
         return EpisodeSampler(labels, episodes.way, episodes.shot, episodes.queries, seed)
 
     def _start_from(self, start: Path | None) -> Started:
-        """Load the backbone's weights from a pre-training, and reset its count of forward passes."""
+        """Load the weights that the training starts from, and reset the backbone's count of forward passes.
+
+        These are the backbone's, or, from an earlier training of the same method, all.
+        """
         stage = self.config.stage
         assert stage is not None
+        called = f"{stage.as_start} {stage.key}"
         if start is None or not start.is_file():
             raise ValueError(
-                f"training {self.config.key} starts from pre-training {stage.key}, but its weights are not at {start}; "
-                "run the pre-training first"
+                f"training {self.config.key} starts from {called}, but its weights are not at {start}; run the "
+                f"{stage.as_start} first"
             )
         tensors, kept = read_checkpoint_of(Kept, start)
         if kept.key != stage.key or kept.data != self.data.fingerprint:
-            raise ValueError(
-                f"{start} holds training {kept.key}, or was trained on other images; expected pre-training {stage.key}"
-            )
-        load_weights(self.method.backbone, under("model.backbone.", tensors), str(start))
+            raise ValueError(f"{start} holds training {kept.key}, or was trained on other images; expected {called}")
+        if stage.kind == "experiment" and stage.model.method == self.config.model.method:
+            load_weights(self.method, under("model.", tensors), str(start))
+        else:
+            load_weights(self.method.backbone, under("model.backbone.", tensors), str(start))
         reset_forwards(self.method.backbone)
         return Started(key=stage.key, weights=weights_checksum(start))
 

@@ -74,7 +74,7 @@ def train(
 ) -> TrainingRecord:
     """Train as `config` says, resuming from the checkpoint in `folder` if there is one, and keep the best weights.
 
-    `start` is the file with the weights of the pre-training that `config` starts from, if any.
+    `start` is the file with the weights of the training that `config` starts from, if any.
 
     `on_epoch` is called after each epoch, when its checkpoint is on disk; an exception that it raises is not caught. A
     loss that is not finite ends the training with outcome "diverged". Returns the record; `close` writes it.
@@ -101,7 +101,7 @@ class Run:
     """The state of a training: its stage, optimiser and history."""
 
     def __init__(self, config: AnyTraining, data: DataSet, folder: Path, start: Path | None = None) -> None:
-        """`start` is the file with the weights of the pre-training that `config` starts from, if any."""
+        """`start` is the file with the weights of the training that `config` starts from, if any."""
         self.config, self.data, self.folder = config, data, folder
         self.history: list[Epoch] = []
         self.started_at = time.perf_counter()

@@ -29,7 +29,7 @@ class Stage(Protocol):
     validation: Task | None
     """The episodes that select the best epoch."""
     started: Started | None
-    """The pre-training that the module starts from."""
+    """The training that the module starts from."""
 
     def read(self, step: int) -> Any:
         """Read the batch of a step (from 0) on the CPU; called ahead of time, from another thread."""
@@ -47,6 +47,6 @@ def stage_module(config: AnyTraining) -> str:
 
 
 def build_stage(config: AnyTraining, data: DataSet, device: torch.device, start: Path | None) -> Stage:
-    """The stage that trains `config`; `start` is the file with the weights of its pre-training, if any."""
+    """The stage that trains `config`; `start` is the file with the weights that it starts from, if any."""
     stage: Stage = importlib.import_module(stage_module(config)).build(config, data, device, start)
     return stage

@@ -141,12 +141,14 @@ def measure(config: AnyTraining) -> Rates:
 
 
 def untrained_start(config: AnyTraining, data: DataSet, room: Path) -> Path | None:
-    """Write random weights in place of a pre-training's into `room`; None if the training starts from none."""
-    if config.stage is None:
-        return None
-    (room / "start").mkdir()
-    Run(config.stage, data, room / "start").keep_best(epoch=0)
-    return room / "start" / BEST
+    """Write random weights in place of those that the training starts from into `room`; None if it starts from none."""
+    path = None
+    for number, stage in enumerate(config.stages):
+        folder = room / f"start{number}"
+        folder.mkdir()
+        Run(stage, data, folder, path).keep_best(epoch=0)
+        path = folder / BEST
+    return path
 
 
 def _episode_seconds(run: Run) -> tuple[float, ...]:

@@ -36,7 +36,8 @@ class InProcess:
             device_of(asked.config.training.device)  # raises if it is not there
         order = Order(trials, self.ledger, logged(watcher.ended))
         while trial := order.next():
-            job = Job(trial.config, trial.evaluations, self.ledger.name, keep_weights=self.keep_weights)
+            keep = self.keep_weights or trial.starts_others
+            job = Job(trial.config, trial.evaluations, self.ledger.name, keep_weights=keep)
             self._run(job, watcher)
             order.ended(trial.key)
 

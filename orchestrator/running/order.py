@@ -1,4 +1,4 @@
-"""Orders trials: those that start from a pre-training wait for it, and are skipped if it failed."""
+"""Orders trials: those that start from another training wait for it, and are skipped if it failed."""
 
 from __future__ import annotations
 
@@ -13,27 +13,27 @@ from orchestrator.store.ledger import Ledger
 
 
 def stages_first(trials: Iterable[Trial]) -> tuple[Trial, ...]:
-    """The same trials, with each pre-training before the first one that starts from it."""
+    """The same trials, with each one before the first that starts from it."""
     by_key = {trial.key: trial for trial in trials}
     found: dict[str, Trial] = {}
     for trial in by_key.values():
-        if trial.config.stage is not None and (stage := by_key.get(trial.config.stage.key)):
-            found.setdefault(stage.key, stage)
-        found.setdefault(trial.key, trial)
+        for key in (*(stage.key for stage in trial.config.stages), trial.key):
+            if key in by_key:
+                found.setdefault(key, by_key[key])
     return tuple(found.values())
 
 
 def with_stages(chosen: Iterable[Trial], trials: Iterable[Trial]) -> tuple[Trial, ...]:
-    """The `chosen` trials and the pre-trainings that they start from, in the order of `trials`."""
-    wanted = {key for trial in chosen for key in (trial.key, trial.config.stage and trial.config.stage.key)}
+    """The `chosen` trials and those that they start from, in the order of `trials`."""
+    wanted = {each.key for trial in chosen for each in (*trial.config.stages, trial.config)}
     return tuple(trial for trial in trials if trial.key in wanted)
 
 
 def without_start(config: AnyTraining, ledger: Ledger) -> Failure | None:
-    """Why a training cannot start: its pre-training has not ended, or ended without weights. None: it can start."""
+    """Why a training cannot start: the one before it has not ended, or ended without weights. None: it can start."""
     if config.stage is None:
         return None
-    told = f"its pre-training {config.stage.key}"
+    told = f"its {config.stage.as_start} {config.stage.key}"
     try:
         ended = ledger.how_ended(config.stage.key)
     except Damaged as error:
@@ -47,9 +47,9 @@ def without_start(config: AnyTraining, ledger: Ledger) -> Failure | None:
 
 
 class Order:
-    """Gives out trials in order, each after its pre-training has ended.
+    """Gives out trials in order, each after the one that it starts from has ended.
 
-    A trial whose pre-training ended without weights is passed to `skip` instead.
+    If that one ended without weights, the trial is passed to `skip` instead.
     """
 
     def __init__(self, trials: Iterable[Trial], ledger: Ledger, skip: Callable[[str, Failure], None]) -> None:
@@ -59,7 +59,7 @@ class Order:
         self.ready: list[int] = []
         """A heap of positions in `trials`."""
         self.after: dict[str, list[int]] = {}
-        """By the key of a pre-training that has not ended, the positions of those that start from it."""
+        """By the key of a trial that has not ended, the positions of those that start from it."""
         for position, trial in enumerate(self.trials):
             stage = trial.config.stage
             if stage is not None and stage.key in pending:

@@ -139,7 +139,7 @@ class RayTune:
 
     def _launch(self, trial: Trial, needs: dict[str, float]) -> dict[str, Any]:
         """A trial's parameters. Tune copies and pickles them, so they must not contain a closure over all trials."""
-        gpu, keep = needs.get("GPU", 0.0), self.spec.keep_weights
+        gpu, keep = needs.get("GPU", 0.0), self.spec.keep_weights or trial.starts_others
         job = Job(trial.config, trial.evaluations, self.ledger.name, gpu, self.timeout_s, keep)
         return {"key": trial.key, "job": job.dumps(), "needs": needs}
 

@@ -33,6 +33,8 @@ class Trial:
     evaluations: tuple[EvaluationConfig, ...]
     tables: tuple[str, ...] = ()
     """The table of each cell that it fills."""
+    starts_others: bool = False
+    """Whether other trainings start from its weights."""
 
     @property
     def key(self) -> str:
@@ -114,7 +116,7 @@ class SweepPlan(Value):
     def trials(self) -> tuple[Trial, ...]:
         """The distinct trainings in the order of the cells, each with its distinct evaluations.
 
-        A pre-training comes before the first training that starts from it.
+        A training comes before the first one that starts from it.
         """
         return self._trials
 
@@ -123,15 +125,16 @@ class SweepPlan(Value):
         configs: dict[str, AnyTraining] = {}
         evaluations: dict[str, dict[str, EvaluationConfig]] = {}
         tables: dict[str, list[str]] = {}
+        starts: set[str] = set()
         for cell in self.cells:
             for config in cell.trainings:
-                if config.stage is not None:
-                    configs.setdefault(config.stage.key, config.stage)
-                configs.setdefault(config.key, config)
+                for each in (*config.stages, config):
+                    configs.setdefault(each.key, each)
+                starts.update(each.key for each in config.stages)
                 evaluations.setdefault(config.key, {}).setdefault(cell.evaluation.key, cell.evaluation)
                 tables.setdefault(config.key, []).append(cell.table)
         return tuple(
-            Trial(config, tuple(evaluations.get(key, {}).values()), tuple(tables.get(key, ())))
+            Trial(config, tuple(evaluations.get(key, {}).values()), tuple(tables.get(key, ())), key in starts)
             for key, config in configs.items()
         )
 

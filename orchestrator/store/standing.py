@@ -82,9 +82,9 @@ def _judged(
 ) -> tuple[State, str, bool]:
     """State, reason and whether it is retried, from how the training ended, what made its tests, and how far it is."""
     if trial.config.stage is not None and record is None:
-        before = standing(Trial(trial.config.stage, ()), ledger, today)
+        before = standing(Trial(trial.config.stage, (), starts_others=True), ledger, today)
         if before.state in BLOCKS:
-            why = f"its pre-training {trial.config.stage.key} {BLOCKS[before.state]}"
+            why = f"its {trial.config.stage.as_start} {trial.config.stage.key} {BLOCKS[before.state]}"
             return "blocked", f"{why}: {before.why}" if before.why else why, before.again
     if isinstance(going, Damaged):
         return "damaged", f"{' '.join(str(going).split())}; the training starts from its beginning", True
@@ -98,7 +98,7 @@ def _judged(
         return "stale", ", ".join(dict.fromkeys(doubts)), False
     if state == "failed":
         return _failed(trial.config, ledger)
-    needed = state == "untested" or (state == "done" and trial.config.kind == "pretraining")
+    needed = state == "untested" or (state == "done" and trial.starts_others)
     if needed and not ledger.has_weights(trial.key):
         if ledger.has_damaged_weights(trial.key):
             return "damaged", damaged_weights(trial.key), False
