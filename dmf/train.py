@@ -111,9 +111,9 @@ def _ended(folder: Path, config: AnyTraining) -> bool:
 
 
 def run(config: AnyTraining, folder: Path) -> TrainingRecord | None:
-    """Train in `folder`. If `config` starts from another training, run that first, in a folder beside it named by its key.
+    """Train in `folder`. If `config` starts from another training, run that first, in a folder beside it named by key.
 
-    Returns the training's record, that of the training before it if that diverged, or None if the training had finished
+    Returns the training's record, that of the one before it if that diverged, or None if the training had finished
     before. Raises BlockingIOError while another process trains there.
     """
     if _ended(folder, config):

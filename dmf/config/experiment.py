@@ -83,7 +83,10 @@ class _Training(Value):
         augmentation: AugmentationConfig
         model: Any
         training: Any
-        stage: Any
+
+        @property
+        def stage(self) -> AnyTraining | None:
+            """The training that this one starts from."""
 
     @property
     def unread(self) -> dict[str, str]:
