@@ -215,7 +215,7 @@ def _show(console: Console, name: str, found: list[Row], removed: list[str], eve
     left = sum(row.seconds_left or 0.0 for row in found)
     table = Table(title=plain(f"{name}: {len(found)} trainings: {told}"), title_justify="left")
     for column in ("training", "what differs", "table", "state", "epoch", "validation", "left", "why"):
-        table.add_column(column, overflow="fold")
+        table.add_column(column, overflow="fold", no_wrap=column not in ("what differs", "table", "why"))
     shown = found if everything else found[:ROWS]
     for row in shown:
         texts = (

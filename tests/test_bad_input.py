@@ -223,7 +223,7 @@ COMMANDS = [
     line("brackets without end", train.main, "training.epochs=" + "[" * 100_000, "valid integer", "...[[[["),
     line("images of a billion pixels", train.main, "data.image_size=1000000", "data.image_size", "equal to 2048"),
     line("a name in capitals", train.main, "--dataset MiniImageNet", "data.name: String should match", "'MiniI"),
-    line("a home that is none", train.main, "--dataset mine --root ~nobody-has-it/x", "~nobody-has-it is no user's home"),
+    line("a home that is none", train.main, "--dataset mine --root ~nobody-has-it/x", "is no user's home"),
     line("a root in unicode", train.main, "--dataset mine --root /дані/图像", "/дані/图像", "does not exist; expected"),
     line("a device as root", train.main, "--dataset mine --root /dev/null", "/dev/null", "expected a folder or a zip"),
     line("a root for glyphs", train.main, "--dataset glyphs --root /x", "glyphs are embedded; leave out data.root"),

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import random
+import re
 from collections import Counter
 from io import StringIO
+from pathlib import Path
 
+import pytest
 from rich.console import Console
 
 from dmf.records.records import Epoch
-from orchestrator.running.progress import Progress
+from orchestrator.running.progress import Progress, shortened
+from orchestrator.spec.file import read_spec
+from orchestrator.spec.plan import labels, plan
 from orchestrator.text import duration
+
+SWEEPS = Path(__file__).resolve().parents[1] / "sweeps"
 
 
 def epoch(number: int, seconds: float) -> Epoch:
@@ -57,3 +64,38 @@ def test_lines_count_what_has_ended() -> None:
         "[1/2] a row a: done",
         "[2/2] b row b: failed: no images",
     ]
+
+
+LABELS = tuple(labels(trial.config for trial in plan(read_spec(SWEEPS / "table2.yaml")).trials()).values())
+
+
+@pytest.mark.parametrize("width", [60, 80, 100, 120, 200])
+def test_a_narrow_terminal_keeps_what_changes_and_shortens_the_label(width: int) -> None:
+    progress = Progress("table2", Console(file=StringIO(), width=width, height=50))
+    for number, label in enumerate(LABELS):
+        progress.planned(f"{number:016x}", label, 95)
+    for key in list(progress.rows)[:3]:
+        progress.started(key)
+        progress.epoch(key, epoch(12, seconds=300))
+    progress.ended("1".zfill(16), "failed", "ValueError: a reason that is longer than any terminal has room for " * 3)
+    printed = StringIO()
+    Console(file=printed, width=width, height=50).print(progress.table())
+    lines = printed.getvalue().splitlines()
+    assert max(map(len, lines)) <= width and len(lines) == 2 + len(LABELS), "a line each"
+    running = next(line for line in lines if line.startswith("0" * 5))
+    for told in ("running", "12/95", "50.00 %", "6 h 55 min"):
+        assert told in running, f"{told} is not in {running!r}"
+    assert ("0" * 16 in running) == (width >= 80)
+    label = running.lstrip("0…").split("running")[0].split()
+    assert re.fullmatch("s[hot]*=1", label[0]), "the first word of the label"
+    assert (LABELS[0] in running and "ValueError: a reason" in printed.getvalue()) == (width == 200)
+
+
+def test_labels_are_shortened_word_by_word() -> None:
+    label = "shot=1 last_pooling=False groups=64 alignment=ode seed=0"
+    assert shortened(label, 56) == label
+    assert shortened(label, 50) == "shot=1 last_pooli=False group=64 align=ode seed=0"
+    assert shortened(label, 36) == "sh=1 la_po=False gr=64 al=ode se=0"
+    assert shortened(label, 12) == "s=1 l_p=Fal…"
+    assert shortened("pre-training seed=0", 12) == "pre-trainin…"
+    assert shortened("raw_pixels", 3) == "ra…"

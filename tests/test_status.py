@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from dmf.config import EvaluationConfig, ExperimentConfig
 from dmf.records.records import FORMAT, Failure, TrainingRecord
 from orchestrator.running.trial import run_trial
 from orchestrator.spec.file import read_spec
 from orchestrator.spec.plan import SweepPlan, plan
-from orchestrator.status import main
+from orchestrator.status import Row, _show, main
 from orchestrator.store.ledger import Ledger
 from orchestrator.store.searches import SearchResults, Tried, results_path
 from tests.records_in_memory import evaluation_of
@@ -136,3 +138,16 @@ def test_of_a_search_its_proposals_are_shown_and_what_is_left(
     assert main(["--store", str(tmp_path)]) == 1 and "damaged" in capsys.readouterr().out
     results_path(ledger, "look").unlink()
     assert main(["--store", str(tmp_path)]) == 1 and "a search that has tried nothing" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("width", [80, 100])
+def test_a_narrow_terminal_folds_labels_and_reasons_and_no_other_column(width: int) -> None:
+    what = "shot=1 last_pooling=False groups=64 dynamic_sampling=False alignment=ode seed=0"
+    row = Row("b9593cf9ac58834d", what, ("2a", "2c"), "running", 12, 95, 0.6234, 25000.0, "ValueError: " + "why " * 9)
+    console = Console(file=StringIO(), width=width)
+    _show(console, "table2", [row], [], everything=False)
+    lines = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
+    assert max(map(len, lines)) <= width
+    first = next(line for line in lines if "b9593cf9ac58834d" in line)
+    for told in ("running", "12/95", "62.34 %", "6 h 57 min"):
+        assert told in first, f"{told} is not in {first!r}"

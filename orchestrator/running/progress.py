@@ -24,6 +24,15 @@ ORDER: tuple[Stage, ...] = ("running", "waiting", "failed", "diverged", "stopped
 """The order of rows; a small terminal shows only the first ones."""
 
 
+COLUMNS = ("training", "what differs", "state", "epoch", "validation", "left", "note")
+GAP = 2
+"""Blanks between columns."""
+SHRINKING = {"note": 0, "what differs": 12, "training": 6}
+"""Columns that give way on a narrow terminal, in this order, and the characters that they keep."""
+LONGEST_PART = 7
+"""Letters to which the words of a name are cut first."""
+
+
 @dataclass
 class Row:
     """One trial's progress."""
@@ -124,28 +133,61 @@ class Progress:
         return f"about {duration(self.epochs_left * self.seconds / self.epochs_seen / running)} left"
 
     def table(self) -> Table:
-        """The live table: one row per trial, as many as fit on the terminal."""
+        """The live table: one row per trial, as many as fit on the terminal.
+
+        A narrow terminal takes first from the notes, then from what differs, which is shortened, and last from the key.
+        """
         counts = ", ".join(f"{self.stages[stage]} {stage}" for stage in ORDER if self.stages[stage])
         told = plain(f"{self.title}: {counts}; {self.time_left()}")
-        table = Table(title=told, title_justify="left", expand=False)
-        for name in ("training", "what differs", "state", "epoch", "validation", "left", "note"):
-            table.add_column(name, no_wrap=name != "note")
+        table = Table(title=told, title_justify="left", box=None, padding=(0, GAP, 0, 0), pad_edge=False)
         room = max(3, self.console.height - 6)
         shown = heapq.nsmallest(room, self.rows.items(), key=lambda item: ORDER.index(item[1].stage))
-        for key, row in shown:
-            mean = row.seconds / row.seen if row.seen else None
-            table.add_row(
-                key,
-                plain(row.label),
-                row.stage,
-                f"{row.epoch}/{row.epochs}",
-                "" if row.validation_accuracy is None else f"{100 * row.validation_accuracy:.2f} %",
-                duration(row.left * mean) if mean and row.stage == "running" else "",
-                plain(row.note),
-            )
+        cells = [_cells(key, row) for key, row in shown]
+        widths = {name: max(map(len, (name, *(each[name] for each in cells)))) for name in COLUMNS}
+        for name, width in _fitting(widths, self.console.width).items():
+            table.add_column(name, no_wrap=True, width=width)
+        for each in cells:
+            each["what differs"] = shortened(each["what differs"], table.columns[1].width or 0)
+            table.add_row(*(plain(each[column.header]) for column in table.columns))
         if len(self.rows) > len(shown):
             table.caption = f"and {len(self.rows) - len(shown)} more"
         return table
+
+
+def _cells(key: str, row: Row) -> dict[str, str]:
+    """A row's text in each of COLUMNS."""
+    mean = row.seconds / row.seen if row.seen else None
+    validation = "" if row.validation_accuracy is None else f"{100 * row.validation_accuracy:.2f} %"
+    left = duration(row.left * mean) if mean and row.stage == "running" else ""
+    return dict(
+        zip(COLUMNS, (key, row.label, row.stage, f"{row.epoch}/{row.epochs}", validation, left, row.note), strict=True)
+    )
+
+
+def _fitting(widths: dict[str, int], room: int) -> dict[str, int]:
+    """Widths of columns that are together no wider than `room`, as far as that is possible."""
+    over = sum(widths.values()) + GAP * len(widths) - room
+    fitting = dict(widths)
+    for name, least in SHRINKING.items():
+        taken = min(max(0, over), max(0, fitting[name] - least))
+        fitting[name] -= taken
+        over -= taken
+    return {name: width for name, width in fitting.items() if width}
+
+
+def shortened(label: str, width: int) -> str:
+    """A label in at most `width` characters: names cut word by word, `last_pooling=False` to `las_poo=False`."""
+    if len(label) <= width:
+        return label
+    for letters in range(LONGEST_PART, 0, -1):
+        parts = [word.partition("=") for word in label.split(" ")]
+        cut = " ".join(
+            "_".join(part[:letters] for part in name.split("_")) + equals + value if equals else name
+            for name, equals, value in parts
+        )
+        if len(cut) <= width:
+            return cut
+    return cut[: max(0, width - 1)] + "…"
 
 
 def _validation(row: Row) -> str:
