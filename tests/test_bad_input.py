@@ -1009,7 +1009,7 @@ CHECKPOINTS = [
     going("a momentum of another shape", checkpoint(LAST, lambda tensors, _: tensors.update({MOMENTUM: torch.ones(1)})),
         "another model", "got (1,), expected (8,"),
     going("a momentum of nothing", checkpoint(LAST, lambda tensors, _: tensors.update({"momentum.x": torch.ones(1)})),
-        "first x: got (1,), expected nothing"),
+        "first momentum.x: got (1,), expected nothing"),
     going("half a configuration", cut(CONFIG), "ExperimentConfig in", "config.json: damaged", "restore the file"),
     going("a configuration that is a list", put(CONFIG, "[]"), "config.json: Input should be an object", "got []"),
     going("an edited configuration", entries(CONFIG, lambda config: config | {"model": {"groups": 7}}),

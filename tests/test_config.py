@@ -65,6 +65,20 @@ def test_only_what_a_training_reads_tells_it_apart() -> None:
     assert light.replace(model__drop_rate=0.5).key == light.key != light.replace(model__groups=16).key
 
 
+def test_a_setting_of_another_optimiser_or_schedule_is_not_read() -> None:
+    plain = ExperimentConfig().with_paths({"model.method": "feat", "start.head": "linear"})
+    for section in ("training", "start.training"):
+        adam = plain.with_paths({f"{section}.optimiser": "adam"})
+        assert adam.key != plain.key
+        assert adam.with_paths({f"{section}.nesterov": False, f"{section}.momentum": 0.0}).key == adam.key
+        assert adam.unread[f"{section}.momentum"] == f"{section}.optimiser=adam"
+        steps = plain.with_paths({f"{section}.schedule": "steps", f"{section}.milestones": [[3, 0.1]]})
+        assert steps.with_paths({f"{section}.learning_rate_floor": 0.5}).key == steps.key
+        assert steps.with_paths({f"{section}.milestones": [[3, 0.2]]}).key != steps.key
+        assert plain.with_paths({f"{section}.milestones": [[3, 0.2]]}).key == plain.key
+        assert plain.with_paths({f"{section}.head_rate_factor": 10.0}).key != plain.key
+
+
 def test_what_learns_nothing_has_no_seed_and_no_schedule() -> None:
     pixels = ExperimentConfig().replace(model__method="raw_pixels")
     other = pixels.with_paths({"training.seed": 3, "training.epochs": 9, "augmentation.flip": False, "episodes.way": 3})
@@ -186,6 +200,10 @@ def test_every_mistake_is_named_at_once() -> None:
         ({"training.validation_episodes": 1}, "greater than or equal to 2"),
         ({"model.backbone": "conv64f", "model.last_pooling": True, "data.image_size": 15}, "too small for conv64f"),
         ({"training.episodes_per_epoch": 1201}, "not a multiple"),
+        ({"training.schedule": "steps"}, r"schedule=steps needs milestones, such as \[\[20, 0.1\]"),
+        ({"training.milestones": [[20, 0.1], [20, 0.01]]}, "the epochs of milestones have to rise, got 20, 20"),
+        ({"training.milestones": [[20, 0.1, 3]]}, "training.milestones"),
+        ({"training.optimiser": "sdg"}, "training.optimiser: Input should be 'sgd' or 'adam', got 'sdg'"),
         ({"training.learning_rate": 0.0}, "greater than 0"),
         ({"training.learning_rate": float("nan")}, "training.learning_rate"),
         ({"model.group": 1}, "'model.group' is not a parameter; the parameters there are method"),

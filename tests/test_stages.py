@@ -177,8 +177,9 @@ def test_what_waits_for_a_stage_is_given_once_it_has_ended(tmp_path: Path) -> No
     assert alone.next() is None and skipped[1:] == [(dependant.key, f"its pre-training {stage.key} has not ended")]
 
 
-def test_a_stage_resumes_with_the_same_bits(tmp_path: Path, images: DataSet) -> None:
-    stage = configs()["proto_net"].stage
+@pytest.mark.parametrize("optimiser", ["sgd", "adam"])
+def test_a_stage_resumes_with_the_same_bits(tmp_path: Path, images: DataSet, optimiser: str) -> None:
+    stage = configs()["proto_net"].replace(start__training__optimiser=optimiser).stage
     assert stage is not None
 
     def stop(_: object) -> None:
@@ -262,7 +263,7 @@ def test_methods_share_a_pre_training_with_the_same_head() -> None:
     for config in (baseline, plus, negative):
         assert config.stage is not None
         of_head = {name.removeprefix("model.") for name in config.stage.unread if "head" in name}
-        assert {f"start.{name}" for name in of_head} == {name for name in config.unread if "head" in name}
+        assert {f"start.{name}" for name in of_head} == {name for name in config.unread if "start.head" in name}
 
 
 @pytest.mark.parametrize("head", ["linear", "cosine", "weight_norm", "shifted"])

@@ -21,6 +21,7 @@ from dmf.machine.precision import autocast
 from dmf.methods import build_method
 from dmf.records.checkpoints import read_checkpoint, read_checkpoint_of, write_checkpoint
 from dmf.records.records import BEST, LAST, RECORD, Epoch, Going, Kept
+from dmf.training.optimiser import build_optimiser, set_rate
 from dmf.training.run import Run, close, train
 from dmf.training.schedule import best_of, learning_rate, validates
 from dmf.training.streams import DROPOUT
@@ -74,8 +75,19 @@ def stopped_after(epoch: int):
     return on_epoch
 
 
+ADAM = TINY.with_paths(
+    {
+        "training.optimiser": "adam",
+        "training.learning_rate": 1e-3,
+        "training.schedule": "steps",
+        "training.milestones": [[2, 0.5]],
+        "training.head_rate_factor": 10.0,
+    }
+)
+
+
 @pytest.mark.parametrize(
-    "config", [TINY, TINY.replace(model__backbone="resnet12"), TINY.replace(training__precision="bf16")]
+    "config", [TINY, TINY.replace(model__backbone="resnet12"), TINY.replace(training__precision="bf16"), ADAM]
 )
 def test_stopped_after_any_epoch_and_resumed_gives_the_same_bits(
     tmp_path: Path, data: DataSet, config: ExperimentConfig
@@ -98,6 +110,45 @@ def test_stopped_after_any_epoch_and_resumed_gives_the_same_bits(
             ours, theirs = read_checkpoint(folder / name)[0], read_checkpoint(tmp_path / "whole" / name)[0]
             assert ours.keys() == theirs.keys()
             assert all(torch.equal(ours[key], theirs[key]) for key in ours), name
+
+
+def test_a_checkpoint_of_adam_is_not_one_of_sgd(tmp_path: Path, data: DataSet) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        train(ADAM, data, tmp_path, stopped_after(1))
+    tensors, state = read_checkpoint(tmp_path / LAST)
+    kinds = {name.partition(".")[0] for name in tensors}
+    assert kinds == {"model", "exp_avg", "exp_avg_sq", "step"}
+    write_checkpoint(tmp_path / LAST, tensors | {"momentum.x": torch.ones(1)}, state)
+    with pytest.raises(ValueError, match=r"1 of its tensors differ, first momentum.x: got \(1,\), expected nothing"):
+        train(ADAM, data, tmp_path)
+
+
+@pytest.mark.parametrize("optimiser", ["sgd", "adam"])
+def test_steps_are_those_of_the_optimiser_by_hand(optimiser: str) -> None:
+    """Two steps of a backbone and a head with a rate of its own, by the formulas of SGD and Adam in plain floats."""
+    settings = TrainingConfig(
+        optimiser=optimiser, momentum=0.8, nesterov=False, weight_decay=0.1, head_rate_factor=10.0, learning_rate=0.01
+    )
+    module = torch.nn.ModuleDict({"backbone": torch.nn.Linear(1, 1, bias=False), "head": torch.nn.Linear(1, 1)})
+    made = build_optimiser(module.double(), settings)
+    expected = {name: parameter.item() for name, parameter in module.named_parameters()}
+    first, second = dict.fromkeys(expected, 0.0), dict.fromkeys(expected, 0.0)
+    for step in (1, 2):
+        set_rate(made, 0.01 / step)
+        for number, (name, parameter) in enumerate(module.named_parameters()):
+            rate = 0.01 / step * (1 if name == "backbone.weight" else 10)
+            parameter.grad = torch.full_like(parameter, step + number)
+            gradient = step + number + 0.1 * expected[name]
+            if optimiser == "sgd":
+                first[name] = 0.8 * first[name] + gradient
+                expected[name] -= rate * first[name]
+            else:
+                first[name] = 0.9 * first[name] + 0.1 * gradient
+                second[name] = 0.999 * second[name] + 0.001 * gradient**2
+                corrected = math.sqrt(second[name] / (1 - 0.999**step)) + 1e-8
+                expected[name] -= rate * first[name] / (1 - 0.9**step) / corrected
+        made.step()
+    assert {name: parameter.item() for name, parameter in module.named_parameters()} == pytest.approx(expected, rel=1e-12)
 
 
 def test_best_weights_never_belong_to_an_epoch_that_is_trained_again(
@@ -309,6 +360,17 @@ def test_learning_rate_warms_up_then_falls_along_a_cosine() -> None:
     assert learning_rate(1500 + 45 * steps, steps, settings) == pytest.approx(0.175)
     assert learning_rate(95 * steps, steps, settings) == pytest.approx(0.35e-5)
     assert learning_rate(1, steps, TrainingConfig(warmup_epochs=0)) < 0.35
+
+
+def test_a_constant_rate_and_steps() -> None:
+    def rates(**settings: object) -> list[float]:
+        whole = TrainingConfig().replace(learning_rate=0.1, epochs=4, **settings)
+        return [learning_rate(step, 2, whole) for step in range(1, 9)]
+
+    assert rates(schedule="constant", warmup_epochs=0) == [0.1] * 8
+    assert rates(schedule="constant", warmup_epochs=1) == [0.05] + [0.1] * 7
+    steps = rates(schedule="steps", milestones=[[1, 0.5], [3, 0.06]], warmup_epochs=0)
+    assert steps == pytest.approx([0.1] * 2 + [0.05] * 4 + [0.006] * 2)
 
 
 def test_released_validation_epochs() -> None:

@@ -92,6 +92,7 @@ class _Training(Value):
     def unread(self) -> dict[str, str]:
         """Dotted paths of settings that this training ignores, each with the setting that makes it do so."""
         found = {f"model.{name}": f"model.{why}" for name, why in self.model.unread.items()}
+        found |= {f"training.{name}": f"training.{why}" for name, why in self.training.unread.items()}
         if self.augmentation.crop != "padded":
             found["augmentation.crop_padding"] = f"augmentation.crop={self.augmentation.crop}"
         return found
@@ -253,6 +254,8 @@ class ExperimentConfig(_Training):
         if self.start is not None:
             head = self.start.head
             found |= {f"start.{name}": f"start.head={head}" for name in unread_of_head(head)}
+            training = self.start.training.unread
+            found |= {f"start.training.{name}": f"start.training.{why}" for name, why in training.items()}
         if not self.model.learns:
             sections = ("episodes", "training", "validation", *(("augmentation",) if self.start is None else ()))
             paths = (f"{name}.{field}" for name in sections for field in type(getattr(self, name)).model_fields)

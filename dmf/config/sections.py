@@ -109,30 +109,64 @@ class ValidationConfig(Value):
     """Queries per class."""
 
 
+Milestone = Annotated[tuple[Count, Positive], Field(strict=False)]
+"""An epoch, and the multiplier of the learning rate after it. Not strict, so that a list in a file counts as a tuple;
+its two numbers are strict."""
+OF_SGD = ("momentum", "nesterov")
+"""Settings that only `sgd` reads."""
+
+
 class OptimisationConfig(Value):
-    """SGD with a linear warm-up and a half-cosine schedule, and when to validate."""
+    """The optimiser, the schedule of its learning rate, and when to validate.
+
+    After a linear warm-up, the learning rate is `learning_rate` times a multiplier that follows the schedule.
+    """
 
     epochs: Count = 95
     """All epochs, including `warmup_epochs`."""
     learning_rate: Positive = 0.35
     learning_rate_floor: Fraction = 1e-5
-    """Smallest learning rate, as a fraction of `learning_rate`."""
+    """Smallest learning rate of `half_cosine`, as a fraction of `learning_rate`."""
     warmup_epochs: Annotated[int, Field(ge=0)] = 5
     momentum: Fraction = 0.9
     nesterov: bool = True
     weight_decay: NonNegative = 5e-4
+    """Times each parameter, added to its gradient, with either optimiser."""
     validation_episodes: Episodes = 2000
     validate_every: Count = 10
     """Validate after epochs 1, `validate_every`, 2 * `validate_every`, ..., after every epoch from `validate_all_from`
     on, and after the last."""
     validate_all_from: Count = 60
+    optimiser: Literal["sgd", "adam"] = "sgd"
+    """`sgd` reads `momentum` and `nesterov`; `adam` has betas 0.9 and 0.999."""
+    schedule: Literal["half_cosine", "constant", "steps"] = "half_cosine"
+    """The multiplier: `half_cosine` falls from 1 to `learning_rate_floor` by the last epoch, `constant` is 1, `steps`
+    reads `milestones`."""
+    milestones: Annotated[tuple[Milestone, ...], Field(strict=False)] = ()
+    """Pairs of an epoch and the multiplier after it, such as `[[20, 0.06], [40, 0.012]]`; epochs rise."""
+    head_rate_factor: Positive = 1.0
+    """Factor of the learning rate of all parameters outside the backbone."""
+
+    @property
+    def unread(self) -> dict[str, str]:
+        """Settings that have no effect in this configuration, each with the setting that is the reason."""
+        names = {name: f"optimiser={self.optimiser}" for name in OF_SGD if self.optimiser != "sgd"}
+        for name, schedule in (("learning_rate_floor", "half_cosine"), ("milestones", "steps")):
+            if self.schedule != schedule:
+                names[name] = f"schedule={self.schedule}"
+        return names
 
     @model_validator(mode="after")
     def _is_possible(self) -> Self:
         if self.warmup_epochs >= self.epochs:
             raise ValueError(f"warmup_epochs={self.warmup_epochs} has to be less than epochs={self.epochs}")
-        if self.nesterov and self.momentum == 0:
+        if self.nesterov and self.momentum == 0 and self.optimiser == "sgd":
             raise ValueError("nesterov=true needs momentum above 0")
+        after = [epoch for epoch, _ in self.milestones]
+        if after != sorted(set(after)):
+            raise ValueError(f"the epochs of milestones have to rise, got {', '.join(map(str, after))}")
+        if self.schedule == "steps" and not self.milestones:
+            raise ValueError("schedule=steps needs milestones, such as [[20, 0.1], [40, 0.01]]")
         return self
 
 

@@ -126,7 +126,7 @@ class Kept(Value):
 
 
 class Going(Value):
-    """The state beside weights and momentum buffers in `LAST`, from which a training resumes."""
+    """The state beside weights and the optimiser's tensors in `LAST`, from which a training resumes."""
 
     key: str
     threads: Count

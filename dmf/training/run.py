@@ -8,20 +8,19 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from dmf.config import AnyTraining, OptimisationConfig
+from dmf.config import AnyTraining
 from dmf.data.prefetch import prefetched
 from dmf.data.sets import DataSet
 from dmf.draws import derived_seed
 from dmf.machine.device import device_name, device_of, peak_bytes, reset_peak, set_up
 from dmf.machine.watchdog import alive
 from dmf.records.checkpoints import (
-    check_shapes,
     load_weights,
     prefixed,
     read_checkpoint_of,
@@ -44,6 +43,7 @@ from dmf.records.records import (
     TrainingRecord,
     read_training,
 )
+from dmf.training.optimiser import build_optimiser, restore, set_rate, state_of
 from dmf.training.schedule import best_of, learning_rate, validates
 from dmf.training.stage import build_stage
 from dmf.training.streams import DROPOUT
@@ -115,8 +115,7 @@ class Run:
         reset_peak(self.device)
         torch.manual_seed(derived_seed(config.training.seed))
         self.stage = build_stage(config, data, self.device, start)
-        self.parameters = dict(self.stage.module.named_parameters())
-        self.optimizer = sgd(self.parameters.values(), config.training) if self.stage.learns else None
+        self.optimiser = build_optimiser(self.stage.module, config.training) if self.stage.learns else None
         if resumed:
             self._restore(resumed[0], resumed[1])
             self._keep_if_best()
@@ -160,19 +159,18 @@ class Run:
 
     def train_steps(self, steps: range) -> dict[str, float]:
         """Run the steps numbered `steps` (from 0) and return the mean of every loss. Raises Diverged."""
-        settings, stage, optimizer = self.config.training, self.stage, self.optimizer
-        assert optimizer is not None
+        settings, stage, optimiser = self.config.training, self.stage, self.optimiser
+        assert optimiser is not None
         stage.module.train()
         names: list[str] = []
         seen: list[Tensor] = []
         for step, batch in zip(steps, prefetched(stage.read, steps), strict=True):
-            for group in optimizer.param_groups:
-                group["lr"] = learning_rate(step + 1, stage.steps_per_epoch, settings)
+            set_rate(optimiser, learning_rate(step + 1, stage.steps_per_epoch, settings))
             torch.manual_seed(derived_seed(settings.seed, DROPOUT, step))
             losses = stage.losses(step, batch)
-            optimizer.zero_grad(set_to_none=True)
+            optimiser.zero_grad(set_to_none=True)
             losses.total.backward()
-            optimizer.step()
+            optimiser.step()
             alive()
             names = ["loss", *losses.parts]
             seen.append(torch.stack([losses.total.detach(), *(value.detach() for value in losses.parts.values())]))
@@ -200,13 +198,7 @@ class Run:
         write_checkpoint(self.folder / BEST, tensors, kept.model_dump(mode="json"))
 
     def _checkpoint(self) -> None:
-        assert self.optimizer is not None
-        state = self.optimizer.state
-        momenta = {
-            name: state[parameter]["momentum_buffer"]
-            for name, parameter in self.parameters.items()
-            if state.get(parameter, {}).get("momentum_buffer") is not None
-        }
+        assert self.optimiser is not None
         going = Going(
             key=self.config.key,
             threads=self.threads,
@@ -216,7 +208,8 @@ class Run:
             code=self.code,
             history=tuple(self.history),
         )
-        tensors = prefixed("model.", self.stage.module.state_dict()) | prefixed("momentum.", momenta)
+        tensors = prefixed("model.", self.stage.module.state_dict())
+        tensors |= state_of(self.optimiser, self.stage.module, self.config.training)
         write_checkpoint(self.folder / LAST, tensors, going.model_dump(mode="json"))
 
     def _restore(self, tensors: dict[str, Tensor], going: Going) -> None:
@@ -227,13 +220,11 @@ class Run:
                 f"{self.folder / LAST} was trained on other images of {self.config.data.name!r} than those at "
                 f"data.root={self.config.data.root!r}; set data.root as before, or delete the file to start over"
             )
-        assert self.optimizer is not None
-        where, momenta = str(self.folder / LAST), under("momentum.", tensors)
-        load_weights(self.stage.module, under("model.", tensors), where)
-        check_shapes({name: self.parameters[name] for name in momenta if name in self.parameters}, momenta, where)
-        for name, momentum in momenta.items():
-            parameter = self.parameters[name]
-            self.optimizer.state[parameter]["momentum_buffer"] = torch.empty_like(parameter).copy_(momentum)
+        assert self.optimiser is not None
+        where, model = str(self.folder / LAST), self.stage.module
+        load_weights(model, under("model.", tensors), where)
+        state = {name: tensor for name, tensor in tensors.items() if not name.startswith("model.")}
+        restore(self.optimiser, model, self.config.training, state, where)
         self.history = list(going.history)
         self._note_code(going.code or "unknown")
 
@@ -263,7 +254,7 @@ class Run:
             history=tuple(self.history),
             best_epoch=best.epoch if best else None,
             best_validation_accuracy=best.validation_accuracy if best else None,
-            parameters=sum(parameter.numel() for parameter in self.parameters.values()),
+            parameters=sum(parameter.numel() for parameter in self.stage.module.parameters()),
             validation=self.stage.validation,
             start=self.stage.started,
             weights=weights_checksum(self.folder / BEST) if (self.folder / BEST).is_file() else "",
@@ -287,18 +278,6 @@ def _check_folder(folder: Path, key: str) -> None:
     held = read_training(folder / CONFIG).key if (folder / CONFIG).is_file() else key
     if held != key:
         raise ValueError(f"{folder} holds training {held}, not {key}; use another folder for this training")
-
-
-def sgd(parameters: Iterable[nn.Parameter], settings: OptimisationConfig) -> torch.optim.SGD:
-    """SGD with the given settings."""
-    return torch.optim.SGD(
-        parameters,
-        lr=settings.learning_rate,
-        momentum=settings.momentum,
-        nesterov=settings.nesterov,
-        weight_decay=settings.weight_decay,
-        fused=True,
-    )
 
 
 def check_finite(names: list[str], losses: list[Tensor], first_step: int) -> None:

@@ -12,12 +12,23 @@ if TYPE_CHECKING:
 
 
 def learning_rate(iteration: int, steps_per_epoch: int, settings: OptimisationConfig) -> float:
-    """The learning rate of an iteration (from 1): linear warm-up, then half a cosine down to the floor."""
-    warmup, total = settings.warmup_epochs * steps_per_epoch, settings.epochs * steps_per_epoch
+    """The learning rate of an iteration (from 1): a linear warm-up, then `learning_rate` times the multiplier."""
+    warmup = settings.warmup_epochs * steps_per_epoch
     if iteration <= warmup:
         return settings.learning_rate * iteration / warmup
-    cosine = 0.5 * (1 + math.cos(math.pi * (iteration - warmup) / (total - warmup)))
-    return settings.learning_rate * max(cosine, settings.learning_rate_floor)
+    return settings.learning_rate * multiplier(iteration, steps_per_epoch, settings)
+
+
+def multiplier(iteration: int, steps_per_epoch: int, settings: OptimisationConfig) -> float:
+    """What the schedule multiplies the learning rate by, after the warm-up."""
+    if settings.schedule == "half_cosine":
+        warmup, total = settings.warmup_epochs * steps_per_epoch, settings.epochs * steps_per_epoch
+        cosine = 0.5 * (1 + math.cos(math.pi * (iteration - warmup) / (total - warmup)))
+        return max(cosine, settings.learning_rate_floor)
+    if settings.schedule == "steps":
+        epochs_done = (iteration - 1) // steps_per_epoch
+        return next((factor for after, factor in reversed(settings.milestones) if epochs_done >= after), 1.0)
+    return 1.0
 
 
 def validates(epoch: int, settings: OptimisationConfig) -> bool:

@@ -135,7 +135,7 @@ def measure(config: AnyTraining) -> Rates:
             start_seconds=start,
             peak_bytes=peak_bytes(run.device),
             image_bytes=_image_bytes(run, data, Path(room)),
-            parameters=sum(parameter.numel() for parameter in run.parameters.values()),
+            parameters=sum(parameter.numel() for parameter in run.stage.module.parameters()),
             images={split: len(data.split(split)) for split in ("val", "test")},
         )
 

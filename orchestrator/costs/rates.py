@@ -39,7 +39,8 @@ COSTS_NOTHING = frozenset(
     "augmentation.erasing model.drop_rate model.drop_block_size model.drop_block_ramp "
     "model.drop_block_counts_validation model.few_shot_weight "
     "model.global_weight training.seed training.epochs training.learning_rate training.learning_rate_floor "
-    "training.warmup_epochs training.momentum training.nesterov training.weight_decay "
+    "training.warmup_epochs training.momentum training.nesterov training.weight_decay training.schedule "
+    "training.milestones training.head_rate_factor "
     "training.validation_episodes training.validate_every training.validate_all_from validation.way "
     "validation.shot validation.queries start".split()
 )
