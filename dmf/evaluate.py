@@ -19,6 +19,7 @@ from dmf.evaluation.evaluate import evaluate, evaluate_folder
 from dmf.machine.device import device_of, set_up
 from dmf.machine.output import run
 from dmf.machine.paths import expanded, path_option
+from dmf.machine.trouble import sentence
 from dmf.records.records import BEST, CONFIG, EVALUATIONS, RECORD, EvaluationRecord, TrainingRecord, without_weights
 from dmf.train import assignment
 
@@ -132,7 +133,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         record = test(parser().parse_intermixed_args(argv))
     except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {sentence(error, {})}", file=sys.stderr)
         return 2
     config = record.config
     on = f" of {config.data.name}" if config.data else ""

@@ -16,6 +16,7 @@ from dmf.data.sets import open_for
 from dmf.machine import output
 from dmf.machine.files import locked
 from dmf.machine.paths import path_option
+from dmf.machine.trouble import sentence
 from dmf.records.records import BEST, CONFIG, LOCK, RECORD, Epoch, TrainingRecord
 from dmf.training.run import close, train
 from dmf.values import shown
@@ -148,7 +149,8 @@ def main(argv: list[str] | None = None) -> int:
         print(f"error: another process trains in {folder}; wait for it, or use another --save-dir", file=sys.stderr)
         return 2
     except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        places = {"--save-dir": folder or "runs/trainings"}
+        print(f"error: {sentence(error, places)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print(f"stopped; resume with: {_command('train', '--resume', folder)}", file=sys.stderr)

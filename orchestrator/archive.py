@@ -14,6 +14,7 @@ from pathlib import Path
 
 from dmf.machine.output import run
 from dmf.machine.paths import address_option, path_option
+from dmf.machine.trouble import sentence
 from orchestrator.store.archive import SUFFIX, Archive, Manifest, import_archive, write_archive
 from orchestrator.store.ledger import Ledger
 from orchestrator.text import complain, say
@@ -28,7 +29,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return int(options.run(options))
     except (ValueError, OSError) as error:
-        complain(f"archive: {error}")
+        places = {f"--{name}": vars(options)[name] for name in ("store", "output") if name in options}
+        complain(f"archive: {sentence(error, places)}")
         return 2
 
 

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dmf.machine.output import run
+from dmf.machine.trouble import sentence
 from orchestrator.store.ledger import Ledger
 from orchestrator.text import complain, say
 from orchestrator.tracking.uris import without_password
@@ -24,7 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         _draw(options)
     except (ValueError, OSError) as error:
-        complain(f"error: {without_password(str(error))}")
+        complain(f"error: {without_password(sentence(error, {'--store': options.store, '--output': options.output}))}")
         return 2
     return 0
 

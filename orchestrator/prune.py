@@ -20,7 +20,8 @@ from collections.abc import Sequence
 
 from dmf.machine.output import run
 from dmf.machine.paths import address_option
-from orchestrator.store.ledger import Ledger
+from dmf.machine.trouble import sentence
+from orchestrator.store.ledger import Ledger, local_folder
 from orchestrator.store.leftovers import Leftover, leftovers
 from orchestrator.text import complain, log_to_terminal, say
 
@@ -37,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 if options.yes:
                     each.remove()
     except (ValueError, OSError) as error:
-        complain(f"error: {error}")
+        complain(f"error: {sentence(error, {'--store': local_folder(options.store)})}")
         return 2
     say(_total(found, options.yes))
     return 0

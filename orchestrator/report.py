@@ -18,6 +18,7 @@ from rich.console import Console
 from dmf.machine.files import write_text
 from dmf.machine.output import run
 from dmf.machine.paths import address_option, path_option
+from dmf.machine.trouble import sentence
 from dmf.records.staleness import Today
 from dmf.values import printable, shown
 from orchestrator.differences import FORMATS_OF_DIFF, Source, report_diff
@@ -25,7 +26,7 @@ from orchestrator.spec.model import SWEEP_NAME
 from orchestrator.spec.plan import SweepPlan
 from orchestrator.store.archive import Archive
 from orchestrator.store.filled import filled
-from orchestrator.store.ledger import Ledger
+from orchestrator.store.ledger import Ledger, local_folder
 from orchestrator.text import complain, plain
 from orchestrator.tracking.beside import runs_beside
 from reports.cells import Table
@@ -144,7 +145,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return _main(options)
     except (ValueError, OSError) as error:
-        complain(f"report: {error}")
+        places = {"--store": local_folder(options.store), "--output": options.output}
+        complain(f"report: {sentence(error, places)}")
         return NOTHING_FOUND
 
 

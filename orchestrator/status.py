@@ -33,13 +33,14 @@ from rich.table import Table
 from dmf.config import ExperimentConfig, Pretraining
 from dmf.machine.output import run
 from dmf.machine.paths import address_option
+from dmf.machine.trouble import sentence
 from dmf.records.records import Going
 from dmf.records.staleness import Today
 from dmf.values import Damaged
 from orchestrator.spec.file import read_spec
 from orchestrator.spec.plan import SweepPlan, Trial, labels, plan
 from orchestrator.store.bucket.mirror import RemoteStore
-from orchestrator.store.ledger import Ledger
+from orchestrator.store.ledger import Ledger, local_folder
 from orchestrator.store.searches import SearchResults, Tried, label, results_of, training_or_none
 from orchestrator.store.standing import standing
 from orchestrator.text import complain, duration, plain, say
@@ -159,7 +160,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return _main(options)
     except (ValueError, OSError) as error:
-        complain(f"error: {error}")
+        complain(f"error: {sentence(error, {'--store': local_folder(_store(options))})}")
         return 2
 
 

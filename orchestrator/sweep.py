@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from dmf.machine.output import go_on, run
 from dmf.machine.paths import address_option, path_option
+from dmf.machine.trouble import sentence
 from dmf.records.records import Failure
 from dmf.records.staleness import Today
 from orchestrator.costs.budget import parse_duration, select, within
@@ -84,8 +85,17 @@ def main(arguments: list[str] | None = None) -> int:
         complain(f"error: {without_password(str(error))}")
         return 2
     except OSError as error:
-        complain(f"error: {without_password(str(error))}; {_again()}")
+        complain(f"error: {without_password(sentence(error, _places(options), _again()))}")
         return 1
+
+
+def _places(options: Options) -> dict[str, str | os.PathLike[str]]:
+    """Where settings of a sweep lead to."""
+    return {
+        "--store": local_folder(options.store),
+        "--results": options.results,
+        "the sweep file": options.spec,
+    }
 
 
 def _options(arguments: list[str] | None) -> Options:

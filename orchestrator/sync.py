@@ -15,7 +15,8 @@ from collections.abc import Sequence
 
 from dmf.machine.output import run
 from dmf.machine.paths import address_option
-from orchestrator.store.ledger import Ledger
+from dmf.machine.trouble import sentence
+from orchestrator.store.ledger import Ledger, local_folder
 from orchestrator.text import complain, log_to_terminal, say
 from orchestrator.tracking.uris import without_password
 
@@ -27,7 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         _sync(options)
     except (ValueError, OSError) as error:
-        complain(f"error: {without_password(str(error))}")
+        complain(f"error: {without_password(sentence(error, {'--store': local_folder(options.store)}))}")
         return 2
     return 0
 

@@ -16,7 +16,8 @@ from PIL import Image
 
 from dmf.config import DataConfig
 from dmf.data.layouts.files import omniglot_split
-from dmf.data.sets import DATASETS, DataSet, ImageSplit, default_cache_dir, open_data
+from dmf.data.sets import DATASETS, DataSet, ImageSplit, open_data
+from dmf.machine.paths import default_cache_dir
 
 SIDE = 12
 CLASSES = {"train": ("n03", "n01", "n02"), "val": ("n05", "n04"), "test": ("n06", "n07")}

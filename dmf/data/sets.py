@@ -17,7 +17,6 @@ from dmf.data.cache import open_arrays, open_cache, whole
 from dmf.data.known import DATASETS as DATASETS
 from dmf.data.layouts.layouts import SPLITS
 from dmf.data.sources import cache_folder, doubts_of, form_of, source_of
-from dmf.data.sources import default_cache_dir as default_cache_dir
 from dmf.data.store import FullSizes, Squares
 
 if TYPE_CHECKING:  # torch is slow to import, and reports, which only need fingerprints, do without it

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -23,20 +22,11 @@ from dmf.data.layouts.pictures import Look
 from dmf.data.layouts.raw import RawImage, RawSplit
 from dmf.data.layouts.trees import open_tree
 from dmf.data.store import Form
-from dmf.machine.paths import expanded
+from dmf.machine.paths import default_cache_dir, expanded
 from dmf.values import digest
 
 if TYPE_CHECKING:  # matplotlib is not needed for other images
     from dmf.data import glyphs
-
-
-def default_cache_dir() -> Path:
-    """$DMF_CACHE, else $XDG_CACHE_HOME/dmf, else ~/.cache/dmf."""
-    if os.environ.get("DMF_CACHE"):
-        return Path(expanded(os.environ["DMF_CACHE"], "DMF_CACHE"))
-    if os.environ.get("XDG_CACHE_HOME"):
-        return Path(expanded(os.environ["XDG_CACHE_HOME"], "XDG_CACHE_HOME")) / "dmf"
-    return Path.home() / ".cache" / "dmf"
 
 
 def form_of(config: DataConfig) -> Form:

@@ -35,14 +35,26 @@ def replacing(path: str | Path) -> Iterator[Path]:
     os.close(handle)
     aside = Path(name)
     try:
-        yield aside
-        with open(aside, "rb") as written:
-            os.fsync(written.fileno())
+        with naming(path):
+            yield aside
+            with open(aside, "rb") as written:
+                os.fsync(written.fileno())
         aside.chmod(0o666 & ~_umask())
         os.replace(aside, path)
         _sync_folder(path.parent)
     finally:
         aside.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def naming(path: str | Path) -> Iterator[None]:
+    """Give errors of the operating system inside the block, about writing or locking `path`, its name."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None or error.filename is not None:
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 def _make(folder: Path) -> None:
@@ -85,7 +97,8 @@ def locked(path: str | Path) -> Iterator[None]:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "a+") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        with naming(path):
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         sign(lock)
         yield
 
@@ -93,7 +106,8 @@ def locked(path: str | Path) -> Iterator[None]:
 def taken(lock: IO[Any]) -> bool:
     """Try to lock an open file. Returns whether that succeeded; if not, another process holds the lock."""
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        with naming(lock.name):
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     return True

@@ -20,6 +20,15 @@ def expanded(path: str, setting: str = "") -> str:
     return whole
 
 
+def default_cache_dir() -> Path:
+    """$DMF_CACHE, else $XDG_CACHE_HOME/dmf, else ~/.cache/dmf."""
+    if os.environ.get("DMF_CACHE"):
+        return Path(expanded(os.environ["DMF_CACHE"], "DMF_CACHE"))
+    if os.environ.get("XDG_CACHE_HOME"):
+        return Path(expanded(os.environ["XDG_CACHE_HOME"], "XDG_CACHE_HOME")) / "dmf"
+    return Path.home() / ".cache" / "dmf"
+
+
 def path_option(text: str) -> Path:
     """A path on a command line, for argparse."""
     return Path(address_option(text))

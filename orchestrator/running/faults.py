@@ -7,25 +7,13 @@ import re
 import traceback
 from typing import Literal
 
+from dmf.machine.trouble import PASSING
 from dmf.records.records import Failure
 
 Kind = Literal["error", "machine", "memory", "disk", "stage"]
 NO_WRITING = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG}
 """Errors of a disk that takes no more files, for this training or any other: it is full, or read-only."""
-PASSING = {
-    errno.EIO,
-    errno.ESTALE,
-    errno.ETIMEDOUT,
-    errno.ENOTCONN,
-    errno.EREMOTEIO,
-    errno.ENODEV,
-    errno.ECONNRESET,
-    errno.ENOLCK,
-    errno.EHOSTDOWN,
-    errno.EUCLEAN,
-    errno.ENXIO,
-}
-"""Errors of a disk that fails, or of a network file system while its server is away."""
+OF_THE_MACHINE = PASSING | {errno.ENOLCK}
 NUMBER = re.compile(r"\(os error (\d+)\)")
 """Finds the number in the text of safetensors' errors, which have no `errno`."""
 NO_MEMORY = re.compile(r"DefaultCPUAllocator: (can't allocate|not enough) memory")
@@ -67,7 +55,7 @@ def _own_kind(error: BaseException) -> Kind:
         return "stage"
     if number in NO_WRITING:
         return "disk"
-    if number in PASSING or type(error).__name__ in ("TakenOver", "DamagedImages"):
+    if number in OF_THE_MACHINE or type(error).__name__ in ("TakenOver", "DamagedImages"):
         return "machine"
     if isinstance(error, RuntimeError) and OF_A_GPU.search(str(error)):
         return "machine"

@@ -144,11 +144,12 @@ class Progress:
         shown = heapq.nsmallest(room, self.rows.items(), key=lambda item: ORDER.index(item[1].stage))
         cells = [_cells(key, row) for key, row in shown]
         widths = {name: max(map(len, (name, *(each[name] for each in cells)))) for name in COLUMNS}
-        for name, width in _fitting(widths, self.console.width).items():
+        fitting = _fitting(widths, self.console.width)
+        for name, width in fitting.items():
             table.add_column(name, no_wrap=True, width=width)
         for each in cells:
-            each["what differs"] = shortened(each["what differs"], table.columns[1].width or 0)
-            table.add_row(*(plain(each[column.header]) for column in table.columns))
+            each["what differs"] = shortened(each["what differs"], fitting["what differs"])
+            table.add_row(*(plain(each[name]) for name in fitting))
         if len(self.rows) > len(shown):
             table.caption = f"and {len(self.rows) - len(shown)} more"
         return table

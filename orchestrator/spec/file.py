@@ -10,7 +10,7 @@ import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import yaml
 from pydantic import ValidationError
@@ -68,11 +68,6 @@ class _Loader(yaml.SafeLoader):
     Numbers are YAML 1.2's, and dates stay text. A whole number that starts with 0 is refused: YAML 1.1 reads 010 as 8.
     """
 
-    yaml_implicit_resolvers: ClassVar[dict[str, list[tuple[str, re.Pattern[str]]]]] = {
-        first: [each for each in resolvers if each[0].rpartition(":")[2] not in ("int", "float", "timestamp")]
-        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-    }
-
     def construct_document(self, node: yaml.Node) -> Any:
         if _characters(node, {}) > MOST_CHARACTERS:
             raise yaml.constructor.ConstructorError(
@@ -110,6 +105,10 @@ def _decimal(loader: _Loader, node: yaml.ScalarNode) -> float:
     return float(loader.construct_scalar(node).lower().replace(".inf", "inf").replace(".nan", "nan"))
 
 
+_Loader.yaml_implicit_resolvers = {
+    first: [each for each in resolvers if each[0].rpartition(":")[2] not in ("int", "float", "timestamp")]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
 _Loader.add_implicit_resolver("tag:yaml.org,2002:int", re.compile(rf"(?:{INTEGER.pattern})\Z"), list("-+0123456789"))
 _Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(rf"(?:{FLOAT.pattern})\Z"), list("-+.0123456789"))
 _Loader.add_constructor("tag:yaml.org,2002:int", _whole)

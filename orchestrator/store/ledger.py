@@ -29,9 +29,9 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import ClassVar, Literal, NamedTuple
 
-from dmf.data.sets import default_cache_dir
 from dmf.machine.files import LONGEST_WAIT_S, sign, taken, this_process, wait_for, write_text
 from dmf.machine.mounts import without_locks
+from dmf.machine.paths import default_cache_dir
 from dmf.records.checkpoints import read_state_of
 from dmf.records.facts import Curves, Ended, MadeBy, Tested
 from dmf.records.records import (

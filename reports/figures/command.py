@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dmf.machine.paths import address_option, path_option
+from dmf.machine.trouble import sentence
 from dmf.records.records import CONFIG
 from dmf.values import printable
 
@@ -26,7 +27,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for path in draw(folder, options):
             print(printable(str(path)))
     except (ValueError, OSError) as error:
-        print(printable(f"error: {error}", lines=True), file=sys.stderr)
+        told = sentence(error, {"--store": options.store, "--output": options.output})
+        print(printable(f"error: {told}", lines=True), file=sys.stderr)
         return 2
     return 0
 
