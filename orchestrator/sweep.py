@@ -348,9 +348,11 @@ def _drive(spec: SweepSpec, planned: SweepPlan, ledger: Ledger, signals: Signals
     if left:
         say(f"{len(left)} trainings of its last start are no longer in the file; they are kept: {', '.join(left[:10])}")
     ledger.write_plan(planned)
-    tracker = Tracker(uri, ledger, planned, labels(trial.config for trial in planned.trials()))
+    tracker: Tracker | None = None
     status, interrupted = "FAILED", False
     try:
+        with signals.deferring():  # a run that is made is also closed
+            tracker = Tracker(uri, ledger, planned, labels(trial.config for trial in planned.trials()))
         if spec.search is not None:
             complete = run_search(spec, ledger, tracker, signals, options)
         else:
@@ -362,8 +364,9 @@ def _drive(spec: SweepSpec, planned: SweepPlan, ledger: Ledger, signals: Signals
         status, interrupted = "KILLED", True
         raise
     finally:
-        trouble = _close(tracker, ledger, status, interrupted)
-        say(_where(uri, tracker.experiment_id))
+        trouble = tracker and _close(tracker, ledger, status, interrupted)
+        if tracker:
+            say(_where(uri, tracker.experiment_id))
         if trouble:
             complain(f"error: {trouble}; the next start of this sweep, or {_sync(options)}, adds it")
     return complete and not trouble

@@ -14,8 +14,8 @@ from typing import Any
 
 from mlflow import MlflowClient
 
-from dmf.records.checkpoints import read_checkpoint
-from dmf.records.records import LAST, LOCK, TrainingRecord
+from dmf.records.checkpoints import read_checkpoint, read_state_of
+from dmf.records.records import LAST, LOCK, Going, TrainingRecord
 from orchestrator.spec.file import read_spec
 from orchestrator.spec.plan import Trial, plan
 from orchestrator.store.ledger import Ledger
@@ -92,7 +92,7 @@ class Site:
         found = []
         for path in self.ledger.store.glob(f"trainings/{key}/{LAST}"):
             with contextlib.suppress(FileNotFoundError):  # its training has ended meanwhile
-                found.append(len(read_checkpoint(path)[1]["history"]))
+                found.append(len(read_state_of(Going, path).history))  # one read, of a file that is replaced meanwhile
         return found
 
     def history(self, key: str) -> list[dict[str, Any]]:

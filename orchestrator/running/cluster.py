@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import gc
 import logging
 import os
@@ -10,11 +11,13 @@ import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
 import ray
+from ray._private import services, utils
 
 from dmf.config import AnyTraining
 from orchestrator.running.interrupts import Signals
@@ -37,11 +40,11 @@ def cluster(address: str | None, signals: Signals, code: Path, shared: bool = Tr
     Workers import the project from the folder `code`, which all nodes see if it is `shared`; otherwise Ray copies it
     to them. Ray puts the driver's working directory first on their path, so it is changed to `code` meanwhile.
     """
-    with contextlib.chdir(code):
-        _start(address, code, shared)
-    signals.listen()
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # the watcher reports what trials do
     try:
+        with signals.deferring(), contextlib.chdir(code), _apart():
+            _start(address, code, shared)
+            signals.listen()
         yield [node["Resources"] for node in ray.nodes() if node["Alive"]]
     finally:
         with _no_collection():
@@ -83,6 +86,29 @@ def _start_here(quiet: dict[str, Any]) -> None:
                     "logs, and if the machine is busy, start again later or run the sweep with --executor local"
                 ) from error
             log.warning("Ray did not start, will try once more: %s", told)
+
+
+@contextlib.contextmanager
+def _apart() -> Iterator[None]:
+    """While Ray starts: our handlers of signals stay, and its processes have a session of their own.
+
+    Ray's handler of SIGTERM would end this process without a word. A terminal that is closed sends SIGHUP to the
+    processes of its session, and Ray's would end at once, and this one with them.
+    """
+    in_session = functools.partial(services.ConsolePopen, start_new_session=True)
+    with _replaced(utils, "set_sigterm_handler", lambda handler: None), _replaced(services, "ConsolePopen", in_session):
+        yield
+
+
+@contextlib.contextmanager
+def _replaced(module: ModuleType, name: str, value: object) -> Iterator[None]:
+    """Give a name in a module another value inside the block."""
+    before = getattr(module, name)
+    setattr(module, name, value)
+    try:
+        yield
+    finally:
+        setattr(module, name, before)
 
 
 @contextlib.contextmanager

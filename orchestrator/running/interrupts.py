@@ -21,16 +21,24 @@ class Interrupted(Stopped):
         self.number = number
 
 
+ONE_EVENT_S = 1.0
+"""Signals that arrive within this time are one event: a terminal that is closed sends several, and so do systemd, Slurm
+and programs that pass on the Ctrl-C that the terminal has sent to us already."""
+
+
 class Signals:
     """Raises `Interrupted` for a signal, at once or, if deferred, at the next check.
 
-    For another reason to stop it raises `Stopped`, at the next check.
+    A second signal, which is not part of the same event, is raised at once. For another reason to stop it raises
+    `Stopped`, at the next check.
     """
 
     NUMBERS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
     def __init__(self) -> None:
         self.arrived: int | None = None
+        self.since = -math.inf
+        """When the last event began, by `time.monotonic`."""
         self.reason: str | None = None
         self.deadline = math.inf
         """The sweep stops at this time of `time.monotonic`."""
@@ -38,8 +46,11 @@ class Signals:
         self.listened: list[signal.Signals] = []
 
     def _handle(self, number: int, frame: object) -> None:
-        again = self.arrived is not None
-        self.arrived = number
+        signal.alarm(0)  # Ray's handler, which stands before ours for a moment while Ray starts, sets one that aborts
+        again, now = self.arrived is not None, time.monotonic()
+        if again and now - self.since < ONE_EVENT_S:
+            return
+        self.arrived, self.since = number, now
         if again or not self.deferred:
             raise Interrupted(number)
 
