@@ -99,6 +99,24 @@ def test_a_record_of_the_class_is_scaled_by_epochs(ledger: Ledger) -> None:
     assert (cost.seconds_low, cost.seconds_high) == (pytest.approx(108 / 1.1), pytest.approx(108 * 1.1))
 
 
+def test_what_is_scaled_from_a_busy_machine_may_be_far_quicker(tmp_path: Path) -> None:
+    """A record whose epochs took 100 times as long: the range begins where a core's FLOPs do, and that is told."""
+    large = CONFIG.replace(data__image_size=84, data__channels=3, model__backbone="resnet12", training__seed=7)
+    costs = []
+    for slow in (1, 100):
+        ledger = Ledger(tmp_path / str(slow))
+        ledger.write_training(a_record(CONFIG, tuple(slow * s for s in (14, 10, 14, 14))))
+        costs.append(cost_of(ledger, large))
+    usual, busy = costs
+    images = 4 * 3 * 10 * large.images_per_batch // 5 + 80 * 20
+    assert usual.seconds and busy.seconds and busy.seconds == pytest.approx(100 * usual.seconds, rel=0.01)
+    assert busy.seconds_low == usual.seconds_low, "the same FLOPs"
+    assert 0.5 < (busy.seconds_low or 0) / (images * flops_per_image(large) / 5e10) < 3
+    assert busy.seconds_high == pytest.approx(2 * busy.seconds)
+    assert "a rough guess" in told([busy], 1)[-1] and "--calibrate" in told([busy], 1)[-1]
+    assert not any("rough" in line for line in told([cost_of(Ledger(tmp_path / "1"), LATER)], 1))
+
+
 def test_twice_the_episodes_take_twice_the_time(ledger: Ledger) -> None:
     more = LATER.replace(training__episodes_per_epoch=20, training__validation_episodes=40)
     assert cost_of(ledger, more).seconds == pytest.approx(160 + 4 * 10 + 5 + 3)

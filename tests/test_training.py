@@ -148,7 +148,9 @@ def test_steps_are_those_of_the_optimiser_by_hand(optimiser: str) -> None:
                 corrected = math.sqrt(second[name] / (1 - 0.999**step)) + 1e-8
                 expected[name] -= rate * first[name] / (1 - 0.9**step) / corrected
         made.step()
-    assert {name: parameter.item() for name, parameter in module.named_parameters()} == pytest.approx(expected, rel=1e-12)
+    assert {name: parameter.item() for name, parameter in module.named_parameters()} == pytest.approx(
+        expected, rel=1e-12
+    )
 
 
 def test_best_weights_never_belong_to_an_epoch_that_is_trained_again(

@@ -52,6 +52,11 @@ machines are never more regular, a few steps are not a training, and models reac
 rate."""
 
 
+FLOPS_OF_A_CORE, FLOPS_OF_A_GPU = 5e10, 1e14
+"""FLOPs per second that convolutions hardly exceed, in float32 and bfloat16. Small models and busy machines reach a
+hundredth of that, and less, so what is scaled from them may take as little time as these say."""
+
+
 @dataclass(frozen=True)
 class Cost:
     """The cost of what is left to do of one trial."""
@@ -216,8 +221,16 @@ def _cost(
     seconds += sum(_evaluation_seconds(test, rates, images) for test in tests)
     seconds += rates.start_seconds if done < settings.epochs else 0.0
     low, high = _spread(rates.episode_seconds, LEAST_SPREAD[source])
+    if source == "FLOPs" and seconds:
+        images_seen = 3 * len(left) * trial.config.batches_per_epoch * trial.config.images_per_batch
+        images_seen += sum(distinct_images(test, images) for test in tests)
+        low = min(low, images_seen * flops_per_image(trial.config) / _flops_at_most(rates) / seconds)
     peak = _peak_bytes(rates, [*([validation_of(trial.config)] if validations else []), *tests], images)
     return Cost(seconds, seconds * low, seconds * high, peak, source, earlier)
+
+
+def _flops_at_most(rates: Rates) -> float:
+    return rates.threads * FLOPS_OF_A_CORE if rates.device == cpu_name() else FLOPS_OF_A_GPU
 
 
 def _evaluation_seconds(evaluation: EvaluationConfig, rates: Rates, images: Images) -> float:

@@ -21,6 +21,9 @@ KNOWN_FROM: dict[Source, str] = {
     "FLOPs": "from others, scaled by FLOPs",
 }
 
+ROUGH = 3.0
+"""How many times the low end of its range an estimate is at least, to be called a rough guess."""
+
 
 @dataclass(frozen=True)
 class Total:
@@ -62,6 +65,12 @@ def told(costs: Sequence[Cost], at_a_time: int) -> list[str]:
             f"estimated: {said(*summed.seconds)} of computing, {said(*summed.makespan)} with {at_a_time} at a time",
             "  " + ", ".join(f"{_trainings(number)} {KNOWN_FROM[source]}" for source, number in sources.items()),
         ]
+        guessed = total((cost for cost in left if cost.source == "FLOPs"), at_a_time).seconds
+        if guessed[0] > ROUGH * guessed[1]:
+            lines.append(
+                "  a rough guess: those others computed far less in a second than this machine can, because they are "
+                "small or it was busy; --calibrate measures"
+            )
     if unknown:
         lines.append(f"unknown: the cost of {unknown} of {len(left)} trainings; --calibrate measures it")
     return lines
