@@ -29,6 +29,7 @@ from orchestrator.store.filled import filled
 from orchestrator.store.ledger import Ledger, local_folder
 from orchestrator.text import complain, plain
 from orchestrator.tracking.beside import runs_beside
+from orchestrator.tracking.uris import usable
 from reports.cells import Table
 from reports.judge import Judged
 from reports.looks import Looks
@@ -199,10 +200,11 @@ def _records(options: argparse.Namespace) -> tuple[StoredRecords, dict[str, str]
         return ledger, runs_beside(ledger)
     from orchestrator.tracking.reader import MLflowRecords, store_beside  # opening URLs takes longer than a small table
 
-    if store := store_beside(options.tracking_uri):
+    uri = usable(options.tracking_uri, "--tracking-uri")
+    if store := store_beside(uri):
         ledger = Ledger.at(str(store))
         return ledger, runs_beside(ledger)
-    records = MLflowRecords(options.tracking_uri)
+    records = MLflowRecords(uri)
     return records, records.runs()
 
 

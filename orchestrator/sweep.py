@@ -49,7 +49,7 @@ from orchestrator.store.ledger import Ledger, local_folder
 from orchestrator.store.standing import Standing, standing
 from orchestrator.text import complain, duration, log_to_terminal, say
 from orchestrator.tracking.beside import runs_beside
-from orchestrator.tracking.uris import page_of_runs, without_password
+from orchestrator.tracking.uris import page_of_runs, usable, without_password
 
 if TYPE_CHECKING:
     from orchestrator.running.executor import Executor
@@ -120,6 +120,8 @@ def _check_options(spec: SweepSpec, options: Options) -> None:
         raise ValueError("--budget: --calibrate alone selects no trainings; add --plan, or leave it out")
     if options.again and not options.calibrate:
         raise ValueError("--again makes --calibrate measure again; give both, or leave it out")
+    if options.tracking_uri:
+        usable(options.tracking_uri, "--tracking-uri")
     if options.executor == "local":
         _check_local(spec, options)
 

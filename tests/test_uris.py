@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.tracking.uris import password_of, told, without_password
+from orchestrator import report, sweep, sync
+from orchestrator.tracking.uris import password_of, told, usable, without_password
 from tests.s3_server import free_port
 from tests.sites import ROOT, START_SECONDS, Site
 from tests.tiny import tiny_sweep
@@ -73,3 +74,49 @@ def test_a_sweep_and_its_sync_tell_and_keep_no_password(tmp_path: Path) -> None:
     assert {site.ledger.folder(trial.key) / "training.json", tmp_path / "results" / "tiny" / "table_2c.json"} <= kept
     for path in kept:
         assert_no_password(path.read_bytes().decode(errors="replace"), str(path))
+
+
+@pytest.mark.parametrize(
+    ("uri", "told"),
+    [
+        ("runs/mlflow.db", "is no URI; for a SQLite database, write sqlite:///runs/mlflow.db; for a server, http://"),
+        ("runs", "is no URI; for a SQLite database, write sqlite:///runs/mlflow.db;"),
+        ("/data/runs/mlflow.db", "write sqlite:////data/runs/mlflow.db;"),
+        ("localhost:5000", "is no URI; for a server, write http://localhost:5000"),
+        ("tracker.lab:80/mlflow", "is no URI; for a server, write http://tracker.lab:80/mlflow"),
+        ("sqlite://runs/mlflow.db", "a path goes after three slashes; write sqlite:///runs/mlflow.db"),
+        ("sqlite:///", "names no file; write sqlite:///runs/mlflow.db"),
+        ("sqlite:///~nobody-has-it/x.db", "~nobody-has-it is no user's home"),
+    ],
+)
+def test_what_is_no_uri_is_refused_with_what_to_write(
+    uri: str, told: str, place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (place / "tiny.yaml").write_text(SPEC)
+    (place / "runs").mkdir()
+    for command, arguments in ((sweep.main, ["tiny.yaml"]), (sync.main, []), (report.main, [])):
+        assert command([*arguments, "--tracking-uri", uri]) == 2
+        said = capsys.readouterr().err
+        assert f"--tracking-uri {uri}" in said.replace("=", " ") and told in said
+    assert sorted(path.name for path in place.rglob("*")) in (
+        ["runs", "tiny.yaml"],
+        ["driver.lock", "runs", "tiny.yaml"],
+    )
+
+
+def test_a_uri_is_taken_with_the_home_and_an_absolute_path(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    assert usable("sqlite:///~/x.db?timeout=3", "") == "sqlite:////home/me/x.db?timeout=3"
+    assert usable("sqlite:///x.db", "") == f"sqlite:///{place}/x.db"
+    for uri in ("http://u:p@tracker", "postgresql://db/x", "databricks", "databricks://profile", "file:/x"):
+        assert usable(uri, "") == uri
+    with pytest.raises(ValueError, match=r"tracker:\*\*\*@host is no URI") as refused:
+        usable("tracker:secret@host", "--tracking-uri")
+    assert "secret" not in str(refused.value)
+
+
+def test_commands_to_paste_are_quoted(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As they are printed at the end of a sweep, or when it stops: a store's blanks would otherwise cut it."""
+    monkeypatch.setattr(sys, "argv", ["sweep", "my sweep.yaml", "data.root=/a b", "--store", "my runs"])
+    assert sweep._again().endswith("orchestrator.sweep 'my sweep.yaml' 'data.root=/a b' --store 'my runs'")
+    assert "--backend-store-uri 'sqlite:////a b/mlflow.db'" in sweep._where("sqlite:////a b/mlflow.db", None)

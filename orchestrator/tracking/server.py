@@ -24,7 +24,7 @@ from dmf.machine.files import write_text
 from orchestrator.store.ledger import Ledger
 from orchestrator.tracking.database import made_anew, prepare
 from orchestrator.tracking.names import EXPERIMENT, STORE, MirroredRun, database_of, local_folder_of
-from orchestrator.tracking.uris import told, without_password
+from orchestrator.tracking.uris import told, usable, without_password
 
 log = logging.getLogger("dmf.tracking")
 
@@ -43,9 +43,11 @@ Points = dict[str, list[tuple[int, float]]]
 
 def tracking_uri(store: Path, given: str | None) -> str:
     """`given`, else $MLFLOW_TRACKING_URI, else SQLite in the store; a SQLite path is made absolute."""
-    uri = given or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{store.resolve() / 'mlflow.db'}"
-    scheme, separator, path = uri.partition(":///")
-    return f"{scheme}:///{Path(path).resolve()}" if separator and scheme == "sqlite" else uri
+    if given:
+        return usable(given, "--tracking-uri")
+    if from_environment := os.environ.get("MLFLOW_TRACKING_URI"):
+        return usable(from_environment, "MLFLOW_TRACKING_URI")
+    return f"sqlite:///{store.resolve() / 'mlflow.db'}"
 
 
 class Unreachable(ValueError):
