@@ -222,7 +222,7 @@ def _cost(
     seconds += rates.start_seconds if done < settings.epochs else 0.0
     low, high = _spread(rates.episode_seconds, LEAST_SPREAD[source])
     if source == "FLOPs" and seconds:
-        images_seen = 3 * len(left) * trial.config.batches_per_epoch * trial.config.images_per_batch
+        images_seen: float = 3 * len(left) * trial.config.batches_per_epoch * trial.config.images_per_batch
         images_seen += sum(distinct_images(test, images) for test in tests)
         low = min(low, images_seen * flops_per_image(trial.config) / _flops_at_most(rates) / seconds)
     peak = _peak_bytes(rates, [*([validation_of(trial.config)] if validations else []), *tests], images)
