@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from dmf.config import NOT_IDENTITY, RECIPES, AnyTraining, ExperimentConfig, recipe
+from dmf.config import NOT_IDENTITY, AnyTraining, ExperimentConfig, recipe
 from dmf.config.parameters import PARAMETERS, read_as
 from dmf.data.sets import open_for
 from dmf.machine import output
@@ -26,7 +26,7 @@ def parser() -> argparse.ArgumentParser:
     """The command's arguments; arguments of the released scripts keep their names."""
     arguments = argparse.ArgumentParser(prog="python -m dmf.train", description=__doc__)
     arguments.add_argument("values", nargs="*", metavar="path=value", help="any setting, e.g. training.epochs=10")
-    arguments.add_argument("--base", default="released", help=f"recipe to start from: {', '.join(RECIPES)}")
+    arguments.add_argument("--base", default="released", help="recipe to start from, listed in docs/sweep_files.md")
     arguments.add_argument("--root", help="folder or archive with the images (data.root)")
     arguments.add_argument("--dataset", help="name of the data set (data.name)")
     arguments.add_argument("--groups", type=int, help="filters per position (model.groups)")

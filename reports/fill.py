@@ -181,7 +181,7 @@ def published_number(layout: TableLayout, place: Place) -> Published | None:
     row, column = place.row, place.column
     if row.published is None or column.trained_on:
         return None
-    dataset, backbone = ABLATED if layout.components else (column.dataset, row.backbone)
+    dataset, backbone = ABLATED if layout.components else (column.dataset, published.backbone_in_paper(row.backbone))
     return published.in_paper(row.published, backbone, dataset, column.way, column.shot)
 
 
@@ -205,7 +205,7 @@ def _to_published(
     config, column = place.planned.config, place.column
     same = {
         "data set": column.dataset == theirs.dataset,
-        "backbone": config.model.backbone_name == theirs.backbone,
+        "backbone": published.backbone_in_paper(config.model.backbone_name) == theirs.backbone,
         "image size": column.dataset != theirs.dataset or config.data.image_size == published.IMAGE_SIZE,
         **{
             f"images found at {sizes}": column.dataset != theirs.dataset
@@ -215,8 +215,6 @@ def _to_published(
         "shots in training": column.trained_shot == column.shot,
         "classes": column.split == "test",
         "queries per class": place.planned.evaluation.queries == published.QUERIES,
-        # Published numbers of other methods come from training protocols that none of our recipes follows.
-        "training protocol": config.model.method == "dmf",
     }
     their_ci95 = published.assumed_ci95(theirs)
     obstacles = tuple(what for what, equal in same.items() if not equal)
@@ -244,7 +242,8 @@ def _section_label(column: Column, datasets: set[str]) -> str:
 
 def _published_header(sections: Sequence[Section]) -> str:
     foreign = any(
-        (cell.published.dataset, cell.published.backbone) != (section.dataset, cell.backbone)
+        (cell.published.dataset, cell.published.backbone)
+        != (section.dataset, published.backbone_in_paper(cell.backbone))
         for section in sections
         for cell in section.cells
         if cell.published is not None

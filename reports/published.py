@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from dmf.backbones.config import CHANNELS
-from dmf.config import NOT_IDENTITY, RECIPES, ExperimentConfig, recipe
+from dmf.config import NOT_IDENTITY, RECIPES, ExperimentConfig, recipe, recipes_of
+from dmf.config.methods import has
 from dmf.values import Value
 
 NUMBERS = Path(__file__).with_name("published.csv")
@@ -31,6 +32,8 @@ BACKBONES = {
     "resnet12_can": "ResNet-12 of CAN",
 }
 """Our backbones -> their names in tables, which are the paper's where it has them, in the order of its Table 1."""
+SAME_IN_PAPER = {"conv32f": "conv64f", "resnet12_can": "resnet12"}
+"""Backbones that the paper's Table 1 calls by the name of another: its Conv4 and ResNet-12 have several widths."""
 ABLATED = ("mini_imagenet", "resnet12")
 """Data set and backbone of Table 2."""
 IMAGE_SIZE = 84
@@ -105,6 +108,11 @@ def in_library(method: str, backbone: str, dataset: str, way: int, shot: int) ->
     return _matching(method, backbone, dataset, way, shot, library=True)
 
 
+def backbone_in_paper(backbone: str) -> str:
+    """The backbone under whose name the paper lists numbers of `backbone`."""
+    return SAME_IN_PAPER.get(backbone, backbone)
+
+
 def of_paper(dataset: str, way: int, shot: int) -> tuple[Published, ...]:
     """All the paper's numbers for a data set and a task."""
     return tuple(
@@ -126,18 +134,37 @@ def assumed_ci95(number: Published) -> float | None:
 
 
 def departures(config: ExperimentConfig, row_paths: Sequence[str]) -> tuple[str, ...]:
-    """Settings in which a DMF training departs from the nearest recipe, as `path=value`, leaving out `row_paths`.
+    """In what a training departs from the nearest published recipe of its method, leaving out `row_paths`.
 
-    The seed and the shot do not count either, and neither do the full model's groups, which depend on data set and shot
-    (`FULL_GROUPS`).
+    Settings as `path=value`, then what the recipe itself states to differ from its source, in words. The seed does not
+    count; nor do, where the recipe leaves them open, the shot and, for DMF, the full model's groups, which depend on
+    data set and shot (`FULL_GROUPS`).
     """
-    usual = {"episodes.shot": config.episodes.shot, "training.seed": config.training.seed}
+    method = config.model.method
+    if not recipes_of(method):
+        return (f"no published recipe of {method} is known",)
+    found = [(_departing(config, name, row_paths), RECIPES[name].differences) for name in recipes_of(method)]
+    settings, stated = min(found, key=lambda each: _distance(each[0]))
+    return settings + stated
+
+
+def _distance(departing: Sequence[str]) -> tuple[int, int]:
+    """How near a recipe is: in data set and backbone first, which published numbers are of."""
+    paths = [each.partition("=")[0] for each in departing]
+    return sum(path in ("data.name", "model.backbone") for path in paths), len(paths)
+
+
+def _departing(config: ExperimentConfig, name: str, row_paths: Sequence[str]) -> tuple[str, ...]:
+    """Settings, as `path=value`, in which a training departs from the recipe called `name`."""
+    expected = recipe(name)
+    usual: dict[str, Any] = {"training.seed": config.training.seed}
+    if "episodes.shot" not in RECIPES[name].values:
+        usual["episodes.shot"] = config.episodes.shot
     groups = FULL_GROUPS.get((config.data.name, config.episodes.shot))
-    if groups is not None and CHANNELS[config.model.backbone_name] % groups == 0:
+    if config.model.method == "dmf" and groups is not None and CHANNELS[config.model.backbone_name] % groups == 0:
         usual["model.groups"] = groups
-    usual |= {path: config.at(path) for path in row_paths}
-    recipes = [recipe(name).with_paths(usual) for name in RECIPES]
-    return min((_differences(config, expected) for expected in recipes), key=len)
+    usual |= {path: config.at(path) for path in row_paths if has(config.model.method, path)}
+    return _differences(config, expected.with_paths(usual))
 
 
 def found_otherwise(dataset: str, sizes: str) -> bool:
@@ -155,8 +182,17 @@ def parts_of(departures: Sequence[str]) -> tuple[str, ...]:
 
 
 def _differences(config: ExperimentConfig, expected: ExperimentConfig) -> tuple[str, ...]:
-    ours, theirs = identity(config), identity(expected)
+    ours, theirs = _settings(config), _settings(expected)
     return tuple(f"{path}={ours[path]}" for path in ours if path in theirs and ours[path] != theirs[path])
+
+
+def _settings(config: ExperimentConfig) -> dict[str, Any]:
+    """As `identity`, with the settings of the pre-training in place of its key."""
+    read = {path: value for path, value in config.flat().items() if path not in config.unread}
+    start = {path: value for path, value in read.items() if path.startswith("start.")}
+    if config.start is not None:
+        start["start.augmentation"] = "the training's" if config.start.augmentation is None else "its own"
+    return identity(config) | {"start": "pre-trained" if config.start else "random"} | start
 
 
 def identity(config: ExperimentConfig) -> dict[str, Any]:

@@ -143,7 +143,7 @@ def arrange(layout: TableLayout, cells: Iterable[PlannedCell]) -> Grid:
     columns = list(dict.fromkeys(column for column, _ in placed))  # sections of one task stay in the plan's order
     for column in sorted(columns, key=lambda c: (_index(datasets, c.dataset), dataclasses.replace(c, settings=()))):
         rows: dict[Row, PlannedCell | None] = {row: cell for (at, row), cell in placed.items() if at == column}
-        known = {(row.published, row.backbone) for row in rows}
+        known = {(row.published, published.backbone_in_paper(row.backbone)) for row in rows}
         in_paper = _rows_of_paper(layout, column, [cell for (at, _), cell in placed.items() if at == column])
         rows.update({row: None for row in in_paper if (row.published, row.backbone) not in known})
         grid[column] = {row: rows[row] for row in _sorted(layout, rows)}
@@ -215,7 +215,7 @@ def _rows_of_paper(layout: TableLayout, column: Column, planned: Sequence[Planne
     if (
         column.trained_on
         or column.dataset not in DATASETS
-        or all(cell.config.model.backbone_name != "resnet12" for cell in planned)
+        or all(published.backbone_in_paper(cell.config.model.backbone_name) != "resnet12" for cell in planned)
     ):
         return []
     if not layout.components:
@@ -245,8 +245,9 @@ def _sorted(layout: TableLayout, rows: Iterable[Row]) -> list[Row]:
         backbone = _index(list(BACKBONES), row.backbone)
         if not layout.components:
             # Our methods without a row in the paper come before DMF, its last row.
-            number = _index(published.methods_of_table_1(), (row.published, row.backbone))
-            return backbone, row.published == "DMF", number, *_rest(row)
+            in_paper = published.backbone_in_paper(row.backbone)
+            number = _index(published.methods_of_table_1(), (row.published, in_paper))
+            return _index(list(BACKBONES), in_paper), row.published == "DMF", number, *_rest(row)
         if row.reference:
             return 0, row.label, (), *_rest(row)
         return 1, backbone, layout.place_of(row.value), *_rest(row)

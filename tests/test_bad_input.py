@@ -213,7 +213,7 @@ COMMANDS = [
     line("no shots", train.main, "--nExemplars 0", "episodes.shot", "greater than or equal to 1, got 0"),
     line("a seed below 0", train.main, "--seed -1", "training.seed", "greater than or equal to 0, got -1"),
     line("a seed beyond 32 bits", train.main, "--seed 4294967296", "training.seed", "less than 4294967296"),
-    line("a recipe that is none", train.main, "--base papr", "base='papr' is not a recipe; choose one of released"),
+    line("a recipe that is none", train.main, "--base papr", "base='papr' is not a recipe; did you mean paper?"),
     line("a section as value", train.main, "model=3", "model: Input should be an object, got 3"),
     line("a path too deep", train.main, "model.groups.x=3", "'model.groups' is not a section; the sections are data"),
     line("a path of nothing", train.main, "=3", "'' is not a parameter; the parameters there are data, augmentation"),

@@ -222,7 +222,10 @@ def test_impossible_values_are_refused(values: dict, message: str) -> None:
 def test_recipes_can_be_built_and_differ() -> None:
     keys = {name: recipe(name).key for name in RECIPES}
     assert len(set(keys.values())) == len(RECIPES)
-    with pytest.raises(ValueError, match="choose one of released, paper, released_tiered, paper_tiered"):
+    with pytest.raises(
+        ValueError,
+        match=r"base='relased' is not a recipe; did you mean released\? there are released, paper, ",
+    ):
         recipe("relased")
 
 

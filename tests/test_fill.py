@@ -566,7 +566,8 @@ def test_table_1_compares_with_proto_net_on_the_same_backbone(records: InMemory)
     conv4 = found["ProtoNet", "conv64f"]
     assert conv4.published is not None and conv4.published.accuracy == 0.4942
     assert conv4.to_published is not None and conv4.to_published.difference is None
-    assert conv4.to_published.words == "not comparable (training protocol)"
+    assert conv4.to_published.words == "not comparable (recipe, selection)"
+    assert "episodes.way=5" in conv4.to_published.departures
     dmf = found["DMF", "resnet12"]
     assert dmf.published is not None and dmf.to_published is not None and dmf.to_published.difference is not None
 

@@ -14,7 +14,7 @@ from dmf.config.experiment import (
     Training,
 )
 from dmf.config.methods import METHODS, AnyMethod, ModelConfig
-from dmf.config.recipes import RECIPES, recipe
+from dmf.config.recipes import RECIPES, no_recipe, recipe, recipes_of
 from dmf.config.sections import (
     AugmentationConfig,
     BatchOptimisationConfig,
@@ -54,5 +54,7 @@ __all__ = [
     "Training",
     "TrainingConfig",
     "ValidationConfig",
+    "no_recipe",
     "recipe",
+    "recipes_of",
 ]

@@ -50,7 +50,7 @@ class ClassifierConfig(BackboneConfig):
 class StartConfig(Value):
     """The pre-training that an experiment starts from.
 
-    It uses the experiment's images, augmentation, backbone and precision.
+    It uses the experiment's images, backbone and precision and, unless it has its own, augmentation.
     """
 
     head: Head = "linear"
@@ -62,6 +62,8 @@ class StartConfig(Value):
     validation: ValidationConfig = ValidationConfig()
     seed: Seed | None = None
     """None: the experiment's seed, so each seed of an experiment has its own pre-training."""
+    augmentation: AugmentationConfig | None = None
+    """None: the experiment's; else a mapping such as `{crop: resized, color_jitter: 0.4}`."""
 
 
 OF_HEAD = ("head", "head_scale", "head_margin")
@@ -242,7 +244,7 @@ class ExperimentConfig(_Training):
             runtime["seed"] = self.start.seed
         return Pretraining(
             data=self.data,
-            augmentation=self.augmentation,
+            augmentation=self.augmentation if self.start.augmentation is None else self.start.augmentation,
             model=ClassifierConfig(**backbone, **{name: getattr(self.start, name) for name in OF_HEAD}),
             training=BatchTrainingConfig(**dict(self.start.training) | runtime),
             validation=self.start.validation,
@@ -256,6 +258,9 @@ class ExperimentConfig(_Training):
             found |= {f"start.{name}": f"start.head={head}" for name in unread_of_head(head)}
             training = self.start.training.unread
             found |= {f"start.training.{name}": f"start.training.{why}" for name, why in training.items()}
+            crop = self.start.augmentation.crop if self.start.augmentation is not None else "padded"
+            if crop != "padded":
+                found["start.augmentation.crop_padding"] = f"start.augmentation.crop={crop}"
         if not self.model.learns:
             sections = ("episodes", "training", "validation", *(("augmentation",) if self.start is None else ()))
             paths = (f"{name}.{field}" for name in sections for field in type(getattr(self, name)).model_fields)

@@ -47,7 +47,7 @@ class DataConfig(Value):
     orientation says, for your own photographs (Pillow turns TIFF files in any case)."""
     rotations_as_classes: bool = False
     """Rotate every class by 0, 90, 180 and 270 degrees to make four classes of it (usual for Omniglot)."""
-    normalisation: Literal["imagenet", "cifar", "half"] = "imagenet"
+    normalisation: Literal["imagenet", "cifar", "half", "mini_imagenet"] = "imagenet"
     """Mean and standard deviation per channel (`dmf.data.augment.NORMALISATIONS`)."""
 
 

@@ -25,6 +25,7 @@ NORMALISATIONS: dict[str, tuple[Colour, Colour]] = {
     "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
     "cifar": ((0.507, 0.487, 0.441), (0.267, 0.256, 0.276)),
     "half": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
+    "mini_imagenet": ((0.47214064, 0.45330829, 0.40996128), (0.27718385, 0.26775041, 0.28449041)),
 }
 """Mean and standard deviation of red, green and blue, for values in [0, 1]; grey images use the mean of the three."""
 GREY: Colour = (0.2989, 0.587, 0.114)

@@ -163,13 +163,20 @@ def _first(kind: type[Value]) -> str:
     return " ".join((inspect.getdoc(kind) or "").split())
 
 
-def _recipes() -> list[tuple[str, str]]:
+def _recipes() -> list[tuple[str, str, str, str]]:
+    """Name, values, source and stated differences of every recipe."""
+
     def told(value: Any) -> str:
-        return str(value).lower() if isinstance(value, bool) else str(value)
+        return json.dumps(value) if isinstance(value, bool | dict | list) else str(value)
 
     return [
-        (name, ", ".join(f"`{path}={told(value)}`" for path, value in values.items()))
-        for name, values in RECIPES.items()
+        (
+            name,
+            ", ".join(f"`{path}={told(value)}`" for path, value in each.values.items()),
+            each.source,
+            "; ".join(each.differences),
+        )
+        for name, each in RECIPES.items()
     ]
 
 

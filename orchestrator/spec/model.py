@@ -37,6 +37,7 @@ from dmf.config import (
     EvaluationConfig,
     ExperimentConfig,
     OtherDataConfig,
+    no_recipe,
     recipe,
 )
 from dmf.config.methods import has
@@ -88,9 +89,7 @@ Choices: Any = _by_path(
 
 def _known(name: str) -> str:
     if name not in RECIPES:
-        close = difflib.get_close_matches(name, RECIPES, 1)
-        hint = f"did you mean {close[0]}? " if close else ""
-        raise ValueError(f"{name!r} is not a recipe; {hint}there are {', '.join(RECIPES)}")
+        raise ValueError(no_recipe(name))
     return name
 
 
