@@ -266,7 +266,10 @@ def _best_kept(case: Case, drawn: Drawn) -> float | None:
         for pair in pairs:
             found = of_methods(pair, spread)
             constant = np.array(
-                [dunnett(case.rows - 1, freedom) for freedom in np.floor(found.freedom * np.ones(len(means)))]
+                [
+                    dunnett(case.rows - 1, freedom if freedom < 1 else float(np.floor(freedom)), one_variance=False)
+                    for freedom in found.freedom * np.ones(len(means))
+                ]
             )
             below |= found.mean > constant * found.error
         kept.append(1 - below.mean())
@@ -372,20 +375,27 @@ def run(report: Report) -> None:
     report.table("power: verdicts on a row that is better by so many points, %", power(tables, random))
 
     alike = [*nothing, *mixed, *missing]
-    report.claim("coverage, rows that spread alike, worst row", _worst(alike), at_least=93, unit=" %")
+    low, high = (
+        edge + sign * 200 * float(np.sqrt(edge * (100 - edge) / 1e4 / tables)) for edge, sign in ((93, -1), (97, 1))
+    )
+    least, most_note = (
+        f"93 % less two standard errors of {tables:,} tables",
+        f"97 % and two standard errors of {tables:,} tables",
+    )
+    report.claim("coverage, rows that spread alike, worst row", _worst(alike), at_least=low, unit=" %", note=least)
     firm = [each for each in nothing if each.freedom >= 6 and each.case.share_of_seeds >= 0.5]
     most = max(100 * float(each.coverage.mean()) for each in firm)
-    report.claim("coverage where nu >= 6 and seeds make half of SE2", most, at_most=97, unit=" %")
+    report.claim("coverage where nu >= 6 and seeds make half of SE2", most, at_most=high, unit=" %", note=most_note)
     error = 300 * float(np.sqrt(LEVEL * (1 - LEVEL) / tables))
     bound, note = 100 * LEVEL + error, f"5 % and three standard errors of {tables:,} tables"
     for what, found in (("no row differs", nothing), ("rows of all kinds", mixed), ("trainings missing", missing)):
         report.claim(f"false tables, {what}, worst", _most_false(found), at_most=bound, unit=" %", note=note)
     for factor, found in unequal.items():
         what = f"a row spreads {factor:g} times as much"
-        report.claim(f"coverage, {what}, worst row", _worst(found), at_least=93, unit=" %")
+        report.claim(f"coverage, {what}, worst row", _worst(found), at_least=low, unit=" %", note=least)
         report.claim(f"false tables, {what}, worst", _most_false(found), at_most=bound, unit=" %", note=note)
     what = f"a section spreads {FACTORS[-1]:g} times as much"
-    report.claim(f"coverage, {what}, worst row", _worst(apart), at_least=93, unit=" %")
+    report.claim(f"coverage, {what}, worst row", _worst(apart), at_least=low, unit=" %", note=least)
     report.claim(f"false tables, {what}, worst", _most_false(apart), at_most=bound, unit=" %", note=note)
     report.claim("coverage of two models", 100 * min(models.values()), at_least=94, unit=" %")
     report.claim("coverage of ours minus paper, worst", min(p["coverage %"] for p in papers), at_least=93, unit=" %")
@@ -394,8 +404,8 @@ def run(report: Report) -> None:
     # Last, so that what is drawn for the others stays the same.
     classes = [over_classes(case, tables // 2, random) for case in CASES]
     report.table("over a population of test classes: effects of classes on a difference, in points", classes)
-    least = min(float(str(each["coverage %"])) for each in classes)
-    report.claim("coverage over test classes, worst", least, at_least=93, unit=" %", note=f"{tables // 2:,} tables")
+    worst = min(float(str(each["coverage %"])) for each in classes)
+    report.claim("coverage over test classes, worst", worst, at_least=93, unit=" %", note=f"{tables // 2:,} tables")
 
 
 def _one_odd(sections: int, rows: int, seeds: int, factor: float) -> Case:

@@ -169,6 +169,8 @@ class Cell(Value):
     data_doubts: tuple[str, ...] = ()
     """As in `Collected`."""
     parameters: int | None = None
+    image_flops: int | None = None
+    """Floating-point operations of one image through the backbone, forward."""
     training_seconds: float | None = None
     """Mean over the seeds done."""
     peak_bytes: int | None = None

@@ -76,6 +76,7 @@ class Collected:
     records: tuple[str, ...] = ()
     """`training key/evaluation key` for every seed done."""
     parameters: int | None = None
+    image_flops: int | None = None
     training_seconds: float | None = None
     """Mean over the seeds done."""
     image_sizes: tuple[str, ...] = ()
@@ -148,6 +149,7 @@ def collect(cell: PlannedCell, records: Records, today: Today | None = None) -> 
         banks.pop(),
         tuple(tested.name for _, _, tested in done),
         trainings[0].parameters if trainings else None,
+        trainings[0].image_flops if trainings else None,
         sum(training.seconds for training in trainings) / len(trainings) if trainings else None,
         tuple(sorted({t.provenance.image_sizes for t in trainings if t.provenance and t.provenance.image_sizes})),
         tuple(sorted(doubted)),

@@ -165,6 +165,7 @@ def _cell(
         doubts=found.doubts,
         data_doubts=found.data_doubts,
         parameters=found.parameters,
+        image_flops=found.image_flops,
         training_seconds=found.training_seconds,
         peak_bytes=max((each.peak_bytes for each in made if each.counts and each.peak_bytes), default=None),
         published=theirs,

@@ -79,6 +79,7 @@ class InMemory:
             outcome=outcome,
             failure=failure,
             parameters=1000,
+            image_flops=28_000_000,
             seconds=10.0,
         )
 

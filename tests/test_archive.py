@@ -50,6 +50,7 @@ def ledger(tmp_path: Path) -> Ledger:
     """A sweep of three rows and two seeds, one of which failed with a path in its reason."""
     glyphs = {"data__name": "birds", "data__root": SECRET, "model__backbone": "conv64f"}
     cells = [planned("2d", TEN, (0, 1), model__alignment=alignment, **glyphs) for alignment in (0, 1, "ode")]
+    cells.append(planned("1", TEN, (0,), **glyphs | {"model__method": "proto_net"}))
     ledger, records = Ledger(tmp_path / "runs"), InMemory()
     ledger.write_plan(SweepPlan(format=2, name="s", about="Rows.", cells=tuple(cells)))
     for number, cell in enumerate(cells):
@@ -88,7 +89,7 @@ def texts(store: str | Path, output: Path) -> dict[str, bytes]:
 
 def test_a_report_of_an_archive_has_the_numbers_of_the_store(ledger: Ledger, file: Path, tmp_path: Path) -> None:
     rows = [results.frame(str(store), settings=True).drop(columns="data.root") for store in (ledger.store, file)]
-    assert rows[0].equals(rows[1]) and len(rows[0]) == 6
+    assert rows[0].equals(rows[1]) and len(rows[0]) == 7
     from_store, from_archive = texts(ledger.store, tmp_path / "1"), texts(file, tmp_path / "2")
     assert from_store.keys() == from_archive.keys()
     one, other = (json.loads(found["table_2d.json"]) for found in (from_store, from_archive))
@@ -281,11 +282,11 @@ def test_the_command_exports_shows_and_imports(
 ) -> None:
     path = str(tmp_path / "all.dmfa")
     assert archive.main(["export", "s", "--store", str(ledger.store), "-o", path]) == 0
-    assert "1 sweep, 6 trainings, 5 evaluations" in capsys.readouterr().out
+    assert "1 sweep, 7 trainings, 6 evaluations" in capsys.readouterr().out
     assert archive.main(["show", path]) == 0
-    assert "  s: 6 of 6 trainings; Rows." in capsys.readouterr().out
+    assert "  s: 7 of 7 trainings; Rows." in capsys.readouterr().out
     assert archive.main(["import", path, "--store", str(tmp_path / "new")]) == 0
-    assert "18 files added, 0 were there" in capsys.readouterr().out
+    assert "21 files added, 0 were there" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

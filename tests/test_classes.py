@@ -127,7 +127,8 @@ def test_one_seed_has_the_classes_freedom_and_several_share_it() -> None:
     of_seeds = (seeds + of_episodes) ** 2 / 5 - of_episodes**2 / 299
     assert found.freedom == pytest.approx((seeds + own) ** 2 / (of_seeds + own**2 / 19)) and found.freedom < 19
     poorly = of_methods_alone(three)
-    assert poorly.freedom == 2 == of_other_classes(poorly, three, design, sums).freedom
+    assert poorly.freedom == pytest.approx(2, abs=0.01)
+    assert of_other_classes(poorly, three, design, sums).freedom == poorly.freedom
     assert found.half > models.half > 0 and found.half > alone.half
 
 

@@ -116,7 +116,8 @@ def test_likely_seeds_are_those_whose_interval_would_decide() -> None:
     found = likely_seeds(0.0128, 0.0075, rows=5, at_most=10, comparisons=8, margin=0.005)
 
     def half(seeds: int) -> float:
-        freedom = seeds - 1 + min(2 / 3 * 3 * (seeds - 1), 5)
+        own, weight = seeds - 1, min(3 / 4 * (seeds - 1), 1.12 / seeds**0.25)
+        freedom = (own + weight) ** 2 / (own + weight**2 / (3 * own))
         return float(stats.t.ppf(1 - looks[seeds - 2] / 2, freedom) * 0.0075 / np.sqrt(seeds))
 
     assert half(found) < 0.0128 <= half(found - 1)

@@ -172,15 +172,16 @@ def test_methods_by_hand() -> None:
     assert (alone.error, alone.freedom) == (pytest.approx(0.02), 1)
     assert alone.half == pytest.approx(0.2541241)
     assert alone.p == pytest.approx(1 - 2 / np.pi * np.arctan(1.5))
-    # Pooled: the pair's part of squares is .0008 / 2 = .0004. Squares .0013 in 4 degrees leave .0009 in 3, which count
-    # as 2: (2 * 2 * .0009 / 3 + .0008) / 3 = .002 / 3, over two seeds .001 / 3; t_.975 = 3.182446 for 3
+    # Pooled: the pair's part of squares is .0008 / 2 = .0004. Squares .0013 in 4 degrees leave .0009 in 3, 2 * .0009 / 3 =
+    # .0006 for a difference, of the weight 3 / 4: (.75 * .0006 + .0008) / 1.75 = .005 / 7, over two seeds .0025 / 7; its
+    # freedom is 1.75^2 / (1 + .75^2 / 3) = 49 / 19
     joined = of_methods(pair, Spread(np.array(0.0013), 4))
-    assert (joined.error, joined.freedom) == (pytest.approx(np.sqrt(0.001 / 3)), pytest.approx(3))
-    assert joined.high == pytest.approx(0.03 + 3.182446 * np.sqrt(0.001 / 3), abs=1e-7)
-    # Many rows: 20 others' degrees count as 5. Others' 2 * .002 / 20 = .0002; (5 * .0002 + .0008) / 6 = .0003. Of its 6
-    # degrees, 4 episodes leave 3.
+    assert (joined.error, joined.freedom) == (pytest.approx(np.sqrt(0.0025 / 7)), pytest.approx(49 / 19))
+    assert joined.high == pytest.approx(0.03 + stats.t.ppf(0.975, 49 / 19) * np.sqrt(0.0025 / 7))
+    # Many rows: others' 2 * .002 / 20 = .0002 weigh 1.12 / 2^(1/4) = .941798: .00098836 / 1.941798 = .00050899. Of the
+    # 1.941798^2 / (1 + .941798^2 / 20) = 3.61 degrees, 4 episodes leave 3.
     capped = of_methods(pair, Spread(np.array(0.0024), 21))
-    assert (capped.error, capped.freedom) == (pytest.approx(np.sqrt(0.00015)), 3)
+    assert (capped.error, capped.freedom) == (pytest.approx(np.sqrt(0.00050899 / 2), rel=1e-5), 3)
     assert of_methods(pair, Spread(np.array(0.0004), 1)).error == pytest.approx(alone.error)
     # Assumed: 2 * .01^2 / 2, with the 3 degrees of the episodes
     assumed = of_methods_assumed(pair, 0.01)
@@ -204,11 +205,22 @@ def test_episodes_that_all_seeds_share_are_not_divided_by_the_seeds() -> None:
 
 
 def test_two_parts_share_satterthwaites_freedom() -> None:
-    # seeds .0004 with 6 degrees, episodes .0012 / 12 = .0001 with 11: .0005^2 / (.0004^2 / 6 + .0001^2 / 11)
-    pair = Pair(0.0, 2, 12, 0.0008, 0.0012, 0.0)
-    joined = of_methods(pair, Spread(np.array(0.0004 * 21), 21))
+    # seeds .0004 with 5.715613^2 / (5 + .715613^2 / 20) = 6.4999 degrees, since others weigh 1.12 / 6^(1/4) = .715613;
+    # episodes .0012 / 12 = .0001 with 11: .0005^2 / (.0004^2 / 6.4999 + .0001^2 / 11)
+    joined = of_methods(Pair(0.0, 6, 12, 0.0024, 0.0012, 0.0), Spread(np.array(0.0012 * 25), 25))
     assert joined.error == pytest.approx(np.sqrt(0.0005))
-    assert joined.freedom == pytest.approx(0.0005**2 / (0.0004**2 / 6 + 0.0001**2 / 11))
+    assert joined.freedom == pytest.approx(0.0005**2 / (0.0004**2 / 6.4999 + 0.0001**2 / 11), rel=1e-4)
+
+
+def test_of_few_degrees_of_seeds_episodes_add_less() -> None:
+    # f = 3.61047 for seeds as above; Satterthwaite's n = .0005^2 / (.0004^2 / 3.61047 + .0001^2 / 11) = 5.52799, of which
+    # f + .3 (1 - 1 / f) (n - f) count
+    few = of_methods(Pair(0.0, 2, 12, 0.0008, 0.0012, 0.0), Spread(np.array(0.0004 * 21), 21))
+    assert few.error == pytest.approx(np.sqrt(0.0005))
+    assert few.freedom == pytest.approx(3.61047 + 0.3 * (1 - 1 / 3.61047) * (5.52799 - 3.61047), rel=1e-4)
+    # One degree stays one
+    alone = of_methods_alone(Pair(0.0, 2, 12, 0.0008, 0.0012, 0.0))
+    assert alone.freedom == 1
 
 
 def test_two_models_by_hand() -> None:
@@ -287,12 +299,24 @@ def test_dunnetts_constants_are_the_tables() -> None:
         assert dunnett(others, freedom) == pytest.approx(constant, abs=0.006)
     assert dunnett(1, 1) == pytest.approx(stats.t.ppf(0.95, 1), rel=1e-3)
     assert dunnett(1, np.inf) == pytest.approx(stats.norm.ppf(0.95), rel=1e-4)
+    # With variances of their own: the same for one, more for several, and no difference where variances are known
+    assert dunnett(1, 5, one_variance=False) == pytest.approx(dunnett(1, 5), rel=1e-4)
+    assert dunnett(4, 5, one_variance=False) > dunnett(4, 5) + 0.05
+    assert dunnett(4, np.inf, one_variance=False) == pytest.approx(dunnett(4, np.inf), rel=1e-4)
+
+
+def test_constants_of_own_variances_hold_in_a_simulation() -> None:
+    random = np.random.default_rng(0)
+    rows = random.standard_normal((200_000, 5))
+    factors = np.sqrt(random.chisquare(5, (200_000, 4)) / 5)
+    largest = ((rows[:, 1:] - rows[:, :1]) / np.sqrt(2) / factors).max(axis=1)
+    assert (largest < dunnett(4, 5, one_variance=False)).mean() == pytest.approx(0.95, abs=0.002)
 
 
 def test_a_row_is_below_the_best_beyond_dunnetts_constant() -> None:
-    # Three rows, 5 degrees: 2.44 errors
-    assert shown_below(Estimate(0.0245, 0.01, 5.0), 3)
-    assert not shown_below(Estimate(0.0243, 0.01, 5.0), 3)
+    # Three rows, 5 degrees: 2.522 errors
+    assert shown_below(Estimate(0.0253, 0.01, 5.0), 3)
+    assert not shown_below(Estimate(0.0251, 0.01, 5.0), 3)
     assert shown_below(Estimate(0.0, 0.0, 5.0), 3) is False
     # Two rows of less than one degree, as where one other pair tells the spread: t_.95
     constant = stats.t.ppf(0.95, 2 / 3)

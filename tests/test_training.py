@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from dmf.backbones import image_flops
 from dmf.config import EvaluationConfig, ExperimentConfig, TrainingConfig
 from dmf.data.augment import Augmentation
 from dmf.data.sets import DataSet, open_data
@@ -250,7 +251,9 @@ def test_learning_is_real(tmp_path: Path, data: DataSet) -> None:
     evaluation = EvaluationConfig(episodes=200)
     ours = evaluate_folder(tmp_path, config, evaluation, data)
     floor_config = config.replace(model__method="raw_pixels")
-    assert train(floor_config, data, tmp_path / "floor").parameters == 0
+    learns_nothing = train(floor_config, data, tmp_path / "floor")
+    assert learns_nothing.parameters == 0 and learns_nothing.image_flops is None
+    assert record.image_flops == image_flops(config.model, config.data.channels, config.data.image_size)
     floor = evaluate_folder(tmp_path / "floor", floor_config, evaluation, data)
     assert ours.bank == floor.bank
     assert ours.accuracy - ours.ci95 > floor.accuracy + floor.ci95

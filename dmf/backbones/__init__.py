@@ -37,4 +37,19 @@ def map_shape(config: BackboneConfig, in_channels: int, image_size: int) -> tupl
         return tuple(build_backbone(config, in_channels).eval()(images).shape[1:])
 
 
-__all__ = ["BACKBONES", "build_backbone", "map_shape"]
+def image_flops(config: BackboneConfig, in_channels: int, image_size: int) -> int:
+    """Floating-point operations of one image [`in_channels`, `image_size`, `image_size`] through the backbone.
+
+    Forward, convolutions and matrix products alone, a multiply-add counts as two. Nothing is computed.
+    """
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    from dmf.machine.device import shapes_only
+
+    with shapes_only(), torch.no_grad(), FlopCounterMode(display=False) as counter:
+        build_backbone(config, in_channels)(torch.empty(1, in_channels, image_size, image_size))
+    return int(counter.get_total_flops())
+
+
+__all__ = ["BACKBONES", "build_backbone", "image_flops", "map_shape"]

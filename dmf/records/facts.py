@@ -40,6 +40,7 @@ class Ended(Value):
     outcome: Literal["finished", "diverged", "failed"]
     failure: Failure | None = None
     parameters: int | None = None
+    image_flops: int | None = None
     seconds: float = 0.0
     peak_bytes: int | None = None
     best_validation_accuracy: float | None = None

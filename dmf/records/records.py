@@ -153,6 +153,8 @@ class TrainingRecord(Value):
     best_validation_accuracy: float | None = None
     parameters: int | None = None
     """Number of learnt parameters."""
+    image_flops: int | None = None
+    """Floating-point operations of one image through the backbone, forward; a multiply-add counts as two."""
     seconds: float = 0.0
     """Wall time, summed over restarts."""
     peak_bytes: int | None = None

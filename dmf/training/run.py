@@ -14,6 +14,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from dmf.backbones import image_flops
+from dmf.backbones.config import BackboneConfig
 from dmf.config import AnyTraining
 from dmf.data.prefetch import prefetched
 from dmf.data.sets import DataSet
@@ -255,6 +257,7 @@ class Run:
             best_epoch=best.epoch if best else None,
             best_validation_accuracy=best.validation_accuracy if best else None,
             parameters=sum(parameter.numel() for parameter in self.stage.module.parameters()),
+            image_flops=self._image_flops(),
             validation=self.stage.validation,
             start=self.stage.started,
             weights=weights_checksum(self.folder / BEST) if (self.folder / BEST).is_file() else "",
@@ -271,6 +274,11 @@ class Run:
                 data_doubts=self.data.doubts,
             ),
         )
+
+    def _image_flops(self) -> int | None:
+        """Of the backbone; None if there is none."""
+        model, data = self.config.model, self.config.data
+        return image_flops(model, data.channels, data.image_size) if isinstance(model, BackboneConfig) else None
 
 
 def _check_folder(folder: Path, key: str) -> None:

@@ -15,7 +15,7 @@ from typing import Any, Self
 
 from pydantic import Field
 
-from dmf.backbones import build_backbone
+from dmf.backbones import build_backbone, image_flops
 from dmf.backbones.config import BackboneConfig
 from dmf.config import (
     AnyMethod,
@@ -244,14 +244,7 @@ def flops_per_image(config: AnyTraining) -> int:
 
 @functools.cache
 def _backbone_flops(config: BackboneConfig, channels: int, side: int) -> int:
-    import torch
-    from torch.utils.flop_counter import FlopCounterMode
-
-    from dmf.machine.device import shapes_only
-
-    with shapes_only(), torch.no_grad(), FlopCounterMode(display=False) as counter:
-        build_backbone(config, channels)(torch.empty(1, channels, side, side))
-    return int(counter.get_total_flops())
+    return image_flops(config, channels, side)
 
 
 def parameters(config: AnyTraining) -> int:

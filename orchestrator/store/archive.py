@@ -96,7 +96,7 @@ def write_archive(ledger: Ledger, sweeps: Iterable[str], path: Path, weights: bo
         for key in sorted(asked):
             record = ledger.training(key)
             if record is not None:
-                trainings.append(_line(_portable(record.model_dump(mode="json", exclude_defaults=True))))
+                trainings.append(_line(_portable(record.model_dump(mode="json"))))  # with the name of its method
             for exam in sorted((ledger.folder(key) / EVALUATIONS).glob("[!.]*.json")):
                 head, counts = _without_answers(exam)
                 exams.append(_line(head))

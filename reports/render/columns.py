@@ -184,6 +184,14 @@ def _costs() -> list[Column]:
             optional=True,
         ),
         Column(
+            "GFLOP per image",
+            texts.image_gflops,
+            lambda cell: {"image_flops": cell.image_flops},
+            order=lambda cell: cell.image_flops,
+            cost=True,
+            optional=True,
+        ),
+        Column(
             "training time",
             texts.training_time,
             lambda cell: {"training_seconds": _rounded(cell.training_seconds)},

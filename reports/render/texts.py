@@ -134,6 +134,11 @@ def parameters(cell: Cell) -> str:
     return NOTHING if cell.parameters is None else f"{cell.parameters:,}"
 
 
+def image_gflops(cell: Cell) -> str:
+    """Billions of floating-point operations of one image through the backbone, such as `0.35`."""
+    return NOTHING if cell.image_flops is None else f"{cell.image_flops / 1e9:.3g}"
+
+
 def training_time(cell: Cell) -> str:
     """Wall time of one training, such as `41 s`, `12 min` or `6 h 05 min`."""
     if cell.training_seconds is None:

@@ -15,11 +15,12 @@ NODES, FACTORS = 48, 240
 
 
 @functools.cache
-def dunnett(others: int, freedom: float) -> float:
-    """One-sided constant d: the largest of `others` Student's t with a common row and variance is below it in 95 %.
+def dunnett(others: int, freedom: float, one_variance: bool = True) -> float:
+    """One-sided constant d: the largest of `others` Student's t with a row in common is below it in 95 %.
 
-    The t of k rows against one row share that row's mean z and the standard error's factor s. Given both they are
-    independent: P(all < d) is the mean over z and s of Phi(z + sqrt(2) d s)^k.
+    The t of k rows against one row share that row's mean z. With one variance for all, as Dunnett has it, they share
+    the standard error's factor s too: P(all < d) is the mean over z and s of Phi(z + sqrt(2) d s)^k. If each has a
+    variance of its own, the mean over s comes before the power, which makes d a little larger.
     """
     nodes, weights = np.polynomial.hermite_e.hermegauss(NODES)
     weights = weights / weights.sum()
@@ -27,8 +28,9 @@ def dunnett(others: int, freedom: float) -> float:
     low, high = 0.0, 1e4
     while high - low > 1e-6 * max(1.0, low):
         middle = (low + high) / 2
-        below = ndtr(nodes[:, None] + np.sqrt(2) * middle * factors) ** others
-        low, high = (middle, high) if weights @ below @ shares < 1 - LEVEL else (low, middle)
+        each = ndtr(nodes[:, None] + np.sqrt(2) * middle * factors)
+        below = each**others @ shares if one_variance else (each @ shares) ** others
+        low, high = (middle, high) if weights @ below < 1 - LEVEL else (low, middle)
     return high
 
 
@@ -45,9 +47,13 @@ def _chi_factors(freedom: float) -> tuple[Samples, Samples]:
 
 
 def shown_below(best_less_row: Estimate, rows: int) -> bool:
-    """Whether a row is below the best of a section of `rows`, given the best's mean less its own."""
+    """Whether a row is below the best of a section of `rows`, given the best's mean less its own.
+
+    A pair's variance is mostly its own (`reports.statistics.pairs.of_methods`).
+    """
     if rows < 2:
         return False
     freedom = float(best_less_row.freedom)
-    constant = dunnett(rows - 1, float(np.floor(freedom)) if freedom > 1 else freedom)  # whole, to be looked up again
+    whole = float(np.floor(freedom)) if freedom > 1 else freedom  # to be looked up again
+    constant = dunnett(rows - 1, whole, one_variance=False)
     return bool(best_less_row.mean > constant * best_less_row.error)

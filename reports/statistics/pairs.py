@@ -17,12 +17,14 @@ from reports.statistics.spread import Spread
 
 LEVEL = 0.05
 """Significance level; intervals are 95 %."""
-SATTERTHWAITE_FROM = 4.5
-"""Degrees of freedom of the seeds' variance from which on Satterthwaite's count for the sum of both parts: with fewer
-the variance may come out so small by chance that the sum would seem to be known well."""
+SATTERTHWAITE_FROM, ADDED_BELOW = 4.5, 0.3
+"""Degrees of freedom f of the seeds' variance from which on Satterthwaite's n for the sum of both parts count. Below,
+f + `ADDED_BELOW` (1 - 1 / f) (n - f) count: with few, the variance may come out so small by chance that the sum would
+seem to be known well."""
 
-OTHERS_SHARE, OTHERS_AT_MOST = 2 / 3, 5
-"""Of their degrees of freedom, what rows besides the pair count for in its variance; docs/statistics.md says why."""
+OTHERS_SHARE, OTHERS_AT_MOST = 0.25, 1.12
+"""The weight of other rows' squares in the variance of a pair, whose own have S - 1: so much of their degrees of
+freedom, but not more than `OTHERS_AT_MOST` / S^(1/4); docs/statistics.md says why."""
 
 Numbers = float | Samples
 
@@ -140,9 +142,8 @@ def of_methods(pair: Pair, spread: Spread) -> Estimate:
     """What holds for the methods, on other seeds and episodes; `spread` is that of all rows, of the pair too.
 
     A training's residual has the variance s2, a difference over S seeds 2 s2 / S and what the episodes add. If all rows
-    spread alike, s2 = spread.variance with spread.freedom. They may not, and few seeds do not show it; so the rows
-    besides the pair count for `OTHERS_SHARE` of their degrees of freedom, and for `OTHERS_AT_MOST`, beside the pair's
-    own S - 1.
+    spread alike, s2 = spread.variance with spread.freedom. They may not, and few seeds do not show it; so the pair's
+    own squares outweigh those of the rows besides it.
     """
     own_freedom = pair.seeds - 1
     own = own_freedom * pair.over_seeds if own_freedom else 0.0
@@ -151,15 +152,23 @@ def of_methods(pair: Pair, spread: Spread) -> Estimate:
         return of_methods_alone(pair)
     # The squares of d_s. about their mean, halved, are the pair's part of the squares of residuals.
     others = 2 * np.maximum(spread.squares - own / 2, 0.0) / others_freedom
-    counted = float(count_others(others_freedom))
-    variance = (counted * others + own) / (counted + own_freedom)
-    return _joined(pair, variance / pair.seeds, counted + own_freedom)
+    weight = _weight_of_others(own_freedom, others_freedom)
+    variance = (weight * others + own) / (weight + own_freedom)
+    return _joined(pair, variance / pair.seeds, float(freedom_of_methods(own_freedom, others_freedom)))
 
 
-def count_others(freedom: Numbers) -> Numbers:
-    """The degrees of freedom that are counted of those of rows besides the pair."""
-    counted: Numbers = np.minimum(OTHERS_SHARE * freedom, OTHERS_AT_MOST)
-    return counted
+def freedom_of_methods(own: Numbers, others: Numbers) -> Numbers:
+    """Satterthwaite's degrees of freedom of a pair's variance, of which S - 1 are its `own`; `others` may be 0."""
+    weight = _weight_of_others(own, others)
+    squared = np.divide(weight**2, others, out=np.zeros(np.shape(weight)), where=np.asarray(others) > 0)
+    freedom: Numbers = (own + weight) ** 2 / (own + squared)
+    return freedom
+
+
+def _weight_of_others(own: Numbers, others: Numbers) -> Numbers:
+    at_most = OTHERS_AT_MOST / (np.asarray(own, dtype=np.float64) + 1) ** 0.25
+    weight: Numbers = np.minimum(OTHERS_SHARE * np.asarray(others, dtype=np.float64), at_most)
+    return weight
 
 
 def of_methods_alone(pair: Pair) -> Estimate:
@@ -181,8 +190,8 @@ def _joined(pair: Pair, seeds_part: Numbers, freedom: float) -> Estimate:
     episodes_part = pair.episodes_part
     seeds_part = np.fmax(seeds_part, pair.rest / (pair.seeds * pair.episodes))
     error = np.sqrt(seeds_part + episodes_part)
-    if freedom < SATTERTHWAITE_FROM:
-        return Estimate(pair.mean, error, float(min(freedom, pair.episodes - 1)))
     uncertainty = seeds_part**2 / freedom + episodes_part**2 / (pair.episodes - 1)
     joined = np.divide(error**4, uncertainty, out=np.full(np.shape(error), float(freedom)), where=uncertainty > 0)
+    if freedom < SATTERTHWAITE_FROM:
+        joined = freedom + ADDED_BELOW * (1 - 1 / max(freedom, 1)) * (joined - freedom)
     return Estimate(pair.mean, error, np.minimum(joined, pair.episodes - 1))

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from scipy.special import ndtr, ndtri, stdtrit
 
 from reports.statistics.cells import Samples
-from reports.statistics.pairs import LEVEL, Estimate, Numbers, count_others
+from reports.statistics.pairs import LEVEL, Estimate, Numbers, freedom_of_methods
 from reports.statistics.verdicts import Verdict
 
 FIRST = 2
@@ -120,7 +120,7 @@ def likely_seeds(
     standard error that one seed would give, and `first` the next look's number of seeds.
     """
     for seeds, level in enumerate(levels(at_most, comparisons), start=FIRST):
-        freedom = seeds - 1 + count_others(float(max(rows - 2, 0) * (seeds - 1)))
+        freedom = freedom_of_methods(seeds - 1, float(max(rows - 2, 0) * (seeds - 1)))
         half = stdtrit(freedom, 1 - level / 2) * error_of_one / np.sqrt(seeds)
         if seeds >= first and half < max(abs(difference), margin - abs(difference)):
             return seeds
