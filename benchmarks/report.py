@@ -173,7 +173,7 @@ def make(room: Path, runs: int) -> tuple[str, int]:
     from orchestrator.tracking.server import connect, tracking_uri
 
     file = ROOT / "sweeps" / "table2.yaml"
-    one_seed = len(plan(read_spec(file, ("data.root=/images",))).trials())
+    one_seed = len(plan(read_spec(file, ("data.root=/images", "seeds=[0]"))).trials())
     seeds = list(range(-(-runs // one_seed)))
     planned = plan(read_spec(file, ("data.root=/images", f"seeds={seeds}")))
     trials = planned.trials()

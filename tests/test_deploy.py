@@ -132,7 +132,7 @@ def test_the_commands_in_the_files_are_commands_of_the_sweep(
             arguments[arguments.index("--store") + 1] = str(tmp_path)
         assert main([*arguments, "--plan", "--address", "auto"]) == 0, (sweep, capsys.readouterr().err)
         said = capsys.readouterr().out
-        assert "22 distinct" in said and "so they were not looked at" in said
+        assert "66 distinct" in said and "so they were not looked at" in said
 
 
 def test_the_mlflow_service_is_what_is_installed_here_and_shows_itself_to_this_machine_only() -> None:

@@ -287,3 +287,19 @@ def test_every_sweep_file_is_sound_and_opens_with_its_command(path: Path) -> Non
     assert read_spec(path).name == path.stem
     comments = [line for line in path.read_text().splitlines() if line.startswith("#")]
     assert any(f"python -m orchestrator.sweep sweeps/{path.name}" in line for line in comments)
+
+
+OWN_TERMS = {"demo": 2, "aa": 6, "search": 1}
+"""Seeds of sweeps that are not about methods alone: the demo takes at most six minutes; an A/A test; a search."""
+
+
+@pytest.mark.parametrize("path", [*SWEEPS, *sorted(SWEEPS[0].parent.glob("study/*.yaml"))], ids=lambda path: path.stem)
+def test_sweeps_about_methods_have_three_seeds_and_name_the_cheap_look(path: Path) -> None:
+    if path.stem.startswith("table1_"):
+        pytest.skip("Table 1 has a file for each of its questions, with seeds of its own")
+    spec = read_spec(path)
+    assert len(spec.all_seeds) == OWN_TERMS.get(path.stem, 3)
+    head = path.read_text().split("\nname:")[0]
+    own = path.stem in ("aa", "search") or path.parent.name == "study"
+    assert own or "seeds=[0]" in head, "how to look at it with one seed"
+    assert path.stem == "search" or any(unit in head for unit in ("hour", "minute")), "what it costs"

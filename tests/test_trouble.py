@@ -55,6 +55,7 @@ def test_every_remedy_names_file_and_setting(tmp_path: Path, monkeypatch: pytest
     assert "(in TMPDIR)" in sentence(OSError(errno.EACCES, "no", str(tmp_path / "t" / "x")), places)
     assert "(in" not in sentence(OSError(errno.EACCES, "no", "/elsewhere/x"), places)
     assert sentence(OSError("the object store does not answer"), places, AGAIN).endswith(f"answer; {AGAIN}")
+    assert sentence(OSError(errno.EIO, "Input/output error", 3), places) == "Input/output error", "an open file"
     assert sentence(ValueError("a sentence"), places, AGAIN) == "a sentence"
     socket = sentence(OSError("AF_UNIX path length cannot exceed 107 bytes: /x"), places, AGAIN)
     assert "set TMPDIR to a short path" in socket and AGAIN not in socket

@@ -97,7 +97,7 @@ def test_what_is_no_uri_is_refused_with_what_to_write(
     for command, arguments in ((sweep.main, ["tiny.yaml"]), (sync.main, []), (report.main, [])):
         assert command([*arguments, "--tracking-uri", uri]) == 2
         said = capsys.readouterr().err
-        assert f"--tracking-uri {uri}" in said.replace("=", " ") and told in said
+        assert said.startswith(("error: --tracking-uri", "report: --tracking-uri")) and told in said
     assert {path.name for path in place.rglob("*")} == {"runs", "tiny.yaml", "driver.lock"}
 
 

@@ -80,7 +80,7 @@ def _and(told: str, again: str) -> str:
 
 
 def _named(error: OSError, setting: str) -> str:
-    if error.filename is None:
+    if not isinstance(error.filename, str | bytes):  # none, or the number of an open file
         return str(error.strerror)
     behind = f" (in {setting})" if setting else ""
     return f"{os.fsdecode(error.filename)}: {error.strerror}{behind}"
@@ -88,7 +88,7 @@ def _named(error: OSError, setting: str) -> str:
 
 def _setting(error: OSError, places: Places) -> str:
     """The setting behind an error's file; empty if none is."""
-    if error.filename is None or isinstance(error.filename, int):
+    if not isinstance(error.filename, str | bytes):
         return ""
     file = _whole(error.filename)
     known = {"TMPDIR": os.environ.get("TMPDIR") or "/tmp", "DMF_CACHE": default_cache_dir(), **places}
