@@ -173,6 +173,8 @@ def test_flops_of_conv64f_by_hand() -> None:
     """Maps of 28, 14, 7 and 3 pixels a side, 3x3 kernels, 1 then 64 input channels, two FLOPs per multiply-add."""
     assert flops_per_image(CONFIG) == 2 * 9 * 64 * (28**2 * 1 + (14**2 + 7**2 + 3**2) * 64)
     assert flops_per_image(CONFIG.replace(model__method="raw_pixels")) == 0
+    of_one_position = CONFIG.replace(data__image_size=12)  # statistics of a batch would need more than one
+    assert flops_per_image(of_one_position) == 2 * 9 * 64 * (12**2 * 1 + (6**2 + 3**2 + 1) * 64)
 
 
 @pytest.mark.parametrize(

@@ -48,7 +48,7 @@ def image_flops(config: BackboneConfig, in_channels: int, image_size: int) -> in
     from dmf.machine.device import shapes_only
 
     with shapes_only(), torch.no_grad(), FlopCounterMode(display=False) as counter:
-        build_backbone(config, in_channels)(torch.empty(1, in_channels, image_size, image_size))
+        build_backbone(config, in_channels).eval()(torch.empty(1, in_channels, image_size, image_size))
     return int(counter.get_total_flops())
 
 
