@@ -13,6 +13,7 @@ from pathlib import Path
 
 from dmf.machine.output import run
 from dmf.machine.trouble import sentence
+from orchestrator.store.home import settle
 from orchestrator.store.ledger import Ledger
 from orchestrator.text import complain, say
 from orchestrator.tracking.uris import without_password
@@ -22,6 +23,7 @@ from reports.figures import command
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status: 0, or 2 for a mistake or an MLflow that does not answer."""
     options = _parser().parse_args(arguments)
+    settle(options.store)
     try:
         _draw(options)
     except (ValueError, OSError) as error:

@@ -21,6 +21,7 @@ from collections.abc import Sequence
 from dmf.machine.output import run
 from dmf.machine.paths import address_option
 from dmf.machine.trouble import sentence
+from orchestrator.store.home import settle
 from orchestrator.store.ledger import Ledger, local_folder
 from orchestrator.store.leftovers import Leftover, leftovers
 from orchestrator.text import complain, log_to_terminal, say
@@ -29,6 +30,7 @@ from orchestrator.text import complain, log_to_terminal, say
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status."""
     options = _parser().parse_args(arguments)
+    settle(options.store)
     log_to_terminal()
     try:
         with Ledger.existing(options.store).driving(options.wait) as ledger:

@@ -20,12 +20,13 @@ from dmf.machine.output import run
 from dmf.machine.paths import address_option, path_option
 from dmf.machine.trouble import sentence
 from dmf.records.staleness import Today
-from dmf.values import printable, shown
+from dmf.values import Damaged, printable, shown
 from orchestrator.differences import FORMATS_OF_DIFF, Source, report_diff
 from orchestrator.spec.model import SWEEP_NAME
 from orchestrator.spec.plan import SweepPlan
 from orchestrator.store.archive import Archive
 from orchestrator.store.filled import filled
+from orchestrator.store.home import settle
 from orchestrator.store.ledger import Ledger, local_folder
 from orchestrator.text import complain, plain
 from orchestrator.tracking.beside import runs_beside
@@ -62,7 +63,7 @@ CLAIMS_IN: dict[str, tuple[str, Callable[[Sequence[Judged]], str]]] = {
 STORE = "runs"
 """The store that is read by default."""
 NOTHING_FOUND = 2
-"""Exit status if there is no record, or for a mistake in the command."""
+"""Exit status if there is no record, or a sweep's looks are damaged, or for a mistake in the command."""
 
 
 class StoredRecords(Records, Protocol):
@@ -143,6 +144,7 @@ def choose(plans: dict[str, SweepPlan], names: Sequence[str], tables: Sequence[s
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status."""
     options = _parser().parse_args(arguments)
+    settle(options.store)
     try:
         return _main(options)
     except (ValueError, OSError) as error:
@@ -166,12 +168,18 @@ def _main(options: argparse.Namespace) -> int:
     today = None if isinstance(records, Archive) else Today(options.accept_stale)
     if isinstance(records, Ledger):
         records.index.look_once()
+    damaged = 0
     for plan in choose(plans, options.sweeps, options.table):
         asked = [layout.name for layout in plan.layouts if not options.table or layout.name in options.table]
-        looks = records.looks(plan.name)
+        try:
+            looks = records.looks(plan.name)
+        except Damaged as error:
+            complain(f"report: {plan.name}: {error}")
+            damaged += 1
+            continue
         formats = options.formats or (*FORMATS, HTML)
         report(plan, records, options.output, asked, formats, today=today, looks=looks, runs=runs)
-    return 0
+    return NOTHING_FOUND if damaged else 0
 
 
 def _diff(options: argparse.Namespace) -> int:

@@ -40,12 +40,13 @@ from dmf.values import Damaged
 from orchestrator.spec.file import read_spec
 from orchestrator.spec.plan import SweepPlan, Trial, labels, plan
 from orchestrator.store.bucket.mirror import RemoteStore
+from orchestrator.store.home import settle
 from orchestrator.store.ledger import Ledger, local_folder
 from orchestrator.store.searches import SearchResults, Tried, label, results_of, training_or_none
 from orchestrator.store.standing import standing
 from orchestrator.text import complain, duration, plain, say
 from reports.look_notes import state_lines
-from reports.looks import agreed
+from reports.looks import Looks, agreed
 
 ENDED = ("diverged", "impossible", "stopped", "done")
 """Final states; only a search has `stopped` (by ASHA) and `impossible` (values that no model can have)."""
@@ -157,6 +158,7 @@ def elsewhere(plans: Iterable[SweepPlan], ledger: Ledger) -> list[str]:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status."""
     options = _parser().parse_intermixed_args(arguments)
+    settle(_store(options))
     try:
         return _main(options)
     except (ValueError, OSError) as error:
@@ -170,23 +172,34 @@ def _main(options: argparse.Namespace) -> int:
         return _show_training(options.what, ledger)
     ledger.index.look_once()
     chosen = _chosen(options, ledger)
-    found = {each.name: rows(ledger.asked(each), ledger, today) for each in chosen}
-    looks = {each.name: agreed(each.rule, ledger.looks(each.name)) for each in chosen if each.rule}
+    found: dict[str, list[Row]] = {}
+    looks: dict[str, Looks] = {}
+    damaged: dict[str, str] = {}
+    for each in chosen:
+        try:
+            if each.rule:
+                looks[each.name] = agreed(each.rule, ledger.looks(each.name))
+            found[each.name] = rows(ledger.asked(each), ledger, today)
+        except Damaged as error:  # its looks
+            damaged[each.name] = str(error)
     others = elsewhere(chosen, ledger) if _whole_store(options) else []
     removed = {each.name: ledger.no_longer_planned(each) for each in chosen}
     if options.json:
         sweeps = {name: [asdict(row) for row in each] for name, each in found.items()}
         told = {name: each.model_dump(mode="json") for name, each in looks.items()}
-        say(json.dumps({"sweeps": sweeps, "looks": told, "removed": removed, "in_no_plan": others}, indent=1))
+        others_told = {"removed": removed, "in_no_plan": others, "damaged": damaged}
+        say(json.dumps({"sweeps": sweeps, "looks": told, **others_told}, indent=1))
     else:
         console = Console(width=None if sys.stdout.isatty() else WIDTH)
-        for name, each in found.items():
-            _show(console, name, each, removed[name], options.all)
+        for name, shown in found.items():
+            _show(console, name, shown, removed[name], options.all)
             for line in state_lines(looks[name]) if name in looks else ():
                 console.print(plain(line))
         if others:
             console.print(plain(f"in no sweep's plan, kept: {_few(others)}"))
-    return 0 if all(row.state in ENDED for each in found.values() for row in each) else 1
+    for name, why in damaged.items():
+        complain(f"error: {name}: {why}")
+    return 0 if not damaged and all(row.state in ENDED for each in found.values() for row in each) else 1
 
 
 def _store(options: argparse.Namespace) -> str:

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dmf.machine.output import go_on, run
-from dmf.machine.paths import address_option, path_option
+from dmf.machine.paths import address_option, default_cache_dir, path_option, takes
 from dmf.machine.trouble import sentence
 from dmf.records.records import Failure
 from dmf.records.staleness import Today
@@ -45,6 +45,7 @@ from orchestrator.running.watch import SweepWatch
 from orchestrator.spec.file import read_spec
 from orchestrator.spec.model import SweepSpec
 from orchestrator.spec.plan import SweepPlan, Trial, labels, plan
+from orchestrator.store.home import settle
 from orchestrator.store.ledger import Ledger, local_folder
 from orchestrator.store.standing import Standing, standing
 from orchestrator.text import complain, duration, log_to_terminal, say
@@ -70,6 +71,7 @@ TRIAL_TIMEOUT = "30m"
 def main(arguments: list[str] | None = None) -> int:
     """Run the command and return its exit status."""
     options = _options(arguments)
+    settle(options.store)
     log_to_terminal()
     try:
         spec = read_spec(options.spec, options.settings)
@@ -306,10 +308,20 @@ def _check_writable(folder: Path, option: str) -> None:
         raise ValueError(f"{option}: {folder} cannot be written to: {error.strerror or error}") from None
 
 
-def _run(spec: SweepSpec, planned: SweepPlan, options: Options) -> int:
-    if (options.address or "").startswith("ray://"):
+def _check_cache(options: Options) -> None:
+    """Raise ValueError if trials on this machine cannot keep decoded images; one that is complete may be read-only."""
+    cache = default_cache_dir()
+    if options.address is None and not cache.is_dir() and not takes(cache):
         raise ValueError(
-            f"--address {options.address}: what trials report does not reach this process through Ray Client; "
+            f"{cache}, where decoded images are kept, cannot be made; set DMF_CACHE to a folder that can be written to"
+        )
+
+
+def _run(spec: SweepSpec, planned: SweepPlan, options: Options) -> int:
+    address = os.environ.get("RAY_ADDRESS", "") if options.address == "auto" else options.address or ""
+    if address.startswith("ray://"):
+        raise ValueError(
+            f"--address {address}: what trials report does not reach this process through Ray Client; "
             "run the sweep on the cluster's head node with --address auto"
         )
     _check_writable(local_folder(options.store), "--store")
@@ -447,6 +459,7 @@ class Rounds:
         if not todo:
             return
         if not self.costs:  # looks go on with the same images
+            _check_cache(options)
             _look_at_images(todo, options)  # before anything is put aside
         ledger.index.look_again()
         for trial in todo:

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from dmf.machine.output import run
 from dmf.machine.paths import address_option
 from dmf.machine.trouble import sentence
+from orchestrator.store.home import settle
 from orchestrator.store.ledger import Ledger, local_folder
 from orchestrator.text import complain, log_to_terminal, say
 from orchestrator.tracking.uris import without_password
@@ -24,6 +25,7 @@ from orchestrator.tracking.uris import without_password
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status."""
     options = _parser().parse_args(arguments)
+    settle(options.store)
     log_to_terminal()
     try:
         _sync(options)

@@ -18,7 +18,7 @@ from dmf.config import NOT_IDENTITY, RECIPES, ExperimentConfig, recipe, recipes_
 from dmf.config.methods import has
 from dmf.values import Value
 
-NUMBERS = Path(__file__).with_name("published.csv")
+NUMBERS = Path(__file__).with_name("published.csv").read_text(encoding="utf-8")
 LIBRARY = "LibFewShot"
 
 DATASETS = {"mini_imagenet": "miniImageNet", "tiered_imagenet": "tieredImageNet"}
@@ -71,8 +71,7 @@ class Published(Value):
 @functools.cache
 def numbers() -> tuple[Published, ...]:
     """Every number in `published.csv`, in the file's order, which is that of the paper's tables."""
-    with open(NUMBERS, newline="", encoding="utf-8") as lines:
-        return tuple(_number(row) for row in csv.DictReader(lines))
+    return tuple(_number(row) for row in csv.DictReader(NUMBERS.splitlines()))
 
 
 def _number(row: dict[str, str]) -> Published:

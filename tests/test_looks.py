@@ -323,6 +323,34 @@ def test_rows_wait_for_a_training_that_failed_and_catch_up(
     assert chance_spent(looks, "2c") <= 0.05 + 1e-12
 
 
+def test_damaged_looks_concern_their_sweep_alone(
+    tmp_path: Path, ended: tuple[SweepPlan, Path, Trainer], capsys: pytest.CaptureFixture[str]
+) -> None:
+    planned, store, _ = ended
+    ledger = Ledger(shutil.copytree(store, tmp_path / "store"))
+    first = spec_of(name="zeta", seeds=[0, 1], parts=[{"table": "2c", "grid": {"model.groups": [1, 4]}}])
+    ledger.write_plan(plan(first))  # comes after the sweep `looks`
+    path = ledger.sweep_folder("looks") / "looks.json"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:100])
+    of_store = ["--store", str(ledger.store)]
+    assert status([*of_store, "--accept-stale"]) == 1
+    said = capsys.readouterr()
+    assert "zeta: 4 trainings: 4 done" in said.out and "error: looks: " in said.err and str(path) in said.err
+    assert report_command([*of_store, "--accept-stale", "--output", str(tmp_path / "out")]) == 2
+    assert str(path) in capsys.readouterr().err
+    assert [each.name for each in (tmp_path / "out").iterdir()] == ["zeta"]
+    assert sync(of_store) == 2
+    assert str(path) in capsys.readouterr().err
+    uri = f"sqlite:///{ledger.store}/mlflow.db"
+    mirrored = MLflowRecords(uri)
+    assert mirrored.plan("zeta") == ledger.plan("zeta")
+    assert all(mirrored.training(trial.key) == ledger.training(trial.key) for trial in plan(first).trials())
+    path.write_bytes(whole)
+    assert sync(of_store) == 0
+    assert mirrored.plan("looks") == planned and "zeta: nothing to do" in capsys.readouterr().out
+
+
 def test_seeds_that_are_there_already_are_not_seen_before_their_look(
     tmp_path: Path, ended: tuple[SweepPlan, Path, Trainer]
 ) -> None:

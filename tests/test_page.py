@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import re
+import shutil
+import subprocess
+import sys
 import xml.etree.ElementTree as ElementTree
+from pathlib import Path
 
 import matplotlib as mpl
 import pytest
@@ -22,6 +27,7 @@ from reports.render.page import Page, to_html
 from reports.render.summary import Claim, kind_of
 from tests.filled import CODE, TEN, WORSE, cells_of_2c, hostile, large, made, records_of, table_2c
 from tests.records_in_memory import InMemory, episodes, planned
+from tests.sites import ROOT
 from tests.test_render import Outline
 
 BUDGET = 5_000_000
@@ -33,6 +39,20 @@ CLAIMS = (
     Claim("More groups help.", "Section 5.3", "holds", "undecided (needs 2 more seeds)", "+0.31", "+0.58"),
     Claim("ODE is best.", "Abstract", "fails", "fails", "2 is above it", "67.76"),
 )
+
+
+def test_a_program_keeps_the_templates_and_numbers_that_it_started_with(tmp_path: Path) -> None:
+    shutil.copytree(ROOT / "reports", tmp_path / "reports")
+    code = """
+import pathlib
+from reports import published
+from reports.render.page import Page
+for path in pathlib.Path("reports").rglob("*.*"):
+    path.write_text("{% edited")
+assert "<h1" in Page([]).of_all("a sweep") and len(published.numbers()) > 100
+"""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([".", str(ROOT)])}
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, check=True)
 
 
 @pytest.fixture(scope="module")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -24,7 +25,7 @@ from orchestrator.sync import main as main_of_sync
 from orchestrator.tracking import reader as mirror
 from orchestrator.tracking import server as mlflow_server
 from orchestrator.tracking import tracker as tracking
-from orchestrator.tracking.names import EXPERIMENT, OUTCOME, STORE, SWEEP, TRIAL
+from orchestrator.tracking.names import EXPERIMENT, OUTCOME, STORE, SWEEP, TRIAL, local_folder_of
 from orchestrator.tracking.reader import MLflowRecords
 from orchestrator.tracking.runs import MIRRORED, PARENT, SweepRuns
 from orchestrator.tracking.server import connect, runs_of_store, tracking_uri
@@ -682,6 +683,49 @@ def test_a_sweep_s_run_that_somebody_deletes_is_made_again_over_its_children(led
     parent = found.pop("s")
     assert {run.data.tags[PARENT] for run in found.values()} == {parent.info.run_id}
     assert reconcile(uri(ledger), ledger) == {"s": 0}
+
+
+def test_a_run_that_had_ended_before_somebody_deleted_it_or_the_sweep_s_is_there_at_the_end(ledger: Ledger) -> None:
+    tracker = launch(ledger)
+    for config in (GOOD, BAD):
+        ledger.write_training(finished(config))
+        ledger.write_evaluation(evaluated(config))
+        tracker.started(config, LABELS[config.key])
+        tracker.ended(TRIALS[config.key], LABELS[config.key])
+    until(lambda: all(statuses(ledger).get(config.key) == "FINISHED" for config in (GOOD, BAD)))
+    gone = deleted_in_the_ui(ledger, "s", GOOD.key)
+    assert tracker.stop("FINISHED") is None
+    found = runs(ledger)
+    parent = found.pop("s")
+    assert found.keys() == {GOOD.key, BAD.key}
+    assert not gone & {parent.info.run_id, found[GOOD.key].info.run_id}
+    assert {run.data.tags[PARENT] for run in found.values()} == {parent.info.run_id}
+    assert sorted(steps(ledger, GOOD.key, "loss")) == [1, 2, 3]
+    assert reconcile(uri(ledger), ledger) == {"s": 0}
+
+
+def test_runs_that_cannot_be_written_do_not_keep_others_waiting(ledger: Ledger) -> None:
+    tracker = launch(ledger)
+    for config in (GOOD, BAD):
+        tracker.started(config, LABELS[config.key])
+    until(lambda: {GOOD.key, BAD.key} <= statuses(ledger).keys())
+    folders = [
+        folder for key in (GOOD.key, BAD.key) if (folder := local_folder_of(runs(ledger)[key].info.artifact_uri))
+    ]
+    for folder in folders:
+        shutil.move(folder, folder.with_name("aside"))
+        folder.touch()
+    for config in (GOOD, BAD, CUT):
+        ledger.write_training(finished(config))
+        ledger.write_evaluation(evaluated(config))
+        tracker.ended(TRIALS[config.key], LABELS[config.key])
+    until(lambda: statuses(ledger).get(CUT.key) == "FINISHED")
+    assert {statuses(ledger)[config.key] for config in (GOOD, BAD)} == {"RUNNING"}
+    for folder in folders:
+        folder.unlink()
+        shutil.move(folder.with_name("aside"), folder)
+    assert tracker.stop("FINISHED") is None
+    assert set(statuses(ledger).values()) == {"FINISHED"}
 
 
 @pytest.mark.parametrize("when", ["between two starts", "while it runs"])

@@ -21,12 +21,22 @@ def expanded(path: str, setting: str = "") -> str:
 
 
 def default_cache_dir() -> Path:
-    """$DMF_CACHE, else $XDG_CACHE_HOME/dmf, else ~/.cache/dmf."""
+    """$DMF_CACHE, else $XDG_CACHE_HOME/dmf, else ~/.cache/dmf. Raises ValueError if there is no home."""
     if os.environ.get("DMF_CACHE"):
         return Path(expanded(os.environ["DMF_CACHE"], "DMF_CACHE"))
     if os.environ.get("XDG_CACHE_HOME"):
         return Path(expanded(os.environ["XDG_CACHE_HOME"], "XDG_CACHE_HOME")) / "dmf"
-    return Path.home() / ".cache" / "dmf"
+    try:
+        return Path.home() / ".cache" / "dmf"
+    except RuntimeError:
+        raise ValueError("this user has no home folder for the cache of images: name a folder with DMF_CACHE") from None
+
+
+def takes(folder: Path) -> bool:
+    """Whether files can be written to a folder, which may have to be made."""
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    return folder.is_dir() and os.access(folder, os.W_OK | os.X_OK)
 
 
 def path_option(text: str) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 from collections.abc import Mapping
@@ -91,7 +92,10 @@ def _setting(error: OSError, places: Places) -> str:
     if not isinstance(error.filename, str | bytes):
         return ""
     file = _whole(error.filename)
-    known = {"TMPDIR": os.environ.get("TMPDIR") or "/tmp", "DMF_CACHE": default_cache_dir(), **places}
+    known: dict[str, str | os.PathLike[str]] = {"TMPDIR": os.environ.get("TMPDIR") or "/tmp"}
+    with contextlib.suppress(ValueError):  # there is no home
+        known["DMF_CACHE"] = default_cache_dir()
+    known |= places
     holding = {name: _whole(place) for name, place in known.items()}
     holding = {name: place for name, place in holding.items() if os.path.commonpath([file, place]) == place}
     return max(holding, key=lambda name: len(holding[name]), default="")

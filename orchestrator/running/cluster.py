@@ -7,6 +7,9 @@ import functools
 import gc
 import logging
 import os
+import secrets
+import subprocess
+import sys
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -17,9 +20,13 @@ from typing import Any
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
 import ray
+from ray._common.utils import get_default_ray_temp_dir
 from ray._private import services, utils
+from ray.exceptions import RayError
 
 from dmf.config import AnyTraining
+from dmf.machine.paths import takes
+from orchestrator.running import probe
 from orchestrator.running.interrupts import Signals
 from orchestrator.spec.model import Resources
 
@@ -27,6 +34,18 @@ log = logging.getLogger("dmf.cluster")
 
 OBJECT_STORE_BYTES = 128 * 2**20
 """Small, since trials exchange only numbers."""
+ADDRESS = "RAY_ADDRESS"
+"""Ray's variable for the address that `--address auto` means."""
+TOKEN_PATH = "RAY_AUTH_TOKEN_PATH"
+"""Ray's variable for the file with its token."""
+TOKEN = "RAY_AUTH_TOKEN"
+"""Ray's variable for the token itself."""
+SHORT_ROOM = "/tmp/ray"
+"""Where Ray has its sockets and logs if TMPDIR is too long for them."""
+LONGEST_ROOM = 40
+"""In bytes: a socket's path has at most 107, and Ray adds up to 65 (/session_<time>_<process>/sockets/plasma_store)."""
+ANSWER_S = 10.0
+"""How long a Ray may take to answer."""
 SECONDS_BETWEEN_LOOKS = 5.0
 """Interval between checks of the nodes."""
 SHORT_PATIENCE = 10.0
@@ -41,6 +60,11 @@ def cluster(address: str | None, signals: Signals, code: Path, shared: bool = Tr
     to them. Ray puts the driver's working directory first on their path, so it is changed to `code` meanwhile.
     """
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # the watcher reports what trials do
+    _check_token()
+    if address:
+        _probe(address)
+    elif named := os.environ.get(ADDRESS):
+        log.warning("%s=%s is not used: give --address auto to run on that Ray", ADDRESS, named)
     try:
         with signals.deferring(), contextlib.chdir(code), _apart():
             _start(address, code, shared)
@@ -61,28 +85,89 @@ def _start(address: str | None, code: Path, shared: bool) -> None:
                 runtime_env={"env_vars": {"PYTHONPATH": path}} if shared else {"working_dir": str(code)},
                 **quiet,
             )
-        except (ConnectionError, RuntimeError) as error:
-            raise ValueError(
-                f"no Ray answers at --address {address} ({str(error).strip().splitlines()[-1][:200]}); start it with "
-                "`ray start --head`, and if it asks for a token, set RAY_AUTH_MODE=token and use the cluster's token"
-            ) from None
+        except (ConnectionError, RuntimeError, RayError) as error:
+            raise ValueError(_no_answer(address, str(error).strip().splitlines()[-1])) from None
     else:
         with environment("PYTHONPATH", path):
             _start_here(quiet)
 
 
+def _room_for_sockets() -> str:
+    """The folder for Ray's sockets and logs: by RAY_TMPDIR or TMPDIR if its path is short enough, else in /tmp.
+
+    Raises ValueError if neither can be used.
+    """
+    given, other = Path(get_default_ray_temp_dir()), Path(SHORT_ROOM)
+    short = len(os.fsencode(given)) <= LONGEST_ROOM
+    if short and takes(given):
+        return str(given)
+    if takes(other):
+        return str(other)
+    why = "cannot be written to" if short else f"is too long for Ray's sockets, which allow {LONGEST_ROOM} characters"
+    raise ValueError(f"{given} {why}, and {other} cannot be written to; set TMPDIR to a short path that can")
+
+
+def _check_token() -> None:
+    """Raise ValueError if the file that should hold Ray's token does not; Ray would abort this process."""
+    path = os.environ.get(TOKEN_PATH)
+    if path is None or os.environ.get(TOKEN) or os.environ.get("RAY_AUTH_MODE") == "disabled":
+        return
+    try:
+        wrong = "" if Path(path).read_text(encoding="utf-8").strip() else "is empty"
+    except (OSError, ValueError) as error:
+        wrong = f"cannot be read ({getattr(error, 'strerror', None) or error})"
+    if wrong:
+        raise ValueError(f"{TOKEN_PATH}: {path} {wrong}; name the file with the cluster's token, or unset {TOKEN_PATH}")
+
+
+def _probe(address: str) -> None:
+    """Raise ValueError unless a Ray answers at `address` within `ANSWER_S`; Ray itself tries for minutes."""
+    command = [sys.executable, "-m", probe.__name__, address]
+    root = Path(probe.__file__).parents[2]
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, cwd=root, start_new_session=True, **pipes) as process:
+        try:
+            assert process.stdout is not None
+            asked = process.stdout.readline().strip()  # Ray is imported now
+            _, said = process.communicate(timeout=ANSWER_S)
+            why = said.strip().rpartition("\n")[2]
+        except subprocess.TimeoutExpired:
+            why = f"what listens there does not answer as Ray does within {ANSWER_S:.0f} s"
+        finally:
+            process.kill()
+    if process.returncode:
+        raise ValueError(_no_answer(address, f"{asked}: {why}" if why else asked))
+
+
+def _no_answer(address: str, why: str) -> str:
+    named = f", which {ADDRESS} names" if address == "auto" and os.environ.get(ADDRESS) else ""
+    return (
+        f"no Ray answers at --address {address}{named} ({' '.join(why.split())[:300]}); start it with "
+        "`ray start --head`, and if it asks for a token, set RAY_AUTH_MODE=token and use the cluster's token"
+    )
+
+
 def _start_here(quiet: dict[str, Any]) -> None:
     """Start Ray on this machine; once more if that fails, as it does on a machine that is busy for a moment."""
+    if not {TOKEN_PATH, TOKEN} & os.environ.keys():
+        room = Path.home() / ".ray"  # where Ray keeps its token
+        if takes(room):
+            room.mkdir(mode=0o700, parents=True, exist_ok=True)
+        else:
+            os.environ[TOKEN] = secrets.token_hex(32)
+    folder = _room_for_sockets()
     for last in (False, True):
         try:
-            ray.init("local", include_dashboard=False, object_store_memory=OBJECT_STORE_BYTES, **quiet)
+            ray.init(
+                "local", include_dashboard=False, object_store_memory=OBJECT_STORE_BYTES, _temp_dir=folder, **quiet
+            )
             return
         except Exception as error:  # Ray raises many kinds, such as a plain Exception for a timeout
             ray.shutdown()
             told = " ".join(str(error).split())[:300]
             if last:
                 raise ValueError(
-                    f"Ray did not start on this machine, twice: {told}; see the newest folder in /tmp/ray for its "
+                    f"Ray did not start on this machine, twice: {told}; see the newest folder in {folder} for its "
                     "logs, and if the machine is busy, start again later or run the sweep with --executor local"
                 ) from error
             log.warning("Ray did not start, will try once more: %s", told)

@@ -5,6 +5,7 @@
     <store>/sweeps/<name>/              plan.json, search.json, looks.json
     <store>/code/<hash>/                the code that trials ran
     <store>/index.db                    derived from the records (`orchestrator.store.index`)
+    <store>/home/                       caches and Ray's token, for a user without a home folder
     <store>/mlflow.db, artifacts/, ray/, driver.lock, store.id
 
 Records are written whole or not at all, so the store is consistent whenever a process dies. A training is done when its

@@ -403,6 +403,7 @@ class SweepRuns:
         not be updated.
         """
         self._keep_parent()
+        self._look_after_complete()
         failed: dict[str, str] = {}
         in_a_row = 0
         for key in [*self.trials, *(key for key in self.children if key not in self.trials)]:
@@ -422,6 +423,13 @@ class SweepRuns:
         self._keep_looks()
         if failed:
             raise Incomplete(f"{len(failed)} runs could not be updated, such as that of {next(iter(failed.items()))}")
+
+    def _look_after_complete(self) -> None:
+        """Count no run as complete that somebody has deleted since, or that is not below the sweep's run."""
+        if self.complete:
+            self.children, parent = self._children(), self.parent.info.run_id
+            below = {key for key, run in self.children.items() if run.tags.get(PARENT) == parent}
+            self.complete &= below
 
     def _settle_one(self, key: str, label: str, interrupted: bool) -> None:
         trial = self.trials.get(key)

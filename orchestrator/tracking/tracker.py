@@ -23,7 +23,7 @@ from orchestrator.spec.plan import SweepPlan, Trial, labels
 from orchestrator.store.ledger import Ledger
 from orchestrator.tracking.database import settle
 from orchestrator.tracking.names import STORE, database_of
-from orchestrator.tracking.runs import FAILURES_AT_ONCE, Incomplete, SweepRuns
+from orchestrator.tracking.runs import FAILURES_AT_ONCE, Incomplete, SweepRuns, one_line
 from orchestrator.tracking.server import Unreachable, answering, connect, refuses, runs_of
 from orchestrator.tracking.uris import told
 
@@ -170,9 +170,8 @@ class Tracker:
             if refused:
                 failures += 1
                 with self._lock:
-                    self._news = {key: news.before(self._news.pop(key, _News())) for key, news in refused.items()} | (
-                        self._news
-                    )
+                    later = {key: news.before(self._news.pop(key, _News())) for key, news in refused.items()}
+                    self._news |= later  # last, so that trouble with some runs does not keep others waiting
                 self._told.set()
             else:
                 failures = 0
@@ -180,15 +179,18 @@ class Tracker:
                 return
 
     def _write(self, waiting: dict[str, _News]) -> dict[str, _News]:
-        """Send updates to MLflow; return those to send again. After a second failure the rest is not sent.
+        """Send updates to MLflow; return those to send again, failed ones last.
+
+        After a second failure the rest is not sent.
 
         An update that MLflow refuses, because something about its run is wrong, is left to `stop`.
         """
         refused: dict[str, _News] = {}
+        rest = dict(waiting)
         for key, news in waiting.items():
             if len(refused) >= FAILURES_AT_ONCE:
-                refused[key] = news
-                continue
+                break
+            del rest[key]
             try:
                 runs = self._connect()
                 runs.be_certain()
@@ -200,7 +202,7 @@ class Tracker:
                 when = "at the end of the sweep" if later else "soon"
                 text = told(error, self.uri)
                 log.warning("MLflow did not accept an update of training %s, will retry %s: %s", key, when, text)
-        return refused
+        return rest | refused
 
     def _write_one(self, runs: SweepRuns, key: str, news: _News) -> None:
         if news.forgotten:
@@ -259,7 +261,12 @@ def reconcile(uri: str, ledger: Ledger) -> dict[str, int]:
                 runs.settle(labels(trial.config for trial in trials), interrupted=True)
             except Incomplete as error:
                 incomplete.append(f"{name}: {error}")
-            asked = ledger.asked(plan).trials()
+            try:
+                asked = ledger.asked(plan).trials()
+            except Damaged as error:  # its looks: what they ask for, and so whether it has ended, is not known
+                incomplete.append(f"{name}: {one_line(error)}")
+                writes[name] = runs.writes
+                continue
             if asked and all(ledger.state(trial) in ("done", "diverged") for trial in asked):
                 runs.close("FINISHED")
             elif runs.parent.info.status == "RUNNING" or (trials and runs.parent.info.status == "FINISHED"):

@@ -22,8 +22,10 @@ from reports.statistics.verdicts import Verdict
 from reports.words import points
 from reports.words import verdict as word_of
 
+TEMPLATES = {path.name: path.read_text(encoding="utf-8") for path in Path(__file__).parent.glob("templates/*.*")}
+"""Read when a program starts, so that somebody who edits them does not change the report of a sweep that runs."""
 PAGE = jinja2.Environment(
-    loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
+    loader=jinja2.DictLoader(TEMPLATES),
     autoescape=True,
     finalize=lambda value: harmless(value) if type(value) is str else value,
     undefined=jinja2.StrictUndefined,
