@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import http.server
+import secrets
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -14,6 +15,7 @@ import pytest
 from orchestrator.running import cluster
 from tests.servers import free_port
 from tests.sites import START_SECONDS, Site
+from tests.test_nodes import CLUSTER, Nodes
 from tests.tiny import tiny_sweep
 
 Server = Callable[[], contextlib.AbstractContextManager[int]]
@@ -92,3 +94,17 @@ def test_a_token_that_is_gone_or_empty_is_told(tmp_path: Path, monkeypatch: pyte
     monkeypatch.delenv("RAY_AUTH_MODE")
     path.write_text("0123")
     cluster._check_token()
+
+
+@pytest.mark.full
+def test_a_ray_that_is_not_gone_answers_one_with_its_token(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in CLUSTER.items():
+        monkeypatch.setenv(name, value)
+    nodes = Nodes(tmp_path, "127.0.0.10")
+    try:
+        cluster._probe(nodes.address)
+        monkeypatch.setenv("RAY_AUTH_TOKEN", secrets.token_hex(32))
+        with pytest.raises(ValueError, match=f"no Ray answers at --address {nodes.address}"):
+            cluster._probe(nodes.address)
+    finally:
+        nodes.close()

@@ -694,7 +694,7 @@ def test_a_run_that_had_ended_before_somebody_deleted_it_or_the_sweep_s_is_there
         tracker.ended(TRIALS[config.key], LABELS[config.key])
     until(lambda: all(statuses(ledger).get(config.key) == "FINISHED" for config in (GOOD, BAD)))
     gone = deleted_in_the_ui(ledger, "s", GOOD.key)
-    assert tracker.stop("FINISHED") is None
+    assert tracker.stop("KILLED") is None
     found = runs(ledger)
     parent = found.pop("s")
     assert found.keys() == {GOOD.key, BAD.key}
