@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from benchmarks import harness, head, loader, summary, table2
+from benchmarks import report as report_benchmark
 from benchmarks.harness import Claim, Report, Settings, aligned, alternate, main, peak_bytes, quantity, ratio
 from dmf.config import EvaluationConfig, ExperimentConfig
 
@@ -232,3 +233,11 @@ def test_cost_of_a_training_by_hand() -> None:
     assert five_shot.training == 3 * 95 * 1200 * 55
     with pytest.raises(ValueError, match="no fixed number of images"):
         table2.cost(ExperimentConfig().replace(data__name="glyphs"), EvaluationConfig(), 1.0)
+
+
+def test_stages_of_a_report_are_timed(tmp_path: Path) -> None:
+    uri, count = report_benchmark.make(tmp_path, 1)
+    assert count == 22
+    stages = report_benchmark.stages(["--store", str(tmp_path / "runs")], tmp_path)
+    assert list(stages) == ["imports", "runs and plan", "records and statistics", "rendering", "pages"]
+    assert report_benchmark.stages(["--tracking-uri", uri], tmp_path).keys() == stages.keys()
