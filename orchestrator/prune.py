@@ -34,16 +34,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     log_to_terminal()
     try:
         with Ledger.existing(options.store).driving(options.wait) as ledger:
-            found = leftovers(ledger)
-            for each in found:
-                say(f"{'removing' if options.yes else 'would remove'} {each.what}: {each.name}, {size(each.bytes)}")
-                if options.yes:
-                    each.remove()
+            carry_out(leftovers(ledger), options.yes)
     except (ValueError, OSError) as error:
         complain(f"error: {sentence(error, {'--store': local_folder(options.store)})}")
         return 2
-    say(_total(found, options.yes))
     return 0
+
+
+def carry_out(found: Sequence[Leftover], yes: bool) -> None:
+    """Say what goes and how large it is; with `yes`, remove it."""
+    for each in found:
+        say(f"{'removing' if yes else 'would remove'} {each.what}: {each.name}, {size(each.bytes)}")
+        if yes:
+            each.remove()
+    say(_total(found, yes))
 
 
 def _total(found: Sequence[Leftover], removed: bool) -> str:

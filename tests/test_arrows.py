@@ -45,6 +45,7 @@ orchestrator.costs
 orchestrator.differences
 orchestrator.archive orchestrator.report orchestrator.results orchestrator.figures
 orchestrator.sync orchestrator.status orchestrator.prune orchestrator.selftest
+orchestrator.forget
 orchestrator.sweep
 """
 """Rooms by floor, from the bottom. A room can import only from floors below its own."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import filecmp
 import functools
 import hashlib
 import itertools
@@ -78,7 +79,7 @@ def open_cache(
     info = _sound(folder)
     if info is not None:
         return info
-    with _locked(_lock_of(folder)):
+    with _locked(lock_of(folder)):
         info = _sound(folder)
         if info is None:
             aside = folder.with_name(folder.name + PARTIAL)
@@ -90,6 +91,7 @@ def open_cache(
             aside.mkdir()
             try:
                 info = _write(aside, splits, layout, form, full_size)
+                _share(aside, info)
                 os.replace(aside, folder)
             except BaseException:  # the partial folder can be large
                 shutil.rmtree(aside)
@@ -97,7 +99,7 @@ def open_cache(
     return info
 
 
-def _lock_of(folder: Path) -> Path:
+def lock_of(folder: Path) -> Path:
     """The lock file of a cache folder, complete or not."""
     return folder.with_name(folder.name.removesuffix(PARTIAL) + ".lock")
 
@@ -197,6 +199,28 @@ def _write(folder: Path, splits: dict[str, RawSplit], layout: str, form: Form, f
     return info
 
 
+def _share(aside: Path, info: CacheInfo) -> None:
+    """Let a new cache folder share the files of one with the same images, where a copy of them lies elsewhere.
+
+    Files are shared as hard links once they were compared byte by byte, so each folder can be deleted on its own.
+    """
+    wanted = [split.fingerprint for split in info.splits.values()]
+    for other in sorted(path.parent for path in aside.parent.glob(f"*/{INFO}") if path.parent != aside):
+        there = whole(other)
+        if there is None or [split.fingerprint for split in there.splits.values()] != wanted:
+            continue
+        for name in info.file_bytes:
+            if (other / name).is_file() and filecmp.cmp(aside / name, other / name, shallow=False):
+                try:
+                    os.link(other / name, aside / f".{name}")
+                except OSError as error:  # such as a file system without hard links: the copies stay
+                    LOG.info("%s shares no files with %s: %s", aside, other, error.strerror)
+                    return
+                os.replace(aside / f".{name}", aside / name)
+        LOG.info("%s shares its files with %s, which has the same images", aside.name, other.name)
+        return
+
+
 @dataclass(frozen=True, eq=False)
 class _Plan:
     """Where the images of a split go, sorted by class: image i of the source becomes image `positions[i]`."""
@@ -281,7 +305,7 @@ def _write_pixels(path: Path, split: RawSplit, plan: _Plan, form: Form, look: Lo
                     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
                 digests[position] = hashlib.sha256(data).digest()
             alive()
-            os.utime(_lock_of(path.parent))  # tells those who wait for it that this process works
+            os.utime(lock_of(path.parent))  # tells those who wait for it that this process works
 
         _in_threads(store, _chunks(zip(plan.positions.tolist(), split.images(), strict=True)))
     _check_damaged(damaged)

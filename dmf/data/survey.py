@@ -9,6 +9,7 @@ import numpy as np
 
 from dmf.config import DataConfig
 from dmf.data.cache import whole
+from dmf.data.kept import kept_images
 from dmf.data.layouts.layouts import SPLITS
 from dmf.data.sources import cache_folder, doubts_of, source_of
 
@@ -41,10 +42,13 @@ class Survey:
     doubts: tuple[str, ...]
     """Those about images that have not been decoded yet are missing."""
     splits: Mapping[str, CountedSplit]
+    otherwise: tuple[str, ...] = ()
+    """Where the images have not been decoded in the form that is asked for: the forms in which they have."""
 
     def __str__(self) -> str:
         sizes = self.image_sizes or "sizes, copies and damage are found when they are decoded"
-        return f"{self.name}, {self.layout} ({sizes}): {', '.join(map(str, self.splits.values()))}"
+        told = f"{self.name}, {self.layout} ({sizes}): {', '.join(map(str, self.splits.values()))}"
+        return f"{told}; decoded so far, and kept: {', '.join(self.otherwise)}" if self.otherwise else told
 
 
 def survey(config: DataConfig, full_size_training: bool = False) -> Survey:
@@ -55,6 +59,7 @@ def survey(config: DataConfig, full_size_training: bool = False) -> Survey:
     source = source_of(config)
     folder = cache_folder(config, source, frozenset({"train"} if full_size_training else ()))
     info = whole(folder)
+    otherwise: tuple[str, ...] = ()
     if info is not None:
         sizes, kept = info.image_sizes, info.doubts
         splits = {
@@ -63,6 +68,7 @@ def survey(config: DataConfig, full_size_training: bool = False) -> Survey:
         }
     else:
         raw = source.read()
+        otherwise = tuple(dict.fromkeys(each.form for each in kept_images(folder.parent, config.name)))
         sizes, kept = "", tuple(dict.fromkeys(doubt for split in raw.values() for doubt in split.doubts))
         splits = {}
         for name in SPLITS:
@@ -71,7 +77,7 @@ def survey(config: DataConfig, full_size_training: bool = False) -> Survey:
     doubts = doubts_of(config, source, kept, tuple(len(splits[name].labels) for name in SPLITS))
     if config.rotations_as_classes:
         splits = {name: _with_rotations(split) for name, split in splits.items()}
-    return Survey(config.name, source.layout, sizes, doubts, splits)
+    return Survey(config.name, source.layout, sizes, doubts, splits, otherwise)
 
 
 def _with_rotations(split: CountedSplit) -> CountedSplit:

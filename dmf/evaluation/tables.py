@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import math
 import shutil
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from dmf.config.sections import TABLE_BYTES
 from dmf.data.augment import Augmentation
 from dmf.data.sets import ImageSplit
 from dmf.episodes import EpisodeIndices
+from dmf.machine.files import temporary_folder
 from dmf.machine.watchdog import alive
 from dmf.methods.base import FewShotMethod, Table
 
@@ -45,7 +45,7 @@ class Tables:
     ) -> Iterator[Tables]:
         """Forward every image of `bank` once. Temporary files are removed when the block ends."""
         device = device_of_method(method)
-        with tempfile.TemporaryDirectory() as room:
+        with temporary_folder("tables") as room:
             rows, row_of = torch.unique(torch.cat([bank.support.flatten(), bank.query.flatten()]), return_inverse=True)
             images = image_table(method, split, rows, augment, device, Path(room))
             support = row_of[: bank.support.numel()].view_as(bank.support)

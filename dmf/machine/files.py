@@ -85,6 +85,15 @@ def _umask() -> int:
     return int(found[1], 8) if found else 0o022
 
 
+TEMPORARY = "dmf-"
+"""How the names of temporary folders begin; what it holds and its process follow."""
+
+
+def temporary_folder(what: str) -> tempfile.TemporaryDirectory[str]:
+    """A folder in TMPDIR that goes with its context, named by what it holds and this process."""
+    return tempfile.TemporaryDirectory(prefix=f"{TEMPORARY}{what}-{os.getpid()}-")
+
+
 def write_text(path: str | Path, text: str) -> None:
     """Write `text` to `path`, completely or not at all."""
     with replacing(path) as aside:

@@ -12,7 +12,6 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import torch
 
@@ -24,6 +23,7 @@ from dmf.evaluation.evaluate import episode_accuracies
 from dmf.evaluation.tables import image_table
 from dmf.evaluation.tasks import validation_task
 from dmf.machine.device import device_name, peak_bytes
+from dmf.machine.files import temporary_folder
 from dmf.machine.precision import autocast
 from dmf.records.records import BEST, training_from
 from dmf.training.run import Run
@@ -117,7 +117,7 @@ def measured_aside(config: AnyTraining) -> Rates:
 def measure(config: AnyTraining) -> Rates:
     """Time a start, training steps and validation episodes of `config` on its images, in this process."""
     data = open_for(config)
-    with TemporaryDirectory(prefix="calibration-") as room:
+    with temporary_folder("calibration") as room:
         started = time.perf_counter()
         start_weights = untrained_start(config, data, Path(room))
         run = Run(config.replace(training__learning_rate=LEARNING_RATE), data, Path(room), start_weights)
@@ -168,13 +168,16 @@ def _episode_seconds(run: Run) -> tuple[float, ...]:
 def _evaluation_seconds(run: Run, split: ImageSplit) -> tuple[float, float]:
     """Seconds per image, and per episode on top, from EPISODES different episodes and from one episode as often.
 
-    The second bank has as many episodes but fewer images.
+    The second bank has as many episodes but fewer images. If every episode has all images of a small split, half of
+    the time is taken for each.
     """
     bank = validation_bank(split, validation_task(run.config, split), EPISODES)
     same = EpisodeIndices(*(rows[:1].expand_as(rows) for rows in (bank.support, bank.query, bank.targets)))
     _timed(run, split, same)
     different, repeated = _timed(run, split, bank), _timed(run, split, same)
     images, few = _images_in(bank), _images_in(same)
+    if images == few:
+        return repeated / 2 / few, repeated / 2 / EPISODES
     per_image = max(0.0, different - repeated) / (images - few)
     return per_image, max(0.0, repeated - few * per_image) / EPISODES
 

@@ -10,12 +10,12 @@ import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import torch
 
 from dmf.config import ExperimentConfig
 from dmf.data.sets import images_of
+from dmf.machine.files import temporary_folder
 from dmf.machine.precision import autocast
 from dmf.training.episodic import EpisodicStage
 from dmf.training.run import Diverged, Run
@@ -51,7 +51,7 @@ def canary(planned: SweepPlan, say: Callable[[str], None] = print) -> tuple[str,
 def first_outputs(config: ExperimentConfig) -> str:
     """A digest of the losses of a training's first step, and of its episode's scores after the step."""
     short = config.with_paths(ONE_EPISODE)
-    with TemporaryDirectory(prefix="canary-") as room:
+    with temporary_folder("canary") as room:
         images = images_of(short)
         run = Run(short, images, Path(room), untrained_start(short, images, Path(room)))
         try:

@@ -35,11 +35,12 @@ def _superseded(ledger: Ledger) -> Iterator[Leftover]:
         files.setdefault("/".join(name.split("/")[:2]), {})[name] = count
     for folder, names in sorted(files.items()):
         yield Leftover(
-            "a training that was retrained", folder, sum(names.values()), partial(_drop, ledger, folder, names)
+            "a training that was retrained", folder, sum(names.values()), partial(drop, ledger, folder, names)
         )
 
 
-def _drop(ledger: Ledger, folder: str, names: Iterable[str]) -> None:
+def drop(ledger: Ledger, folder: str, names: Iterable[str]) -> None:
+    """Delete a folder of a store with its files `names`, wherever the store is."""
     ledger.drop(names)
     shutil.rmtree(ledger.store / folder, ignore_errors=True)  # with an object store, there may be no copy here
 
@@ -49,13 +50,13 @@ def _code(store: Path) -> Iterator[Leftover]:
     newest = max(copies, key=lambda path: path.stat().st_mtime_ns, default=None)
     for path in sorted(copies):
         if path != newest:
-            yield _folder("a copy of the code of an earlier sweep", path)
+            yield folder_of("a copy of the code of an earlier sweep", path)
 
 
 def _killed(store: Path) -> Iterator[Leftover]:
     for path in sorted(store.glob("work/*")):
         if not _in_use(path / "driver.lock"):
-            yield _folder("the work folder of a killed process", path)
+            yield folder_of("the work folder of a killed process", path)
     for path in sorted([*store.glob("trainings/*/.*.*.*"), *store.glob("trainings/*/evaluations/.*")]):
         if not _in_use(store / "trainings" / path.relative_to(store).parts[1] / ".lock"):
             yield Leftover("a file of a killed process", str(path), path.stat().st_size, path.unlink)
@@ -68,6 +69,7 @@ def _in_use(lock: Path) -> bool:
         return not taken(file)
 
 
-def _folder(what: str, path: Path) -> Leftover:
+def folder_of(what: str, path: Path) -> Leftover:
+    """A folder on this machine."""
     count = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
     return Leftover(what, str(path), count, partial(shutil.rmtree, path))

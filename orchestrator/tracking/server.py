@@ -8,7 +8,6 @@ import os
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
@@ -20,7 +19,7 @@ from mlflow.entities import Experiment, Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
-from dmf.machine.files import write_text
+from dmf.machine.files import temporary_folder, write_text
 from orchestrator.store.ledger import Ledger
 from orchestrator.tracking.database import made_anew, prepare
 from orchestrator.tracking.names import EXPERIMENT, STORE, MirroredRun, database_of, local_folder_of
@@ -121,6 +120,8 @@ def reached(uri: str) -> tuple[MlflowClient, Experiment | None]:
     A SQLite database gets its schema first, whole or not at all; one whose schema is half made gets a new one. Raises
     ValueError if MLflow cannot be reached at `uri`, or `Unreachable` if that may pass.
     """
+    for name in ("mlflow", "alembic"):
+        logging.getLogger(name).setLevel(logging.WARNING)
     database = database_of(uri)
     if database is None:
         return _reached(uri)
@@ -134,8 +135,6 @@ def reached(uri: str) -> tuple[MlflowClient, Experiment | None]:
 
 
 def _reached(uri: str) -> tuple[MlflowClient, Experiment | None]:
-    for name in ("mlflow", "alembic"):
-        logging.getLogger(name).setLevel(logging.WARNING)
     try:
         client = MlflowClient(uri)
         return client, client.get_experiment_by_name(EXPERIMENT)
@@ -197,7 +196,7 @@ def downloaded(client: MlflowClient, run: str, path: str) -> bytes | None:
     folder = path.rpartition("/")[0] or None
     if path not in {file.path for file in client.list_artifacts(run, folder)}:
         return None
-    with TemporaryDirectory() as room:
+    with temporary_folder("mlflow") as room:
         return Path(client.download_artifacts(run, path, room)).read_bytes()
 
 
@@ -221,7 +220,7 @@ def upload(client: MlflowClient, artifacts: str, texts: Mapping[str, str]) -> No
         for path, text in texts.items():
             write_text(folder / path, text)
         return
-    with TemporaryDirectory() as room:
+    with temporary_folder("mlflow") as room:
         for path, text in texts.items():
             file = Path(room, path)
             file.parent.mkdir(exist_ok=True)
