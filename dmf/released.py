@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -17,6 +16,7 @@ from dmf.methods.dmf.alignment import Alignment
 from dmf.methods.dmf.config import DMFConfig
 from dmf.methods.dmf.model import DMF
 from dmf.records.checkpoints import load_weights
+from dmf.records.foreign import read_foreign
 from dmf.values import shown
 
 HEAD = {
@@ -32,18 +32,6 @@ MOST_CLASSES = 100_000
 KEYS_TOLD = 3
 """Keys that an error names of a checkpoint with others."""
 
-# The released scripts save an accuracy beside the weights, as a NumPy number. `scalar` rebuilds it and runs no
-# code. Its module has different names in NumPy 1 and NumPy 2.
-_SCALAR: Any = np.float64(0).__reduce__()[0]
-_NUMBERS: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [
-    np.dtype,
-    np.dtypes.Float64DType,
-    np.dtypes.Float32DType,
-    np.dtypes.Int64DType,
-    (_SCALAR, "numpy.core.multiarray.scalar"),
-    (_SCALAR, "numpy._core.multiarray.scalar"),
-]
-
 
 def load(source: str | Path | Mapping[str, Any]) -> DMF:
     """Load the DMF model of a released checkpoint, given as a path or as a state dict in memory.
@@ -55,7 +43,7 @@ def load(source: str | Path | Mapping[str, Any]) -> DMF:
     where = "the state dict"
     if isinstance(source, (str, Path)):
         where = str(source)
-        source = _read(Path(source))
+        source = read_foreign(Path(source))
     inner = [value for value in source.values() if isinstance(value, Mapping) and _prefix(value) is not None]
     state = source.get("state_dict", inner[0] if inner and _prefix(source) is None else source)
     if not (isinstance(state, Mapping) and all(isinstance(key, str) for key in state)):
@@ -139,27 +127,6 @@ def _departures(model: DMF) -> list[str]:
         "last_pooling": isinstance(model.backbone.get_submodule("blocks.3.pool"), nn.Identity),
     }
     return [name for name, equal in same.items() if not equal]
-
-
-def _read(path: Path) -> Mapping[str, Any]:
-    if not path.is_file():
-        raise ValueError(f"there is no checkpoint at {path}")
-    if path.suffix == ".safetensors":
-        raise ValueError(f"{path} is a checkpoint of this program, not of the released code; name its folder instead")
-    try:
-        with torch.serialization.safe_globals(_NUMBERS):
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch.load raises many types for a bad file, and nothing else can fail here
-        raise ValueError(f"{path} is not a checkpoint of tensors and numbers only: {_reason(error)}") from error
-    if not isinstance(content, Mapping):
-        raise ValueError(f"{path} holds a {type(content).__name__}, expected a state dict")
-    return content
-
-
-def _reason(error: Exception) -> str:
-    """What is wrong with a checkpoint, without PyTorch's advice to load it unsafely."""
-    told = str(error).rpartition("WeightsUnpickler error: ")[2].strip() or type(error).__name__
-    return told.splitlines()[0].split(". ")[0]
 
 
 def _names(model: DMF) -> dict[str, str]:
