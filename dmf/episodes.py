@@ -57,8 +57,12 @@ class EpisodeSampler:
     Classes, and images within a class, are drawn without replacement.
     """
 
-    def __init__(self, labels: np.ndarray, way: int, shot: int, queries: int, seed: int) -> None:
+    def __init__(
+        self, labels: np.ndarray, way: int, shot: int, queries: int, seed: int, overlapping: bool = False
+    ) -> None:
         """`labels` [M] are in 0..classes-1; `queries` counts per class.
+
+        If `overlapping`, support and queries are drawn apart, so that a query may be a support image.
 
         Raises ValueError if there are too few classes or images.
         """
@@ -67,13 +71,14 @@ class EpisodeSampler:
         if len(classes) < way:
             raise ValueError(f"way={way} needs {way} classes, but the split has {len(classes)}")
         fewest = min(len(rows) for rows in classes)
-        if fewest < shot + queries:
+        if fewest < (max(shot, queries) if overlapping else shot + queries):
             raise ValueError(
                 f"shot={shot} and queries={queries} need {shot + queries} images per class, "
                 f"but the smallest class has {fewest}"
             )
         self.classes = classes
         self.way, self.shot, self.queries, self.seed = way, shot, queries, seed
+        self.overlapping = overlapping
 
     def __call__(self, indices: range) -> EpisodeIndices:
         """The tasks numbered `indices`."""
@@ -87,5 +92,11 @@ class EpisodeSampler:
     def _rows(self, index: int) -> np.ndarray:
         random = random_of(self.seed, index)
         ways = drawn(random, len(self.classes), self.way)
-        size = self.shot + self.queries
-        return np.stack([self.classes[way][random.permutation(len(self.classes[way]))[:size]] for way in ways])
+        return np.stack([self.classes[way][self._drawn(random, len(self.classes[way]))] for way in ways])
+
+    def _drawn(self, random: np.random.RandomState, images: int) -> np.ndarray:
+        """Which of a class's images make up its support and queries, [K + Q/N]."""
+        order = random.permutation(images)
+        if not self.overlapping:
+            return order[: self.shot + self.queries]
+        return np.concatenate([order[: self.shot], random.permutation(images)[: self.queries]])

@@ -184,6 +184,8 @@ class Cell(Value):
     is_baseline: bool = False
     marks: tuple[str, ...] = ()
     """In a table of several components, the value of each."""
+    protocol: str = ""
+    """`clean` or `released`, for methods whose released code selects or samples in a way that flatters it."""
 
 
 class Asked(Value):

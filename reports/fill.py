@@ -173,6 +173,7 @@ def _cell(
         to_baseline=to_baseline,
         is_baseline=row.is_baseline,
         marks=() if row.reference else layout.marks_of(row.value),
+        protocol=getattr(place.planned.config.model, "protocol", "") if place.planned else "",
         **numbers,
     )
 

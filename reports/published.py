@@ -28,6 +28,7 @@ BACKBONES = {
     "conv32f": "Conv4 of 32 channels",
     "wrn28": "WRN-28",
     "resnet18": "ResNet-18",
+    "resnet18_imagenet": "ResNet-18 of ImageNet",
     "resnet12": "ResNet-12",
     "resnet12_can": "ResNet-12 of CAN",
 }

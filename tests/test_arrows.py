@@ -16,7 +16,7 @@ dmf.ops dmf.episodes
 dmf.backbones
 dmf.methods
 dmf.methods.dmf dmf.methods.proto_net dmf.methods.classifier_baseline dmf.methods.baseline dmf.methods.raw_pixels
-dmf.methods.can dmf.methods.deepemd dmf.methods.feat
+dmf.methods.can dmf.methods.deepemd dmf.methods.feat dmf.methods.ideme_net
 dmf.methods.matching_net dmf.methods.meta_baseline dmf.methods.relation_net
 dmf.methods.can_transductive
 dmf.methods.baseline_pp dmf.methods.negative_margin dmf.methods.rfs dmf.methods.maml dmf.methods.anil dmf.methods.r2d2
@@ -27,7 +27,7 @@ dmf.data
 dmf.records
 dmf.evaluation
 dmf.training
-dmf.released
+dmf.released dmf.released_ideme_net
 dmf.train
 dmf.evaluate dmf.classifier
 dmf

@@ -29,6 +29,7 @@ from dmf.methods import build_method
         ("resnet12_can", 84, False, 6),
         ("resnet12_can", 28, False, 2),
         ("resnet18", 84, False, 11),
+        ("resnet18_imagenet", 224, False, 7),
         ("wrn28", 28, False, 7),
     ],
 )
@@ -143,7 +144,7 @@ def test_settings_that_a_backbone_ignores_change_no_key(name: str) -> None:
     for setting, value in changed.items():
         same = base.with_paths({f"model.{setting}": value}).key == base.key
         assert same == (setting in base.model.unread)
-    assert ("last_pooling" in base.model.unread) == (name in ("resnet12_can", "resnet18", "wrn28"))
+    assert ("last_pooling" in base.model.unread) == (name in ("resnet12_can", "resnet18", "resnet18_imagenet", "wrn28"))
 
 
 @pytest.mark.parametrize("name", ["conv64f", "conv32f"])

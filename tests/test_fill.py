@@ -12,6 +12,7 @@ from reports import words
 from reports.cells import Cell, Table
 from reports.fill import fill
 from reports.layouts import TABLES
+from reports.render.columns import printed
 from reports.statistics.pairs import PairedTest, of_methods, paired
 from reports.statistics.spread import residual_spread
 from reports.statistics.verdicts import Verdict
@@ -91,6 +92,20 @@ def test_part_of_the_seeds_is_a_partial_cell(records: InMemory) -> None:
     assert found.to_baseline.difference == pytest.approx(0.125), "the seed that is absent here counts nowhere"
     assert table.verdict.startswith("1 of 2 cells done, 1 partial")
     assert any("seed 1: failed: the disk was full" in note for note in table.notes)
+
+
+def test_a_column_says_whose_protocol_a_training_follows(records: InMemory) -> None:
+    plain = planned("1", FOUR, model__method="proto_net")
+    started = {"model__method": "ideme_net", "start__head": "linear"}
+    alike = [planned("1", FOUR, **started, model__protocol=protocol) for protocol in ("clean", "released")]
+    table = fill(TABLES["1"], [plain, *alike], records)
+    (column,) = [column for column in printed(table) if column.heading == "protocol"]
+    assert sorted(column.text(cell) for section in table.sections for cell in section.cells) == [
+        "clean",
+        "released",
+        "–",
+    ]
+    assert all(column.heading != "protocol" for column in printed(fill(TABLES["1"], [plain], records)))
 
 
 def test_empty_cells_say_why(records: InMemory) -> None:

@@ -35,6 +35,7 @@ TARGETS = torch.tensor([[0, 1, 2, 0], [2, 2, 1, 0]])
 SMALL = {name: {"backbone": "conv64f"} for name in METHODS} | {
     "dmf": {"backbone": "conv64f", "groups": 16},
     "raw_pixels": {},
+    "ideme_net": {"backbone": "conv64f", "deform_blocks": 3},
 }
 """Settings of each method for a small model."""
 OTHER_LOSSES = {

@@ -16,6 +16,7 @@ BACKBONES = {
     "conv32f": "Conv32F",
     "resnet12_can": "ResNet12CAN",
     "resnet18": "ResNet18",
+    "resnet18_imagenet": "ResNet18ImageNet",
     "wrn28": "WRN28",
 }
 """Name -> class, in the module of that name. `build_backbone` imports only the one it needs."""

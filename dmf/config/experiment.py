@@ -228,6 +228,12 @@ class ExperimentConfig(_Training):
             raise ValueError(f"model.method={method} needs pre-trained features; set start.head to linear or cosine")
         if self.start is not None and not isinstance(self.model, BackboneConfig):
             raise ValueError(f"model.method={method} has no backbone to pre-train; leave out start.*")
+        if self.start is not None and self.model.start_heads and self.start.head not in self.model.start_heads:
+            raise ValueError(
+                f"model.method={method} goes on with the classifier of its pre-training; got start.head="
+                f"{self.start.head}, use {' or '.join(self.model.start_heads)}"
+            )
+        self.model.check_image_size(self.data.image_size)
         return self
 
     @functools.cached_property
@@ -261,6 +267,9 @@ class ExperimentConfig(_Training):
             crop = self.start.augmentation.crop if self.start.augmentation is not None else "padded"
             if crop != "padded":
                 found["start.augmentation.crop_padding"] = f"start.augmentation.crop={crop}"
+            if not self.model.augments and self.start.augmentation is not None:
+                fields = AugmentationConfig.model_fields
+                found |= {f"augmentation.{name}": f"model.method={self.model.method}" for name in fields}
         if not self.model.learns:
             sections = ("episodes", "training", "validation", *(("augmentation",) if self.start is None else ()))
             paths = (f"{name}.{field}" for name in sections for field in type(getattr(self, name)).model_fields)
@@ -282,7 +291,8 @@ class ExperimentConfig(_Training):
             sections["episodes"].pop("shot", None)  # affects evaluation only
             sections["training"].pop("seed", None)
         if self.stage is not None:  # its key covers everything but the method
-            sections["augmentation"] = sections["augmentation"] if self.model.learns else {}
+            augments = self.model.learns and self.model.augments
+            sections["augmentation"] = sections["augmentation"] if augments else {}
             sections["start"] = self.stage.key
         for name, fields in self.model.identity().items():
             sections[name] = {**sections.get(name, {}), **fields}

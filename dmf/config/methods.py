@@ -16,6 +16,7 @@ from dmf.methods.classifier_baseline.config import ClassifierBaselineConfig
 from dmf.methods.deepemd.config import DeepEMDConfig
 from dmf.methods.dmf.config import DMFConfig
 from dmf.methods.feat.config import FEATConfig
+from dmf.methods.ideme_net.config import IDeMeNetConfig
 from dmf.methods.maml.config import MAMLConfig
 from dmf.methods.matching_net.config import MatchingNetConfig
 from dmf.methods.meta_baseline.config import MetaBaselineConfig
@@ -49,6 +50,7 @@ AnyMethod = (
     | R2D2Config
     | MetaOptNetRidgeConfig
     | MetaOptNetSVMConfig
+    | IDeMeNetConfig
     | RawPixelsConfig
 )
 ModelConfig = Annotated[
@@ -71,6 +73,7 @@ ModelConfig = Annotated[
     | Annotated[R2D2Config, Tag("<r2d2>")]
     | Annotated[MetaOptNetRidgeConfig, Tag("<metaoptnet_ridge>")]
     | Annotated[MetaOptNetSVMConfig, Tag("<metaoptnet_svm>")]
+    | Annotated[IDeMeNetConfig, Tag("<ideme_net>")]
     | Annotated[RawPixelsConfig, Tag("<raw_pixels>")],
     Discriminator(tag_by("method", "dmf")),
 ]

@@ -619,6 +619,55 @@ RFS = {
     ),
 }
 
+IDEME = {
+    "model.method": "ideme_net",
+    "model.backbone": "resnet18_imagenet",
+    "model.rounds": 2,
+    "data.image_size": 224,
+    **WHOLE_IMAGE,
+    **augmented(RESIZED, color_jitter=0.0),
+    "start.head": "linear",
+    **started(
+        mixing_grid=3,
+        optimiser="adam",
+        learning_rate=1e-3,
+        weight_decay=0.0,
+        schedule="steps",
+        milestones=step_lr(10, 0.5, 35),
+        epochs=35,
+        batches_per_epoch=500,
+        batch_size=128,
+    ),
+    "episodes.queries": 15,
+    **ADAM,
+    "training.learning_rate": 1e-4,
+    "training.head_rate_factor": 10.0,
+    **steps(step_lr(40, 0.5, 120)),
+    "training.epochs": 120,
+    "training.episodes_per_epoch": 600,
+    "training.episodes_per_step": 1,
+    "training.validation_episodes": 600,
+    **EVERY_EPOCH,
+}
+OF_IDEME = "tankche1/IDeMe-Net@6e8e212, onlyBasetwoLoss.py, datasets/softRandom.py and {}"
+IDEME_DIFFERS = (
+    ON_TEST,
+    "the source repeats the rounds and keeps the best of several models; here, there are two rounds",
+    "the source's rate of the scale is constant; here, it falls with the others",
+    "the source's pre-training reads 500 images of each class and keeps the epoch of the lowest training loss",
+    "the source's test images are the centre of images whose shorter side is scaled to 256 pixels; here, both to 245",
+)
+IDEME_NET = {
+    "ideme_net_resnet18_imagenet_1shot": Recipe(
+        {**IDEME, **ONE}, OF_IDEME.format("the README in its history"), IDEME_DIFFERS
+    ),
+    "ideme_net_resnet18_imagenet_5shot": Recipe(
+        {**IDEME, **FIVE, "model.deformed_images": 5, "model.gallery_candidates": 30},
+        OF_IDEME.format("README"),
+        IDEME_DIFFERS,
+    ),
+}
+
 OTHERS: dict[str, Recipe] = {
     **PROTO_NET,
     **MATCHING_NET,
@@ -633,5 +682,6 @@ OTHERS: dict[str, Recipe] = {
     **BASELINE,
     **NEGATIVE_MARGIN,
     **RFS,
+    **IDEME_NET,
 }
 """Recipes of the methods other than DMF, by name."""

@@ -210,6 +210,9 @@ class BatchOptimisationConfig(OptimisationConfig):
     batch_size: Annotated[int, Field(ge=2)] = 128
     learning_rate: Positive = 0.1
     warmup_epochs: Annotated[int, Field(ge=0)] = 0
+    mixing_grid: Annotated[Literal[3, 5, 7], NO_BOOL] | None = None
+    """Cells per side of a grid: two images in three are mixed with another of their class, each cell with a random
+    weight (the first stage of IDeMe-Net). None: none are."""
 
 
 class BatchTrainingConfig(BatchOptimisationConfig, RuntimeConfig):

@@ -44,7 +44,8 @@ def check_task(split: Labelled, task: Task, where: str) -> None:
 
 
 def check_episodes(config: ExperimentConfig, split: Labelled) -> None:
-    """Raise ValueError if the training split does not allow the training's episodes."""
+    """Raise ValueError if the training split does not allow the training's episodes or its method."""
+    config.model.check_base_classes(np.bincount(split.labels).tolist())
     asked = config.episodes
     check_task(split, Task(way=asked.way, shot=asked.shot, queries=asked.queries), "episodes")
 

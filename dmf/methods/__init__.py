@@ -37,6 +37,7 @@ METHODS = {
     "feat": "FEAT",
     "deepemd": "DeepEMD",
     "meta_baseline": "MetaBaseline",
+    "ideme_net": "IDeMeNet",
 }
 """Name -> name of the class in `model.py` of the method's folder. `build_method` imports only the one it needs."""
 
@@ -54,10 +55,12 @@ def build_method(config: AnyMethod, data: DataConfig, base_classes: int) -> FewS
 
     backbone = build_backbone(config, data.channels) if isinstance(config, BackboneConfig) else nn.Identity()
     kind = getattr(importlib.import_module(f"dmf.methods.{config.method}.model"), METHODS[config.method])
-    sized = {}
+    sized: dict[str, tuple[int, ...]] = {}
     if kind.needs_map_shape:
         assert isinstance(config, BackboneConfig)
         sized["map_shape"] = map_shape(config, data.channels, data.image_size)
+    if kind.needs_image_shape:
+        sized["image_shape"] = (data.channels, data.image_size, data.image_size)
     method: FewShotMethod = kind.build(backbone, config, base_classes, **sized)
     return method.to(memory_format=torch.channels_last)
 

@@ -39,6 +39,8 @@ class FewShotMethod(nn.Module, ABC):
     """Whether `class_table` computes something rather than collects rows, so that its results are worth caching."""
     needs_map_shape: ClassVar[bool] = False
     """Whether `build` also takes the shape [C, H, W] of the backbone's feature maps."""
+    needs_image_shape: ClassVar[bool] = False
+    """Whether `build` also takes the shape [C, S, S] of the images."""
     reads_order: bool = False
     """Whether scores depend on the order of the support set: that of its classes, and of the images of a class."""
     transductive: ClassVar[bool] = False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Any, ClassVar
 
 from pydantic import Field
@@ -22,6 +23,12 @@ class MethodConfig(Value):
     """Whether the method is trained on episodes. Without it, there are no epochs and no seeds."""
     needs_start: ClassVar[bool] = False
     """Whether it needs a pre-trained backbone."""
+    start_heads: ClassVar[tuple[str, ...]] = ()
+    """Heads of the pre-trainings that it can go on from; empty: of any."""
+    augments: ClassVar[bool] = True
+    """Whether the images of training episodes are augmented; without it, only a pre-training's are."""
+    stage_module: ClassVar[str] = "dmf.training.episodic"
+    """The module of the stage that trains it (`dmf.training.stage`)."""
 
     @property
     def unread(self) -> dict[str, str]:
@@ -32,6 +39,17 @@ class MethodConfig(Value):
     def backbone_name(self) -> str:
         """The backbone's name; empty if the method has no backbone."""
         return ""
+
+    def check_image_size(self, size: int) -> None:
+        """Raise ValueError if images of `size` pixels a side are too small for the method."""
+
+    @property
+    def read_of_base_classes(self) -> tuple[int, ...]:
+        """The settings that `check_base_classes` reads."""
+        return ()
+
+    def check_base_classes(self, sizes: Sequence[int]) -> None:
+        """Raise ValueError if the base classes, with that many images each, are too few or too small for the method."""
 
     @property
     def earlier(self) -> Any:

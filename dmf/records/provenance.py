@@ -56,7 +56,7 @@ def _roots(config: AnyTraining) -> tuple[str, ...]:
         if each.kind == "pretraining":
             roots |= dict.fromkeys(["dmf.training.pretraining", f"dmf.backbones.{each.model.backbone}"])
             continue
-        roots |= dict.fromkeys(["dmf.training.episodic", f"dmf.methods.{each.model.method}.model"])
+        roots |= dict.fromkeys([each.model.stage_module, f"dmf.methods.{each.model.method}.model"])
         if each.model.backbone_name:
             roots[f"dmf.backbones.{each.model.backbone_name}"] = None
     return tuple(roots)

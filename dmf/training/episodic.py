@@ -6,12 +6,12 @@ import math
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from dmf.backbones.drop_block import count_forwards, reset_forwards
 from dmf.config import ExperimentConfig
 from dmf.data.augment import Augmentation, Stored
-from dmf.data.sets import DataSet
+from dmf.data.sets import DataSet, ImageSplit
 from dmf.draws import derived_seed
 from dmf.episodes import Episode, EpisodeIndices, EpisodeSampler
 from dmf.evaluation.bank import validation_bank
@@ -42,16 +42,21 @@ class EpisodicStage:
         self.images = TrainingImages(data.train, self.augment, settings.seed, device)
         self.sampler = self._sampler() if self.learns else None
         self.labels = torch.from_numpy(data.train.labels)
-        self.validation = validation_task(config, data.val) if self.learns else None
+        self.selecting = self._selecting()
+        self.validation = validation_task(config, self.selecting) if self.learns else None
         self.bank = (
-            validation_bank(data.val, self.validation, settings.validation_episodes) if self.validation else None
+            validation_bank(self.selecting, self.validation, settings.validation_episodes) if self.validation else None
         )
 
-    def _sampler(self) -> EpisodeSampler:
+    def _selecting(self) -> ImageSplit:
+        """The split whose episodes select the epoch."""
+        return self.data.val
+
+    def _sampler(self, overlapping: bool = False) -> EpisodeSampler:
         episodes, labels = self.config.episodes, self.data.train.labels
         check_episodes(self.config, self.data.train)
         seed = derived_seed(self.config.training.seed, BATCHES)
-        return EpisodeSampler(labels, episodes.way, episodes.shot, episodes.queries, seed)
+        return EpisodeSampler(labels, episodes.way, episodes.shot, episodes.queries, seed, overlapping)
 
     def _start_from(self, start: Path | None) -> Started:
         """Load the weights that the training starts from, and reset the backbone's count of forward passes.
@@ -72,9 +77,13 @@ class EpisodicStage:
         if stage.kind == "experiment" and stage.model.method == self.config.model.method:
             load_weights(self.method, under("model.", tensors), str(start))
         else:
-            load_weights(self.method.backbone, under("model.backbone.", tensors), str(start))
+            self._take(tensors, str(start))
         reset_forwards(self.method.backbone)
         return Started(key=stage.key, weights=weights_checksum(start))
+
+    def _take(self, tensors: dict[str, Tensor], where: str) -> None:
+        """Load what the method needs of another training's weights."""
+        load_weights(self.method.backbone, under("model.backbone.", tensors), where)
 
     def read(self, step: int) -> tuple[EpisodeIndices, Stored]:
         """The episodes of a step and their stored images."""
@@ -104,7 +113,7 @@ class EpisodicStage:
         """Accuracy over the validation episodes; with `drop_block_counts_validation`, DropBlock's ramp advances."""
         settings, model = self.config.training, self.config.model
         assert self.bank is not None
-        accuracies = episode_accuracies(self.method, self.data.val, self.bank, self.augment, settings.precision)
+        accuracies = episode_accuracies(self.method, self.selecting, self.bank, self.augment, settings.precision)
         if getattr(model, "drop_block_counts_validation", False):
             count_forwards(self.method, math.ceil(settings.validation_episodes / settings.episodes_per_step))
         return float(accuracies.mean())

@@ -23,7 +23,8 @@ from dmf.methods.base import FewShotMethod, Losses
 from dmf.methods.classifier_baseline.model import ClassifierBaseline
 from dmf.training.classifier import BaseClassifier
 from dmf.training.images import TrainingImages
-from dmf.training.streams import BATCHES
+from dmf.training.mixing import ClassMixing, with_partners
+from dmf.training.streams import BATCHES, MIXING
 
 
 class PretrainingStage:
@@ -46,6 +47,8 @@ class PretrainingStage:
         self.augment = Augmentation(config.augmentation, config.data)
         self.images = TrainingImages(data.train, self.augment, config.training.seed, device)
         self.labels = torch.from_numpy(data.train.labels)
+        grid = config.training.mixing_grid
+        self.mixing = ClassMixing(data.train.labels, grid) if grid is not None else None
         self.validation = validation_task(config, data.val)
         self.bank = validation_bank(data.val, self.validation, config.training.validation_episodes)
         self._order = functools.lru_cache(maxsize=2)(self._shuffled)
@@ -63,14 +66,25 @@ class PretrainingStage:
         return torch.from_numpy(np.array([self._order(place // images)[place % images] for place in places]))
 
     def read(self, step: int) -> tuple[Tensor, Stored]:
-        """The indices and stored images of a step."""
+        """The indices of a step, and its stored images, after which come those that they are mixed with."""
         indices = self.indices(step)
-        return indices, self.images.read(indices)
+        return indices, self.images.read(torch.cat([indices, self._mixed_with(step, indices)[1]]))
+
+    def _mixed_with(self, step: int, indices: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """What `ClassMixing` draws for a step."""
+        if self.mixing is None:
+            return indices[:0], indices[:0], torch.zeros(0, 1)
+        seed = derived_seed(self.config.training.seed, MIXING, step)
+        random = np.random.RandomState(np.random.SeedSequence(seed).generate_state(4))
+        return self.mixing.drawn(indices.numpy(), random)
 
     def losses(self, step: int, batch: tuple[Tensor, Stored]) -> Losses:
         """Cross-entropy over the base classes."""
         indices, stored = batch
         images = self.images.augmented(stored, step)
+        if self.mixing is not None:
+            places, _, weights = self._mixed_with(step, indices)
+            images = with_partners(images[: len(indices)], images[len(indices) :], places, weights)
         labels = self.labels[indices].to(self.device, non_blocking=True)
         with autocast(self.device, self.config.training.precision):
             logits = self.module(images, labels)

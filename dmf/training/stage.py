@@ -43,7 +43,7 @@ class Stage(Protocol):
 
 def stage_module(config: AnyTraining) -> str:
     """The name of the Python module whose stage trains `config`."""
-    return "dmf.training.episodic" if isinstance(config, ExperimentConfig) else "dmf.training.pretraining"
+    return config.model.stage_module if isinstance(config, ExperimentConfig) else "dmf.training.pretraining"
 
 
 def build_stage(config: AnyTraining, data: DataSet, device: torch.device, start: Path | None) -> Stage:

@@ -59,8 +59,8 @@ def describe(
     states = {each.state for each in stands.values()}
     seen = preview(spec, planned, ledger, trials, {trial.key: stands[trial.key].whole(trial) for trial in trials})
     wanted, cells = planned.trainings_asked, len(planned.cells)
-    stages = sum(trial.config.kind == "pretraining" for trial in everything)
-    distinct = len(everything) - stages
+    stages = Counter(trial.config.as_start for trial in everything if not trial.evaluations)
+    distinct = len(everything) - stages.total()
     part = f"{len(trials)} of them" if asked is not None else "trainings"
     tables = Counter(cell.table for cell in planned.cells)
     counts = Counter(_told(each) for each in stands.values())
@@ -70,11 +70,7 @@ def describe(
         f"Sweep {planned.name}: {planned.about}",
         f"{cells} cells in {', '.join(f'table {name}: {n}' for name, n in tables.items())}; {_seeds(spec)}",
         f"{wanted} trainings asked for, {distinct} distinct ({wanted - distinct} duplicates removed)"
-        + (
-            f", and {stages} {'pre-training' if stages == 1 else 'pre-trainings'} that some start from"
-            if stages
-            else ""
-        ),
+        + (f", and {_counted(stages)} that some start from" if stages else ""),
         f"{part}: " + ", ".join(f"{number} {state}" for state, number in counts.items()),
         f"{evaluations} evaluations, {tested} done",
         *(told_of for state, told_of in LEFT_ALONE.items() if state in states),
@@ -99,6 +95,11 @@ def _seeds(spec: SweepSpec) -> str:
         return f"seeds 0, 1 and then one at a time up to {spec.deciding.at_most}, as looks decide"
     shown, more = ", ".join(map(str, spec.all_seeds[:SEEDS_SHOWN])), len(spec.all_seeds) - SEEDS_SHOWN
     return f"seeds {shown}" + (f" and {more} more" if more > 0 else "")
+
+
+def _counted(stages: Counter[str]) -> str:
+    """`1 pre-training and 2 earlier trainings`."""
+    return " and ".join(f"{number} {what}{'s' if number > 1 else ''}" for what, number in stages.items())
 
 
 def _told(stands: Standing) -> str:

@@ -116,8 +116,10 @@ class Look:
 
 def _read_by(config: AnyTraining) -> tuple[object, ...]:
     """The settings on which the look at a training depends."""
-    episodes = config.episodes if isinstance(config, ExperimentConfig) else None
-    return config.kind, config.data, _at_full_size(config), episodes, config.validation, _learns(config)
+    of_episodes: tuple[object, ...] = ()
+    if isinstance(config, ExperimentConfig):
+        of_episodes = config.episodes, config.model.read_of_base_classes
+    return config.kind, config.data, _at_full_size(config), *of_episodes, config.validation, _learns(config)
 
 
 def _at_full_size(config: AnyTraining) -> bool:

@@ -56,6 +56,7 @@ def columns(table: Table) -> list[Column]:
     return [
         *_names(table),
         Column("backbone", texts.backbone, lambda cell: {"backbone": cell.backbone}, left=True, of_row=True),
+        Column("protocol", texts.protocol, lambda cell: {"protocol": cell.protocol or None}, left=True, optional=True),
         Column(
             table.published_header,
             texts.published,

@@ -36,6 +36,11 @@ def backbone(cell: Cell) -> str:
     return BACKBONES.get(cell.backbone, cell.backbone) or "-"
 
 
+def protocol(cell: Cell) -> str:
+    """Whose protocol a training follows, where its method has a choice."""
+    return cell.protocol or NOTHING
+
+
 def published(cell: Cell) -> str:
     """The paper's number."""
     return number(cell.published.accuracy, cell.published.ci95) if cell.published else NOTHING
