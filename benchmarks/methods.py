@@ -3,17 +3,24 @@
 Features are those of Conv64F at 64 pixels (64 x 8 x 8) for 20 classes of 200 images; 15 queries per class. Heads are
 fitted as long as published. What is timed is the episodes alone, as an evaluation runs them: with `score_rows` or
 `adapt`, and without the images' one forward pass. The features are random, each class around a mean of its own, since
-their values change no cost but the number of a solver's iterations. MAML forwards its images in every episode.
+their values change no cost but the number of a solver's iterations. MAML forwards its images in every episode, and
+IDeMe-Net its deformed images.
 """
 
 from __future__ import annotations
 
+import os
 import sys
+import threading
 import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.harness import Report, main
 from dmf.config import METHODS, DataConfig
@@ -23,6 +30,9 @@ from dmf.evaluation.tables import IMAGES_PER_BATCH, Tables
 from dmf.machine.device import set_up
 from dmf.methods import build_method
 from dmf.methods.base import FewShotMethod, Table
+from dmf.methods.heads import squared_distances
+from dmf.methods.ideme_net.config import IDeMeNetConfig
+from dmf.methods.ideme_net.model import IDeMeNet
 
 EPISODES, SAMPLED = 2000, 80
 """Episodes of an evaluation, and of a short run, which is scaled."""
@@ -39,7 +49,7 @@ AT_MOST_OF = {
     "metaoptnet_svm": 600.0,
     "deepemd": 600.0,
 }
-UNBOUND = ("dmf", "maml")
+UNBOUND = ("dmf", "maml", "ideme_net")
 """Methods whose time is stated alone."""
 
 
@@ -62,6 +72,110 @@ def run(report: Report) -> None:
         else:
             report.claim(title, seconds, at_most=AT_MOST_OF.get(name, AT_MOST), unit="s", note=note)
     report.table("core-seconds of 2,000 episodes", rows)
+    deformation(report)
+
+
+def deformation(report: Report) -> None:
+    """A 5-shot training episode of IDeMe-Net at 224 px with ResNet-18, as in its README, against the released steps.
+
+    FLOPs of the released steps, and what their graph keeps for the ways back, are counted on tensors without storage.
+    Our memory is what the process takes above the start of the step.
+    """
+    config = IDeMeNetConfig(backbone="resnet18_imagenet", deformed_images=5, gallery_candidates=30, gallery_per_class=2)
+    with torch.device("meta"):
+        released = _flops_of(lambda: _released_step(_ideme_net(config)))
+        kept = _bytes_kept(lambda: _released_step(_ideme_net(config), backward=False))
+    title = "IDeMe-Net, 5-shot training episode at 224 px"
+    report.state(f"{title}: FLOPs of the released steps", released / 1e12, "TFLOP")
+    report.state(f"{title}: memory that the released graph keeps", kept / 2**30, "GiB")
+    for rounds, name in ((1, "deformation"), (2, "embedding")):
+        model = _ideme_net(config.replace(rounds=rounds))
+        model.gallery_features()
+        with FlopCounterMode(display=False) as counter:
+            peak = _peak_above_start(lambda trained=model: _step(trained))
+        flops = counter.get_total_flops()
+        told = f"{title}: FLOPs of a step for the {name}, relative to released"
+        if rounds == 1:
+            report.claim(told, flops / released, at_most=1 / 3, note=f"{flops / 1e12:.2f} TFLOP")
+        else:  # what is left are three passes for each image
+            report.state(told, flops / released, note=f"{flops / 1e12:.2f} TFLOP")
+        told = f"{title}: memory of a step for the {name}, relative to what the released graph keeps"
+        report.claim(told, peak / kept, at_most=1 / 4, note=f"{peak / 2**30:.2f} GiB")
+
+
+def _ideme_net(config: IDeMeNetConfig) -> IDeMeNet:
+    torch.manual_seed(0)
+    model = build_method(config, DataConfig(image_size=224), BASE_CLASSES)
+    assert isinstance(model, IDeMeNet)
+    return model.train()
+
+
+def _step(model: IDeMeNet) -> None:
+    """Losses and gradients of an episode of 5 ways, 5 shots and 75 queries."""
+    images = torch.rand(1, 5, 5, 3, 224, 224)
+    if model.trains_embedding:
+        model.embedding_losses(images, torch.arange(5)[None]).total.backward()
+        return
+    support, query, targets = torch.rand(1, 5, 5, 512), torch.rand(1, 75, 512), torch.arange(5).repeat_interleave(15)
+    model.deformation_losses(images, support, query, targets[None]).total.backward()
+
+
+def _released_step(model: IDeMeNet, backward: bool = True) -> None:
+    """A training step as the released script takes it: every weight is differentiated, for each of two losses."""
+    model.requires_grad_()
+    support, query = torch.rand(25, 3, 224, 224), torch.rand(75, 3, 224, 224)
+    with torch.no_grad():
+        model.embed(support)  # for the centres; the script keeps no graph of it
+    ours, theirs = torch.rand(2, 150, 3, 224, 224)
+    weights = model.deformation(ours, theirs)
+    mask = (weights.view(150, 9, 1, 1, 1) * torch.rand(150, 9, 3, 224, 224)).sum(1)
+    rows = model.embed(mask * ours + (1 - mask) * theirs)
+    prototypes, queries = rows.view(1, 5, 30, 512).mean(2), model.embed(query)[None]
+    few_shot = (-model.scale * squared_distances(queries, prototypes)).log_softmax(-1).mean()
+    classification = model.classifier(rows).log_softmax(-1).mean()
+    if backward:
+        few_shot.backward(retain_graph=True)  # the script does so twice, the second time for the scale
+        classification.backward()
+
+
+def _flops_of(run: Callable[[], None]) -> int:
+    with FlopCounterMode(display=False) as counter:
+        run()
+    return int(counter.get_total_flops())
+
+
+def _bytes_kept(run: Callable[[], None]) -> int:
+    """Bytes of the tensors that a graph keeps, each storage once."""
+    storages: dict[int, tuple[Any, int]] = {}
+
+    def note(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        storages[storage._cdata] = storage, storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        run()
+    return sum(size for _, size in storages.values())
+
+
+def _peak_above_start(run: Callable[[], None]) -> int:
+    """The highest resident memory during a call above that at its start, in bytes; looked at every 2 ms."""
+    start, highest, done = _resident(), [0], threading.Event()
+
+    def watch() -> None:
+        while not done.wait(0.002):
+            highest[0] = max(highest[0], _resident())
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    run()
+    done.set()
+    watcher.join()
+    return highest[0] - start
+
+
+def _resident() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 def fresh(name: str) -> FewShotMethod:
