@@ -109,7 +109,7 @@ class IDeMeNet(FewShotMethod):
         self.deformation.requires_grad_(not trains_embedding and deformed > 0)
         self.scale.requires_grad_(not trains_embedding or released)
         self._made: dict[str, tuple[object, Any]] = {}
-        self._fresh = False
+        self._stretch = 0
         self.train()
 
     @classmethod
@@ -142,7 +142,7 @@ class IDeMeNet(FewShotMethod):
         super().train(mode)
         self.backbone.eval()
         self.deformation.eval()
-        self._fresh = False
+        self._stretch += 1
         return self
 
     def maps(self, images: Tensor) -> Tensor:
@@ -303,9 +303,6 @@ class IDeMeNet(FewShotMethod):
         """Embeddings [G, D] of the gallery's images."""
         if self.released:
             return self.kept_features.flatten(0, 1)
-        if self.training and self._fresh and "gallery" in self._made:
-            return self._made["gallery"][1]  # type: ignore[no-any-return]
-        self._fresh = True
         found: Tensor = self._make("gallery", lambda: torch.cat(list(self._gallery_pass())))
         return found
 
@@ -330,9 +327,18 @@ class IDeMeNet(FewShotMethod):
         return lambda images: embeddings(network(images.contiguous(memory_format=torch.channels_last)))
 
     def _make(self, name: str, make: Callable[[], Any]) -> Any:
-        """What `make` returns, which is kept until the embedding's weights change."""
+        """What `make` returns, which is kept until the embedding's weights change.
+
+        If they are trained, it is kept until the next call of `train` or `eval`, and in training no change ends it: an
+        epoch begins with such a call. (PyTorch's fused optimisers do not count versions, as other changes do.)
+        """
         weights = [*self.backbone.parameters(), *self.backbone.buffers(), self.gallery.pixels]
-        sign = [(each.data_ptr(), each._version) for each in weights], torch.is_autocast_enabled(self.scale.device.type)
+        learning = self.trains_embedding and self.training
+        sign = (
+            [(each.data_ptr(), 0 if learning else each._version) for each in weights],
+            torch.is_autocast_enabled(self.scale.device.type),
+            self._stretch if self.trains_embedding else 0,
+        )
         if name not in self._made or self._made[name][0] != sign:
             self._made[name] = sign, make()
         return self._made[name][1]
