@@ -26,6 +26,7 @@ DATASETS = {"mini_imagenet": "miniImageNet", "tiered_imagenet": "tieredImageNet"
 BACKBONES = {
     "conv64f": "Conv4",
     "conv32f": "Conv4 of 32 channels",
+    "conv4_relu": "Conv4 with ReLU",
     "wrn28": "WRN-28",
     "resnet18": "ResNet-18",
     "resnet18_imagenet": "ResNet-18 of ImageNet",

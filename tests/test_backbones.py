@@ -26,6 +26,8 @@ from dmf.methods import build_method
         ("conv64f", 28, False, 3),
         ("conv32f", 84, True, 5),
         ("conv32f", 28, False, 3),
+        ("conv4_relu", 84, True, 5),
+        ("conv4_relu", 28, False, 3),
         ("resnet12_can", 84, False, 6),
         ("resnet12_can", 28, False, 2),
         ("resnet18", 84, False, 11),

@@ -14,6 +14,7 @@ BACKBONES = {
     "resnet12": "ResNet12",
     "conv64f": "Conv64F",
     "conv32f": "Conv32F",
+    "conv4_relu": "Conv4ReLU",
     "resnet12_can": "ResNet12CAN",
     "resnet18": "ResNet18",
     "resnet18_imagenet": "ResNet18ImageNet",

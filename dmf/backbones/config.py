@@ -10,6 +10,7 @@ CHANNELS = {
     "resnet12": 640,
     "conv64f": 64,
     "conv32f": 32,
+    "conv4_relu": 64,
     "resnet12_can": 512,
     "resnet18": 512,
     "resnet18_imagenet": 512,
@@ -17,7 +18,7 @@ CHANNELS = {
 }
 """Channels of each backbone's feature maps."""
 OF_RESNET12 = ("drop_rate", "drop_block_size", "drop_block_ramp", "drop_block_counts_validation")
-FOUR_POOLINGS = ("conv64f", "conv32f")
+FOUR_POOLINGS = ("conv64f", "conv32f", "conv4_relu")
 """Backbones whose map vanishes for small images."""
 STRIDED = ("resnet12_can", "resnet18", "resnet18_imagenet", "wrn28")
 """Backbones that halve their maps by strides: they have no last pooling."""
@@ -26,9 +27,9 @@ STRIDED = ("resnet12_can", "resnet18", "resnet18_imagenet", "wrn28")
 class BackboneConfig(Value):
     """The backbone and its settings."""
 
-    backbone: Literal["resnet12", "conv64f", "conv32f", "resnet12_can", "resnet18", "resnet18_imagenet", "wrn28"] = (
-        "resnet12"
-    )
+    backbone: Literal[
+        "resnet12", "conv64f", "conv32f", "conv4_relu", "resnet12_can", "resnet18", "resnet18_imagenet", "wrn28"
+    ] = "resnet12"
     last_pooling: bool = False
     """Whether to pool after the fourth block (Table 2b)."""
     drop_rate: Fraction = 0.1

@@ -21,9 +21,14 @@ class Conv64F(nn.Module):
             layers += [nn.Conv2d(in_channels, self.width, 3, padding=1, bias=False), nn.BatchNorm2d(self.width)]
             if index < 3 or last_pooling:
                 layers.append(nn.MaxPool2d(2))
-            layers.append(nn.LeakyReLU(0.1))
+            layers.append(self.activation())
             in_channels = self.width
         self.layers = nn.Sequential(*layers)
+
+    @staticmethod
+    def activation() -> nn.Module:
+        """What follows each normalisation."""
+        return nn.LeakyReLU(0.1)
 
     @classmethod
     def build(cls, config: BackboneConfig, in_channels: int) -> Self:

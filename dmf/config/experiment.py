@@ -29,7 +29,7 @@ from dmf.values import Positive, Seed, Value, digest, tag_by
 
 NOT_IDENTITY: dict[str, frozenset[str]] = {"data": frozenset({"root"}), "training": frozenset({"threads", "device"})}
 """Fields that say where a training runs, not what it trains."""
-Head = Literal["linear", "cosine", "weight_norm", "shifted"]
+Head = Literal["linear", "cosine", "weight_norm", "shifted", "arc"]
 """How a classifier's logits depend on its features and weights (`dmf.training.classifier.BaseHead`)."""
 Margin = Annotated[float, Field(ge=-1, le=1)]
 READ_WITHOUT_LEARNING = frozenset({"episodes.shot", "training.precision"})
@@ -38,13 +38,16 @@ evaluation."""
 
 
 class ClassifierConfig(BackboneConfig):
-    """A backbone, and a classifier of the base classes on the spatial mean of its feature map."""
+    """A backbone, and a classifier of the base classes on its feature map."""
 
     head: Head = "linear"
     head_scale: Positive = 10.0
     """Factor of the logits of every head but `linear`."""
     head_margin: Margin = 0.0
-    """What the `cosine` and the `shifted` head subtract from the score of an image's own class in training."""
+    """What the `cosine` and the `shifted` head subtract from the score of an image's own class in training, and what
+    the `arc` head adds to its angle, in radians."""
+    flattened: bool = False
+    """Whether the head reads the flattened feature map instead of its mean over positions."""
 
 
 class StartConfig(Value):
@@ -57,7 +60,10 @@ class StartConfig(Value):
     head_scale: Positive = 10.0
     """Factor of the logits of every head but `linear`."""
     head_margin: Margin = 0.0
-    """What the `cosine` and the `shifted` head subtract from the score of an image's own class in training."""
+    """What the `cosine` and the `shifted` head subtract from the score of an image's own class in training, and what
+    the `arc` head adds to its angle, in radians."""
+    flattened: bool = False
+    """Whether the head reads the flattened feature map instead of its mean over positions."""
     training: BatchOptimisationConfig = BatchOptimisationConfig()
     validation: ValidationConfig = ValidationConfig()
     seed: Seed | None = None
@@ -66,7 +72,7 @@ class StartConfig(Value):
     """None: the experiment's; else a mapping such as `{crop: resized, color_jitter: 0.4}`."""
 
 
-OF_HEAD = ("head", "head_scale", "head_margin")
+OF_HEAD = ("head", "head_scale", "head_margin", "flattened")
 """Settings of a pre-training's head, which an experiment has under `start`."""
 
 
@@ -224,7 +230,7 @@ class ExperimentConfig(_Training):
     @model_validator(mode="after")
     def _starts_from_what_it_needs(self) -> Self:
         method = self.model.method
-        if self.model.needs_start and self.start is None:
+        if self.model.needs_start and self.start is None and self.model.earlier is None:
             raise ValueError(f"model.method={method} needs pre-trained features; set start.head to linear or cosine")
         if self.start is not None and not isinstance(self.model, BackboneConfig):
             raise ValueError(f"model.method={method} has no backbone to pre-train; leave out start.*")
@@ -270,7 +276,7 @@ class ExperimentConfig(_Training):
             if not self.model.augments and self.start.augmentation is not None:
                 fields = AugmentationConfig.model_fields
                 found |= {f"augmentation.{name}": f"model.method={self.model.method}" for name in fields}
-        if not self.model.learns:
+        if not self.model.learns and self.model.earlier is None:
             sections = ("episodes", "training", "validation", *(("augmentation",) if self.start is None else ()))
             paths = (f"{name}.{field}" for name in sections for field in type(getattr(self, name)).model_fields)
             found |= {path: f"model.method={self.model.method}" for path in paths if path not in READ_WITHOUT_LEARNING}

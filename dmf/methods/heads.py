@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -12,6 +14,11 @@ from dmf.machine.precision import full_precision, wide
 def embeddings(maps: Tensor) -> Tensor:
     """Feature maps [..., C, H, W] -> their means over positions [..., C], in float32 at least."""
     return wide(maps).mean((-2, -1))
+
+
+def vectors(maps: Tensor, flattened: bool) -> Tensor:
+    """Feature maps [..., C, H, W] -> flattened [..., C * H * W], or else `embeddings`; in float32 at least."""
+    return wide(maps).flatten(-3) if flattened else embeddings(maps)
 
 
 def nearest_mean(support: Tensor, query: Tensor) -> Tensor:
@@ -39,3 +46,18 @@ def positions_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
 def with_ones(rows: Tensor) -> Tensor:
     """[..., C] -> [..., C + 1]: a product with weights [C + 1, N], whose last row is the bias, is then a linear map."""
     return torch.cat([rows, torch.ones_like(rows[..., :1])], dim=-1)
+
+
+SMALLEST_SQUARE = 1e-12
+"""Least squared sine whose root is differentiated: at 0 the derivative is infinite."""
+
+
+def with_angular_margin(cosines: Tensor, labels: Tensor, margin: float) -> Tensor:
+    """Cosines [..., n, J], with cos(theta + margin) for each row's own class of `labels` [n] where cos theta > 0.
+
+    "Easy margin" (Deng et al., "ArcFace", CVPR 2019): a row at a right angle to its class or beyond keeps its cosine.
+    """
+    sines = (1 - cosines.square()).clamp(min=SMALLEST_SQUARE).sqrt()
+    shifted = cosines * math.cos(margin) - sines * math.sin(margin)
+    own = F.one_hot(labels, cosines.shape[-1]).bool()
+    return torch.where(own & (cosines > 0), shifted, cosines)

@@ -2,27 +2,31 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dmf.config import ClassifierConfig
+from dmf.backbones import map_shape
+from dmf.config import ClassifierConfig, DataConfig
 from dmf.machine.precision import full_precision, wide
-from dmf.methods.heads import embeddings
+from dmf.methods.heads import vectors, with_angular_margin
 
 
 class BaseClassifier(nn.Module):
-    """Images [P, 1 or 3, h, w] -> logits [P, base classes], from the mean of the feature map over its positions."""
+    """Images [P, 1 or 3, h, w] -> logits [P, base classes], from the feature map's mean, or from the map itself."""
 
-    def __init__(self, backbone: nn.Module, config: ClassifierConfig, base_classes: int) -> None:
+    def __init__(self, backbone: nn.Module, config: ClassifierConfig, data: DataConfig, base_classes: int) -> None:
         super().__init__()
-        self.backbone = backbone
-        self.head = BaseHead(config.channels, base_classes, config.head, config.head_scale, config.head_margin)
+        self.backbone, self.flattened = backbone, config.flattened
+        length = math.prod(map_shape(config, data.channels, data.image_size)) if config.flattened else config.channels
+        self.head = BaseHead(length, base_classes, config.head, config.head_scale, config.head_margin)
 
     def forward(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
         """`labels` [P] are for heads with a margin, which tests leave out."""
-        features = embeddings(self.backbone(images.contiguous(memory_format=torch.channels_last)))
-        logits: Tensor = self.head(features, labels)
+        maps = self.backbone(images.contiguous(memory_format=torch.channels_last))
+        logits: Tensor = self.head(vectors(maps, self.flattened), labels)
         return logits
 
 
@@ -32,6 +36,8 @@ class BaseHead(nn.Linear):
     - linear: <w_c, x> + b_c
     - cosine: scale * (cos(w_c, x) - margin [c = y]); a negative margin is that of Liu et al. (ECCV 2020)
     - shifted: scale * (<w_c, x> - min_k <w_k, x> - margin [c = y]), the softmax head of the same paper
+    - arc: scale * cos(w_c, x), with cos(angle + margin) for c = y where that cosine is positive (arcMax of Afrasiyabi
+      et al., ECCV 2020, whose softMax and cosMax are the linear and the cosine head)
     - weight_norm: scale * g_c * <w_c / |w_c|, x / (|x| + 1e-5)>, with learnt norms g (Baseline++)
     """
 
@@ -42,6 +48,8 @@ class BaseHead(nn.Linear):
         self.kind, self.scale, self.margin = kind, scale, margin
         if kind == "weight_norm":
             self.norms = nn.Parameter(self.weight.detach().norm(dim=1))
+        if kind == "arc":
+            nn.init.xavier_uniform_(self.weight)
 
     def forward(self, features: Tensor, labels: Tensor | None = None) -> Tensor:
         """Features [P, C] and, in training, labels [P] -> logits [P, classes]."""
@@ -49,7 +57,9 @@ class BaseHead(nn.Linear):
             return wide(super().forward(features))
         with full_precision(features.device):
             scores = self._scores(features)
-        if labels is not None and self.margin:
+        if labels is not None and self.kind == "arc":
+            scores = with_angular_margin(scores, labels, self.margin)
+        elif labels is not None and self.margin:
             scores = scores - self.margin * F.one_hot(labels, self.out_features).to(scores)
         return self.scale * scores
 
@@ -58,7 +68,7 @@ class BaseHead(nn.Linear):
             scores: Tensor = features @ self.weight.T
             return scores - scores.amin(1, keepdim=True)
         units = F.normalize(self.weight, dim=-1).T
-        if self.kind == "cosine":
+        if self.kind in ("cosine", "arc"):
             scores = F.normalize(features, dim=-1) @ units
         else:
             scores = features / (features.norm(dim=-1, keepdim=True) + 1e-5) @ units * self.norms

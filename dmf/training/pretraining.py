@@ -40,7 +40,7 @@ class PretrainingStage:
     def __init__(self, config: Pretraining, data: DataSet, device: torch.device) -> None:
         self.config, self.data, self.device = config, data, device
         backbone = build_backbone(config.model, config.data.channels)
-        classifier = BaseClassifier(backbone, config.model, len(data.train.classes))
+        classifier = BaseClassifier(backbone, config.model, config.data, len(data.train.classes))
         self.module: nn.Module = classifier.to(memory_format=torch.channels_last).to(device)
         self.method: FewShotMethod = ClassifierBaseline(backbone)
         self.steps_per_epoch = config.training.batches_per_epoch

@@ -9,10 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dmf.machine.precision import wide
 from dmf.methods.base import Losses
 from dmf.methods.embedding import EmbeddingMethod
-from dmf.methods.heads import embeddings
+from dmf.methods.heads import vectors
 from dmf.methods.matching_net.config import MatchingNetConfig
 
 LONGEST_IN_CONTEXT = 8192
@@ -64,7 +63,7 @@ class MatchingNet(EmbeddingMethod):
         return cls(backbone, length, config.full_context, config.flattened, config.cosine_scale)
 
     def embed(self, maps: Tensor) -> Tensor:
-        return wide(maps).flatten(-3) if self.flattened else embeddings(maps)
+        return vectors(maps, self.flattened)
 
     def score_embeddings(self, support: Tensor, query: Tensor) -> Tensor:
         items = support.flatten(1, 2)
