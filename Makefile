@@ -16,7 +16,7 @@ PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
 
-BENCHMARKS := head step evaluation methods loader sweep report statistics sequential claims
+BENCHMARKS := head step evaluation methods alignment loader sweep report statistics sequential claims
 SCALE := plan scale mirror aa
 
 # Of pip's lines those on large downloads, and the one on installing.

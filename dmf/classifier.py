@@ -1,6 +1,7 @@
 """Use a trained model on images of one's own: `dmf.load(folder).classify(images, labels, queries)`.
 
-It needs the training's folder alone, not the images that it was trained on.
+It needs the training's folder alone, not the images that it was trained on, except with Associative Alignment, which
+reads those for every answer.
 """
 
 from __future__ import annotations
@@ -18,11 +19,14 @@ from torch import Tensor
 from dmf.config import ExperimentConfig
 from dmf.data.augment import Augmentation
 from dmf.data.layouts.pictures import Look, open_picture
+from dmf.data.sets import images_of
 from dmf.data.sources import form_of, look_of
 from dmf.data.store import Form
+from dmf.evaluation.tables import base_images, device_of_method
 from dmf.machine.precision import autocast
 from dmf.methods import base_classes_of, build_method
 from dmf.methods.base import FewShotMethod
+from dmf.methods.related import BaseImages
 from dmf.records.checkpoints import load_weights, read_checkpoint_of, under
 from dmf.records.records import BEST, CONFIG, Kept, without_weights
 
@@ -50,6 +54,8 @@ class Classifier:
     model: FewShotMethod
     config: ExperimentConfig
     """The training that it comes from."""
+    base: BaseImages | None = None
+    """The images of the base classes, if the method reads them."""
 
     @property
     def device(self) -> torch.device:
@@ -89,7 +95,8 @@ class Classifier:
             query = torch.arange(len(images), len(images) + len(queries), device=self.device)[None]
             if self.model.adapts:
                 with torch.no_grad():
-                    scores = self.model.adapt(table, support[None], query, [seed])
+                    (answer,) = self.model.adapt_each(table, support[None], query, [seed], self.base)
+                scores = answer.logits[None]
             else:
                 ways = torch.arange(len(classes), device=self.device)[None]
                 scores = self.model.score_rows(self.model.class_table(table, support), ways, table, query)
@@ -123,7 +130,15 @@ def load(folder: str | PathLike[str], device: str = "cpu") -> Classifier:
     weights = under("model.", tensors)
     model = build_method(config.model, config.data, base_classes_of(config.model, config.data, weights))
     load_weights(model, weights, str(place / BEST))
-    return Classifier(model.to(device).eval(), config)
+    model = model.to(device).eval()
+    split = images_of(config).train if model.reads_base else None
+    augment = Augmentation(config.augmentation, config.data)
+    with (
+        torch.no_grad(),
+        autocast(device_of_method(model), config.training.precision),
+        base_images(model, split, augment) as base,  # if its features are in a file, the map outlives the file's name
+    ):
+        return Classifier(model, config, base)
 
 
 def _square(form: Form, look: Look, image: AnyImage, number: int) -> np.ndarray:

@@ -1,5 +1,7 @@
 """Evaluate one trained model: `python -m dmf.evaluate FOLDER`, or a released checkpoint: `--resume FILE.pth.tar`.
 
+A checkpoint is DMF's, or Associative Alignment's with `model.method=centroid_alignment` or `fine_tuning`.
+
 `--data ~/data/cub` tests on other images than the training's, with a record of its own.
 """
 
@@ -11,17 +13,27 @@ import re
 import sys
 from pathlib import Path
 
-from dmf import released
+from dmf import released, released_associative
 from dmf.config import EvaluationConfig, ExperimentConfig, recipe
 from dmf.data.known import EMBEDDED
 from dmf.data.sets import images_for, open_for
-from dmf.evaluation.evaluate import evaluate, evaluate_folder
+from dmf.evaluation.evaluate import evaluate, evaluate_part_of_folder
+from dmf.evaluation.partial import Part, remove_partial
 from dmf.machine.device import device_of, set_up
 from dmf.machine.output import run
 from dmf.machine.paths import expanded, path_option
 from dmf.machine.trouble import sentence
+from dmf.methods import build_method
+from dmf.records.checkpoints import load_weights
 from dmf.records.records import BEST, CONFIG, EVALUATIONS, RECORD, EvaluationRecord, TrainingRecord, without_weights
 from dmf.train import assignment
+
+ALIGNED = {
+    "fine_tuning": "fine_tuning_conv4_relu_1shot",
+    "centroid_alignment": "centroid_alignment_conv4_relu_1shot",
+    "adversarial_alignment": "centroid_alignment_conv4_relu_1shot",
+}
+"""Methods that test a released checkpoint of Associative Alignment, and the recipe of its data and training."""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -48,13 +60,27 @@ def parser() -> argparse.ArgumentParser:
     arguments.add_argument("--split", default="test", choices=["val", "test"])
     arguments.add_argument("--episodes", type=int, default=EvaluationConfig().episodes, help="(%(default)s)")
     arguments.add_argument(
+        "--adapted-episodes",
+        type=int,
+        help="the first ones of them, for a method that adapts its network to each (all)",
+    )
+    arguments.add_argument(
+        "--part",
+        metavar="I/N",
+        help="the I-th of N parts of the episodes, for a method that adapts to each: N workers share a test, and "
+        "whoever comes last writes the record",
+    )
+    arguments.add_argument(
         "--seed", type=int, default=EvaluationConfig().seed, help="of the episode bank (%(default)s)"
     )
     return arguments
 
 
-def test(arguments: argparse.Namespace) -> EvaluationRecord:
-    """Evaluate the model that the arguments name; if it is a training's folder, write the record there."""
+def test(arguments: argparse.Namespace) -> EvaluationRecord | None:
+    """Evaluate the model that the arguments name; if it is a training's folder, write the record there.
+
+    None if parts of the test are missing.
+    """
     given = {text: Path(expanded(text)) for text in arguments.what}
     folders = [path for text, path in given.items() if "=" not in text or path.is_dir()]
     if len(folders) != (arguments.resume is None):
@@ -62,11 +88,14 @@ def test(arguments: argparse.Namespace) -> EvaluationRecord:
     settings = dict(assignment(text) for text, path in given.items() if path not in folders)
     if arguments.root is not None:
         settings["data.root"] = arguments.root
-    names = {"shot": "nExemplars", **{name: name for name in ("split", "episodes", "way", "queries", "seed")}}
+    own = ("split", "episodes", "adapted_episodes", "way", "queries", "seed")
+    names = {"shot": "nExemplars", **{name: name for name in own}}
     evaluation = EvaluationConfig.from_dict(
         {field: getattr(arguments, name) for field, name in names.items()} | {"data": _other_data(arguments)}
     )
     if not folders:
+        if arguments.part is not None:
+            raise ValueError("--part is for the folder of a training, where the parts' results are kept")
         if arguments.data is not None:
             raise ValueError(
                 "--data: a released checkpoint has no images of its own; give --dataset and --root instead"
@@ -75,7 +104,8 @@ def test(arguments: argparse.Namespace) -> EvaluationRecord:
     for name in ("base", "groups", *(() if arguments.data else ("dataset",))):
         if getattr(arguments, name) is not None:
             raise ValueError(f"--{name} needs --resume; a training's folder has its own configuration")
-    return _test_folder(folders[0], settings, evaluation)
+    part = None if arguments.part is None else Part.named(arguments.part)
+    return _test_folder(folders[0], settings, evaluation, part)
 
 
 def _other_data(arguments: argparse.Namespace) -> dict[str, object] | None:
@@ -101,21 +131,27 @@ def trained(folder: Path) -> ExperimentConfig:
     return kept
 
 
-def _test_folder(folder: Path, settings: dict[str, object], evaluation: EvaluationConfig) -> EvaluationRecord:
+def _test_folder(
+    folder: Path, settings: dict[str, object], evaluation: EvaluationConfig, part: Part | None
+) -> EvaluationRecord | None:
     kept = trained(folder)
     config = kept.with_paths(settings)
     if config.key != kept.key:
         raise ValueError(
             f"{', '.join(settings)}: not as in training {kept.key}; only root, device and threads can differ"
         )
-    record = evaluate_folder(folder, config, evaluation, images_for(config, evaluation))
-    record.write(folder / EVALUATIONS / f"{record.evaluation_key}.json")
+    record = evaluate_part_of_folder(folder, config, evaluation, images_for(config, evaluation), part)
+    if record is not None:
+        record.write(folder / EVALUATIONS / f"{record.evaluation_key}.json")
+        remove_partial(folder, record.evaluation_key)
     return record
 
 
 def _test_released(
     arguments: argparse.Namespace, settings: dict[str, object], evaluation: EvaluationConfig
 ) -> EvaluationRecord:
+    if str(settings.get("model.method")) in ALIGNED:
+        return _test_aligned(arguments, settings, evaluation)
     model = released.load(arguments.resume)
     if arguments.groups not in (None, model.groups):
         raise ValueError(f"got --groups {arguments.groups}, but {arguments.resume} has {model.groups} groups")
@@ -127,18 +163,41 @@ def _test_released(
     return evaluate(model.to(device_of(config.training.device)), config, evaluation, open_for(config), epoch=0)
 
 
+def _test_aligned(
+    arguments: argparse.Namespace, settings: dict[str, object], evaluation: EvaluationConfig
+) -> EvaluationRecord:
+    """Test the network of a released checkpoint of Associative Alignment by one of its methods."""
+    if arguments.groups is not None:
+        raise ValueError(f"--groups is for DMF, but model.method={settings['model.method']}")
+    weights = released_associative.load(arguments.resume)
+    if arguments.dataset is not None:
+        settings["data.name"] = arguments.dataset
+    base = recipe(arguments.base or ALIGNED[str(settings["model.method"])])
+    config = base.with_paths(settings).resolved()
+    set_up(config.training.threads)
+    data = open_for(config)
+    method = build_method(config.model, config.data, len(data.train.classes))
+    load_weights(method.backbone, weights, str(arguments.resume))
+    method = method.to(device_of(config.training.device))
+    return evaluate(method, config, evaluation, data, epoch=0, base=data.train)
+
+
 def main(argv: list[str] | None = None) -> int:
     """Evaluate, and print the accuracy and its interval."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
-        record = test(parser().parse_intermixed_args(argv))
+        arguments = parser().parse_intermixed_args(argv)
+        record = test(arguments)
     except (ValueError, OSError) as error:
         print(f"error: {sentence(error, {})}", file=sys.stderr)
         return 2
+    if record is None:
+        print(f"part {arguments.part} is done; the record is written when all {arguments.part.partition('/')[2]} are")
+        return 0
     config = record.config
     on = f" of {config.data.name}" if config.data else ""
     print(
-        f"{config.way}-way {config.shot}-shot, {config.episodes} {config.split} episodes{on} (bank {record.bank}, data "
+        f"{config.way}-way {config.shot}-shot, {config.tested} {config.split} episodes{on} (bank {record.bank}, data "
         f"{record.data_fingerprint[:16]}): {record.accuracy:.2%} +- {record.ci95:.2%} (95 % interval over episodes)"
     )
     return 0

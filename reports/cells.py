@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pydantic import Field
+
 from dmf.values import Value
 from reports.collect import State
 from reports.layouts import RowValue
@@ -86,7 +88,7 @@ class AgainstBaseline(Value):
     """Seeds that both sides have."""
     accuracy: float | None = None
     baseline_accuracy: float | None = None
-    """Accuracies over `seeds`; set if the cell's or its baseline's own accuracy covers other seeds too."""
+    """Accuracies over `seeds` and the episodes that both sides have; set if one's own covers other ones too."""
     other_classes: OtherClasses | None = None
     """The same difference if the test split had other classes; the verdict is given these."""
     published_difference: float | None = None
@@ -167,6 +169,8 @@ class Cell(Value):
     doubts: tuple[str, ...] = ()
     """Why its records are stale, if they were accepted anyway."""
     data_doubts: tuple[str, ...] = ()
+    """As in `Collected`."""
+    counts: dict[str, int] = Field(default_factory=dict)
     """As in `Collected`."""
     parameters: int | None = None
     image_flops: int | None = None

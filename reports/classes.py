@@ -17,6 +17,7 @@ from reports.statistics.classes import ClassDesign, class_design, classes_half, 
 from reports.statistics.pairs import of_two_models
 
 OLDER_RECORDS = "records of an older format do not say how many answers were right for each class"
+FEWER = "one of the two rows is tested on fewer episodes"
 TOO_FEW = "{way}-way episodes of {classes} classes leave too few of them out"
 
 
@@ -24,9 +25,11 @@ def difference_over_classes(ours: Place, theirs: Place, compared: Compared) -> O
     """The interval of `ours` less `theirs` over classes too, or why there is none."""
     seeds = common_seeds(ours, theirs)
     our_sums, their_sums = _sums(ours.found, seeds), _sums(theirs.found, seeds)
+    assert ours.planned is not None and theirs.planned is not None
+    if ours.planned.evaluation.tested != theirs.planned.evaluation.tested:
+        return OtherClasses(obstacle=FEWER)
     if our_sums is None or their_sums is None:
         return OtherClasses(obstacle=OLDER_RECORDS)
-    assert ours.planned is not None
     design = design_of(ours.planned.evaluation, len(our_sums))
     if design is None:
         return OtherClasses(obstacle=TOO_FEW.format(way=ours.planned.evaluation.way, classes=len(our_sums)))

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import NamedTuple
 
@@ -85,6 +86,8 @@ class Collected:
     """Why its records are stale, if they were accepted anyway."""
     data_doubts: tuple[str, ...] = ()
     """What trainings and tests noted about their images, each once, after the data set's name."""
+    counts: dict[str, int] = field(default_factory=dict)
+    """What the method counted beside its answers (`EvaluationRecord.counts`), over the seeds done."""
 
     def of_seeds(self, seeds: tuple[int, ...]) -> Samples:
         """Accuracies [len(seeds), E] of the given seeds, in that order."""
@@ -154,6 +157,7 @@ def collect(cell: PlannedCell, records: Records, today: Today | None = None) -> 
         tuple(sorted({t.provenance.image_sizes for t in trainings if t.provenance and t.provenance.image_sizes})),
         tuple(sorted(doubted)),
         _data_doubts(cell, done),
+        dict(sum((Counter(tested.counts) for _, _, tested in done), Counter())),
     )
 
 
@@ -217,9 +221,9 @@ def _check(tested: Tested, expected: str, asked: EvaluationConfig) -> None:
     if tested.name != expected or tested.config_key != asked.key:
         raise Damaged(f"evaluation {tested.name} is in the place of {expected}; remove it and evaluate again")
     count = len(tested.accuracies)
-    if count != asked.episodes:
+    if count != asked.tested:
         raise Damaged(
-            f"evaluation {tested.name} holds {count} episodes, but its config says {asked.episodes}; evaluate again"
+            f"evaluation {tested.name} holds {count} episodes, but its config says {asked.tested}; evaluate again"
         )
 
 

@@ -13,7 +13,7 @@ from reports.collect import State
 from reports.deciding import with_looks
 from reports.layouts import RowValue, TableLayout, is_same
 from reports.looks import Looks, courses
-from reports.places import Place, baseline_of, common_seeds, nearest
+from reports.places import Place, baseline_of, common_seeds, nearest, on_both
 from reports.published import Published
 from reports.spreads import Compared, SeedSpread, compare
 from reports.statistics.best import shown_below
@@ -111,7 +111,7 @@ def needed_for(each: Compared, sd: float, rows: int, comparisons: int, margin: f
 
 def margin_of(layout: TableLayout, place: Place, other: Place) -> float:
     """The margin of a comparison: the layout's, or less where the other row is near 100 %."""
-    return margin_below(layout.margin, float(other.found.of_seeds(common_seeds(place, other)).mean()))
+    return margin_below(layout.margin, float(on_both(place, other, common_seeds(place, other))[1].mean()))
 
 
 def _decide(tested: Mapping[Question, tuple[Compared, float]]) -> dict[Question, tuple[float, float, Verdict]]:
@@ -177,12 +177,11 @@ def _unpaired_answer(
         ),
         obstacle=why,
     )
-    if why or (set(seeds) == set(place.found.seeds) == set(base.found.seeds)):
+    same_episodes = place.planned.evaluation.tested == base.planned.evaluation.tested
+    if why or (same_episodes and set(seeds) == set(place.found.seeds) == set(base.found.seeds)):
         return answer
-    return answer.replace(
-        accuracy=float(place.found.of_seeds(seeds).mean()),
-        baseline_accuracy=float(base.found.of_seeds(seeds).mean()),
-    )
+    ours, its = on_both(place, base, seeds)
+    return answer.replace(accuracy=float(ours.mean()), baseline_accuracy=float(its.mean()))
 
 
 def obstacle(layout: TableLayout, place: Place, other: Place, what: str = "other row") -> str:

@@ -12,7 +12,7 @@ from dmf.records.staleness import Today
 from reports.cells import AgainstBaseline
 from reports.layouts import TableLayout
 from reports.looks import Answer, Course, Look, Looks, courses, name_of
-from reports.places import Place, baseline_of, common_seeds, places_of
+from reports.places import Place, baseline_of, common_seeds, on_both, places_of
 from reports.spreads import SeedSpread, compare, spread_of, trained_elsewhere
 from reports.statistics.sequential import repeated_interval, shown_by
 from reports.statistics.verdicts import Verdict, margin_below
@@ -99,7 +99,7 @@ def _answer(table: str, margin: float, course: Course, ours: Place, theirs: Plac
         return silent
     account = course.account.looked(len(seeds))
     each, (_, level) = compare(ours, theirs, spread), account.looks[-1]
-    margin = margin_below(margin, float(theirs.found.of_seeds(seeds).mean()))
+    margin = margin_below(margin, float(on_both(ours, theirs, seeds)[1].mean()))
     found = each.method
     low, high = repeated_interval(found, level)
     return silent.model_copy(
@@ -136,6 +136,8 @@ def with_looks(
     if not have or abs(_difference(place, base, kept.seeds) - (kept.difference or 0.0)) > SAME_NUMBER:
         return without_numbers(answer, "its trainings have changed since the look")
     seen_all = set(kept.seeds) == set(place.found.seeds) == set(base.found.seeds)
+    seen_all &= place.planned.evaluation.tested == base.planned.evaluation.tested
+    own, others = on_both(place, base, kept.seeds)
     return answer.replace(
         difference=kept.difference,
         low=kept.low,
@@ -144,8 +146,8 @@ def with_looks(
         test=kept.test,
         margin=kept.margin or answer.margin,
         seeds=kept.seeds,
-        accuracy=None if seen_all else float(place.found.of_seeds(kept.seeds).mean()),
-        baseline_accuracy=None if seen_all else float(base.found.of_seeds(kept.seeds).mean()),
+        accuracy=None if seen_all else float(own.mean()),
+        baseline_accuracy=None if seen_all else float(others.mean()),
         verdict=kept.verdict,
         look_level=kept.level,
         goes_on=course.goes_on,
@@ -160,4 +162,5 @@ def without_numbers(answer: AgainstBaseline, obstacle: str) -> AgainstBaseline:
 
 
 def _difference(place: Place, base: Place, seeds: tuple[int, ...]) -> float:
-    return float(np.mean(place.found.of_seeds(seeds) - base.found.of_seeds(seeds)))
+    ours, theirs = on_both(place, base, seeds)
+    return float(np.mean(ours - theirs))

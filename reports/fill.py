@@ -164,6 +164,7 @@ def _cell(
         origins=made,
         doubts=found.doubts,
         data_doubts=found.data_doubts,
+        counts=found.counts,
         parameters=found.parameters,
         image_flops=found.image_flops,
         training_seconds=found.training_seconds,

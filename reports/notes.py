@@ -22,6 +22,12 @@ from reports.words import verdict as word_of
 PLAIN = frozenset({State.NOT_PLANNED, State.MISSING, State.RUNNING, State.NOT_EVALUATED})
 """States that need no note if they hold for all seeds of a cell."""
 
+COUNTED = {
+    "ways_without_related_images": "classes of episodes had no base image predicted as them, so all images of their "
+    "related base classes were taken"
+}
+"""Count of a record -> what it says of the classes of all episodes, in words."""
+
 
 def verdict(sections: Sequence[Section], baseline: str) -> str:
     """One line: the number of cells done, and the verdicts against the baseline and against the paper."""
@@ -64,6 +70,8 @@ def notes(sections: Sequence[Section], planned: Sequence[PlannedCell], spread: S
         _published(cells, spread),
         *_departures(cells),
         *_library(cells),
+        *_fewer(cells, planned),
+        *_counts(cells),
         *_images(cells),
         *_accepted(cells),
         *_absences(cells),
@@ -334,6 +342,31 @@ def _images(cells: Sequence[tuple[Section, Cell]]) -> list[str]:
     """What trainings and tests noted about their images."""
     found = dict.fromkeys(printable(doubt) for _, cell in cells for doubt in cell.data_doubts)
     return [f"Images of {doubt}." for doubt in found]
+
+
+def _fewer(cells: Sequence[tuple[Section, Cell]], planned: Sequence[PlannedCell]) -> list[str]:
+    """Which rows are tested on the first episodes of their bank only."""
+    whole = {cell.evaluation.episodes for cell in planned if cell.evaluation.tested < cell.evaluation.episodes}
+    names: dict[str, list[str]] = {}
+    for _, cell in cells:
+        if cell.episodes and cell.episodes not in whole and any(cell.episodes < each for each in whole):
+            told = f"{cell.episodes:,} of {_either(sorted(whole))}"
+            names.setdefault(told, []).append(_name(cell))
+    return [
+        f"{', '.join(dict.fromkeys(those))}: tested on the first {told} episodes, and compared with others on these."
+        for told, those in names.items()
+    ]
+
+
+def _counts(cells: Sequence[tuple[Section, Cell]]) -> list[str]:
+    """What methods counted beside their answers."""
+    return [
+        f"{_name(cell)}, {section.label}: {count:,} of {section.way * cell.episodes * len(cell.seeds_done):,} "
+        f"{COUNTED.get(name, name)}."
+        for section, cell in cells
+        for name, count in cell.counts.items()
+        if count and cell.episodes
+    ]
 
 
 def _accepted(cells: Sequence[tuple[Section, Cell]]) -> list[str]:

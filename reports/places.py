@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from dmf.records.staleness import Today
 from reports.collect import Collected, State, collect
 from reports.layouts import TableLayout
+from reports.statistics.cells import Samples
 from reports.tables import Column, PlannedCell, Records, Row, arrange, distance
 
 NOT_PLANNED = Collected(State.NOT_PLANNED, (State.NOT_PLANNED.value,))
@@ -75,3 +76,10 @@ def common_seeds(ours: Place, theirs: Place) -> tuple[int, ...]:
     there = set(theirs.found.seeds)
     seeds = tuple(seed for seed in ours.found.seeds if seed in there)
     return seeds[:1] if ours.shares_one_training or theirs.shares_one_training else seeds
+
+
+def on_both(ours: Place, theirs: Place, seeds: tuple[int, ...]) -> tuple[Samples, Samples]:
+    """Accuracies [S, E] of two places for `seeds`, on the episodes that both have, the first ones of their bank."""
+    mine, others = ours.found.of_seeds(seeds), theirs.found.of_seeds(seeds)
+    episodes = min(mine.shape[1], others.shape[1])
+    return mine[:, :episodes], others[:, :episodes]

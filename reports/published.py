@@ -34,8 +34,8 @@ BACKBONES = {
     "resnet12_can": "ResNet-12 of CAN",
 }
 """Our backbones -> their names in tables, which are the paper's where it has them, in the order of its Table 1."""
-SAME_IN_PAPER = {"conv32f": "conv64f", "resnet12_can": "resnet12"}
-"""Backbones that the paper's Table 1 calls by the name of another: its Conv4 and ResNet-12 have several widths."""
+SAME_IN_PAPER = {"conv32f": "conv64f", "conv4_relu": "conv64f", "resnet12_can": "resnet12"}
+"""Backbones that the paper's Table 1 calls by the name of another: its Conv4 and ResNet-12 have several variants."""
 ABLATED = ("mini_imagenet", "resnet12")
 """Data set and backbone of Table 2."""
 IMAGE_SIZE = 84

@@ -12,7 +12,7 @@ import numpy as np
 from dmf.records.staleness import Today
 from reports.collect import Collected, collect
 from reports.layouts import TableLayout
-from reports.places import Place, common_seeds
+from reports.places import Place, common_seeds, on_both
 from reports.statistics.cells import Samples
 from reports.statistics.pairs import (
     Estimate,
@@ -32,7 +32,7 @@ ASSUMED_SD = 0.005
 
 Trained = tuple[PlannedCell, Collected]
 SectionKey = tuple[Column, str]
-"""Task and episode bank."""
+"""Task and episodes."""
 
 
 class Source(StrEnum):
@@ -89,7 +89,12 @@ class SeedSpread:
 
 
 def _key(place: Place) -> SectionKey:
-    return dataclasses.replace(place.column, settings=()), place.found.bank
+    return dataclasses.replace(place.column, settings=()), _episodes(place.found)
+
+
+def _episodes(found: Collected) -> str:
+    """The bank, and how many of its episodes are tested: those that adapt networks may be fewer than others'."""
+    return found.bank if found.accuracies is None else f"{found.bank}, {found.accuracies.shape[1]}"
 
 
 def spread_of(columns: Iterable[Sequence[Place]], rest_of_sweep: Callable[[], Iterable[Trained]]) -> SeedSpread:
@@ -163,7 +168,7 @@ def _sections(trained: Iterable[Trained]) -> _Sections:
     for planned, found in trained:
         if found.accuracies is None or not planned.config.seeded:
             continue
-        rows = sections.setdefault((Column.of(planned), found.bank), {})
+        rows = sections.setdefault((Column.of(planned), _episodes(found)), {})
         row = rows.setdefault(planned.config.replace(training__seed=0).key, {})
         for seed, mean, name in zip(found.seeds, found.accuracies.mean(axis=1), found.records, strict=True):
             row[seed] = float(mean), name.partition("/")[0]
@@ -205,7 +210,7 @@ class Compared:
 def compare(ours: Place, theirs: Place, spread: SeedSpread) -> Compared:
     """Over the seeds that both have, of which there must be one."""
     seeds = common_seeds(ours, theirs)
-    pair = paired(ours.found.of_seeds(seeds), theirs.found.of_seeds(seeds))
+    pair = paired(*on_both(ours, theirs, seeds))
     if pair.seeds == 1:
         known = spread.source is not Source.ASSUMED
         method = of_methods(pair, spread.of(ours)) if known else of_methods_assumed(pair, ASSUMED_SD)

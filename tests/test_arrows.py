@@ -21,13 +21,14 @@ dmf.methods.matching_net dmf.methods.meta_baseline dmf.methods.relation_net
 dmf.methods.can_transductive
 dmf.methods.baseline_pp dmf.methods.negative_margin dmf.methods.rfs dmf.methods.maml dmf.methods.anil dmf.methods.r2d2
 dmf.methods.metaoptnet_ridge dmf.methods.metaoptnet_svm
+dmf.methods.fine_tuning dmf.methods.centroid_alignment dmf.methods.adversarial_alignment
 dmf.config
 dmf.data.layouts
 dmf.data
 dmf.records
 dmf.evaluation
 dmf.training
-dmf.released dmf.released_ideme_net
+dmf.released dmf.released_ideme_net dmf.released_associative
 dmf.train
 dmf.evaluate dmf.classifier
 dmf

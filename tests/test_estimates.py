@@ -234,6 +234,49 @@ def test_a_calibration_is_taken_where_no_record_is_and_gives_memory(tmp_path: Pa
     assert (after.source, after.bytes) == ("records", cost.bytes)
 
 
+ALIGNED = CONFIG.with_paths(
+    {
+        "model.method": "centroid_alignment",
+        "model.alignment_iterations": 3,
+        "model.related_images": 7,
+        "start.head": "arc",
+    }
+)
+FORWARDS = 20 * 3 * 5 * (4 * 7 + 6 * 1)
+"""Of 20 5-way 1-shot episodes: related images 3 + 1 times and support images 3 + 3 times an iteration."""
+
+
+def test_aligning_costs_what_its_images_cost(tmp_path: Path) -> None:
+    """From the record of a ProtoNet, by FLOPs alone, and from a record of its own, for other numbers of episodes."""
+    ledger = Ledger(tmp_path)
+    ledger.write_training(a_record())
+    images = {"train": 1000, "val": 1600, "test": 100}
+    rates = Rates(
+        cost_class="0" * 16,
+        device=CPU,
+        threads=1,
+        config=CONFIG.replace(model__groups=4),
+        episode_seconds=(1.0,),
+        image_seconds=0.01,
+        test_episode_seconds=0.5,
+        start_seconds=2.0,
+        images=images,
+    )
+    seen = distinct_images(TEST, images) + images["train"]
+    plain = cost_of(Ledger(tmp_path / "empty"), ALIGNED, Calibration(measured=(rates,)))
+    assert plain.source == "FLOPs"
+    assert plain.seconds == pytest.approx(2.0 + 0.01 * (seen + FORWARDS) + 20 * 0.5)
+    few = TEST.replace(episodes=2000, adapted_episodes=20)
+    ledger.write_training(a_record(ALIGNED, seconds=()))
+    ledger.write_evaluation(an_evaluation(ALIGNED, 60.0))
+    other = ALIGNED.replace(training__seed=3)
+    twice = Trial(other, (few.replace(adapted_episodes=40),))
+    cost = estimate([twice], ledger, Calibration(measured=(rates,)))[other.key]
+    seen_twice = distinct_images(few.replace(adapted_episodes=40), images) + images["train"]
+    expected = 3.0 + 60.0 * (seen_twice + 2 * FORWARDS) / (seen + FORWARDS)
+    assert (cost.source, cost.seconds) == ("records", pytest.approx(expected))
+
+
 def test_images_drawn_again_are_forwarded_once() -> None:
     """1,600 draws of 1,600 images find all but 1/e of them; if the number is unknown, all count as different."""
     validation = EvaluationConfig(split="val", episodes=20, shot=1)

@@ -35,7 +35,7 @@ def rates_of(scheduler: Scheduler, rate: float, epochs: int, before: bool = Fals
 
 
 def test_every_method_that_is_published_has_a_recipe() -> None:
-    assert {method for method in METHODS if not recipes_of(method)} == {"raw_pixels"}
+    assert {method for method in METHODS if not recipes_of(method)} == {"raw_pixels", "adversarial_alignment"}
 
 
 @pytest.mark.parametrize("name", RECIPES)

@@ -266,7 +266,7 @@ def test_methods_share_a_pre_training_with_the_same_head() -> None:
         assert {f"start.{name}" for name in of_head} == {name for name in config.unread if "start.head" in name}
 
 
-@pytest.mark.parametrize("head", ["linear", "cosine", "weight_norm", "shifted"])
+@pytest.mark.parametrize("head", ["linear", "cosine", "weight_norm", "shifted", "arc"])
 def test_a_pre_training_learns_with_each_head(head: str, tmp_path: Path, images: DataSet) -> None:
     settings = {"start.head": head, "start.head_scale": 10.0, "start.head_margin": -0.05}
     settings |= {"start.training.epochs": 3, "start.training.batches_per_epoch": 15, "start.training.batch_size": 64}
@@ -278,6 +278,18 @@ def test_a_pre_training_learns_with_each_head(head: str, tmp_path: Path, images:
     weights = read_checkpoint(tmp_path / BEST)[0]
     kinds = {name.removeprefix("model.head.") for name in weights if name.startswith("model.head.")}
     assert kinds == {"weight"} | {"linear": {"bias"}, "weight_norm": {"norms"}}.get(head, set())
+
+
+@pytest.mark.parametrize("head", ["linear", "cosine", "arc"])
+def test_validation_by_a_head_that_is_fitted_to_each_episode(head: str, tmp_path: Path, images: DataSet) -> None:
+    config = configs()["proto_net"].with_paths({"start.head": head, "start.validated_by": "fitted_head"})
+    assert config.stage is not None and config.start is not None
+    record = train(config.stage, images, tmp_path)
+    other = train(config.with_paths({"start.validated_by": "nearest_mean"}).stage, images, tmp_path / "mean")
+    assert [each.loss for each in record.history] == [each.loss for each in other.history]
+    assert record.best_validation_accuracy != other.best_validation_accuracy
+    with pytest.raises(ValueError, match="start.head=weight_norm cannot be fitted to validation episodes; use "):
+        config.with_paths({"start.head": "weight_norm"})
 
 
 def test_a_negative_margin_is_for_training_only() -> None:

@@ -12,7 +12,7 @@ class Conv4ReLU(Conv64F):
 
     Convolutions have no bias. The released code's have one, before a normalisation: its gradient is zero, computed as
     rounding noise, which Adam divides by its own size, so that it wanders by up to the learning rate in every step. A
-    bias subtracted from the running mean gives the same function (`dmf.methods.associative.released`).
+    bias subtracted from the running mean gives the same function (`dmf.released_associative`).
     """
 
     def __init__(self, in_channels: int = 3, last_pooling: bool = False) -> None:

@@ -48,6 +48,9 @@ class ClassifierConfig(BackboneConfig):
     the `arc` head adds to its angle, in radians."""
     flattened: bool = False
     """Whether the head reads the flattened feature map instead of its mean over positions."""
+    validated_by: Literal["nearest_mean", "fitted_head"] = "nearest_mean"
+    """What answers validation episodes: the nearest class mean by cosine, or a head of this kind (`linear`, `cosine` or
+    `arc`) fitted to each, as Associative Alignment's code does."""
 
 
 class StartConfig(Value):
@@ -64,6 +67,9 @@ class StartConfig(Value):
     the `arc` head adds to its angle, in radians."""
     flattened: bool = False
     """Whether the head reads the flattened feature map instead of its mean over positions."""
+    validated_by: Literal["nearest_mean", "fitted_head"] = "nearest_mean"
+    """What answers validation episodes: the nearest class mean by cosine, or a head of this kind (`linear`, `cosine` or
+    `arc`) fitted to each, as Associative Alignment's code does."""
     training: BatchOptimisationConfig = BatchOptimisationConfig()
     validation: ValidationConfig = ValidationConfig()
     seed: Seed | None = None
@@ -72,7 +78,9 @@ class StartConfig(Value):
     """None: the experiment's; else a mapping such as `{crop: resized, color_jitter: 0.4}`."""
 
 
-OF_HEAD = ("head", "head_scale", "head_margin", "flattened")
+NOVEL_HEADS = ("linear", "cosine", "arc")
+"""Heads that can be fitted to an episode (`dmf.methods.novel_head`)."""
+OF_HEAD = ("head", "head_scale", "head_margin", "flattened", "validated_by")
 """Settings of a pre-training's head, which an experiment has under `start`."""
 
 
@@ -230,6 +238,11 @@ class ExperimentConfig(_Training):
     @model_validator(mode="after")
     def _starts_from_what_it_needs(self) -> Self:
         method = self.model.method
+        if self.start is not None and self.start.validated_by == "fitted_head" and self.start.head not in NOVEL_HEADS:
+            raise ValueError(
+                f"start.head={self.start.head} cannot be fitted to validation episodes; use {', '.join(NOVEL_HEADS)} "
+                "or start.validated_by=nearest_mean"
+            )
         if self.model.needs_start and self.start is None and self.model.earlier is None:
             raise ValueError(f"model.method={method} needs pre-trained features; set start.head to linear or cosine")
         if self.start is not None and not isinstance(self.model, BackboneConfig):

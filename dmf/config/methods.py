@@ -7,15 +7,18 @@ from typing import Annotated, get_args
 from pydantic import Discriminator, Tag
 
 from dmf.backbones.config import BackboneConfig
+from dmf.methods.adversarial_alignment.config import AdversarialAlignmentConfig
 from dmf.methods.anil.config import ANILConfig
 from dmf.methods.baseline.config import BaselineConfig
 from dmf.methods.baseline_pp.config import BaselinePPConfig
 from dmf.methods.can.config import CANConfig
 from dmf.methods.can_transductive.config import CANTransductiveConfig
+from dmf.methods.centroid_alignment.config import CentroidAlignmentConfig
 from dmf.methods.classifier_baseline.config import ClassifierBaselineConfig
 from dmf.methods.deepemd.config import DeepEMDConfig
 from dmf.methods.dmf.config import DMFConfig
 from dmf.methods.feat.config import FEATConfig
+from dmf.methods.fine_tuning.config import FineTuningConfig
 from dmf.methods.ideme_net.config import IDeMeNetConfig
 from dmf.methods.maml.config import MAMLConfig
 from dmf.methods.matching_net.config import MatchingNetConfig
@@ -45,6 +48,9 @@ AnyMethod = (
     | FEATConfig
     | DeepEMDConfig
     | MetaBaselineConfig
+    | FineTuningConfig
+    | CentroidAlignmentConfig
+    | AdversarialAlignmentConfig
     | MAMLConfig
     | ANILConfig
     | R2D2Config
@@ -68,6 +74,9 @@ ModelConfig = Annotated[
     | Annotated[FEATConfig, Tag("<feat>")]
     | Annotated[DeepEMDConfig, Tag("<deepemd>")]
     | Annotated[MetaBaselineConfig, Tag("<meta_baseline>")]
+    | Annotated[FineTuningConfig, Tag("<fine_tuning>")]
+    | Annotated[CentroidAlignmentConfig, Tag("<centroid_alignment>")]
+    | Annotated[AdversarialAlignmentConfig, Tag("<adversarial_alignment>")]
     | Annotated[MAMLConfig, Tag("<maml>")]
     | Annotated[ANILConfig, Tag("<anil>")]
     | Annotated[R2D2Config, Tag("<r2d2>")]

@@ -668,6 +668,54 @@ IDEME_NET = {
     ),
 }
 
+AFRASIYABI = {
+    "model.backbone": "conv4_relu",
+    "model.last_pooling": True,
+    "model.flattened": True,
+    **WHOLE_IMAGE,
+    **augmented(RESIZED),
+    "start.head": "arc",
+    "start.head_scale": 20.0,
+    "start.head_margin": 0.01,
+    "start.flattened": True,
+    "start.validated_by": "fitted_head",
+    **started(
+        epochs=600,
+        batches_per_epoch=600,
+        batch_size=64,
+        optimiser="adam",
+        learning_rate=1e-3,
+        schedule="constant",
+        weight_decay=0.0,
+        warmup_epochs=0,
+        validation_episodes=400,
+        validate_every=1,
+    ),
+}
+OF_AFRASIYABI = "ArmanAfrasiyabi/associative-alignment-fs@89db832, args_parser.py, transferLearning.py, {}"
+AFRASIYABI_DIFFERS = (
+    WIDE_CROP,
+    "the source changes brightness, contrast and colour in this order; here, in any",
+    "the source tests 600 episodes of 50 queries per class, ten times",
+)
+ASSOCIATIVE = {
+    f"{method}_conv4_relu_{shot}shot": Recipe(
+        {
+            **AFRASIYABI,
+            "model.method": method,
+            "episodes.shot": shot,
+            "start.validation": {"way": 5, "shot": shot, "queries": 50},
+        },
+        OF_AFRASIYABI.format(file),
+        AFRASIYABI_DIFFERS,
+    )
+    for method, file in (
+        ("fine_tuning", "methods/transferLearningFuns.py"),
+        ("centroid_alignment", "associative_alignment.py"),
+    )
+    for shot in (1, 5)
+}
+
 OTHERS: dict[str, Recipe] = {
     **PROTO_NET,
     **MATCHING_NET,
@@ -683,5 +731,6 @@ OTHERS: dict[str, Recipe] = {
     **NEGATIVE_MARGIN,
     **RFS,
     **IDEME_NET,
+    **ASSOCIATIVE,
 }
 """Recipes of the methods other than DMF, by name."""

@@ -234,6 +234,9 @@ class EvaluationConfig(Value):
     """Whose classes the episodes are drawn from."""
     episodes: Episodes = 2000
     """Number of test episodes."""
+    adapted_episodes: Episodes | None = None
+    """How many of them, the first ones, test a method that adapts a copy of its network in each, which takes seconds
+    an episode; None: all. Its rows are compared with others on these episodes."""
     way: Way = 5
     """Classes per episode."""
     shot: Count | None = None
@@ -257,6 +260,18 @@ class EvaluationConfig(Value):
         other = {"rotations_as_classes": False, **dict(self.data)}
         return experiment.data.replace(**other)
 
+    @property
+    def tested(self) -> int:
+        """Episodes that are tested, the first ones of the bank."""
+        return min(self.episodes, self.adapted_episodes or self.episodes)
+
     def resolve(self, experiment: ExperimentConfig) -> Self:
-        """A copy with the shot that `experiment` was trained for, if none is given."""
-        return self if self.shot is not None else self.replace(shot=experiment.episodes.shot)
+        """A copy with the shot that `experiment` was trained for, if none is given, and without unread settings.
+
+        `adapted_episodes` is for methods that read base images.
+        """
+        few = self.adapted_episodes if experiment.model.reads_base and self.tested < self.episodes else None
+        shot = self.shot if self.shot is not None else experiment.episodes.shot
+        return (
+            self if (shot, few) == (self.shot, self.adapted_episodes) else self.replace(shot=shot, adapted_episodes=few)
+        )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +18,8 @@ from dmf.data.sets import ImageSplit
 from dmf.episodes import EpisodeIndices
 from dmf.machine.files import temporary_folder
 from dmf.machine.watchdog import alive
-from dmf.methods.base import FewShotMethod, Table
+from dmf.methods.base import Adaptation, FewShotMethod, Table
+from dmf.methods.related import BaseImages
 
 IMAGES_PER_BATCH = 128
 
@@ -65,9 +66,12 @@ class Tables:
         class_rows = torch.arange(support[..., 0].numel(), device=self.device).view(support.shape[:2])
         return self.method.score_rows(classes, class_rows, images, query)
 
-    def adapted_scores(self, part: slice, seeds: list[int]) -> Tensor:
-        """Logits [B, Q, N] of a method that adapts to each episode, with one seed per episode."""
-        return self.method.adapt(*self._brought(self.support[part], self.query[part]), seeds)
+    def adapted(
+        self, part: slice, seeds: list[int], base: BaseImages | None = None, first: int = 0
+    ) -> Iterator[Adaptation]:
+        """What a method that adapts answers in each episode of `part` from its number `first` on, with their seeds."""
+        images, support, query = self._brought(self.support[part], self.query[part])
+        return self.method.adapt_each(images, support, query, seeds, base, first)
 
     def _brought(self, support: Tensor, query: Tensor) -> tuple[Table, Tensor, Tensor]:
         """Move the images of these rows to the device; returns their table, and the rows within it."""
@@ -87,7 +91,42 @@ def device_of_method(method: FewShotMethod) -> torch.device:
 def image_table(
     method: FewShotMethod, split: ImageSplit, rows: Tensor, augment: Augmentation, device: torch.device, room: Path
 ) -> Table:
-    """`FewShotMethod.image_table` for the split's `rows`.
+    """`FewShotMethod.image_table` for the split's `rows`, where `table_of` keeps it."""
+    return table_of(lambda images: method.image_table(method.maps(images)), split, rows, augment, device, room)
+
+
+@contextlib.contextmanager
+def base_images(method: FewShotMethod, split: ImageSplit | None, augment: Augmentation) -> Iterator[BaseImages | None]:
+    """The base images that `method` reads, those of the training split; None if it reads none.
+
+    Every image of the split passes once through the network. Temporary files are removed when the block ends.
+    """
+    if not method.reads_base:
+        yield None
+        return
+    assert split is not None
+    device, pictures = device_of_method(method), split
+
+    def images(rows: Tensor) -> Tensor:
+        return augment.evaluate(pictures.pixels(rows).to(device))
+
+    def features(images: Tensor) -> Table:
+        return {"features": method.base_features(images)}
+
+    with temporary_folder("features") as room:
+        table = table_of(features, split, torch.arange(len(split)), augment, device, Path(room))
+        yield BaseImages(torch.from_numpy(split.labels), table["features"], images)
+
+
+def table_of(
+    of_images: Callable[[Tensor], Table],
+    split: ImageSplit,
+    rows: Tensor,
+    augment: Augmentation,
+    device: torch.device,
+    room: Path,
+) -> Table:
+    """What `of_images` gives for the split's `rows`, from images as tests see them.
 
     The table is on the device if it fits in half of the GPU's free memory, else in the CPU's memory, and above
     TABLE_BYTES in files in the folder `room`.
@@ -95,7 +134,7 @@ def image_table(
     table: Table = {}
     for start in range(0, len(rows), IMAGES_PER_BATCH):
         images = augment.evaluate(split.pixels(rows[start : start + IMAGES_PER_BATCH]).to(device))
-        part = method.image_table(method.maps(images))
+        part = of_images(images)
         alive()
         table = table or _room_for(len(rows), part, room)
         for name, values in part.items():

@@ -8,6 +8,7 @@ import numpy as np
 
 from dmf.config import AnyTraining, EvaluationConfig, ExperimentConfig, Task
 from dmf.config.sections import USUAL_QUERIES, USUAL_SHOT, USUAL_WAY
+from dmf.methods.config import AlignmentConfig, check_base_classes
 
 
 class Labelled(Protocol):
@@ -55,6 +56,12 @@ def check_bank(split: Labelled, config: EvaluationConfig) -> None:
     if config.shot is None:
         raise ValueError("shot is None; call EvaluationConfig.resolve with the training's configuration first")
     check_task(split, Task(way=config.way, shot=config.shot, queries=config.queries), "evaluation")
+
+
+def check_base(config: ExperimentConfig, evaluation: EvaluationConfig, split: Labelled) -> None:
+    """Raise ValueError if a method that aligns to base classes finds too few in the training split."""
+    if isinstance(config.model, AlignmentConfig):
+        check_base_classes(evaluation.way, config.model.related_classes, len(np.unique(split.labels)))
 
 
 def reduced(config: AnyTraining, task: Task) -> bool:

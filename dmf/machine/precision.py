@@ -17,6 +17,13 @@ def autocast(device: torch.device, precision: str) -> contextlib.AbstractContext
     return torch.autocast(device.type, torch.bfloat16) if precision == "bf16" else contextlib.nullcontext()
 
 
+def uncached(device: torch.device) -> contextlib.AbstractContextManager[object]:
+    """A context, inside `autocast` or not, in which weights can change: autocast otherwise keeps its copies of them."""
+    kind = device.type
+    enabled, dtype = torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind)
+    return torch.autocast(kind, dtype, enabled=enabled, cache_enabled=False)
+
+
 def full_precision(device: torch.device) -> contextlib.AbstractContextManager[object]:
     """A context in which products keep the type of their operands, even inside `autocast`."""
     return torch.autocast(device.type, enabled=False)

@@ -38,6 +38,9 @@ METHODS = {
     "deepemd": "DeepEMD",
     "meta_baseline": "MetaBaseline",
     "ideme_net": "IDeMeNet",
+    "fine_tuning": "FineTuning",
+    "centroid_alignment": "CentroidAlignment",
+    "adversarial_alignment": "AdversarialAlignment",
 }
 """Name -> name of the class in `model.py` of the method's folder. `build_method` imports only the one it needs."""
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from dmf.episodes import Episode
+from dmf.methods.related import BaseImages
 
 Table = dict[str, Tensor]
 """Tensors by name; row i of each belongs to the same image or class."""
@@ -26,6 +27,16 @@ class Losses:
     """Unweighted scalars by name."""
 
 
+@dataclass(frozen=True)
+class Adaptation:
+    """What a method that adapts answers in one episode."""
+
+    logits: Tensor
+    """[Q, N]"""
+    counts: dict[str, int] = field(default_factory=dict)
+    """What it counts beside its answers, by name; a record holds the sums over all episodes."""
+
+
 class FewShotMethod(nn.Module, ABC):
     """A backbone, and a way to score queries from its feature maps.
 
@@ -34,7 +45,9 @@ class FewShotMethod(nn.Module, ABC):
 
     backbone: nn.Module
     adapts: ClassVar[bool] = False
-    """Whether an evaluation calls `adapt` instead of `score_rows`."""
+    """Whether an evaluation calls `adapt_each` instead of `score_rows`."""
+    reads_base: ClassVar[bool] = False
+    """Whether it adapts to images of the base classes too. It then has `adapt_each` only: not `score`, not `adapt`."""
     computes_classes: bool = False
     """Whether `class_table` computes something rather than collects rows, so that its results are worth caching."""
     needs_map_shape: ClassVar[bool] = False
@@ -42,7 +55,7 @@ class FewShotMethod(nn.Module, ABC):
     needs_image_shape: ClassVar[bool] = False
     """Whether `build` also takes the shape [C, S, S] of the images."""
     reads_order: bool = False
-    """Whether scores depend on the order of the support set: that of its classes, and of the images of a class."""
+    """Whether scores depend on the order of the support set: that of its classes, or of the images of a class."""
     transductive: ClassVar[bool] = False
     """Whether a query's scores depend on the other queries of its episode."""
 
@@ -96,6 +109,27 @@ class FewShotMethod(nn.Module, ABC):
         caller disables gradients; a method can enable them. Raises NotImplementedError unless the method adapts.
         """
         raise NotImplementedError(f"{type(self).__name__} does not adapt to episodes")
+
+    def adapt_each(
+        self,
+        images: Table,
+        support: Tensor,
+        query: Tensor,
+        seeds: Sequence[int],
+        base: BaseImages | None = None,
+        first: int = 0,
+    ) -> Iterator[Adaptation]:
+        """As `adapt`, one episode after the other, from number `first` on.
+
+        What the episodes share is computed for all of them whatever `first` is, so that an evaluation which goes on
+        within a batch has the same bits. `base` is for a method that reads base images.
+        """
+        for logits in self.adapt(images, support, query, seeds)[first:]:
+            yield Adaptation(logits)
+
+    def base_features(self, images: Tensor) -> Tensor:
+        """Base images [P, 1 or 3, h, w] -> what `BaseImages` keeps of them, [P, D]."""
+        raise NotImplementedError(f"{type(self).__name__} reads no base images")
 
     def losses(self, episode: Episode) -> Losses:
         """Losses from an episode of images. Raises NotImplementedError if the method learns nothing from episodes."""

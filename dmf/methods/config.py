@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -29,6 +29,8 @@ class MethodConfig(Value):
     """Whether the images of training episodes are augmented; without it, only a pre-training's are."""
     stage_module: ClassVar[str] = "dmf.training.episodic"
     """The module of the stage that trains it (`dmf.training.stage`)."""
+    reads_base: ClassVar[bool] = False
+    """Whether its tests read images of the base classes, and adapt a copy of the network in every episode."""
 
     @property
     def unread(self) -> dict[str, str]:
@@ -83,6 +85,73 @@ class FittedHeadConfig(EmbeddingMethodConfig):
     fit_momentum: Fraction = 0.9
     fit_dampening: Fraction = 0.9
     fit_weight_decay: NonNegative = 1e-3
+
+
+class NovelHeadConfig(EmbeddingMethodConfig):
+    """A method that fits a head to each episode's support by full-batch Adam, on the features of a pre-training.
+
+    With the settings of Associative Alignment's tests.
+    """
+
+    learns: ClassVar[bool] = False
+    needs_start: ClassVar[bool] = True
+    novel_head: Literal["linear", "cosine", "arc"] = "arc"
+    """The head that is fitted: `linear` (softMax), `cosine` (cosMax) or `arc` (arcMax)."""
+    novel_scale: Positive = 5.0
+    """Factor of the cosines in the fit."""
+    novel_margin: Annotated[float, Field(ge=-1, le=1)] = 0.001
+    """Margin of the `arc` head, in radians."""
+    novel_steps: Count = 200
+    """Adam steps of the fit."""
+    novel_learning_rate: Positive = 1e-3
+    flattened: bool = False
+    """Whether an embedding is the flattened feature map (released, with Conv4), instead of its mean over positions; as
+    `start.flattened` says for the pre-training."""
+    first_stage: Literal["pretraining", "proto_net", "matching_net", "relation_net"] = "pretraining"
+    """What trains the network: a `pretraining` (`start.*`), or a method on episodes (`episodes.*`, `training.*`), which
+    may start from one."""
+
+    @property
+    def earlier(self) -> dict[str, Any] | None:
+        """With another first stage, that method with the same backbone."""
+        if self.first_stage == "pretraining":
+            return None
+        backbone = {name: getattr(self, name) for name in BackboneConfig.model_fields}
+        return {"method": self.first_stage, **backbone}
+
+    @property
+    def unread(self) -> dict[str, str]:
+        of_others = {"linear": ("novel_scale", "novel_margin"), "cosine": ("novel_margin",), "arc": ()}
+        return super().unread | dict.fromkeys(of_others[self.novel_head], f"novel_head={self.novel_head}")
+
+
+class AlignmentConfig(NovelHeadConfig):
+    """A method that then aligns copies of network and head to base images that resemble the episode's classes."""
+
+    reads_base: ClassVar[bool] = True
+    related_classes: Count = 10
+    """Base classes for each class of an episode; no two share one."""
+    related_images: Count = 50
+    """Most of their images for each class in an iteration."""
+    alignment_iterations: Count = 150
+    """Iterations of three updates: alignment, head on base images, network and head on the support."""
+    alignment_learning_rate: Positive = 1e-3
+    aligned_scale: Positive = 15.0
+    """Factor of the cosines after the fit."""
+
+    @property
+    def unread(self) -> dict[str, str]:
+        found = super().unread
+        return found | ({"aligned_scale": "novel_head=linear"} if self.novel_head == "linear" else {})
+
+
+def check_base_classes(ways: int, classes: int, there: int) -> None:
+    """Raise ValueError unless each of `ways` ways can take `classes` base classes of its own out of `there`."""
+    if ways * classes > there:
+        raise ValueError(
+            f"way={ways} with related_classes={classes} takes {ways * classes} base classes, but there are {there}; "
+            "lower model.related_classes or evaluation.way"
+        )
 
 
 class InnerLoopConfig(EmbeddingMethodConfig):

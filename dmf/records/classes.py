@@ -21,7 +21,7 @@ def drawn_classes(config: EvaluationConfig, classes: int, episodes: int | None =
     of episodes if it is not that of the settings.
     """
     return _drawn(
-        bank_seed(config.seed, config.split), config.episodes if episodes is None else episodes, classes, config.way
+        bank_seed(config.seed, config.split), config.tested if episodes is None else episodes, classes, config.way
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
 import numpy as np
@@ -76,6 +76,8 @@ class Tested:
     class_sums: tuple[int, ...] = ()
     """[C]: correct answers in the episodes that draw a class, for each class of the split; empty if the record does not
     say how many classes there are, as in format 1."""
+    counts: dict[str, int] = field(default_factory=dict)
+    """As in the record."""
 
     @classmethod
     def of(cls, record: EvaluationRecord) -> Tested:
@@ -93,6 +95,7 @@ class Tested:
             accuracies=accuracies,
             class_sums=_class_sums(record, accuracies),
             data_doubts=record.data_doubts,
+            counts=record.counts,
         )
 
 

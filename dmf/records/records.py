@@ -196,6 +196,8 @@ class EvaluationRecord(Value):
     """`code_hash` of the code that ran the evaluation. Empty: unknown."""
     data_doubts: tuple[str, ...] = ()
     """As in `Provenance`, of the images that were tested on."""
+    counts: dict[str, int] = Field(default_factory=dict)
+    """What the method counted beside its answers, over all episodes, by name (`Adaptation.counts`)."""
 
     @model_validator(mode="after")
     def _has_episodes(self) -> Self:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dmf.backbones import build_backbone
-from dmf.config import Pretraining
+from dmf.config import ClassifierConfig, Pretraining
 from dmf.data.augment import Augmentation, Stored
 from dmf.data.sets import DataSet
 from dmf.draws import derived_seed
@@ -21,6 +22,8 @@ from dmf.evaluation.tasks import validation_task
 from dmf.machine.precision import autocast
 from dmf.methods.base import FewShotMethod, Losses
 from dmf.methods.classifier_baseline.model import ClassifierBaseline
+from dmf.methods.fine_tuning.model import FineTuning
+from dmf.methods.novel_head import Kind, NovelHead
 from dmf.training.classifier import BaseClassifier
 from dmf.training.images import TrainingImages
 from dmf.training.mixing import ClassMixing, with_partners
@@ -31,7 +34,8 @@ class PretrainingStage:
     """A classifier and its batches. Implements `dmf.training.stage.Stage`.
 
     Batches run through all training images in one random order, then in another, and so on. Validation is the
-    accuracy of the nearest class mean by cosine over validation episodes (`ClassifierBaseline`).
+    accuracy over validation episodes of the nearest class mean by cosine (`ClassifierBaseline`), or of a head fitted to
+    each (`FineTuning`, with the released margin of 0.01).
     """
 
     started = None
@@ -42,7 +46,7 @@ class PretrainingStage:
         backbone = build_backbone(config.model, config.data.channels)
         classifier = BaseClassifier(backbone, config.model, config.data, len(data.train.classes))
         self.module: nn.Module = classifier.to(memory_format=torch.channels_last).to(device)
-        self.method: FewShotMethod = ClassifierBaseline(backbone)
+        self.method = _validating(backbone, config.model)
         self.steps_per_epoch = config.training.batches_per_epoch
         self.augment = Augmentation(config.augmentation, config.data)
         self.images = TrainingImages(data.train, self.augment, config.training.seed, device)
@@ -92,10 +96,18 @@ class PretrainingStage:
         return Losses(loss, {"classification": loss})
 
     def validate(self) -> float:
-        """Accuracy of the nearest class mean over the validation episodes."""
+        """Accuracy over the validation episodes."""
         self.method.train(self.module.training)
         precision = self.config.training.precision
         return float(episode_accuracies(self.method, self.data.val, self.bank, self.augment, precision).mean())
+
+
+def _validating(backbone: nn.Module, config: ClassifierConfig) -> FewShotMethod:
+    """What answers validation episodes on the backbone's features."""
+    if config.validated_by == "nearest_mean":
+        return ClassifierBaseline(backbone)
+    kinds: dict[str, Kind] = {kind: kind for kind in get_args(Kind)}
+    return FineTuning(backbone, NovelHead(kinds[config.head], scale=5.0, margin=0.01), flattened=config.flattened)
 
 
 def build(config: Pretraining, data: DataSet, device: torch.device, start: Path | None) -> PretrainingStage:

@@ -15,7 +15,8 @@ from pathlib import Path
 
 import torch
 
-from dmf.config import AnyTraining
+from dmf.config import AnyTraining, EvaluationConfig
+from dmf.data.layouts.layouts import SPLITS
 from dmf.data.sets import DataSet, ImageSplit, open_for
 from dmf.episodes import EpisodeIndices
 from dmf.evaluation.bank import validation_bank
@@ -25,10 +26,11 @@ from dmf.evaluation.tasks import validation_task
 from dmf.machine.device import device_name, peak_bytes
 from dmf.machine.files import temporary_folder
 from dmf.machine.precision import autocast
+from dmf.methods.config import AlignmentConfig
 from dmf.records.records import BEST, training_from
 from dmf.training.run import Run
 from orchestrator.costs.estimates import device_here
-from orchestrator.costs.rates import Calibration, Rates, calibration_path, cost_class
+from orchestrator.costs.rates import Calibration, Rates, calibration_path, cost_class, images_forwarded
 from orchestrator.spec.plan import Trial, labels
 from orchestrator.store.ledger import Ledger
 from orchestrator.text import duration
@@ -40,6 +42,8 @@ STRETCH_SECONDS = 1.0
 MOST_STEPS = 10
 EPISODES = 4
 """Validation episodes that are timed."""
+ITERATIONS = 2
+"""Iterations of an alignment that are timed."""
 LEARNING_RATE = 1e-4
 """Low, so that no step diverges."""
 BUSY = 0.5
@@ -120,10 +124,10 @@ def measure(config: AnyTraining) -> Rates:
     with temporary_folder("calibration") as room:
         started = time.perf_counter()
         start_weights = untrained_start(config, data, Path(room))
-        run = Run(config.replace(training__learning_rate=LEARNING_RATE), data, Path(room), start_weights)
+        run = Run(_shortened(config), data, Path(room), start_weights)
         start = time.perf_counter() - started
         episode_seconds = _episode_seconds(run) if run.stage.learns else ()
-        image_seconds, test_episode_seconds = _evaluation_seconds(run, data.val)
+        image_seconds, test_episode_seconds = _evaluation_seconds(run, data)
         return Rates(
             cost_class=cost_class(config),
             device=device_name(run.device),
@@ -136,8 +140,16 @@ def measure(config: AnyTraining) -> Rates:
             peak_bytes=peak_bytes(run.device),
             image_bytes=_image_bytes(run, data, Path(room)),
             parameters=sum(parameter.numel() for parameter in run.stage.module.parameters()),
-            images={split: len(data.split(split)) for split in ("val", "test")},
+            images={split: len(data.split(split)) for split in SPLITS},
         )
+
+
+def _shortened(config: AnyTraining) -> AnyTraining:
+    """The training with a low learning rate, and with few iterations where episodes are aligned to base images."""
+    changes: dict[str, object] = {"training.learning_rate": LEARNING_RATE}
+    if isinstance(config.model, AlignmentConfig):
+        changes["model.alignment_iterations"] = ITERATIONS
+    return config.with_paths(changes)
 
 
 def untrained_start(config: AnyTraining, data: DataSet, room: Path) -> Path | None:
@@ -165,13 +177,19 @@ def _episode_seconds(run: Run) -> tuple[float, ...]:
     return tuple(found)
 
 
-def _evaluation_seconds(run: Run, split: ImageSplit) -> tuple[float, float]:
+def _evaluation_seconds(run: Run, data: DataSet) -> tuple[float, float]:
     """Seconds per image, and per episode on top, from EPISODES different episodes and from one episode as often.
 
     The second bank has as many episodes but fewer images. If every episode has all images of a small split, half of
-    the time is taken for each.
+    the time is taken for each. Where episodes are aligned to base images, all is counted in images
+    (`images_forwarded`).
     """
-    bank = validation_bank(split, validation_task(run.config, split), EPISODES)
+    split, task = data.val, validation_task(run.config, data.val)
+    bank = validation_bank(split, task, EPISODES)
+    if run.stage.method.reads_base:
+        sizes = {each: len(data.split(each)) for each in SPLITS}
+        test = EvaluationConfig(split="val", episodes=EPISODES, way=task.way, shot=task.shot, queries=task.queries)
+        return _timed(run, split, bank, data.train) / images_forwarded(run.config, test, sizes), 0.0
     same = EpisodeIndices(*(rows[:1].expand_as(rows) for rows in (bank.support, bank.query, bank.targets)))
     _timed(run, split, same)
     different, repeated = _timed(run, split, bank), _timed(run, split, same)
@@ -182,9 +200,9 @@ def _evaluation_seconds(run: Run, split: ImageSplit) -> tuple[float, float]:
     return per_image, max(0.0, repeated - few * per_image) / EPISODES
 
 
-def _timed(run: Run, split: ImageSplit, bank: EpisodeIndices) -> float:
+def _timed(run: Run, split: ImageSplit, bank: EpisodeIndices, base: ImageSplit | None = None) -> float:
     started = time.perf_counter()
-    episode_accuracies(run.stage.method, split, bank, run.stage.augment, run.config.training.precision)
+    episode_accuracies(run.stage.method, split, bank, run.stage.augment, run.config.training.precision, base)
     return time.perf_counter() - started
 
 

@@ -30,6 +30,7 @@ from orchestrator.costs.rates import (
     cost_class,
     distinct_images,
     flops_per_image,
+    images_forwarded,
     merged,
     of_record,
     validation_of,
@@ -223,7 +224,7 @@ def _cost(
     low, high = _spread(rates.episode_seconds, LEAST_SPREAD[source])
     if source == "FLOPs" and seconds:
         images_seen: float = 3 * len(left) * trial.config.batches_per_epoch * trial.config.images_per_batch
-        images_seen += sum(distinct_images(test, images) for test in tests)
+        images_seen += sum(images_forwarded(trial.config, test, images) for test in tests)
         low = min(low, images_seen * flops_per_image(trial.config) / _flops_at_most(rates) / seconds)
     peak = _peak_bytes(rates, [*([validation_of(trial.config)] if validations else []), *tests], images)
     return Cost(seconds, seconds * low, seconds * high, peak, source, earlier)
@@ -234,8 +235,8 @@ def _flops_at_most(rates: Rates) -> float:
 
 
 def _evaluation_seconds(evaluation: EvaluationConfig, rates: Rates, images: Images) -> float:
-    forwards = distinct_images(evaluation, images) * rates.image_seconds
-    return forwards + evaluation.episodes * rates.test_episode_seconds
+    forwards = images_forwarded(rates.config, evaluation, images) * rates.image_seconds
+    return forwards + evaluation.tested * rates.test_episode_seconds
 
 
 def _peak_bytes(rates: Rates, evaluations: Sequence[EvaluationConfig], images: Images) -> int | None:

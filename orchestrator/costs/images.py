@@ -9,7 +9,7 @@ from pathlib import Path
 from dmf.config import AnyTraining, DataConfig, ExperimentConfig
 from dmf.data.known import EMBEDDED
 from dmf.data.survey import Survey, survey
-from dmf.evaluation.tasks import check_bank, check_episodes, reduced, validation_task
+from dmf.evaluation.tasks import check_bank, check_base, check_episodes, reduced, validation_task
 from dmf.machine.paths import expanded
 from orchestrator.spec.plan import Trial
 
@@ -75,6 +75,8 @@ class Look:
                 yield from _raised(self._look, data, full_size)
             if images := self._known(data, full_size):
                 yield from _raised(check_bank, images.splits[evaluation.split], evaluation.resolve(config))
+            if own:
+                yield from _raised(check_base, config, evaluation, own.splits["train"])
 
     def _look(self, config: DataConfig, full_size: bool) -> None:
         """Note the facts of a data set. Raises ValueError if it cannot be used."""

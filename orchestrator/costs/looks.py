@@ -70,7 +70,7 @@ def _likely(rule: TableRule, planned: SweepPlan, looks: Looks) -> dict[str, int]
         each = rows[row]
         assert each.place.planned is not None
         difference = _in_paper(layout, each.place, each.baseline)
-        error = np.sqrt(2 * ASSUMED_SD**2 + ASSUMED_EPISODE_SD**2 / each.place.planned.evaluation.episodes)
+        error = np.sqrt(2 * ASSUMED_SD**2 + ASSUMED_EPISODE_SD**2 / each.place.planned.evaluation.tested)
         if course.answer is not None and course.answer.difference is not None and course.answer.error is not None:
             difference, error = course.answer.difference, course.answer.error * np.sqrt(len(course.answer.seeds))
         beside = sum(other.place.column == each.place.column for other in rows.values()) + 1

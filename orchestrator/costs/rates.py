@@ -15,7 +15,7 @@ from typing import Any, Self
 
 from pydantic import Field
 
-from dmf.backbones import build_backbone, image_flops
+from dmf.backbones import build_backbone, image_flops, map_shape
 from dmf.backbones.config import BackboneConfig
 from dmf.config import (
     AnyMethod,
@@ -29,6 +29,7 @@ from dmf.config import (
 )
 from dmf.config.sections import USUAL_QUERIES, USUAL_SHOT, USUAL_WAY
 from dmf.methods import build_method
+from dmf.methods.config import AlignmentConfig
 from dmf.records.records import EvaluationRecord, TrainingRecord
 from dmf.values import Damaged, Value
 
@@ -37,7 +38,8 @@ log = logging.getLogger("dmf.estimates")
 COSTS_NOTHING = frozenset(
     "data.normalisation data.resize data.background data.orientation augmentation.crop_padding augmentation.flip "
     "augmentation.erasing model.drop_rate model.drop_block_size model.drop_block_ramp "
-    "model.drop_block_counts_validation model.few_shot_weight "
+    "model.drop_block_counts_validation model.few_shot_weight model.novel_scale model.novel_margin "
+    "model.novel_learning_rate model.aligned_scale model.alignment_learning_rate model.critic_learning_rate "
     "model.global_weight training.seed training.epochs training.learning_rate training.learning_rate_floor "
     "training.warmup_epochs training.momentum training.nesterov training.weight_decay training.schedule "
     "training.milestones training.head_rate_factor "
@@ -63,7 +65,7 @@ class Rates(Value):
     episode_seconds: tuple[float, ...]
     """Per training episode, one value for every epoch or timed stretch; empty if nothing is learnt."""
     image_seconds: float
-    """In an evaluation, per image that it forwards."""
+    """In an evaluation, per forward pass of an image (`images_forwarded`)."""
     test_episode_seconds: float
     """In an evaluation, per episode on top of its images."""
     start_seconds: float
@@ -88,11 +90,16 @@ class Rates(Value):
             device=self.device,
             threads=self.threads,
             config=config,
-            episode_seconds=tuple(episode * seconds for seconds in self.episode_seconds),
+            episode_seconds=tuple(episode * seconds for seconds in self.episode_seconds) if learns(config) else (),
             image_seconds=image * self.image_seconds,
             test_episode_seconds=image * self.test_episode_seconds,
             start_seconds=self.start_seconds,
         )
+
+
+def learns(config: AnyTraining) -> bool:
+    """Whether a training has epochs."""
+    return config.kind == "pretraining" or config.model.learns
 
 
 class Calibration(Value):
@@ -154,9 +161,27 @@ def _defaults_of(model: Value) -> dict[str, Any]:
 def distinct_images(evaluation: EvaluationConfig, images: Images) -> float:
     """The images that an evaluation forwards, each once: n draws from M are expected to find M (1 - e^(-n/M))."""
     assert evaluation.shot is not None
-    drawn = evaluation.episodes * evaluation.way * (evaluation.shot + evaluation.queries)
+    drawn = evaluation.tested * evaluation.way * (evaluation.shot + evaluation.queries)
     held = images.get(evaluation.split)
     return drawn if held is None else held * -math.expm1(-drawn / held)
+
+
+def aligned_images(config: AnyTraining, evaluation: EvaluationConfig, images: Images) -> float:
+    """The forward passes of an image that aligning to base images adds to an evaluation; 0 without that.
+
+    A backward pass counts as two. Every base image passes once, and in every iteration of an episode the related ones
+    forward and backward, then forward, and the support forward and backward, twice.
+    """
+    if not isinstance(config.model, AlignmentConfig):
+        return 0.0
+    assert evaluation.shot is not None
+    iteration = evaluation.way * (4 * config.model.related_images + 6 * evaluation.shot)
+    return images.get("train", 0) + evaluation.tested * config.model.alignment_iterations * iteration
+
+
+def images_forwarded(config: AnyTraining, evaluation: EvaluationConfig, images: Images) -> float:
+    """The forward passes of an image in an evaluation of a training."""
+    return distinct_images(evaluation, images) + aligned_images(config, evaluation, images)
 
 
 def validation_of(config: AnyTraining, task: Task | None = None) -> EvaluationConfig:
@@ -177,11 +202,12 @@ def of_record(record: TrainingRecord, tests: Iterable[EvaluationRecord], images:
 
     A validation takes as long as epochs with one exceed epochs without. If all epochs have one, its share is that of
     forward passes, given that an image forward and backward takes three times as long as forward. How an evaluation's
-    time divides between images and episodes is not recorded; half is assumed for each.
+    time divides between images and episodes is not recorded; half is assumed for each, and all of it for the images
+    where episodes are aligned to base images.
     """
-    if record.outcome == "failed" or record.provenance is None or not (record.history or record.parameters == 0):
+    config, validation, tests = record.config, validation_of(record.config, record.validation), list(tests)
+    if record.outcome == "failed" or record.provenance is None or not (record.history if learns(config) else tests):
         return None
-    config, validation = record.config, validation_of(record.config, record.validation)
     batches = config.batches_per_epoch
     plain = [epoch.seconds for epoch in record.history if epoch.validation_accuracy is None]
     validated = [epoch.seconds for epoch in record.history if epoch.validation_accuracy is not None]
@@ -194,14 +220,15 @@ def of_record(record: TrainingRecord, tests: Iterable[EvaluationRecord], images:
         selecting = share * statistics.median(validated)
     seen = [(validation, selecting)] if selecting else []
     seen += [(test.config, test.seconds) for test in tests]
+    of_images = 1.0 if isinstance(config.model, AlignmentConfig) else 0.5
     return Rates(
         cost_class=cost_class(config),
         device=record.provenance.device,
         threads=record.provenance.threads,
         config=config,
         episode_seconds=tuple(max(0.0, s) / batches for s in [*plain, *(s - selecting for s in validated)]),
-        image_seconds=_median(seconds / 2 / distinct_images(test, images) for test, seconds in seen),
-        test_episode_seconds=_median(seconds / 2 / test.episodes for test, seconds in seen),
+        image_seconds=_median(of_images * seconds / images_forwarded(config, test, images) for test, seconds in seen),
+        test_episode_seconds=_median((1 - of_images) * seconds / test.tested for test, seconds in seen),
         start_seconds=max(0.0, record.seconds - sum(epoch.seconds for epoch in record.history)),
         peak_bytes=record.peak_bytes,
         parameters=record.parameters,
@@ -249,16 +276,17 @@ def _backbone_flops(config: BackboneConfig, channels: int, side: int) -> int:
 
 def parameters(config: AnyTraining) -> int:
     """The number of learnt parameters, counted on a model without storage; classifiers have BASE_CLASSES classes."""
-    return _parameters(config.model, config.data.channels)
+    return _parameters(config.model, config.data.channels, config.data.image_size)
 
 
 @functools.cache
-def _parameters(model: AnyMethod | ClassifierConfig, channels: int) -> int:
+def _parameters(model: AnyMethod | ClassifierConfig, channels: int, side: int) -> int:
     from dmf.machine.device import shapes_only
 
     with shapes_only():
         if isinstance(model, ClassifierConfig):
-            parts, head = build_backbone(model, channels).parameters(), (model.channels + 1) * BASE_CLASSES
+            length = math.prod(map_shape(model, channels, side)) if model.flattened else model.channels
+            parts, head = build_backbone(model, channels).parameters(), (length + 1) * BASE_CLASSES
         else:
             parts, head = build_method(model, DataConfig().replace(channels=channels), BASE_CLASSES).parameters(), 0
         return sum(parameter.numel() for parameter in parts) + head

@@ -12,8 +12,8 @@ from pathlib import Path
 from dmf.config import AnyTraining, EvaluationConfig, ExperimentConfig
 from dmf.data.sets import images_for, images_of
 from dmf.evaluation.evaluate import evaluate_folder
-from dmf.evaluation.partial import partial_path
-from dmf.evaluation.tasks import check_bank
+from dmf.evaluation.partial import remove_partial
+from dmf.evaluation.tasks import check_bank, check_base
 from dmf.machine.watchdog import watched
 from dmf.records.checkpoints import read_checkpoint_of, weights_checksum
 from dmf.records.records import (
@@ -93,7 +93,7 @@ def run_trial(
                 for evaluation in missing:
                     data = images_for(config, evaluation)
                     ledger.write_evaluation(evaluate_folder(folder, config, evaluation, data))
-                    partial_path(folder, evaluation.key).unlink(missing_ok=True)
+                    remove_partial(folder, evaluation.key)
         if not keep_weights and config.kind == "experiment":  # other trainings start from a pre-training's weights
             (folder / BEST).unlink(missing_ok=True)
         return record
@@ -203,6 +203,7 @@ def _trained(
         for evaluation in evaluations:  # raises for what cannot be tested, before it is trained
             assert isinstance(config, ExperimentConfig)
             check_bank(images_for(config, evaluation).split(evaluation.split), evaluation.resolve(config))
+            check_base(config, evaluation, data.train)
         start = ledger.folder(config.stage.key) / BEST if config.stage else None
         try:
             record = train(config, data, folder, on_epoch, start)

@@ -259,7 +259,7 @@ class Archive:
             record = self._parsed(EvaluationRecord, _line(head | placeholder))
             found[record.training_key, record.evaluation_key] = _Exam(record, start)
             if not record.episode_accuracies:
-                start += record.config.episodes * record.config.way
+                start += record.config.tested * record.config.way
         if start != len(self._members[ANSWERS]):
             raise ValueError(f"{self.path} is damaged: it has {len(self._members[ANSWERS])} answers, expected {start}")
         return found
@@ -267,8 +267,8 @@ class Archive:
     def answers(self, exam: _Exam) -> NDArray[np.uint8]:
         """Correct answers of each episode and class: [E, N]."""
         test = exam.record.config
-        counts = np.frombuffer(self._members[ANSWERS], np.uint8, test.episodes * test.way, exam.start)
-        return counts.reshape(test.episodes, test.way)
+        counts = np.frombuffer(self._members[ANSWERS], np.uint8, test.tested * test.way, exam.start)
+        return counts.reshape(test.tested, test.way)
 
     def evaluation(self, training_key: str, evaluation_key: str) -> EvaluationRecord | None:
         """The whole record of an evaluation; None if it is not there."""

@@ -11,7 +11,7 @@ from reports.collect import collect
 from reports.diff.match import Match, matches, origins_that_differ, settings_that_differ
 from reports.diff.values import Change, Difference, DiffRow, DiffSection, DiffTable, Side
 from reports.layouts import TableLayout
-from reports.places import Place, common_seeds
+from reports.places import Place, common_seeds, on_both
 from reports.statistics.cells import mean_ci95
 from reports.statistics.pairs import Estimate, of_methods_alone, of_two_models, paired
 from reports.statistics.verdicts import Verdict, adjust, margin_below, verdicts
@@ -124,7 +124,7 @@ def _of_both(layout: TableLayout, row: DiffRow, ours: Place, theirs: Place, a: R
         return _Found(row.replace(change=Change.UNTESTED, obstacle="not paired: other episodes or images"))
     if not seeds:
         return _Found(row.replace(change=Change.UNTESTED, obstacle="not paired: other seeds"))
-    accuracies = ours.found.of_seeds(seeds), theirs.found.of_seeds(seeds)
+    accuracies = on_both(ours, theirs, seeds)
     if np.array_equal(*accuracies):
         if set(ours.found.seeds) == set(theirs.found.seeds):
             return _Found(row.replace(change=Change.IDENTICAL))
