@@ -172,9 +172,9 @@ def test_methods_by_hand() -> None:
     assert (alone.error, alone.freedom) == (pytest.approx(0.02), 1)
     assert alone.half == pytest.approx(0.2541241)
     assert alone.p == pytest.approx(1 - 2 / np.pi * np.arctan(1.5))
-    # Pooled: the pair's part of squares is .0008 / 2 = .0004. Squares .0013 in 4 degrees leave .0009 in 3, 2 * .0009 / 3 =
-    # .0006 for a difference, of the weight 3 / 4: (.75 * .0006 + .0008) / 1.75 = .005 / 7, over two seeds .0025 / 7; its
-    # freedom is 1.75^2 / (1 + .75^2 / 3) = 49 / 19
+    # Pooled: the pair's part of squares is .0008 / 2 = .0004. Squares .0013 in 4 degrees leave .0009 in 3, that is
+    # 2 * .0009 / 3 = .0006 for a difference, of the weight 3 / 4: (.75 * .0006 + .0008) / 1.75 = .005 / 7, over two
+    # seeds .0025 / 7; its freedom is 1.75^2 / (1 + .75^2 / 3) = 49 / 19
     joined = of_methods(pair, Spread(np.array(0.0013), 4))
     assert (joined.error, joined.freedom) == (pytest.approx(np.sqrt(0.0025 / 7)), pytest.approx(49 / 19))
     assert joined.high == pytest.approx(0.03 + stats.t.ppf(0.975, 49 / 19) * np.sqrt(0.0025 / 7))
@@ -213,8 +213,8 @@ def test_two_parts_share_satterthwaites_freedom() -> None:
 
 
 def test_of_few_degrees_of_seeds_episodes_add_less() -> None:
-    # f = 3.61047 for seeds as above; Satterthwaite's n = .0005^2 / (.0004^2 / 3.61047 + .0001^2 / 11) = 5.52799, of which
-    # f + .3 (1 - 1 / f) (n - f) count
+    # f = 3.61047 for seeds as above; Satterthwaite's n = .0005^2 / (.0004^2 / 3.61047 + .0001^2 / 11) = 5.52799, of
+    # which f + .3 (1 - 1 / f) (n - f) count
     few = of_methods(Pair(0.0, 2, 12, 0.0008, 0.0012, 0.0), Spread(np.array(0.0004 * 21), 21))
     assert few.error == pytest.approx(np.sqrt(0.0005))
     assert few.freedom == pytest.approx(3.61047 + 0.3 * (1 - 1 / 3.61047) * (5.52799 - 3.61047), rel=1e-4)

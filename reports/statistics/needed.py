@@ -33,7 +33,7 @@ def needed(pair: Pair, variance: float, rows: int, comparisons: int, margin: flo
     """
     seeds = np.arange(pair.seeds + 1, MOST_SEEDS + 1)
     own = (seeds - 1).astype(np.float64)
-    freedom = freedom_of_methods(own, max(rows - 2, 0) * own)
+    freedom = np.asarray(freedom_of_methods(own, max(rows - 2, 0) * own))
     enough = _error_that_decides(float(pair.mean), freedom, comparisons, margin)
     error = np.sqrt(2 * variance / seeds + pair.episodes_part)
     doing = seeds[error <= enough]
