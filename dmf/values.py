@@ -110,7 +110,9 @@ class Value(BaseModel):
                     raise ValueError(f"{section!r} is not a section; the sections are {', '.join(data)}")
                 node = node[name]
             if leaf not in node:
-                raise ValueError(f"{path!r} is not a parameter; the parameters there are {', '.join(node)}")
+                alike = [known for known in self.flat() if known.rpartition(".")[2] == leaf]
+                hint = f"did you mean {alike[0]}? " if alike else ""
+                raise ValueError(f"{path!r} is not a parameter; {hint}the parameters there are {', '.join(node)}")
             node[leaf] = value
         return type(self).from_dict(data)
 
@@ -161,9 +163,23 @@ def describe(error: ValidationError, what: str) -> str:
             message = f"got {mistake['ctx']['tag']}, expected one of {mistake['ctx']['expected_tags']}"
             message = re.sub(r"'?<(.*?)>'?", r"\1", message)
         elif mistake["type"] not in ("missing", "value_error"):
-            message += f", got {shown(mistake['input'])}"
+            message = in_words(mistake)
         lines.append(f"{path}: {message}" if path else message)
     return f"{what}: " + "\n".join(lines) if len(lines) == 1 else f"{what}:\n  " + "\n  ".join(lines)
+
+
+def in_words(mistake: Any) -> str:
+    """A pydantic mistake about a value: what was expected, and what was given."""
+    got = mistake["input"]
+    pattern = mistake["ctx"]["pattern"] if mistake["type"] == "string_pattern_mismatch" else ""
+    if not re.fullmatch(pattern, "a"):  # not that of a name
+        return f"{mistake['msg']}, got {shown(got)}"
+    dash = "" if re.fullmatch(pattern, "a-a") is None else ", -"
+    first = "a lower-case letter" + ("" if re.fullmatch(pattern, "0") is None else " or a digit")
+    like = re.sub("[^a-z0-9]+", "_", str(got).lower()).strip("_")
+    example = f", such as {shown(like)}" if re.fullmatch(pattern, like) else ""
+    most = f"at most {int(found[1]) + 1} " if (found := re.search(r"\{0,(\d+)\}", pattern)) else ""
+    return f"got {shown(got)}, expected {most}lower-case letters, digits{dash} and _, beginning with {first}{example}"
 
 
 def untagged(place: tuple[int | str, ...]) -> tuple[int | str, ...]:

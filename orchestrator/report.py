@@ -28,9 +28,10 @@ from orchestrator.store.archive import Archive
 from orchestrator.store.filled import filled
 from orchestrator.store.home import settle
 from orchestrator.store.ledger import Ledger, local_folder
+from orchestrator.store.tables import Owner, check_owner, note_files
 from orchestrator.text import complain, plain
 from orchestrator.tracking.beside import runs_beside
-from orchestrator.tracking.uris import usable
+from orchestrator.tracking.uris import usable, without_password
 from reports.cells import Table
 from reports.judge import Judged
 from reports.looks import Looks
@@ -86,15 +87,17 @@ def report(
     today: Today | None = None,
     looks: Looks | None = None,
     runs: Mapping[str, str] | None = None,
+    owner: Owner | None = None,
 ) -> list[Path]:
     """Write a sweep's tables and claims to `output`/<sweep>, print them, and return the paths.
 
     `tables` are names, by default all that the plan has cells for. With `html` among `formats`, an index.html holds all
     of them, with the MLflow runs of trainings (`runs`, by key). Stale records count only if `today` accepts them (None:
-    all count). `looks` are those that the sweep has taken; this takes none.
+    all count). `looks` are those that the sweep has taken; this takes none. The folder is of `owner` alone, and
+    files that its earlier reports wrote about tables that are no longer in the plan are deleted.
 
     Raises:
-        ValueError: for an unknown table, or one without cells in the plan.
+        ValueError: for an unknown table, or one without cells in the plan; if the folder is another owner's.
     """
     if not re.fullmatch(SWEEP_NAME, plan.name):  # from an untrusted database; the name becomes a path
         raise ValueError(f"a plan is named {shown(plan.name)}; expected lower-case letters, digits, - and _")
@@ -113,7 +116,11 @@ def report(
         page = Page(tabulated, records.curves, runs)
         texts |= {f"table_{table.name}.html": page.of(number) for number, table in enumerate(tabulated)}
         texts["index.html"] = page.of_all(plan.name, about, render_claims.for_page(claims))
-    paths = [output / plan.name / name for name in texts]
+    folder = output / plan.name
+    if owner is not None:
+        check_owner(folder, owner)
+        note_files(folder, owner, texts, _possible(plan))
+    paths = [folder / name for name in texts]
     for path, text in zip(paths, texts.values(), strict=True):
         write_text(path, text)
     bare = console.color_system is None or console.no_color
@@ -124,6 +131,13 @@ def report(
     for path in paths:
         console.print(plain(str(path)), soft_wrap=True)
     return paths
+
+
+def _possible(plan: SweepPlan) -> set[str]:
+    """Names of all files that reports of a plan write."""
+    suffixes = [*(suffix for suffix, _ in FORMATS.values()), HTML]
+    tables = {f"table_{layout.name}.{suffix}" for layout in plan.layouts for suffix in suffixes}
+    return tables | {f"claims.{suffix}" for suffix, _ in CLAIMS_IN.values()} | {"index.html"}
 
 
 def choose(plans: dict[str, SweepPlan], names: Sequence[str], tables: Sequence[str] | None) -> list[SweepPlan]:
@@ -156,7 +170,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _main(options: argparse.Namespace) -> int:
     if options.diff:
         return _diff(options)
-    records, runs = _records(options)
+    records, runs, owner = _records(options)
     plans = records.plans()
     if not plans:
         where = options.tracking_uri or f"{options.store}/sweeps/*/plan.json"
@@ -169,7 +183,10 @@ def _main(options: argparse.Namespace) -> int:
     if isinstance(records, Ledger):
         records.index.look_once()
     damaged = 0
-    for plan in choose(plans, options.sweeps, options.table):
+    chosen = choose(plans, options.sweeps, options.table)
+    for plan in chosen:
+        check_owner(options.output / plan.name, owner)
+    for plan in chosen:
         asked = [layout.name for layout in plan.layouts if not options.table or layout.name in options.table]
         try:
             looks = records.looks(plan.name)
@@ -178,7 +195,7 @@ def _main(options: argparse.Namespace) -> int:
             damaged += 1
             continue
         formats = options.formats or (*FORMATS, HTML)
-        report(plan, records, options.output, asked, formats, today=today, looks=looks, runs=runs)
+        report(plan, records, options.output, asked, formats, today=today, looks=looks, runs=runs, owner=owner)
     return NOTHING_FOUND if damaged else 0
 
 
@@ -199,21 +216,21 @@ def _opened(name: str) -> Archive | Ledger:
     return Archive(name) if Path(name).is_file() else Ledger.existing(name)
 
 
-def _records(options: argparse.Namespace) -> tuple[StoredRecords, dict[str, str]]:
-    """The records, and the MLflow run of each training's key as far as they are known."""
+def _records(options: argparse.Namespace) -> tuple[StoredRecords, dict[str, str], Owner]:
+    """The records, the MLflow run of each training's key as far as they are known, and whose the tables are."""
     if options.tracking_uri is None:
         if Path(options.store).is_file():
-            return Archive(options.store), {}
+            return Archive(options.store), {}, Owner(name=str(Path(options.store).resolve()))
         ledger = Ledger.at(options.store)
-        return ledger, runs_beside(ledger)
+        return ledger, runs_beside(ledger), ledger.owner
     from orchestrator.tracking.reader import MLflowRecords, store_beside  # opening URLs takes longer than a small table
 
     uri = usable(options.tracking_uri, "--tracking-uri")
     if store := store_beside(uri):
         ledger = Ledger.at(str(store))
-        return ledger, runs_beside(ledger)
+        return ledger, runs_beside(ledger), ledger.owner
     records = MLflowRecords(uri)
-    return records, records.runs()
+    return records, records.runs(), Owner(name=without_password(uri))
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -72,6 +72,9 @@ class Row:
     epoch: int
     epochs: int
     validation_accuracy: float | None
+    """While it is trained, the last one; once it has ended, the best."""
+    validation_epoch: int | None
+    """The epoch of the last one, while it is trained."""
     seconds_left: float | None
     """For the remaining epochs, while it runs; evaluations come on top."""
     why: str
@@ -92,12 +95,12 @@ def _proposals(name: str, ledger: Ledger) -> list[Row]:
     try:
         searched = results_of(ledger, name)
     except ValueError as error:
-        return [Row("", "what was tried", (), "failed", 0, 0, None, None, " ".join(str(error).split()))]
+        return [Row("", "what was tried", (), "failed", 0, 0, None, None, None, " ".join(str(error).split()))]
     if searched is None:
-        return [Row("", "a search that has tried nothing", (), "missing", 0, 0, None, None, "")]
+        return [Row("", "a search that has tried nothing", (), "missing", 0, 0, None, None, None, "")]
     left = max(0, searched.trials - len(searched.tried))
     proposed = [_proposal(tried, searched, ledger) for tried in searched.tried]
-    return proposed + left * [Row("", "to be proposed", (), "missing", 0, 0, None, None, "")]
+    return proposed + left * [Row("", "to be proposed", (), "missing", 0, 0, None, None, None, "")]
 
 
 def _proposal(tried: Tried, searched: SearchResults, ledger: Ledger) -> Row:
@@ -117,26 +120,27 @@ def _proposal(tried: Tried, searched: SearchResults, ledger: Ledger) -> Row:
         except Damaged as error:
             state, why = "damaged", " ".join(str(error).split())
     epochs = searched.base.training.epochs
-    return Row(tried.key, label(tried.values), (), state, epoch, epochs, accuracy, None, why)
+    return Row(tried.key, label(tried.values), (), state, epoch, epochs, accuracy, None, None, why)
 
 
 def _row(trial: Trial, what: str, ledger: Ledger, today: Today) -> Row:
     stands = standing(trial, ledger, today)
     state = "running" if not stands.ended and ledger.running(trial.key) else stands.state
-    epoch, accuracy, left = 0, None, None
+    epoch, accuracy, validated, left = 0, None, None, None
     epochs = trial.config.training.epochs
     if state in ("running", "started", "stale") and (at := stands.going):
         history = at.history
         epoch = len(history)
-        accuracies = [each.validation_accuracy for each in history if each.validation_accuracy is not None]
-        accuracy = accuracies[-1] if accuracies else None
+        for each in history:
+            if each.validation_accuracy is not None:
+                accuracy, validated = each.validation_accuracy, each.epoch
         if state == "running" and history:
             left = (epochs - epoch) * sum(each.seconds for each in history) / len(history)
     elif state in ("done", "untested", "no weights", "diverged"):
         accuracy = stands.record.best_validation_accuracy if stands.record else None
         epoch = epochs if state != "diverged" else 0
     tables = tuple(dict.fromkeys(trial.tables))
-    return Row(trial.key, what, tables, state, epoch, epochs, accuracy, left, stands.why)
+    return Row(trial.key, what, tables, state, epoch, epochs, accuracy, validated, left, stands.why)
 
 
 def _checkpoint(key: str, ledger: Ledger) -> Going | None:
@@ -238,7 +242,7 @@ def _show(console: Console, name: str, found: list[Row], removed: list[str], eve
             ", ".join(row.tables),
             row.state,
             f"{row.epoch}/{row.epochs}" if row.epoch else "",
-            "" if row.validation_accuracy is None else f"{100 * row.validation_accuracy:.2f} %",
+            _validation(row),
             "" if row.seconds_left is None else duration(row.seconds_left),
             row.why,
         )
@@ -250,6 +254,13 @@ def _show(console: Console, name: str, found: list[Row], removed: list[str], eve
         console.print(plain(f"the running trainings have about {duration(left)} of epochs left in total"))
     if removed:
         console.print(plain(f"no longer in the file, kept: {_few(removed)}"))
+
+
+def _validation(row: Row) -> str:
+    if row.validation_accuracy is None:
+        return ""
+    older = row.validation_epoch not in (None, row.epoch)
+    return f"{100 * row.validation_accuracy:.2f} %" + (f" (epoch {row.validation_epoch})" if older else "")
 
 
 def _show_training(key: str, ledger: Ledger) -> int:

@@ -27,8 +27,8 @@ from dmf.machine.paths import address_option, default_cache_dir, path_option, ta
 from dmf.machine.trouble import sentence
 from dmf.records.records import Failure
 from dmf.records.staleness import Today
-from orchestrator.costs.budget import parse_duration, select, within
-from orchestrator.costs.describe import describe, other_root
+from orchestrator.costs.budget import in_order, parse_duration, select, within
+from orchestrator.costs.describe import costs_of, describe, other_root
 from orchestrator.costs.estimates import Cost, estimate
 from orchestrator.costs.images import Look
 from orchestrator.costs.machine import at_a_time
@@ -48,6 +48,7 @@ from orchestrator.spec.plan import SweepPlan, Trial, labels, plan
 from orchestrator.store.home import settle
 from orchestrator.store.ledger import Ledger, local_folder
 from orchestrator.store.standing import Standing, standing
+from orchestrator.store.tables import check_owner
 from orchestrator.text import complain, duration, log_to_terminal, say
 from orchestrator.tracking.beside import runs_beside
 from orchestrator.tracking.uris import page_of_runs, usable, without_password
@@ -64,6 +65,8 @@ OF_PARTS = ("calibrate", "only", "budget", *ANEW)
 """Options about the trials that a file names; a search makes up its own."""
 MLFLOW_UI = "http://127.0.0.1:5000"
 """Where `mlflow ui` listens by default."""
+KEYS_SHOWN = 5
+"""Trainings named for each reason of failures that an earlier start had."""
 TRIAL_TIMEOUT = "30m"
 """The default for `--executor ray`."""
 
@@ -79,7 +82,7 @@ def main(arguments: list[str] | None = None) -> int:
         _check_options(spec, options)
         _asked(planned, options)  # refuses a pattern that matches no training
         if options.calibrate:
-            _calibrate(planned, options)
+            _calibrate(spec, planned, options)
         if options.plan:
             _print_plan(spec, planned, options)
         return 0 if options.calibrate or options.plan else _run(spec, planned, options)
@@ -161,17 +164,24 @@ def _asked(planned: SweepPlan, options: Options) -> tuple[Trial, ...]:
     return with_stages(select(trials, labels(trial.config for trial in trials), options.only), trials)
 
 
-def _calibrate(planned: SweepPlan, options: Options) -> None:
-    """Measure the trainings whose cost is unknown, and warn of switches that change nothing."""
+def _calibrate(spec: SweepSpec, planned: SweepPlan, options: Options) -> None:
+    """Measure the trainings whose cost is unknown, warn of switches that change nothing, and tell what is to come."""
     from orchestrator.costs.calibrate import calibrate
     from orchestrator.costs.canary import canary
 
     _check_writable(local_folder(options.store), "--store")
     with Ledger.at(options.store).driving(options.wait) as ledger:
-        left = [trial for trial in _asked(planned, options) if ledger.state(trial) not in ("done", "diverged")]
+        asked = _asked(planned, options)
+        left = [trial for trial in asked if ledger.state(trial) not in ("done", "diverged")]
         calibrate(left, ledger, options.again)
         for sentence in canary(planned):
             say(f"warning: {sentence}")
+        if options.plan:  # which tells the costs
+            return
+        if not left:
+            say(f"{len(asked)} trainings, all done: nothing is left to estimate")
+        for line in costs_of(spec, planned, ledger, asked if options.only else None):
+            say(line)
 
 
 def _print_plan(spec: SweepSpec, planned: SweepPlan, options: Options) -> None:
@@ -181,7 +191,8 @@ def _print_plan(spec: SweepSpec, planned: SweepPlan, options: Options) -> None:
         if options.budget:
             todo = tuple(trial for trial in asked if standing(trial, ledger, today).runs)
             costs = estimate(todo, ledger, Calibration.of(ledger.store))
-            asked = _affordable(todo, costs, spec, options) if todo else asked
+            names = labels(trial.config for trial in planned.trials())
+            asked = _affordable(todo, costs, spec, options, names) if todo else asked
         images = Look(unset_is_doubt=True, absent_is_doubt=options.address is not None)
         if spec.search is not None:
             images.at([_base_of(spec)])
@@ -357,6 +368,8 @@ def _drive(spec: SweepSpec, planned: SweepPlan, ledger: Ledger, signals: Signals
         # Refuses a different search of this name, or one that other code made, before anything is written.
         check_fresh(kept(spec, ledger), ledger, Today(options.accept_stale))
     ledger.asked(planned)  # refuses a rule that has changed since the first look, likewise
+    if planned.cells:
+        check_owner(options.results / planned.name, ledger.owner)
     uri = tracking_uri(ledger.store, options.tracking_uri)
     left = ledger.no_longer_planned(planned)
     if left:
@@ -450,12 +463,10 @@ class Rounds:
         whole = {trial.key: before[trial.key].whole(trial) for trial in todo}
         costs = estimate(todo, ledger, Calibration.of(ledger.store), anew, whole)
         if options.budget and todo:
-            todo = _affordable(todo, costs, spec, options)
+            todo = _affordable(todo, costs, spec, options, self.names)
             self.signals.deadline = time.monotonic() + options.budget
         ended = sum(each.ended for each in before.values()) - sum(before[trial.key].ended for trial in todo)
-        left = len(asked) - ended - len(todo)
-        kept = f", {left} left as they are" if left else ""
-        say(f"{spec.name}: {len(asked)} trainings, {ended} done, {len(todo)} to run{kept}")
+        say(f"{spec.name}: {len(asked)} trainings, {ended} done, {_work(before, [trial.key for trial in todo])}")
         if not todo:
             return
         if not self.costs:  # looks go on with the same images
@@ -512,14 +523,16 @@ def run_sweep(
     today = Today(options.accept_stale)  # images that had never been opened now have a fingerprint
     looks = ledger.looks(planned.name)
     try:
-        paths = report(planned, ledger, options.results, today=today, looks=looks, runs=runs_beside(ledger))
+        paths = report(
+            planned, ledger, options.results, today=today, looks=looks, runs=runs_beside(ledger), owner=ledger.owner
+        )
     except OSError as error:
         if stopped is None:
             raise
         log.warning("the tables were not written: %s", error)
         paths = []
     after = {trial.key: standing(trial, ledger, today) for trial in asked}
-    say("\n" + summary(asked, after, ledger, rounds.failures))
+    say("\n" + summary(asked, after, ledger, rounds.failures, frozenset(rounds.costs)))
     if any(cost.seconds for cost in rounds.costs.values()):
         say(compare(rounds.costs, ledger))
     if paths:
@@ -540,6 +553,15 @@ def _put_doubtful_looks_aside(planned: SweepPlan, ledger: Ledger, options: Optio
         say(f"looks begin anew, since trainings that they saw are retrained: {ledger.put_looks_aside(planned.name)}")
 
 
+def _work(before: dict[str, Standing], todo: list[str]) -> str:
+    """What a start does: `5 to run (2 only to test), 3 left as they are (2 failed, 1 stale)`."""
+    tests = sum(before[key].state == "untested" for key in todo)
+    only = f" ({'all' if tests == len(todo) else tests} only to test)" if tests else ""
+    left = Counter(each.state for key, each in before.items() if not each.ended and key not in todo)
+    told = ", ".join(f"{number} {state}" for state, number in left.items())
+    return f"{len(todo)} to run{only}" + (f", {left.total()} left as they are ({told})" if left else "")
+
+
 def _look(ledger: Ledger) -> None:
     """Read what trials wrote last; if an object store does not answer, make do with what is known."""
     try:
@@ -549,7 +571,7 @@ def _look(ledger: Ledger) -> None:
 
 
 def _affordable(
-    todo: tuple[Trial, ...], costs: dict[str, Cost], spec: SweepSpec, options: Options
+    todo: tuple[Trial, ...], costs: dict[str, Cost], spec: SweepSpec, options: Options, names: dict[str, str]
 ) -> tuple[Trial, ...]:
     """The most wanted trials that end within --budget. Raises ValueError if not even the shortest one does."""
     assert options.budget is not None
@@ -558,8 +580,14 @@ def _affordable(
     chosen = within(todo, costs, options.budget, together, spec.all_seeds)
     told = duration(options.budget)
     if not chosen:
-        least = min(costs[trial.key].seconds or 0.0 for trial in todo)
-        raise ValueError(f"--budget: no training ends within {told}, the shortest takes {duration(least)}")
+        first = in_order(todo, costs, spec.all_seeds)[0]
+        least = min(todo, key=lambda trial: costs[trial.key].seconds or 0.0)
+        takes = {each.key: duration(costs[each.key].seconds or 0.0) for each in (first, least)}
+        shorter = f"; {names[least.key]} takes {takes[least.key]}: choose it with --only" if least is not first else ""
+        raise ValueError(
+            f"--budget: the first training to run, {names[first.key]}, takes {takes[first.key]}, which is "
+            f"more than {told}{shorter}"
+        )
     say(f"{len(chosen)} of {len(todo)} trainings should end within {told}")
     return chosen
 
@@ -582,19 +610,33 @@ def _drop(key: str, state: str, ledger: Ledger, tracker: Tracker) -> None:
 
 
 def summary(
-    trials: tuple[Trial, ...], standings: dict[str, Standing], ledger: Ledger, failures: dict[str, Failure]
+    trials: tuple[Trial, ...],
+    standings: dict[str, Standing],
+    ledger: Ledger,
+    failures: dict[str, Failure],
+    tried: frozenset[str],
 ) -> str:
-    """The trials' states, why some have no result, and which ones read their images from another folder."""
+    """The trials' states, why some have no result, and which ones read their images from another folder.
+
+    What failed in an earlier start and was not `tried` now (keys) is told apart, once for each reason.
+    """
     counts = Counter(each.state for each in standings.values())
     lines = [f"{len(standings)} trainings: " + ", ".join(f"{number} {state}" for state, number in counts.items())]
+    earlier: dict[tuple[str, str], list[str]] = {}
     for trial in trials:
         key, stands = trial.key, standings[trial.key]
         if where := other_root(trial, stands):
             lines.append(f"  {stands.state}: {ledger.folder(key)}: {where}, not at {trial.config.data.root}")
         if stands.state == "done":
             continue
+        if stands.state in ("failed", "diverged") and key not in tried:
+            earlier.setdefault((stands.state, stands.why), []).append(key)
+            continue
         told = stands.why or (failures[key].reason if key in failures else "did not end")
         lines.append(f"  {stands.state}: {ledger.folder(key)}: {told}")
+    for (state, why), keys in earlier.items():
+        more = f" and {len(keys) - KEYS_SHOWN} more" if len(keys) > KEYS_SHOWN else ""
+        lines.append(f"  {state} in an earlier start, not tried now: {', '.join(keys[:KEYS_SHOWN])}{more}: {why}")
     if counts["stale"]:
         lines.append("stale: use them with --accept-stale, or retrain them with --retrain-stale")
     if counts["damaged"]:

@@ -169,7 +169,7 @@ def test_lint_knows_the_baseline_of_a_described_table() -> None:
         (RATES | {"rows": ["model.groups", "model.alignment"]}, "is not one value for each of"),
         (RATES | {"columns": ["training.learning_rate"]}, "is in rows and in columns; keep one"),
         (RATES | {"compare": [[0.3, 0.3]]}, "compare has row 0.3 with itself"),
-        (RATES | {"name": "../x"}, "parts.0.table.name: String should match"),
+        (RATES | {"name": "../x"}, "parts.0.table.name: got"),
         (RATES | {"margin": 0.5}, "parts.0.table.margin: Input should be less than 0.5"),
         (RATES | {"rowz": 1}, "parts.0.table.rowz: no such name; did you mean rows?"),
         ({"name": "2d", "compare": [["ode", 7]]}, "model.alignment cannot be 7"),

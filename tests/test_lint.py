@@ -159,7 +159,21 @@ def tables(**changed: Any) -> Any:
 def test_a_canary_finds_switches_that_do_something() -> None:
     said: list[str] = []
     assert canary(tables(), say=said.append) == ()
-    assert len(said) == 3  # the full model is in both tables
+    assert len(said) == 4  # the full model is in both tables
+    assert said[-1] == "2 of 2 rows differ from their baselines after one step"
+
+
+def test_a_canary_scores_methods_that_learn_nothing_from_episodes() -> None:
+    table = {"name": "m", "title": "Methods", "rows": "model.method", "baseline": "dmf"}
+    trials = [
+        {"model.method": "dmf"},
+        {"model.method": "raw_pixels"},
+        {"model.method": "classifier_baseline", "start.head": "linear"},
+    ]
+    said: list[str] = []
+    asked = plan(spec_from({"name": "s", "set": GLYPHS, "parts": [{"table": table, "trials": trials}]}))
+    assert canary(asked, say=said.append) == ()
+    assert said[-1] == "2 of 2 rows differ from their baselines after one step"
 
 
 def test_a_canary_finds_switches_that_do_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

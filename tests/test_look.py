@@ -229,7 +229,7 @@ def test_a_trained_model_is_tested_on_another_data_set(
     assert len(list((place / "ended" / "evaluations").iterdir())) == 3
     for wrong, told in (
         (["--data", "/nowhere"], "data.root='/nowhere' does not exist"),
-        (["--data", str(other), "--dataset", "Birds"], "data.name: String should match"),
+        (["--data", str(other), "--dataset", "Birds"], "data.name: got 'Birds', expected lower-case"),
         (["--dataset", "birds"], "--dataset needs --resume"),
         (["--data", str(other), "--way", "9"], "test split: way=9 needs 9 classes, but the split has 3"),
     ):

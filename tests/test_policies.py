@@ -11,7 +11,7 @@ from mlflow import MlflowClient
 from orchestrator.sweep import main
 from orchestrator.tracking.names import EXPERIMENT
 from orchestrator.tracking.server import tracking_uri
-from tests.sites import Site
+from tests.sites import Site, unchecked
 from tests.tiny import tiny_sweep
 
 BROKEN = "  - {table: '1', set: {data.name: mini_imagenet, data.root: /nowhere}}\n"
@@ -32,9 +32,15 @@ def test_fail_fast_stops_at_the_first_failure_and_nothing_else_is_lost(tmp_path:
 
 def test_what_failed_by_its_own_fault_is_left_until_it_is_asked_for(tmp_path: Path) -> None:
     site = Site(tmp_path, ONE + BROKEN)
-    for to_run in ("2 to run", "0 to run, 1 left as they are"):
-        assert site.run() == 1, site.said
-        assert to_run in site.said and "retry them with --retry-failed" in site.said
+    _, failed = site.trials()
+    assert site.run() == 1, site.said
+    assert "2 to run" in site.said and "retry them with --retry-failed" in site.said
+    assert f"failed: {site.ledger.folder(failed.key)}: " in site.said and "earlier" not in site.said
+    assert site.run() == 1, site.said
+    assert "0 to run, 1 left as they are (1 failed)" in site.said and "retry them with --retry-failed" in site.said
+    assert f"failed in an earlier start, not tried now: {failed.key}: " in site.said
+    assert site.command("--plan") == 0 or "/nowhere" in site.said
+    assert "failed ones did so in an earlier start and are left alone: --retry-failed tries them" in site.said
     assert site.run("--retry-failed") == 2, site.said
     assert "1 to run" in site.said and "error: data.root='/nowhere' does not exist" in site.said
     assert site.states() == ["done", "failed"]
@@ -50,7 +56,7 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Site:
 def test_stale_records_are_neither_used_nor_made_anew_unless_the_user_says_so(done: Site) -> None:
     (trial,) = done.trials()
     path = done.ledger.folder(trial.key) / "training.json"
-    record = json.loads(path.read_text())
+    record = unchecked(path)
     record["provenance"]["code"] = "0" * 16
     path.write_text(json.dumps(record))
     before = path.stat().st_mtime_ns
@@ -104,10 +110,14 @@ def test_a_part_of_a_sweep_and_what_fits_a_budget(tmp_path: Path) -> None:
     assert "no training matches 'groups=2'; there are " in site.said
     assert site.run("--budget", "1h") == 2
     assert "measure them with --calibrate" in site.said
+    assert site.command("--calibrate", "--only", "groups=1") == 0, site.said
+    assert "1 of 1 rows differ from their baselines after one step\nestimated: " in site.said
+    assert "  1 training from a calibration" in site.said
     assert site.run("--only", "groups=1") == 0, site.said
     assert "1 trainings, 0 done, 1 to run" in site.said and site.states() == ["done", "missing"]
     assert site.run("--budget", "0.001s") == 2
-    assert "--budget: no training ends within 0 s, the shortest takes " in site.said
+    assert "--budget: the first training to run, groups=64, takes " in site.said
+    assert "which is more than 0 s" in site.said
     assert site.run("--budget", "1h") == 0, site.said
     assert "1 of 1 trainings should end within 1 h 0 min" in site.said and "actual / estimated" in site.said
     assert site.states() == ["done", "done"]
@@ -115,7 +125,7 @@ def test_a_part_of_a_sweep_and_what_fits_a_budget(tmp_path: Path) -> None:
     first, second = site.trials()
     for trial in (first, second):  # as if other code had made them
         path = site.ledger.folder(trial.key) / "training.json"
-        record = json.loads(path.read_text())
+        record = unchecked(path)
         record["provenance"]["code"] = "0" * 16
         path.write_text(json.dumps(record))
     assert site.run("--budget", "0.001s", "--retrain-stale") == 2

@@ -101,3 +101,33 @@ def test_labels_are_shortened_word_by_word() -> None:
     assert shortened(label, 12) == "s=1 l_p=Fal…"
     assert shortened("pre-training seed=0", 12) == "pre-trainin…"
     assert shortened("raw_pixels", 3) == "ra…"
+
+
+def test_an_accuracy_is_told_with_its_epoch_and_in_the_end_it_is_the_selected_one() -> None:
+    output = StringIO()
+    progress = Progress("one", Console(file=output, width=200))
+    progress.planned("a", "row a", 7)
+    progress.started("a")
+    progress.rows["a"].told = -1e9
+    progress.epoch("a", epoch(5, 1.0))
+    shown = [str(next(iter(column.cells))) for column in progress.table().columns]
+    assert shown[3:5] == ["5/7", "50.00 %"]
+    progress.rows["a"].told = -1e9
+    progress.epoch("a", epoch(6, 1.0).replace(validation_accuracy=None))
+    shown = [str(next(iter(column.cells))) for column in progress.table().columns]
+    assert shown[3:5] == ["6/7", "50.00 % (epoch 5)"]
+    progress.ended("a", "done", "test 5-way 1-shot 61.00 %", selected=0.75)
+    assert output.getvalue().splitlines()[1:] == [
+        "[0/1] a row a: epoch 5/7, validation accuracy 50.00 %, about 2 s left",
+        "[0/1] a row a: epoch 6/7, validation accuracy 50.00 % (epoch 5), about 1 s left",
+        "[1/1] a row a: done, validation accuracy 75.00 % at its best epoch: test 5-way 1-shot 61.00 %",
+    ]
+    assert str(next(iter(progress.table().columns[4].cells))) == "75.00 %"
+
+
+def test_what_is_only_tested_says_so_and_has_no_epochs_left() -> None:
+    output = StringIO()
+    progress = Progress("one", Console(file=output, width=200))
+    progress.planned("a", "row a", 7, trained=True)
+    progress.started("a")
+    assert progress.epochs_left == 0 and output.getvalue() == "[0/1] a row a: is tested\n"

@@ -19,15 +19,19 @@ from typing import Any
 import numpy as np
 import psutil
 import pytest
+from mlflow import MlflowClient
 from PIL import Image
 
 from dmf.config import ExperimentConfig
 from dmf.data.sets import open_for
+from dmf.records.provenance import git_commit
 from orchestrator.running import cluster
 from orchestrator.running.cluster import _start_here
 from orchestrator.running.interrupts import Signals
 from orchestrator.spec.model import Resources
 from orchestrator.spec.plan import Trial
+from orchestrator.tracking.names import EXPERIMENT
+from orchestrator.tracking.server import tracking_uri
 from tests.sites import ROOT, START_SECONDS, Site, listening, trainings_of, workers
 from tests.tiny import tiny_sweep
 
@@ -187,6 +191,21 @@ def test_workers_run_the_code_of_the_start(swept: Swept) -> None:
     (code,) = (swept.site.ledger.store / "code").iterdir()
     assert swept.operators <= {f"{code.resolve()}/dmf/ops/_C.abi3.so"}
     assert (code / "dmf" / "training" / "run.py").is_file()
+
+
+def test_records_of_workers_and_their_runs_have_the_commit(swept: Swept) -> None:
+    commit = git_commit()
+    assert (commit is not None) == (ROOT / ".git").exists()
+    client = MlflowClient(tracking_uri(swept.site.ledger.store, None))
+    experiment = client.get_experiment_by_name(EXPERIMENT)
+    assert experiment is not None
+    tags = {run.data.tags.get("dmf.key"): run.data.tags for run in client.search_runs([experiment.experiment_id])}
+    made = [record for trial in swept.site.trials() if (record := swept.site.ledger.training(trial.key))]
+    trained = [record for record in made if record.provenance is not None]
+    assert len(trained) >= 2
+    for record in trained:
+        assert record.provenance is not None and record.provenance.git_commit == commit
+        assert tags[record.key]["mlflow.source.git.commit"] == (commit or "")
 
 
 def test_what_hung_goes_on_when_the_cause_is_gone(swept: Swept, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:

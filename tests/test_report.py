@@ -100,8 +100,8 @@ def test_command_reads_the_store(store: Path, tmp_path: Path, capsys: pytest.Cap
 
 def test_without_names_every_sweep_that_has_tables_is_reported(store: Path, tmp_path: Path) -> None:
     assert main(["--store", str(store), "--output", str(tmp_path / "out"), "--table", "2c", "--formats", "json"]) == 0
-    written = [path.relative_to(tmp_path / "out") for path in (tmp_path / "out").rglob("*.*")]
-    assert written == [Path("demo/table_2c.json"), Path("demo/claims.json")]
+    written = {path.relative_to(tmp_path / "out") for path in (tmp_path / "out").rglob("[!.]*.*")}
+    assert written == {Path("demo/table_2c.json"), Path("demo/claims.json")}
 
 
 @pytest.mark.parametrize(
@@ -162,7 +162,7 @@ def test_mlflow_gives_the_same_tables(store: Path, tmp_path: Path) -> None:
     outputs = [tmp_path / "from_store", tmp_path / "from_mlflow"]
     assert main(["demo", "--store", str(store), "--output", str(outputs[0])]) == 0
     assert main(["demo", "--tracking-uri", uri, "--output", str(outputs[1])]) == 0
-    first, second = ({p.name: p.read_text() for p in (output / "demo").iterdir()} for output in outputs)
+    first, second = ({p.name: p.read_text() for p in (output / "demo").glob("[!.]*")} for output in outputs)
     assert "Validation accuracy by epoch" in first["index.html"]
     run = r", MLflow run <code>[0-9a-f]{32}</code>"
     assert len(re.findall(run, second["index.html"])) == len(plan.cells)

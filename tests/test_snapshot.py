@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from dmf.config import ExperimentConfig
+from dmf.records import provenance
 from dmf.records.provenance import code_hash
 from orchestrator.store import snapshot as module
 from orchestrator.store.snapshot import snapshot
@@ -62,3 +64,30 @@ def test_the_copy_knows_the_commit_that_it_was_made_from(tmp_path: Path, monkeyp
             check=True,
         )
         assert done.stdout.strip() == str(commit)
+
+
+def test_the_commit_says_whether_the_working_tree_is_clean(tmp_path: Path) -> None:
+    code = tmp_path / "code"
+    (code / "dmf" / "records").mkdir(parents=True)
+    for path in (code / "dmf" / "__init__.py", code / "dmf" / "records" / "__init__.py"):
+        path.write_text("")
+    shutil.copy(provenance.__file__, code / "dmf" / "records")
+
+    def git(*arguments: str) -> str:
+        who = ["-c", "user.name=n", "-c", "user.email=e", "-c", "commit.gpgsign=false"]
+        return subprocess.check_output(["git", "-C", str(code), *who, *arguments], text=True).strip()
+
+    def said() -> str:
+        program = "from dmf.records.provenance import git_commit; print(git_commit())"
+        environment = {"PYTHONPATH": str(code), "PATH": os.environ["PATH"], "PYTHONDONTWRITEBYTECODE": "1"}
+        return subprocess.check_output(
+            [sys.executable, "-c", program], cwd=tmp_path, env=environment, text=True
+        ).strip()
+
+    git("init", "-q")
+    git("add", ".")
+    git("commit", "-q", "-m", "one")
+    head = git("rev-parse", "HEAD")
+    assert said() == head
+    (code / "dmf" / "records" / "__init__.py").write_text("changed = True\n")
+    assert said() == f"{head}+changes"

@@ -54,7 +54,7 @@ parts:
         read_spec(path)
     told = str(error.value)
     for line in (
-        "name: String should match",
+        "name: got 'Not Good', expected at most 100 lower-case letters",
         "bse: no such name; did you mean base?",
         "set.data.nam: no such name; did you mean data.name?",
         "set.training.learning_rate: Input should be a valid number, got '1_000' (write 1000)",
@@ -263,6 +263,16 @@ def test_the_command_line_does_not_collapse_what_is_varied(tmp_path: Path) -> No
         ("data.root", "write key=value"),
         ("data.rot=/x", "did you mean data.root"),
         ("sedes=[1]", "did you mean seeds"),
+        ("seed=1", "did you mean seeds"),
+        ("alignment=2", "alignment: no such name; did you mean model.alignment?"),
+        ("alignmnt=2", "did you mean model.alignment"),
+        ("gpu=1", "did you mean resources.gpu"),
+        ("data.name=Grocery", "got 'Grocery', expected lower-case letters, digits and _, beginning with a lower-case "),
+        ("data.name=my set", "such as 'my_set'"),
+        (
+            "name=Grocery",
+            "name: got 'Grocery', expected at most 100 lower-case letters, digits, - and _, beginning with",
+        ),
         ("parts.3.data.root=/x", "with N from 0 to 0"),
         ("parts.².data.root=1", "parts.².data.root.: write parts.N.data.root with N from 0 to 0"),
         ("seeds=&a [*a]", "seeds=&a .* not plain data"),

@@ -57,11 +57,13 @@ def test_states_epochs_reasons_and_what_is_in_no_plan(site: Path, capsys: pytest
     failed, begun, missing = found["sweeps"]["tiny"]
     assert (failed["state"], failed["why"]) == ("failed", "ValueError: no images")
     assert (begun["state"], begun["epoch"], begun["epochs"]) == ("started", 2, 3)
-    assert begun["validation_accuracy"] is not None and missing["state"] == "missing"
+    assert begun["validation_accuracy"] is not None and begun["validation_epoch"] == 1
+    assert missing["state"] == "missing"
     assert len(found["in_no_plan"]) == 1
     assert main([str(site / "runs")]) == 1
     said = capsys.readouterr().out
     assert "3 trainings: 1 failed, 1 started, 1 missing" in said and "ValueError: no images" in said
+    assert f"{100 * begun['validation_accuracy']:.2f} % (epoch 1)" in said
     assert f"in no sweep's plan, kept: {found['in_no_plan'][0]}" in said
 
 

@@ -68,6 +68,12 @@ def test_more_episodes_test_again_a_new_cell_trains_and_a_failing_one_stops_noth
     site.spec.write_text(SPEC.replace("episodes: 4}", "episodes: 5}") + "".join(more))
     assert site.states() == ["untested", "untested", "diverged", "missing", "missing"]
     assert site.run() == 1, site.said
+    assert "5 trainings, 1 done, 4 to run (2 only to test)" in site.said and site.said.count(": is tested") == 2
+    first = site.trials()[0]
+    record, test = site.ledger.training(first.key), site.ledger.evaluation(first.key, first.evaluations[0].key)
+    assert record is not None and record.best_validation_accuracy is not None and test is not None
+    told = f"done, validation accuracy {100 * record.best_validation_accuracy:.2f} % at its best epoch: test 5-way "
+    assert told + f"1-shot {100 * test.accuracy:.2f} %" in site.said
     assert site.states() == ["done", "done", "diverged", "failed", "done"]
     assert {path: path.stat().st_mtime_ns for path in before} == before
     failed = site.ledger.training(site.trials()[3].key)
@@ -130,7 +136,8 @@ def test_images_that_lay_elsewhere_are_told(tmp_path: Path) -> None:
         record = TrainingRecord(format=FORMAT, key=trial.key, config=config, outcome="diverged")
         ledger.write_training(record)
         assert ("trained on images at /old" in describe(spec, planned, ledger, Today())) == told
-        said = summary((trial,), {trial.key: Standing("diverged", record=ledger.how_ended(trial.key))}, ledger, {})
+        stands = {trial.key: Standing("diverged", record=ledger.how_ended(trial.key))}
+        said = summary((trial,), stands, ledger, {}, frozenset())
         assert ("trained on images at /old, not at /new" in said) == told
 
 

@@ -18,6 +18,7 @@ import itertools
 import json
 import logging
 import os
+import re
 import shutil
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -43,6 +44,8 @@ VERSION = 3
 PARTIAL = ".partial"
 CHUNK = 64
 """Images that a thread decodes at a time."""
+OBJECT = re.compile(r" <_io\.BytesIO object at 0x[0-9a-f]+>")
+"""What Pillow names in place of a file that it reads from memory: another text each time."""
 DAMAGED_TOLD = 5
 """Damaged images that an error names; the others are counted."""
 
@@ -354,7 +357,7 @@ def _check_damaged(damaged: dict[str, Exception]) -> None:
     """Raise ValueError if any images could not be decoded."""
     if damaged:
         names = sorted(damaged)
-        texts = {where: str(damaged[where]) for where in names[:DAMAGED_TOLD]}
+        texts = {where: OBJECT.sub("", str(damaged[where])) for where in names[:DAMAGED_TOLD]}
         told = "; ".join(
             t if t.startswith(where) else f"{where}: cannot be decoded ({t})" for where, t in texts.items()
         )

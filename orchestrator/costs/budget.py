@@ -33,6 +33,19 @@ def within(
     Started trials come first, then the first of the sweep's `seeds` for every cell, then the second; ties keep the
     file's order. The first trial that would end too late ends the selection: no cheaper one overtakes it.
     """
+    ends = [0.0] * at_a_time
+    chosen = []
+    for trial in in_order(trials, costs, seeds):
+        end = ends[0] + (costs[trial.key].seconds or 0.0)
+        if end > seconds:
+            break
+        heapq.heapreplace(ends, end)
+        chosen.append(trial)
+    return tuple(chosen)
+
+
+def in_order(trials: Sequence[Trial], costs: dict[str, Cost], seeds: Sequence[int] = ()) -> list[Trial]:
+    """The trials as a budget wants them, the first one first. Raises ValueError if the cost of one is unknown."""
     unknown = [trial.key for trial in trials if costs[trial.key].seconds is None]
     if unknown:
         raise ValueError(
@@ -44,15 +57,7 @@ def within(
     def wanted(trial: Trial) -> tuple[bool, int]:
         return not costs[trial.key].earlier_seconds, rank.get(trial.config.training.seed, len(rank))
 
-    ends = [0.0] * at_a_time
-    chosen = []
-    for trial in sorted(trials, key=wanted):
-        end = ends[0] + (costs[trial.key].seconds or 0.0)
-        if end > seconds:
-            break
-        heapq.heapreplace(ends, end)
-        chosen.append(trial)
-    return tuple(chosen)
+    return sorted(trials, key=wanted)
 
 
 def select(trials: Sequence[Trial], labels: dict[str, str], patterns: Sequence[str]) -> tuple[Trial, ...]:

@@ -15,9 +15,13 @@ import torch
 
 from dmf.config import ExperimentConfig
 from dmf.data.sets import images_of
+from dmf.episodes import Episode
+from dmf.evaluation.bank import validation_bank
+from dmf.evaluation.tasks import validation_task
 from dmf.machine.files import temporary_folder
 from dmf.machine.precision import autocast
 from dmf.training.episodic import EpisodicStage
+from dmf.training.images import TrainingImages
 from dmf.training.run import Diverged, Run
 from orchestrator.costs.calibrate import untrained_start
 from orchestrator.spec.baselines import pairs
@@ -40,12 +44,28 @@ def canary(planned: SweepPlan, say: Callable[[str], None] = print) -> tuple[str,
     for number, (key, config) in enumerate(configs.items(), 1):
         outputs[key] = first_outputs(config)
         say(f"[{number}/{len(configs)}] one step of {key}")
-    return tuple(
+    told = tuple(
         f"table {pair.layout.name}: this switch changes nothing: after one training step, {pair.name(pair.cell)} has "
         f"the same outputs as {pair.name(pair.baseline)}, bit for bit"
         for pair in compared
         if outputs[pair.cell.config.key] == outputs[pair.baseline.config.key]
     )
+    if compared:
+        say(f"{len(compared) - len(told)} of {len(compared)} rows differ from their baselines after one step")
+    return told
+
+
+def _validation_episode(stage: EpisodicStage) -> Episode:
+    """Two episodes for a method that learns nothing from episodes, and so has none for training."""
+    split = stage.data.val
+    chosen = validation_bank(split, validation_task(stage.config, split), 2)
+    images = TrainingImages(split, stage.augment, stage.config.training.seed, stage.device)
+    support, query = (
+        images.augmented(images.read(rows.flatten()), 0).unflatten(0, rows.shape)
+        for rows in (chosen.support, chosen.query)
+    )
+    targets = chosen.targets.to(stage.device)
+    return Episode(support, query, targets, targets)
 
 
 def first_outputs(config: ExperimentConfig) -> str:
@@ -62,6 +82,6 @@ def first_outputs(config: ExperimentConfig) -> str:
         assert isinstance(stage, EpisodicStage)
         stage.method.eval()
         with torch.no_grad(), autocast(run.device, short.training.precision):
-            scores = stage.method(stage.episode(0, stage.read(0)))
+            scores = stage.method(stage.episode(0, stage.read(0)) if stage.learns else _validation_episode(stage))
     text = json.dumps(losses, sort_keys=True).encode()
     return hashlib.sha256(text + scores.float().cpu().contiguous().numpy().tobytes()).hexdigest()

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dmf.records.staleness import Today
 from orchestrator.costs.images import Look
 from orchestrator.costs.looks import look_lines
-from orchestrator.costs.preview import preview
+from orchestrator.costs.preview import Preview, preview
 from orchestrator.spec.model import SweepSpec
 from orchestrator.spec.plan import SweepPlan, Trial, labels, shortened
 from orchestrator.store.ledger import Ledger
@@ -31,6 +31,7 @@ PLANNED = {
 """State -> what it means for the next start."""
 
 LEFT_ALONE: dict[str, str] = {
+    "failed": "failed ones did so in an earlier start and are left alone: --retry-failed tries them again",
     "stale": "stale ones are left alone: --accept-stale uses them, --retrain-stale retrains them",
     "damaged": "damaged ones are left alone: --retrain-damaged puts them aside and retrains them",
 }
@@ -47,17 +48,19 @@ def describe(
     """Describe what a sweep, or the `asked` trials of it, would do; `images` looks at those of trials to run."""
     if spec.search is not None:
         return describe_search(spec, ledger, images)
-    if planned.rule is not None:
-        looks = agreed(planned.rule, ledger.looks(planned.name))
-        planned = planned.with_cells(cells_at_most(planned.cells, looks))
+    planned = _at_most(planned, ledger)
     everything = planned.trials()
     trials = everything if asked is None else asked
     stands = {trial.key: standing(trial, ledger, today) for trial in trials}
     if images:
         images.at([trial for trial in trials if not stands[trial.key].ended])
     told = labels(trial.config for trial in everything)
-    states = {each.state for each in stands.values()}
     seen = preview(spec, planned, ledger, trials, {trial.key: stands[trial.key].whole(trial) for trial in trials})
+    alone = [
+        told
+        for state, told in LEFT_ALONE.items()
+        if any(each.state == state and not each.again for each in stands.values())
+    ]
     wanted, cells = planned.trainings_asked, len(planned.cells)
     stages = Counter(trial.config.as_start for trial in everything if not trial.evaluations)
     distinct = len(everything) - stages.total()
@@ -73,9 +76,9 @@ def describe(
         + (f", and {_counted(stages)} that some start from" if stages else ""),
         f"{part}: " + ", ".join(f"{number} {state}" for state, number in counts.items()),
         f"{evaluations} evaluations, {tested} done",
-        *(told_of for state, told_of in LEFT_ALONE.items() if state in states),
+        *alone,
         *(images.facts if images else ()),
-        *(look_lines(planned, ledger, seen) if planned.rule else seen.lines),
+        *_costs(planned, ledger, seen),
         *(f"warning: {warning}" for warning in (*(images.doubts if images else ()), *seen.warnings)),
         "",
     ]
@@ -88,6 +91,24 @@ def describe(
         where = other_root(trial, stands[trial.key])
         lines.append(", ".join(filter(None, (line, seen.of(trial.key), where))))
     return "\n".join([*head, *shortened(lines)])
+
+
+def costs_of(spec: SweepSpec, planned: SweepPlan, ledger: Ledger, asked: Sequence[Trial] | None = None) -> list[str]:
+    """What is left of a sweep, or of the `asked` trials of it, will cost: the lines that `describe` has for it."""
+    planned = _at_most(planned, ledger)
+    return _costs(planned, ledger, preview(spec, planned, ledger, asked))
+
+
+def _costs(planned: SweepPlan, ledger: Ledger, seen: Preview) -> list[str]:
+    return look_lines(planned, ledger, seen) if planned.rule else list(seen.lines)
+
+
+def _at_most(planned: SweepPlan, ledger: Ledger) -> SweepPlan:
+    """A plan with the most seeds that its looks may yet ask for, if it has looks."""
+    if planned.rule is None:
+        return planned
+    looks = agreed(planned.rule, ledger.looks(planned.name))
+    return planned.with_cells(cells_at_most(planned.cells, looks))
 
 
 def _seeds(spec: SweepSpec) -> str:

@@ -42,6 +42,9 @@ class Row:
     stage: Stage = "waiting"
     epoch: int = 0
     validation_accuracy: float | None = None
+    """The last one; once the trial has ended, that of the epoch whose weights are kept."""
+    validated: int = 0
+    """The epoch of `validation_accuracy`, while the trial runs."""
     note: str = ""
     seconds: float = 0.0
     """Total time of the epochs seen."""
@@ -76,9 +79,9 @@ class Progress:
         if self.console.is_terminal:
             self.live.stop()
 
-    def planned(self, key: str, label: str, epochs: int) -> None:
-        """Add a trial that will run."""
-        with self._counted(Row(label, epochs)) as row:
+    def planned(self, key: str, label: str, epochs: int, trained: bool = False) -> None:
+        """Add a trial that will run; one that is `trained` is only tested."""
+        with self._counted(Row(label, epochs, epoch=epochs if trained else 0)) as row:
             self.rows[key] = row
 
     @contextlib.contextmanager
@@ -95,7 +98,8 @@ class Progress:
         """Note that a trial has started, or restarted."""
         with self._counted(self.rows[key], known=True) as row:
             row.stage = "running"
-        self._line(key, "starts" if not row.epoch else f"continues after epoch {row.epoch}")
+        at = "is tested" if row.epoch == row.epochs else f"continues after epoch {row.epoch}"
+        self._line(key, at if row.epoch else "starts")
 
     def epoch(self, key: str, epoch: Epoch) -> None:
         """Note that an epoch has ended."""
@@ -104,16 +108,18 @@ class Progress:
         row.seconds, self.seconds = row.seconds + epoch.seconds, self.seconds + epoch.seconds
         row.seen, self.epochs_seen = row.seen + 1, self.epochs_seen + 1
         if epoch.validation_accuracy is not None:
-            row.validation_accuracy = epoch.validation_accuracy
+            row.validation_accuracy, row.validated = epoch.validation_accuracy, epoch.epoch
         if time.monotonic() - row.told > SECONDS_BETWEEN_LINES:
             row.told = time.monotonic()
             self._line(key, f"epoch {row.epoch}/{row.epochs}{_validation(row)}, {self.time_left()}")
 
-    def ended(self, key: str, stage: Stage, note: str = "") -> None:
-        """Note that a trial has ended."""
+    def ended(self, key: str, stage: Stage, note: str = "", selected: float | None = None) -> None:
+        """Note that a trial has ended; `selected` is the validation accuracy of the epoch whose weights are kept."""
         with self._counted(self.rows[key], known=True) as row:
             row.stage, row.note = stage, note
-        self._line(key, stage + _validation(row) + (f": {note}" if note else ""))
+            row.validation_accuracy, row.validated = selected, row.epoch
+        chosen = "" if selected is None else f", validation accuracy {_percent(selected)} at its best epoch"
+        self._line(key, stage + chosen + (f": {note}" if note else ""))
 
     def note(self, key: str, text: str) -> None:
         """Show a note about a trial."""
@@ -158,10 +164,13 @@ class Progress:
 def _cells(key: str, row: Row) -> dict[str, str]:
     """A row's text in each of COLUMNS."""
     mean = row.seconds / row.seen if row.seen else None
-    validation = "" if row.validation_accuracy is None else f"{100 * row.validation_accuracy:.2f} %"
     left = duration(row.left * mean) if mean and row.stage == "running" else ""
     return dict(
-        zip(COLUMNS, (key, row.label, row.stage, f"{row.epoch}/{row.epochs}", validation, left, row.note), strict=True)
+        zip(
+            COLUMNS,
+            (key, row.label, row.stage, f"{row.epoch}/{row.epochs}", _last_validation(row), left, row.note),
+            strict=True,
+        )
     )
 
 
@@ -192,4 +201,16 @@ def shortened(label: str, width: int) -> str:
 
 
 def _validation(row: Row) -> str:
-    return "" if row.validation_accuracy is None else f", validation accuracy {100 * row.validation_accuracy:.2f} %"
+    return "" if row.validation_accuracy is None else f", validation accuracy {_last_validation(row)}"
+
+
+def _last_validation(row: Row) -> str:
+    """The last validation accuracy, with its epoch if that is not the last one."""
+    if row.validation_accuracy is None:
+        return ""
+    told = _percent(row.validation_accuracy)
+    return told if row.validated == row.epoch else f"{told} (epoch {row.validated})"
+
+
+def _percent(accuracy: float) -> str:
+    return f"{100 * accuracy:.2f} %"

@@ -19,7 +19,7 @@ from orchestrator.running.interrupts import Signals
 from orchestrator.running.job import Job
 from orchestrator.running.options import Options
 from orchestrator.running.progress import Progress, Stage
-from orchestrator.running.watch import SweepWatch, Watch, note_failure
+from orchestrator.running.watch import End, SweepWatch, Watch, note_failure
 from orchestrator.spec.model import Range, SweepSpec
 from orchestrator.spec.plan import Trial
 from orchestrator.store.ledger import Ledger
@@ -112,7 +112,7 @@ class SearchWatch(Watch):
         self.seen.setdefault(key, []).append(epoch)
         super().epoch(key, epoch)
 
-    def settle(self, key: str, failure: Failure | None) -> tuple[Stage, str]:
+    def settle(self, key: str, failure: Failure | None) -> End:
         config, record = self.configs[key], training_or_none(self.ledger, key)
         if config and failure:
             record = note_failure(self.ledger, config, failure, self.before[key])
@@ -130,7 +130,8 @@ class SearchWatch(Watch):
         )
         self._keep(tried)
         stage: dict[str, Stage] = {"finished": "done", "impossible": "failed"}
-        return stage.get(outcome, outcome), failure.reason if failure else ""
+        selected = record.best_validation_accuracy if record else None
+        return End(stage.get(outcome, outcome), failure.reason if failure else "", selected)
 
     def _keep(self, tried: Tried) -> None:
         """Write a proposal's state, replacing its former one if it was open."""

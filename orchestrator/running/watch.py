@@ -7,7 +7,7 @@ import functools
 import logging
 from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from dmf.config import AnyTraining
 from dmf.records.records import FORMAT, Epoch, Failure, TrainingRecord
@@ -59,6 +59,15 @@ def logged(hook: Callable[..., None]) -> Callable[..., None]:
     return safe
 
 
+class End(NamedTuple):
+    """How a trial ended, for the progress display."""
+
+    stage: Stage
+    note: str = ""
+    selected: float | None = None
+    """The validation accuracy of the epoch whose weights are kept."""
+
+
 class Watch(abc.ABC):
     """A watcher that reports to the progress display and MLflow, and to the ledger for trials whose process died."""
 
@@ -75,7 +84,7 @@ class Watch(abc.ABC):
         """The trial's label."""
 
     @abc.abstractmethod
-    def settle(self, key: str, failure: Failure | None) -> tuple[Stage, str]:
+    def settle(self, key: str, failure: Failure | None) -> End:
         """Write down how a trial ended; return what the progress display shows."""
 
     def check(self) -> None:
@@ -100,10 +109,10 @@ class Watch(abc.ABC):
     def ended(self, key: str, failure: Failure | None) -> None:
         self.breaker.ended(failure)  # first, because what follows may fail
         self.ledger.ended(key, failure is not None)
-        stage, note = self.settle(key, failure)
+        end = self.settle(key, failure)
         if trial := self.trial(key):
             self.tracker.ended(trial, self.name(key))
-        self.progress.ended(key, stage, note)
+        self.progress.ended(key, *end)
 
 
 class SweepWatch(Watch):
@@ -126,7 +135,9 @@ class SweepWatch(Watch):
         self.failures: dict[str, Failure] = {}
         self.not_indexed: deque[Trial] = deque()
         for key, trial in self.trials.items():
-            progress.planned(key, names[key], trial.config.training.epochs)
+            record = self.before[key]
+            trained = record is not None and record.outcome == "finished"
+            progress.planned(key, names[key], trial.config.training.epochs, trained)
 
     def trial(self, key: str) -> Trial:
         return self.trials[key]
@@ -134,13 +145,25 @@ class SweepWatch(Watch):
     def name(self, key: str) -> str:
         return self.names[key]
 
-    def settle(self, key: str, failure: Failure | None) -> tuple[Stage, str]:
+    def settle(self, key: str, failure: Failure | None) -> End:
         if failure:
             self.failures[key] = failure
         if failure and failure.kind != "stage":  # a failed pre-training is recorded only as its own failure
             note_failure(self.ledger, self.trials[key].config, failure, self.before[key])
         state = self.ledger.state(self.trials[key])
-        return state if state in ("done", "diverged") else "failed", failure.reason if failure else ""
+        if state == "done":
+            record = self.ledger.how_ended(key)
+            return End("done", self._tests(key), record.best_validation_accuracy if record else None)
+        return End("diverged" if state == "diverged" else "failed", failure.reason if failure else "")
+
+    def _tests(self, key: str) -> str:
+        """The accuracies of a trial's tests."""
+        told = []
+        for test in self.trials[key].evaluations:
+            on = f"{test.data.name} " if test.data else ""
+            if tested := self.ledger.how_tested(key, test.key):
+                told.append(f"{on}{test.split} {test.way}-way {test.shot}-shot {100 * tested.accuracy:.2f} %")
+        return ", ".join(told)
 
     def ended(self, key: str, failure: Failure | None) -> None:
         super().ended(key, failure)

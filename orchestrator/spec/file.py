@@ -17,7 +17,7 @@ from pydantic import ValidationError
 
 from dmf.config import RECIPES, OtherDataConfig
 from dmf.config.parameters import read_as, type_at
-from dmf.values import LONGEST_SHOWN, Value, shown, untagged
+from dmf.values import LONGEST_SHOWN, Value, in_words, shown, untagged
 from orchestrator.spec.decide import undecidable
 from orchestrator.spec.model import (
     GIVEN_BY_SEEDS,
@@ -172,7 +172,7 @@ def spec_from(data: dict[str, Any], where: str = "the sweep") -> SweepSpec:
     if mistakes and (rest := _without(data, mistakes)) is not None:
         sound, further = _validated(rest)
         mistakes += [mistake for mistake in further if mistake["loc"][:1] == ("parts",)]
-    told = [_told(mistake) for mistake in mistakes]
+    told = list(dict.fromkeys(map(_told, mistakes)))
     if sound:
         told += [*_unknown_tables(sound), *_impossible_claims(sound), *_impossible(sound)]
     if spec and spec.deciding and not told:
@@ -324,7 +324,7 @@ def _unknown_tables(spec: SweepSpec) -> list[str]:
         if isinstance(part.table, str) and part.table not in known:
             told.append(
                 f"parts.{number}.table: {shown(part.table)} is not a table; "
-                f"{_nearest(part.table, known)}there are {', '.join(known)}, or describe one: "
+                f"{_alike(part.table, known)}there are {', '.join(known)}, or describe one: "
                 "table: {name: ..., title: ..., rows: PATH, baseline: VALUE}"
             )
         elif isinstance(part.table, TableLayout) and part.table != first.setdefault(part.table.name, part.table):
@@ -413,7 +413,7 @@ def _told(mistake: Any) -> str:
         return f"{path}: is missing"
     if mistake["type"] == "value_error":
         return f"{path}: {mistake['msg'].removeprefix('Value error, ')}"
-    return f"{path}: {mistake['msg']}, got {shown(got)}{_hint(where, got, mistake['type'])}"
+    return f"{path}: {in_words(mistake)}{_hint(where, got, mistake['type'])}"
 
 
 def _hint(where: tuple[Any, ...], got: Any, kind: str) -> str:
@@ -464,6 +464,22 @@ def _possible_setting(name: str) -> str:
 
 
 def _nearest(name: str, names: list[str]) -> str:
-    alike = [path for path in PARAMETERS if path.rpartition(".")[2] == name.rpartition(".")[2]]
-    close = alike[:1] if "." in name and alike else difflib.get_close_matches(name, names, 1)
+    """`did you mean ...? `: a path with the same last name, one of `names` like it, or a path with a last name like it.
+
+    A path is a parameter's, or one within a section of the file (`resources.gpu`); `names` are settings.
+    """
+    sections = (f"{head}.{field}" for head, kind in OWN_SECTIONS.items() for field in kind.model_fields)
+    paths: dict[str, str] = {}
+    for path in (*PARAMETERS, *sections):
+        paths.setdefault(path.rpartition(".")[2], path)
+    last = name.rpartition(".")[2]
+    close = difflib.get_close_matches(name, names, 1, cutoff=0.85)
+    if not close:
+        close = [paths[last]] if last in paths else difflib.get_close_matches(name, names, 1)
+    close = close or [paths[leaf] for leaf in difflib.get_close_matches(last, paths, 1)]
+    return f"did you mean {close[0]}? " if close else ""
+
+
+def _alike(name: str, names: list[str]) -> str:
+    close = difflib.get_close_matches(name, names, 1)
     return f"did you mean {close[0]}? " if close else ""

@@ -52,6 +52,7 @@ from orchestrator.spec.plan import SweepPlan, Trial
 from orchestrator.store.bucket.lease import Lease
 from orchestrator.store.bucket.mirror import EVERYTHING, GOING, RemoteStore
 from orchestrator.store.index import Index
+from orchestrator.store.tables import Owner
 from reports.looks import Looks
 
 State = Literal["missing", "started", "failed", "untested", "done", "diverged", "damaged"]
@@ -157,6 +158,13 @@ class Ledger:
     def id(self) -> str:
         """The store's identity, in MLflow's tags. It moves with the store; a copy gets another one."""
         return self._identity.id
+
+    @property
+    def owner(self) -> Owner:
+        """The store as the owner of tables. Its identity is left out while it has none of its own."""
+        known = identity_in(self.store / IDENTITY, self.name)
+        own = known is not None and (known.path == self.name or not _is_copy(self.store, known))
+        return Owner(name=self.name, id=known.id if known and own else "")
 
     @property
     def former_id(self) -> str:
@@ -559,6 +567,10 @@ class BucketLedger(Ledger):
     @functools.cached_property
     def _identity(self) -> Identity:
         return Identity(id=digest([self.name, ""]), path=self.name)
+
+    @property
+    def owner(self) -> Owner:
+        return Owner(name=self.name, id=self.id)
 
     def refresh(self, key: str | None = None) -> None:
         self.remote.pull(self.store, f"trainings/{key}" if key else "")
