@@ -24,6 +24,10 @@ _SHORT = reprlib.Repr()
 _SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = LONGEST_SHOWN
 _SHORT.maxlist = _SHORT.maxtuple = _SHORT.maxdict = 20
 _SHORT.maxlevel = 3
+_ENDS = "\n}\n"
+_SEAL = re.compile(rb',\n "sha256": "([0-9a-f]{64})"\n}\n\Z')
+_LIKE_A_SEAL = re.compile(rb'"[^"]{6}"[^"]*"[^"]{64}"[^"]*\Z')
+"""How a `Checked` value's file ends, and what its end may be after a bit in it has flipped."""
 CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"))
 
 
@@ -134,6 +138,36 @@ class Value(BaseModel):
         for name in path.split("."):
             node = getattr(node, name)
         return node
+
+
+class Checked(Value):
+    """A value whose file ends with a checksum of the rest, so that any other bit in it is found.
+
+    Files of earlier versions have none, and are read.
+    """
+
+    @classmethod
+    def read(cls, path: str | Path) -> Self:
+        with readable(cls.__name__, path):
+            return cls.model_validate_json(unsealed(Path(path).read_bytes(), f"{cls.__name__} in {path}"))
+
+    def write(self, path: str | Path) -> None:
+        write_text(path, self.file_text())
+
+    def file_text(self) -> str:
+        """The text of the file that `write` writes."""
+        text = self.model_dump_json(indent=1) + "\n"
+        return f'{text[: -len(_ENDS)]},\n "sha256": "{hashlib.sha256(text.encode()).hexdigest()}"{_ENDS}'
+
+
+def unsealed(data: bytes, what: str) -> bytes:
+    """The content of a `Checked` value's file without its checksum. Raises Damaged, naming `what`, if it differs."""
+    seal = _SEAL.search(data, max(0, len(data) - 200))
+    rest = data[: seal.start()] + _ENDS.encode() if seal else data
+    differs = seal is not None and hashlib.sha256(rest).hexdigest() != seal[1].decode()
+    if differs or (seal is None and _LIKE_A_SEAL.search(data, max(0, len(data) - 200))):
+        raise Damaged(f"{what} is damaged: its content is not what was written; restore the file, or remove it")
+    return rest
 
 
 @contextlib.contextmanager

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -11,16 +13,27 @@ import pytest
 
 from dmf.evaluation.partial import Identity, PartialResults
 from dmf.records.checkpoints import read_checkpoint, read_state_of
-from dmf.records.records import BEST, DAMAGED_BEST, EVALUATIONS, LAST, RECORD, Epoch, Going
+from dmf.records.facts import Curves, Ended
+from dmf.records.records import (
+    BEST,
+    DAMAGED_BEST,
+    EVALUATIONS,
+    LAST,
+    RECORD,
+    Epoch,
+    Failure,
+    Going,
+    TrainingRecord,
+)
 from dmf.records.staleness import Today
-from dmf.values import Damaged
+from dmf.values import Damaged, unsealed
 from orchestrator import report, status, sync
 from orchestrator.costs.rates import Calibration, calibration_path
 from orchestrator.running.trial import DamagedStage, run_trial
 from orchestrator.spec.plan import Trial
 from orchestrator.store.ledger import Ledger
 from orchestrator.store.standing import standing
-from tests.sites import Site, empty_database, learnt
+from tests.sites import Site, empty_database, learnt, unchecked
 from tests.test_image_cache import flip
 from tests.test_stages import SWEEP as STAGES
 from tests.test_stages import configs
@@ -186,7 +199,17 @@ def emptied(path: Path) -> None:
 
 
 def of_another(path: Path) -> None:
-    path.write_text(path.read_text().replace('"key": "', '"key": "0'))
+    path.write_text(json.dumps(unchecked(path) | {"key": "0" * 16}))
+
+
+def a_digit(path: Path) -> None:
+    """A flipped bit that leaves a valid record."""
+    data = path.read_bytes()
+    place = re.search(rb'"seconds": \d+\.\d', data)
+    assert place is not None
+    at = place.end() - 1
+    path.write_bytes(data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :])
+    assert json.loads(path.read_bytes())["seconds"] != json.loads(data)["seconds"]
 
 
 def a_folder(path: Path) -> None:
@@ -195,7 +218,7 @@ def a_folder(path: Path) -> None:
     path.mkdir()
 
 
-@pytest.mark.parametrize("damage", [truncated, emptied, a_folder])
+@pytest.mark.parametrize("damage", [truncated, emptied, a_folder, a_digit])
 @pytest.mark.parametrize("what", [RECORD, EVALUATIONS])
 def test_one_damaged_record_is_told_by_every_command_and_stops_none(
     what: str, damage: Callable[[Path], None], site: Site, capsys: pytest.CaptureFixture[str]
@@ -233,6 +256,30 @@ def test_a_record_of_another_training_is_damaged_too(site: Site) -> None:
     of_another(site.ledger.folder(first.key) / RECORD)
     with pytest.raises(Damaged, match="belongs to training 0"):
         site.ledger.training(first.key)
+
+
+def test_every_bit_of_a_record_is_covered(undisturbed: Path, tmp_path: Path) -> None:
+    """Of a short record, each one."""
+    failure = Failure(reason="as it was", kind="machine")
+    TrainingRecord(format=2, key=CONFIG.key, config=CONFIG, outcome="failed", failure=failure).write(tmp_path / "r")
+    written = (tmp_path / "r").read_bytes()
+    for kind in (TrainingRecord, Ended, Curves):
+        for bit in range(8 * len(written)) if kind is Ended else range(8 * len(written) - 1000, 8 * len(written)):
+            data = bytearray(written)
+            data[bit // 8] ^= 1 << bit % 8
+            with pytest.raises(ValueError):
+                kind.model_validate_json(unsealed(bytes(data), "it"))
+        assert kind.model_validate_json(unsealed(written, "it"))
+
+
+def test_records_without_a_checksum_are_read_as_they_were(undisturbed: Path, tmp_path: Path) -> None:
+    ledger = Ledger(shutil.copytree(undisturbed, tmp_path / "store"))
+    before = ledger.training(CONFIG.key), ledger.evaluation(CONFIG.key, TEST.key)
+    for path in (ledger.folder(CONFIG.key) / RECORD, *ledger.folder(CONFIG.key).glob(f"{EVALUATIONS}/*.json")):
+        assert path.read_text().rstrip("}\n").endswith('"') and "sha256" in path.read_text()[-90:]
+        path.write_text(json.dumps(unchecked(path), indent=1) + "\n")
+    assert (ledger.training(CONFIG.key), ledger.evaluation(CONFIG.key, TEST.key)) == before
+    assert standing(TRIAL, ledger, Today()).state == "done"
 
 
 def test_a_damaged_plan_is_left_out_and_written_again(site: Site, capsys: pytest.CaptureFixture[str]) -> None:

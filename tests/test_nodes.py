@@ -19,6 +19,7 @@ import pytest
 
 from dmf.records.provenance import code_hash
 from dmf.records.records import EVALUATIONS, RECORD, TrainingRecord
+from dmf.values import unsealed
 from orchestrator.store.bucket.mirror import RemoteStore
 from tests.s3_server import ENVIRONMENT, free_port, s3_server, uri
 from tests.sites import ROOT, START_SECONDS, Site, descendants, trainings_of
@@ -243,7 +244,7 @@ def shared_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[st
 
 
 def record_in(remote: RemoteStore, key: str) -> TrainingRecord:
-    return TrainingRecord.model_validate_json(contents(remote, f"trainings/{key}/{RECORD}"))
+    return TrainingRecord.model_validate_json(unsealed(contents(remote, f"trainings/{key}/{RECORD}"), key))
 
 
 def test_nodes_without_a_folder_in_common_get_the_driver_s_code_and_bring_records_to_an_object_store(

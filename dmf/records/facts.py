@@ -11,7 +11,7 @@ from pydantic import AliasPath, ConfigDict, Field
 
 from dmf.records.classes import drawn_classes, sums_by_class
 from dmf.records.records import Epoch, EvaluationRecord, Failure
-from dmf.values import Value
+from dmf.values import Checked, Value
 
 
 class MadeBy(Value):
@@ -31,7 +31,7 @@ class MadeBy(Value):
     """Of a training: what was left out, converted or found twice among its images."""
 
 
-class Ended(Value):
+class Ended(Checked):
     """What tables and standings need from a training's record: all but the curves, which take up most of it."""
 
     model_config = ConfigDict(extra="ignore", populate_by_name=True)
@@ -48,7 +48,7 @@ class Ended(Value):
     data_root: Annotated[str | None, Field(validation_alias=AliasPath("config", "data", "root"))] = None
 
 
-class Curves(Value):
+class Curves(Checked):
     """A training's curves, which only a page draws."""
 
     model_config = ConfigDict(extra="ignore")

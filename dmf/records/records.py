@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, Self
 from pydantic import Field, TypeAdapter, ValidationError, model_validator
 
 from dmf.config import AnyTraining, EvaluationConfig, Task, Training
-from dmf.values import Count, Value, describe
+from dmf.values import Checked, Count, Value, describe
 
 if TYPE_CHECKING:
     import numpy as np
@@ -138,7 +138,7 @@ class Going(Value):
     """As in `Provenance`."""
 
 
-class TrainingRecord(Value):
+class TrainingRecord(Checked):
     """The record of a training that has ended."""
 
     format: int = 1
@@ -167,7 +167,7 @@ class TrainingRecord(Value):
     """SHA-256 of the best epoch's weights; empty if there are none."""
 
 
-class EvaluationRecord(Value):
+class EvaluationRecord(Checked):
     """The record of evaluating one trained model on one bank of episodes."""
 
     format: int = 1

@@ -38,7 +38,7 @@ from dmf.records.checkpoints import read_checkpoint_of
 from dmf.records.classes import drawn_classes, sums_by_class
 from dmf.records.facts import Curves, Ended, Tested
 from dmf.records.records import BEST, EVALUATIONS, RECORD, EvaluationRecord, Kept, TrainingRecord
-from dmf.values import Damaged, Value, describe, shown
+from dmf.values import Checked, Damaged, Value, describe, shown, unsealed
 from orchestrator.spec.plan import SweepPlan
 from orchestrator.store.ledger import LOOKS, Ledger
 from reports.looks import Looks
@@ -124,7 +124,7 @@ def _line(value: Any) -> bytes:
 def _without_answers(path: Path) -> tuple[dict[str, Any], bytes]:
     """An evaluation's record without its answers, and these. Raises Damaged."""
     try:
-        head = json.loads(path.read_bytes())
+        head = json.loads(unsealed(path.read_bytes(), str(path)))
         counts = np.array(head.pop("correct", ()), dtype=np.int64)
         if counts.size and not 0 <= counts.min() <= counts.max() < 256:
             raise ValueError("a class has 256 queries or more")
@@ -147,7 +147,9 @@ def _portable(value: Any) -> Any:
         return [_portable(each) for each in value]
     if not isinstance(value, dict):
         return value
-    found = {name: _portable(each) for name, each in value.items() if name not in ("root", "traceback")}
+    # A model's `weights` are a path, a record's are a checksum.
+    gone = {"root", "traceback", *(("weights",) if "weights_sha256" in value else ())}
+    found = {name: _portable(each) for name, each in value.items() if name not in gone}
     for name in ("reason", "data_doubts"):
         if isinstance(found.get(name), str):
             found[name] = _anonymous(found[name])
@@ -388,7 +390,8 @@ def import_archive(archive: Archive, ledger: Ledger) -> Imported:
 
 
 def _file(value: Value) -> bytes:
-    return value.model_dump_json(indent=1).encode() + b"\n"
+    text = value.file_text() if isinstance(value, Checked) else value.model_dump_json(indent=1) + "\n"
+    return text.encode()
 
 
 def _same(path: Path, data: bytes) -> bool:
@@ -396,7 +399,7 @@ def _same(path: Path, data: bytes) -> bool:
     if path.suffix != ".json":
         return path.read_bytes() == data
     try:
-        ours, theirs = json.loads(path.read_bytes()), json.loads(data)
+        ours, theirs = (json.loads(unsealed(each, str(path))) for each in (path.read_bytes(), data))
     except ValueError:
         return False
     return bool(_portable(ours) == _portable(theirs))
