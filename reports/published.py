@@ -202,13 +202,15 @@ def identity(config: ExperimentConfig) -> dict[str, Any]:
     Settings that a training does not read are left out, so two trainings may have different paths. `start` names the
     pre-training by its key, or says that the weights are random.
     """
-    aside = {"training.seed", *config.unread}
+    aside = {"training.seed", "model.weights", "model.weights_sha256", *config.unread}
     aside |= {f"{section}.{name}" for section, names in NOT_IDENTITY.items() for name in names}
     flat = {path: value for path, value in config.flat().items() if path not in aside}
     return {path: value for path, value in flat.items() if not path.startswith("start")} | {"start": start_of(config)}
 
 
 def start_of(config: ExperimentConfig) -> str:
-    """`pre-trained KEY`, with the first 8 digits of the pre-training's key without its seed, or `random`."""
+    """`pre-trained KEY` (of the pre-training without its seed) or `weights HASH` (of a file), of 8 digits; `random`."""
     stage = config.replace(training__seed=0).stage
-    return f"pre-trained {stage.key[:8]}" if stage else "random"
+    if stage:
+        return f"pre-trained {stage.key[:8]}"
+    return f"weights {content[:8]}" if (content := config.weights[1]) else "random"

@@ -26,6 +26,7 @@ dmf.config
 dmf.data.layouts
 dmf.data
 dmf.records
+dmf.weights
 dmf.evaluation
 dmf.training
 dmf.released dmf.released_ideme_net dmf.released_associative

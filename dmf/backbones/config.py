@@ -46,6 +46,10 @@ class BackboneConfig(Value):
     @property
     def channels(self) -> int:
         """Channels of the backbone's feature maps."""
+        if self.backbone not in CHANNELS:
+            raise ValueError(
+                f"backbone={self.backbone} has no number of channels; add it to CHANNELS of dmf/backbones/config.py"
+            )
         return CHANNELS[self.backbone]
 
     @property

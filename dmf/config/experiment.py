@@ -24,6 +24,8 @@ from dmf.config.sections import (
     TrainingConfig,
     ValidationConfig,
 )
+from dmf.machine.files import sha256_of
+from dmf.methods.config import EmbeddingMethodConfig
 from dmf.methods.dmf.config import DMFConfig
 from dmf.values import Positive, Seed, Value, digest, tag_by
 
@@ -169,7 +171,10 @@ class _Training(Value):
         return data | {"model": {**data.get("model", {}), "method": self.model.method}}
 
     def resolved(self) -> Self:
-        """A copy with precision="auto" replaced: by bf16 if this machine's device supports it, else by fp32."""
+        """A copy with what this machine decides: precision="auto" becomes bf16 if the device supports it, else fp32.
+
+        The checksum of `model.weights` is filled in; raises ValueError if the file cannot be read or has another one.
+        """
         if self.training.precision != "auto":
             return self
         from dmf.machine.device import device_of, has_bf16  # torch takes seconds to import
@@ -243,8 +248,14 @@ class ExperimentConfig(_Training):
                 f"start.head={self.start.head} cannot be fitted to validation episodes; use {', '.join(NOVEL_HEADS)} "
                 "or start.validated_by=nearest_mean"
             )
-        if self.model.needs_start and self.start is None and self.model.earlier is None:
-            raise ValueError(f"model.method={method} needs pre-trained features; set start.head to linear or cosine")
+        given = isinstance(self.model, EmbeddingMethodConfig) and (self.model.weights or self.model.weights_sha256)
+        if self.model.needs_start and self.start is None and self.model.earlier is None and not given:
+            raise ValueError(
+                f"model.method={method} needs pre-trained features; set start.head to linear or cosine, or "
+                "model.weights to a file that has them"
+            )
+        if self.start is not None and given:
+            raise ValueError("start.* and model.weights are two ways to begin; leave out one of them")
         if self.start is not None and not isinstance(self.model, BackboneConfig):
             raise ValueError(f"model.method={method} has no backbone to pre-train; leave out start.*")
         if self.start is not None and self.model.start_heads and self.start.head not in self.model.start_heads:
@@ -304,7 +315,29 @@ class ExperimentConfig(_Training):
             return self.model.learns or self.stage.seeded
         return self.model.learns or (self.start is not None and self.start.seed is None)
 
+    @property
+    def weights(self) -> tuple[str | None, str | None]:
+        """The file that the backbone's weights start from, and its SHA-256; None where it is not known."""
+        if not isinstance(self.model, EmbeddingMethodConfig):
+            return None, None
+        return self.model.weights, self.model.weights_sha256
+
+    def resolved(self) -> Self:
+        path, known = self.weights
+        found = super().resolved()
+        if path is None:
+            return found
+        now = sha256_of(path, "model.weights")
+        if known not in (None, now):
+            raise ValueError(
+                f"model.weights={path!r} has the SHA-256 {now}, but model.weights_sha256 says {known}; give the file "
+                "that the training was planned with, or leave out model.weights_sha256"
+            )
+        return found if known else found.replace(model__weights_sha256=now)
+
     def _identity(self) -> dict[str, Any]:
+        if self.weights[0] and not self.weights[1]:
+            raise ValueError("model.weights has to be resolved first; call `resolved`")
         sections = super()._identity()
         if not self.model.learns:
             sections["episodes"].pop("shot", None)  # affects evaluation only
@@ -348,6 +381,8 @@ class ExperimentConfig(_Training):
         Raises:
             ValueError: a value is refused, or `values` has a setting of a pre-training that nothing asks for.
         """
+        if values.get("model.weights", self.weights[0]) != self.weights[0]:  # another file, not yet looked at
+            values = values | {"model.weights_sha256": values.get("model.weights_sha256")}
         config = self._started(values)
         method = values.get("model.method", self.model.method)
         if method == self.model.method or method not in METHODS:

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import fcntl
 import functools
+import hashlib
 import os
 import re
 import socket
@@ -15,6 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
+from dmf.machine.paths import expanded
 from dmf.machine.watchdog import alive
 
 SECONDS_BETWEEN_TRIES = 0.2
@@ -98,6 +100,27 @@ def write_text(path: str | Path, text: str) -> None:
     """Write `text` to `path`, completely or not at all."""
     with replacing(path) as aside:
         aside.write_text(text, encoding="utf-8")
+
+
+def sha256_of(path: str, setting: str) -> str:
+    """The SHA-256 of a file, read once as long as it does not change. `~` is the user's folder.
+
+    Raises ValueError, naming the `setting` that names it, if there is no such file or it cannot be read.
+    """
+    file = Path(expanded(path, setting))
+    try:
+        seen = file.stat()
+        if not file.is_file():
+            raise ValueError(f"{setting}={path!r} is not a file; name the file itself")
+        return _sha256(file, seen.st_mtime_ns, seen.st_size)
+    except OSError as error:
+        raise ValueError(f"{setting}={path!r} cannot be read: {error.strerror or error}") from error
+
+
+@functools.cache
+def _sha256(file: Path, modified_ns: int, size: int) -> str:
+    with open(file, "rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()
 
 
 @contextlib.contextmanager

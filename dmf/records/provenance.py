@@ -59,6 +59,8 @@ def _roots(config: AnyTraining) -> tuple[str, ...]:
         roots |= dict.fromkeys([each.model.stage_module, f"dmf.methods.{each.model.method}.model"])
         if each.model.backbone_name:
             roots[f"dmf.backbones.{each.model.backbone_name}"] = None
+        if each.weights != (None, None):
+            roots["dmf.weights"] = None
     return tuple(roots)
 
 

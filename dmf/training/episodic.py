@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import math
 from pathlib import Path
 
@@ -25,6 +26,9 @@ from dmf.records.records import Kept, Started
 from dmf.training.images import TrainingImages
 from dmf.training.streams import BATCHES
 
+WEIGHTS = "dmf.weights"
+"""The module that reads weights to start from; imported by name, so that other trainings' code does not include it."""
+
 
 class EpisodicStage:
     """A method and its training episodes. Implements `dmf.training.stage.Stage`."""
@@ -37,6 +41,8 @@ class EpisodicStage:
         self.learns = config.model.learns
         self.steps_per_epoch = settings.episodes_per_epoch // settings.episodes_per_step
         self.started = self._start_from(start) if config.stage is not None else None
+        if config.stage is None and config.weights != (None, None):
+            importlib.import_module(WEIGHTS).start_from(self.method.backbone, *config.weights)
         self.method.to(device)
         self.augment = Augmentation(config.augmentation, config.data)
         self.images = TrainingImages(data.train, self.augment, settings.seed, device)

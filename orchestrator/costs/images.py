@@ -1,4 +1,7 @@
-"""Looks at a sweep's images before anything is paid for: what they are, and whether they allow its episodes."""
+"""Looks at a sweep's images before anything is paid for: what they are, and whether they allow its episodes.
+
+The same for weights that trainings start from.
+"""
 
 from __future__ import annotations
 
@@ -63,6 +66,8 @@ class Look:
         config = trial.config
         yield from _raised(self._look, config.data, _at_full_size(config))
         own = self._known(config.data, _at_full_size(config))
+        if isinstance(config, ExperimentConfig):
+            yield from _raised(self._check_weights, config)
         if own and _learns(config):
             if isinstance(config, ExperimentConfig):
                 yield from _raised(check_episodes, config, own.splits["train"])
@@ -77,6 +82,18 @@ class Look:
                 yield from _raised(check_bank, images.splits[evaluation.split], evaluation.resolve(config))
             if own:
                 yield from _raised(check_base, config, evaluation, own.splits["train"])
+
+    def _check_weights(self, config: ExperimentConfig) -> None:
+        """Raise ValueError if the weights that a training starts from do not fit."""
+        path, content = config.weights
+        if content is None:
+            return
+        if path and self.absent_is_doubt and not Path(expanded(path)).exists():
+            self.doubts[f"model.weights: there is nothing at {path} on this machine, so it was not looked at"] = None
+            return
+        from dmf.weights import check_weights  # torch takes seconds to import
+
+        check_weights(config)
 
     def _look(self, config: DataConfig, full_size: bool) -> None:
         """Note the facts of a data set. Raises ValueError if it cannot be used."""
@@ -120,7 +137,7 @@ def _read_by(config: AnyTraining) -> tuple[object, ...]:
     """The settings on which the look at a training depends."""
     of_episodes: tuple[object, ...] = ()
     if isinstance(config, ExperimentConfig):
-        of_episodes = config.episodes, config.model.read_of_base_classes
+        of_episodes = config.episodes, config.model.read_of_base_classes, config.model.backbone_name, *config.weights
     return config.kind, config.data, _at_full_size(config), *of_episodes, config.validation, _learns(config)
 
 

@@ -149,6 +149,8 @@ def representative(config: AnyTraining) -> AnyTraining:
         values["training.episodes_per_epoch"] = config.training.episodes_per_step
         if not config.model.needs_start:
             values["start"] = None
+            if config.weights != (None, None):
+                values |= {"model.weights": None, "model.weights_sha256": None}
     else:
         values["training.batches_per_epoch"] = 1
     return config.with_paths(values)

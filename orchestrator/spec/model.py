@@ -87,6 +87,12 @@ Choices: Any = _by_path(
 )
 
 
+def _anywhere(settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings with absolute paths, because workers run in other folders."""
+    paths = {path: value for path in ("data.root", "model.weights") if (value := settings.get(path))}
+    return settings | {path: str(Path(expanded(value, path)).absolute()) for path, value in paths.items()}
+
+
 def _known(name: str) -> str:
     if name not in RECIPES:
         raise ValueError(no_recipe(name))
@@ -437,6 +443,7 @@ class SweepSpec(Value):
 
     def _chosen(self, start: tuple[ExperimentConfig, dict[str, Any]], choice: dict[str, Any]) -> ExperimentConfig:
         config, settings = start
+        choice = _anywhere(choice)
         return config.with_paths(self._read_by_method(config, {**settings, **choice})).resolved()
 
     def _start(self, part: Part | None) -> tuple[ExperimentConfig, dict[str, Any]]:
@@ -447,8 +454,7 @@ class SweepSpec(Value):
         """
         base = self._base(part)
         settings = {**self.set.given(), **(part.set.given() if part else {}), GIVEN_BY_SEEDS: self.all_seeds[0]}
-        if settings.get("data.root"):  # workers run in other folders
-            settings["data.root"] = str(Path(expanded(settings["data.root"], "data.root")).absolute())
+        settings = _anywhere(settings)
         try:
             read = self._read_by_method(base, settings)
             left = {path: value for path, value in settings.items() if path not in read}

@@ -179,10 +179,12 @@ def labels(configs: Iterable[AnyTraining]) -> dict[str, str]:
 
 def _read_by(config: AnyTraining) -> dict[str, Any]:
     """The settings that a training reads, by dotted path; with a backbone, also what its weights start from."""
-    aside = {*config.unread, "start"}
+    aside = {*config.unread, "start", "model.weights", "model.weights_sha256"}
     found = {path: value for path, value in config.flat().items() if path not in aside}
     if config.kind == "experiment" and config.model.backbone_name:
-        found["start"] = "pre-trained" if config.stage else "random"
+        path, content = config.weights
+        given = f"{Path(path or 'weights').name}:{content[:8]}" if content else "random"
+        found["start"] = "pre-trained" if config.stage else given
     return found
 
 
