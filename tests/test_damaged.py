@@ -209,7 +209,7 @@ def a_digit(path: Path) -> None:
     assert place is not None
     at = place.end() - 1
     path.write_bytes(data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :])
-    assert json.loads(path.read_bytes())["seconds"] != json.loads(data)["seconds"]
+    assert json.loads(path.read_bytes()) != json.loads(data)
 
 
 def a_folder(path: Path) -> None:

@@ -26,11 +26,10 @@ def swept(tmp_path_factory: pytest.TempPathFactory) -> Site:
 
 @pytest.fixture
 def site(swept: Site, tmp_path: Path) -> Site:
-    shutil.copytree(swept.folder, tmp_path, dirs_exist_ok=True)
-    moved = Site(tmp_path, SPEC, with_database=False)
-    shutil.rmtree(tmp_path / "results")  # they are of the store that was copied
-    assert moved.run() == 0, moved.said
-    return moved
+    shutil.copytree(swept.folder, tmp_path / "site")
+    copy = Site(tmp_path / "site", SPEC, with_database=False)
+    assert copy.run() == 0, copy.said
+    return copy
 
 
 def contents(site: Site) -> dict[str, bytes]:
@@ -63,6 +62,17 @@ def test_nor_do_a_copy_and_an_archive(
         )
         assert report.main(["--store", source, "--output", f"of_{source}"]) == 0
     assert contents(site) == before and report.main([]) == 0 and contents(site) == before
+
+
+def test_a_copy_of_a_folder_with_store_and_tables_has_tables_of_its_own(site: Site) -> None:
+    before = contents(site)
+    shutil.copytree(site.folder, site.folder.parent / "copy")
+    copy = Site(site.folder.parent / "copy", SPEC, with_database=False)
+    for _ in range(2):  # at the first start it is not yet known as a copy
+        assert copy.run() == 0, copy.said
+    assert copy.run("--results", str(site.folder / "results")) == 2
+    assert f"has the tables of {site.folder / 'runs'}, and these are of {copy.folder / 'runs'}" in copy.said
+    assert contents(site) == before
 
 
 def test_a_store_that_is_moved_or_made_anew_keeps_its_tables(site: Site) -> None:

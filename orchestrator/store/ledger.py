@@ -163,8 +163,11 @@ class Ledger:
     def owner(self) -> Owner:
         """The store as the owner of tables. Its identity is left out while it has none of its own."""
         known = identity_in(self.store / IDENTITY, self.name)
-        own = known is not None and (known.path == self.name or not _is_copy(self.store, known))
-        return Owner(name=self.name, id=known.id if known and own else "")
+        if known is None:
+            return Owner(name=self.name)
+        if known.path != self.name and _is_copy(self.store, known):
+            return Owner(name=self.name, former=known.id)
+        return Owner(name=self.name, id=known.id, former=known.former)
 
     @property
     def former_id(self) -> str:
