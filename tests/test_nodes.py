@@ -22,7 +22,7 @@ from dmf.records.records import EVALUATIONS, RECORD, TrainingRecord
 from dmf.values import unsealed
 from orchestrator.store.bucket.mirror import RemoteStore
 from tests.s3_server import ENVIRONMENT, free_port, s3_server, uri
-from tests.sites import ROOT, START_SECONDS, Site, descendants, trainings_of
+from tests.sites import START_SECONDS, Site, descendants, trainings_of
 from tests.test_remote import contents
 from tests.test_sweep import PARTS
 from tests.tiny import tiny_sweep
@@ -116,7 +116,7 @@ class SiteOnNodes(Site):
         self.address, self.within = address, within
 
     def start(self, *more: str) -> subprocess.Popen[bytes]:
-        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(self.paths)}
         command = [*self.within, sys.executable, "-m", "orchestrator.sweep", "tiny.yaml", "--address", self.address]
         with open(self.output, "wb") as output:
             return subprocess.Popen([*command, *more], cwd=self.folder, env=environment, stdout=output, stderr=output)
@@ -272,3 +272,45 @@ def test_nodes_without_a_folder_in_common_get_the_driver_s_code_and_bring_record
     assert failure is not None and "/nowhere" in failure.reason
     files = re.findall(r'File "(/\S+/orchestrator/running/trial\.py)"', failure.traceback)
     assert files and all(file.startswith(f"{nodes.temporary}/") for file in files), failure.traceback
+
+
+BAD = """
+import os
+if os.environ.get("OF_A_BAD_NODE"):
+    import errno, sys
+    class Finder:
+        def find_spec(self, name, path=None, target=None):
+            if name == "orchestrator.running.trial":
+                raise OSError(errno.EIO, "Input/output error", "/its/disk")
+    sys.meta_path.insert(0, Finder())
+"""
+"""In the workers of one node: a disk that fails."""
+SIX = "  - {table: 2c, grid: {model.groups: [1, 2, 4, 8, 16, 32]}}\n"
+
+
+def test_a_node_on_which_trials_fail_is_avoided(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "bad").mkdir()
+    (tmp_path / "bad" / "sitecustomize.py").write_text(BAD)
+    nodes = Nodes(tmp_path, "127.0.0.10")
+    try:
+        with monkeypatch.context() as patch:
+            patch.setenv("OF_A_BAD_NODE", "1")
+            nodes.join("127.0.0.11")
+        site = SiteOnNodes(tmp_path, nodes.address, spec=tiny_sweep("tiny", "six trainings", SIX, epochs=3))
+        site.paths = (*site.paths, str(tmp_path / "bad"))
+        process = site.start()
+        try:
+            assert process.wait(timeout=START_SECONDS) == 0, site.said
+        finally:
+            process.kill()
+            process.wait()
+    finally:
+        nodes.close()
+    assert site.states() == ["done"] * 6
+    failures = site.said.count("OSError: [Errno 5] Input/output error: '/its/disk', continues from its checkpoint")
+    assert 1 <= failures <= 4, site.said
+    if failures > 1:
+        assert (
+            "node 127.0.0.11: 2 trials in a row failed there through their machine's fault; it gets none for 60 s"
+            in (site.said)
+        )

@@ -54,6 +54,16 @@ if os.path.exists({marker!r}):
     PIL.Image.open = stuck
 """
 """In every process of the sweep: a file system that does not answer while the marker is there."""
+MISSING = """
+import sys
+if any("default_worker" in each for each in sys.orig_argv):
+    class Finder:
+        def find_spec(self, name, path=None, target=None):
+            if name == "orchestrator.running.silence":
+                raise ModuleNotFoundError("No module named 'of_the_cluster'")
+    sys.meta_path.insert(0, Finder())
+"""
+"""In Ray's workers alone: a package that their machine lacks."""
 LONG = tiny_sweep("tiny", "one training that takes a while", "  - table: 2c\n", epochs=400)
 
 
@@ -215,6 +225,26 @@ def test_what_hung_goes_on_when_the_cause_is_gone(swept: Swept, cache: Path, mon
     assert swept.site.run() == 1, swept.site.said
     assert "4 trainings, 2 done, 1 to run, 1 left as they are" in swept.site.said
     assert swept.site.states() == ["done", "done", "diverged", "failed"]
+
+
+def test_what_a_worker_raises_before_its_trial_begins_is_told(tmp_path: Path) -> None:
+    site = Site(tmp_path, LONG + "max_failures: 1\n")
+    (tmp_path / "lacks").mkdir()
+    (tmp_path / "lacks" / "sitecustomize.py").write_text(MISSING)
+    site.paths = (*site.paths, str(tmp_path / "lacks"))
+    process = site.start()
+    try:
+        assert process.wait(timeout=START_SECONDS) == 1, site.said
+    finally:
+        process.kill()
+        process.wait()
+    told = "ModuleNotFoundError: No module named 'of_the_cluster'"
+    assert f": {told}, continues from its checkpoint\n" in site.said
+    assert f": failed: {told} (2 times)\n" in site.said and "process died" not in site.said
+    (trial,) = site.trials()
+    record = site.ledger.training(trial.key)
+    assert record is not None and record.failure is not None
+    assert (record.failure.kind, record.failure.reason) == ("machine", f"{told} (2 times)")
 
 
 def test_a_sweep_whose_only_node_died_stops_and_goes_on_when_it_is_started_again(tmp_path: Path) -> None:

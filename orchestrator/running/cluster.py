@@ -251,6 +251,8 @@ class NodeWatch:
     """The distinct requests of the trials."""
     patience_s: float
     """How long nodes may be missing: a cluster may get new ones, our own Ray does not."""
+    several: bool = False
+    """Whether the nodes are a cluster's, and not our own Ray's single one."""
     looked: float = 0.0
     missed_since: float | None = None
 
@@ -274,7 +276,19 @@ def fits(need: dict[str, float], node: dict[str, float]) -> bool:
     return all(amount <= node.get(name, 0.0) for name, amount in need.items())
 
 
+def nodes_for(needs: Iterable[dict[str, float]]) -> dict[str, str]:
+    """The ids of the nodes that can run one of several trials, by address."""
+    wanted = list(needs)
+    alive = (node for node in ray.nodes() if node["Alive"])
+    return {
+        node["NodeManagerAddress"]: node["NodeID"]
+        for node in alive
+        if any(fits(need, node["Resources"]) for need in wanted)
+    }
+
+
 def node_watch(signals: Signals, needs: Iterable[dict[str, float]], address: str | None, timeout_s: float) -> NodeWatch:
     """The watch for trials with these needs, on our own Ray or on a cluster."""
     kinds = {tuple(sorted(need.items())) for need in needs}
-    return NodeWatch(signals, [dict(kind) for kind in kinds], timeout_s if address else SHORT_PATIENCE)
+    patience_s = timeout_s if address else SHORT_PATIENCE
+    return NodeWatch(signals, [dict(kind) for kind in kinds], patience_s, several=address is not None)

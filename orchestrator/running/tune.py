@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import secrets
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"
 os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"
@@ -24,11 +26,14 @@ os.environ["TUNE_GLOBAL_CHECKPOINT_S"] = "inf"  # Tune's snapshots are for Tuner
 from ray import tune
 from ray.tune import Callback, FailureConfig, RunConfig, TuneConfig, Tuner
 from ray.tune.execution.placement_groups import PlacementGroupFactory
+from ray.tune.experiment import Trial as TuneTrial
+from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
 
 from dmf.config import AnyTraining
 from dmf.records.records import Epoch, Failure
-from orchestrator.running.cluster import NodeWatch, cluster, environment, node_watch, request
+from orchestrator.running.avoid import Avoided
+from orchestrator.running.cluster import NodeWatch, cluster, environment, node_watch, nodes_for, request
 from orchestrator.running.interrupts import Signals
 from orchestrator.running.job import Job
 from orchestrator.running.options import Options
@@ -42,8 +47,33 @@ from orchestrator.store.ledger import Ledger
 from orchestrator.store.snapshot import snapshot
 
 FROZEN = "showed no sign of life, not even to end itself, and was ended"
+RAISED = re.compile(r"^[A-Za-z_][\w.]*: .+$", re.MULTILINE)
+"""The line of a traceback that says what was raised."""
+NODE = re.compile(r"\bip[=:] ?([\w.:]+\w)")
+"""The address in Ray's text of an error."""
 PENDING = 200
 """Trials that Tune prepares besides those that run: as many as in a grid search."""
+
+
+class LastError(NamedTuple):
+    """What Ray says of a trial's last failure."""
+
+    raised: str | None
+    """What its process raised, in a line: a fault of the machine, or anything before the trial began, such as a package
+    that is missing on its node. None if the process died."""
+    node: str
+    """The address of the node that it ran on; empty if Ray does not say."""
+
+
+def last_error(trial: Any) -> LastError:
+    """The last failure of one of Tune's trials, from the file that Tune keeps of them in the driver's folder."""
+    path = Path(trial.error_file) if trial.error_file else None
+    if path is None or not path.is_file():
+        return LastError(None, "")
+    text = path.read_text(encoding="utf-8", errors="replace").rpartition("\nFailure # ")[2]
+    raised = RAISED.findall(text) if "\n  File " in text else []
+    node = NODE.search(text)
+    return LastError(raised[-1][:300] if raised else None, node[1] if node else "")
 
 
 class _Listener(Callback):
@@ -56,8 +86,10 @@ class _Listener(Callback):
         nodes: NodeWatch,
         silence: Silence,
         key_of: Callable[[dict[str, Any]], str],
+        avoided: Avoided,
     ) -> None:
         self.watcher, self.signals, self.nodes, self.silence, self.key_of = watcher, signals, nodes, silence, key_of
+        self.avoided = avoided
 
     def __reduce__(self) -> tuple[type[Callback], tuple[()]]:
         return Callback, ()  # Tune pickles its callbacks for Tuner.restore, which is not used
@@ -82,22 +114,24 @@ class _Listener(Callback):
     @logged
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         key = self.key_of(trial.config)
-        self.watcher.recovering(key, FROZEN if key in self.silence.ended_here else None)
+        self.watcher.recovering(key, FROZEN if key in self.silence.ended_here else last_error(trial).raised)
 
     @logged
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         key = self.key_of(trial.config)
         self.silence.ended(key)
         told = (trial.last_result or {}).get("failure")
+        self.avoided.succeeded((trial.last_result or {}).get("node_ip", ""))
         self.watcher.ended(key, Failure.model_validate_json(told) if told else None)
 
     @logged
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         key = self.key_of(trial.config)
         self.silence.ended(key)
-        error = " ".join(str(trial.get_error() or "the worker process died").split())
-        error = FROZEN if key in self.silence.ended_here else error[:300]
-        self.watcher.ended(key, Failure(reason=f"{error} ({trial.num_failures} times)", kind="machine"))
+        error = last_error(trial)
+        told = FROZEN if key in self.silence.ended_here else error.raised or "the worker process died"
+        where = f", the last time on node {error.node}" if self.nodes.several and error.node else ""
+        self.watcher.ended(key, Failure(reason=f"{told} ({trial.num_failures} times{where})", kind="machine"))
 
 
 @contextlib.contextmanager
@@ -128,20 +162,23 @@ class RayTune:
         """See `Executor`."""
         needs = {trial.key: self.needs(trial.config) for trial in trials}
         order = Order(trials, self.ledger, logged(watcher.ended))
+        kinds = {tuple(sorted(need.items())): need for need in needs.values()}
+        avoided = Avoided(lambda: nodes_for(kinds.values()))
         tune_config = TuneConfig(
-            search_alg=InOrder(order, lambda trial: self._launch(trial, needs[trial.key])),
+            scheduler=Elsewhere(avoided),
+            search_alg=InOrder(order, lambda trial: self._launch(trial, needs[trial.key], avoided)),
             num_samples=len(trials),
             reuse_actors=True,
             trial_dirname_creator=_folder_of,
         )
         with environment("TUNE_MAX_PENDING_TRIALS_PG", str(PENDING)):
-            self.fit(tune.with_resources(train_job, _needs_of), tune_config, needs.values(), watcher, _key_of)
+            self.fit(tune.with_resources(train_job, _needs_of), tune_config, needs.values(), watcher, _key_of, avoided)
 
-    def _launch(self, trial: Trial, needs: dict[str, float]) -> dict[str, Any]:
+    def _launch(self, trial: Trial, needs: dict[str, float], avoided: Avoided) -> dict[str, Any]:
         """A trial's parameters. Tune copies and pickles them, so they must not contain a closure over all trials."""
         gpu, keep = needs.get("GPU", 0.0), self.spec.keep_weights or trial.starts_others
         job = Job(trial.config, trial.evaluations, self.ledger.name, gpu, self.timeout_s, keep)
-        return {"key": trial.key, "job": job.dumps(), "needs": needs}
+        return {"key": trial.key, "job": job.dumps(), "needs": needs, "nodes": avoided.selector()}
 
     def fit(
         self,
@@ -150,12 +187,14 @@ class RayTune:
         needs: Iterable[dict[str, float]],
         watcher: Watcher,
         key_of: Callable[[dict[str, Any]], str],
+        avoided: Avoided | None = None,
     ) -> None:
         """Run a new Tune experiment; delete its folder unless the sweep ends early. Raises Stopped.
 
         Args:
             needs: the resources of each trial.
             key_of: gives the training's key for a trial's parameters.
+            avoided: is told on which nodes trials end well.
         """
         nodes = node_watch(self.signals, needs, self.address, self.timeout_s)
         silence = Silence(self.ledger.name, self.timeout_s)
@@ -167,7 +206,7 @@ class RayTune:
             run_config=RunConfig(
                 name=launch,
                 storage_path=str(folder),
-                callbacks=[_Listener(watcher, self.signals, nodes, silence, key_of)],
+                callbacks=[_Listener(watcher, self.signals, nodes, silence, key_of, avoided or Avoided(dict))],
                 failure_config=FailureConfig(max_failures=self.spec.max_failures),
                 verbose=0,
             ),
@@ -175,6 +214,24 @@ class RayTune:
         with self.signals.deferring():
             tuner.fit()
         shutil.rmtree(folder / launch, ignore_errors=True)
+
+
+class Elsewhere(FIFOScheduler):
+    """Runs trials in order, and tries one that failed through its machine's fault on another node, if there is one."""
+
+    def __init__(self, avoided: Avoided) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.avoided = avoided
+
+    def __reduce__(self) -> tuple[type[FIFOScheduler], tuple[()]]:
+        return FIFOScheduler, ()  # Tune pickles it for Tuner.restore, which is not used
+
+    def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
+        """Called when a trial has failed: before it waits again, or while it still counts as running, for good."""
+        node = last_error(trial).node
+        self.avoided.failed(node)
+        if trial.status == TuneTrial.ERROR:
+            trial.update_resources(_on(trial.config["needs"], self.avoided.selector(also=node)))
 
 
 class InOrder(Searcher):
@@ -217,7 +274,13 @@ def _key_of(parameters: dict[str, Any]) -> str:
 
 
 def _needs_of(parameters: dict[str, Any]) -> PlacementGroupFactory:
-    return PlacementGroupFactory([parameters["needs"]])
+    return _on(parameters["needs"], parameters["nodes"])
+
+
+def _on(needs: dict[str, float], nodes: dict[str, str]) -> PlacementGroupFactory:
+    """A trial's request, on nodes with the labels `nodes`."""
+    labelled: dict[str, Any] = {"bundle_label_selector": [nodes]} if nodes else {}
+    return PlacementGroupFactory([needs], **labelled)
 
 
 def _folder_of(trial: Any) -> str:
