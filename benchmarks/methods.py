@@ -9,12 +9,9 @@ IDeMe-Net its deformed images. Methods that align to base images are timed in `b
 
 from __future__ import annotations
 
-import os
 import sys
-import threading
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.harness import Report, main
+from benchmarks.harness import Report, main, peak_bytes
 from dmf.config import METHODS, DataConfig
 from dmf.episodes import EpisodeIndices, EpisodeSampler
 from dmf.evaluation.evaluate import EPISODES_PER_BATCH
@@ -80,45 +77,49 @@ def deformation(report: Report) -> None:
     """A 5-shot training episode of IDeMe-Net at 224 px with ResNet-18, as in its README, against the released steps.
 
     FLOPs of the released steps, and what their graph keeps for the ways back, are counted on tensors without storage.
-    Our memory is what the process takes above the start of the step.
     """
-    config = IDeMeNetConfig(backbone="resnet18_imagenet", deformed_images=5, gallery_candidates=30, gallery_per_class=2)
     with torch.device("meta"):
-        released = _flops_of(lambda: _released_step(_ideme_net(config)))
-        kept = _bytes_kept(lambda: _released_step(_ideme_net(config), backward=False))
+        released = _flops_of(lambda: _released_step(_ideme_net(1)))
+        kept = _bytes_kept(lambda: _released_step(_ideme_net(1), backward=False))
     title = "IDeMe-Net, 5-shot training episode at 224 px"
     report.state(f"{title}: FLOPs of the released steps", released / 1e12, "TFLOP")
     report.state(f"{title}: memory that the released graph keeps", kept / 2**30, "GiB")
     for rounds, name in ((1, "deformation"), (2, "embedding")):
-        model = _ideme_net(config.replace(rounds=rounds))
-        model.gallery_features()
-        with FlopCounterMode(display=False) as counter:
-            peak = _peak_above_start(lambda trained=model: _step(trained))
-        flops = counter.get_total_flops()
+        peak = peak_bytes(prepared_step, rounds, threads=1)
+        told = f"{title}: memory of a step for the {name}, relative to what the released graph keeps"
+        report.claim(told, peak / kept, at_most=1 / 4, note=f"{peak / 2**30:.2f} GiB")
+        flops = _flops_of(prepared_step(rounds))
         told = f"{title}: FLOPs of a step for the {name}, relative to released"
         if rounds == 1:
             report.claim(told, flops / released, at_most=1 / 3, note=f"{flops / 1e12:.2f} TFLOP")
         else:  # what is left are three passes for each image
             report.state(told, flops / released, note=f"{flops / 1e12:.2f} TFLOP")
-        told = f"{title}: memory of a step for the {name}, relative to what the released graph keeps"
-        report.claim(told, peak / kept, at_most=1 / 4, note=f"{peak / 2**30:.2f} GiB")
 
 
-def _ideme_net(config: IDeMeNetConfig) -> IDeMeNet:
+def prepared_step(rounds: int) -> Callable[[], None]:
+    """Losses and gradients of an episode of 5 ways, 5 shots and 75 queries in the last of so many rounds."""
+    model = _ideme_net(rounds)
+    model.gallery_features()
+    images = torch.rand(1, 5, 5, 3, 224, 224)
+    support, query, targets = torch.rand(1, 5, 5, 512), torch.rand(1, 75, 512), torch.arange(5).repeat_interleave(15)
+
+    def step() -> None:
+        if model.trains_embedding:
+            losses = model.embedding_losses(images, torch.arange(5)[None])
+        else:
+            losses = model.deformation_losses(images, support, query, targets[None])
+        losses.total.backward()
+
+    return step
+
+
+def _ideme_net(rounds: int) -> IDeMeNet:
     torch.manual_seed(0)
+    settings = {"deformed_images": 5, "gallery_candidates": 30, "gallery_per_class": 2}
+    config = IDeMeNetConfig(backbone="resnet18_imagenet").with_paths(settings | {"rounds": rounds})
     model = build_method(config, DataConfig(image_size=224), BASE_CLASSES)
     assert isinstance(model, IDeMeNet)
     return model.train()
-
-
-def _step(model: IDeMeNet) -> None:
-    """Losses and gradients of an episode of 5 ways, 5 shots and 75 queries."""
-    images = torch.rand(1, 5, 5, 3, 224, 224)
-    if model.trains_embedding:
-        model.embedding_losses(images, torch.arange(5)[None]).total.backward()
-        return
-    support, query, targets = torch.rand(1, 5, 5, 512), torch.rand(1, 75, 512), torch.arange(5).repeat_interleave(15)
-    model.deformation_losses(images, support, query, targets[None]).total.backward()
 
 
 def _released_step(model: IDeMeNet, backward: bool = True) -> None:
@@ -157,26 +158,6 @@ def _bytes_kept(run: Callable[[], None]) -> int:
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
         run()
     return sum(size for _, size in storages.values())
-
-
-def _peak_above_start(run: Callable[[], None]) -> int:
-    """The highest resident memory during a call above that at its start, in bytes; looked at every 2 ms."""
-    start, highest, done = _resident(), [0], threading.Event()
-
-    def watch() -> None:
-        while not done.wait(0.002):
-            highest[0] = max(highest[0], _resident())
-
-    watcher = threading.Thread(target=watch)
-    watcher.start()
-    run()
-    done.set()
-    watcher.join()
-    return highest[0] - start
-
-
-def _resident() -> int:
-    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 def fresh(name: str) -> FewShotMethod:
