@@ -45,7 +45,7 @@ orchestrator.tracking
 orchestrator.running
 orchestrator.costs
 orchestrator.differences
-orchestrator.archive orchestrator.report orchestrator.results orchestrator.figures
+orchestrator.archive orchestrator.documents orchestrator.report orchestrator.results orchestrator.figures
 orchestrator.sync orchestrator.status orchestrator.prune orchestrator.selftest
 orchestrator.forget
 orchestrator.sweep

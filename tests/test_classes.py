@@ -119,12 +119,12 @@ def test_one_seed_has_the_classes_freedom_and_several_share_it() -> None:
 
     three = paired(ours, baseline)
     sums = sums_of(drawn, (ours - baseline).mean(axis=0), 20)
-    alone = Estimate(three.mean, np.sqrt(three.over_seeds / 3 + three.episodes_part), 5.0)
+    alone = Estimate(three.mean, np.sqrt(three.over_seeds / 3 + three.episodes_part), 6.0)
     found = of_other_classes(alone, three, design, sums)
     own = classes_part(design, sums, three.mean, three.over_episodes) - three.rest / (3 * 300)
     seeds, of_episodes = three.over_seeds / 3, three.episodes_part
     assert found.error**2 == pytest.approx(seeds + own)
-    of_seeds = (seeds + of_episodes) ** 2 / 5 - of_episodes**2 / 299
+    of_seeds = (seeds + of_episodes) ** 2 / 6 - of_episodes**2 / 299
     assert found.freedom == pytest.approx((seeds + own) ** 2 / (of_seeds + own**2 / 19)) and found.freedom < 19
     poorly = of_methods_alone(three)
     assert poorly.freedom == pytest.approx(2, abs=0.01)

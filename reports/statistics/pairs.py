@@ -17,7 +17,7 @@ from reports.statistics.spread import Spread
 
 LEVEL = 0.05
 """Significance level; intervals are 95 %."""
-SATTERTHWAITE_FROM, ADDED_BELOW = 4.5, 0.3
+SATTERTHWAITE_FROM, ADDED_BELOW = 5.5, 0.3
 """Degrees of freedom f of the seeds' variance from which on Satterthwaite's n for the sum of both parts count. Below,
 f + `ADDED_BELOW` (1 - 1 / f) (n - f) count: with few, the variance may come out so small by chance that the sum would
 seem to be known well."""

@@ -1,0 +1,186 @@
+"""Writes the documents whose numbers come from archives: `python -m orchestrator.documents`.
+
+Each `docs/templates/NAME.md.jinja` becomes `docs/NAME.md`. No number is typed there: a template asks an archive of
+`docs/study/` for tables, claims, single cells and costs. `--check` writes nothing, and fails where a document says
+otherwise than its archives.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import jinja2
+
+from dmf.config import ExperimentConfig
+from dmf.machine.files import write_text
+from orchestrator.spec.plan import SweepPlan
+from orchestrator.store.archive import SUFFIX, Archive
+from orchestrator.store.filled import filled
+from orchestrator.text import complain
+from reports.cells import Cell, Table
+from reports.judge import Judged
+from reports.render.claims import to_markdown as claims_to_markdown
+from reports.render.markdown import to_markdown
+
+DOCS = Path(__file__).resolve().parents[1] / "docs"
+TEMPLATES = DOCS / "templates"
+ARCHIVES = DOCS / "study"
+OUTDATED = 1
+"""Exit status of `--check` where a document says otherwise than its archives."""
+
+
+class Told:
+    """A sweep as an archive `docs/study/SWEEP.dmfa` tells it."""
+
+    def __init__(self, sweep: str, folder: Path) -> None:
+        self.archive = Archive(folder / f"{sweep}{SUFFIX}")
+        plans = self.archive.plans()
+        if sweep not in plans:
+            raise ValueError(f"{self.archive.path} holds no sweep {sweep}; it has {', '.join(plans) or 'none'}")
+        self.plan: SweepPlan = plans[sweep]
+
+    @functools.cached_property
+    def _filled(self) -> tuple[list[Table], tuple[Judged, ...]]:
+        return filled(self.plan, self.archive, looks=self.archive.looks(self.plan.name))
+
+    def tables(self, *names: str, level: int = 3) -> str:
+        """The named tables, or all, in Markdown; their headings start at `level`."""
+        found = [self.table(name) for name in names] if names else self._filled[0]
+        return "\n".join(_lowered(to_markdown(table), level) for table in found).strip()
+
+    def claims(self, level: int = 3) -> str:
+        """What the sweep says of the paper's claims and its own."""
+        return _lowered(claims_to_markdown(self._filled[1]), level).strip()
+
+    def table(self, name: str) -> Table:
+        for table in self._filled[0]:
+            if table.name == name:
+                return table
+        raise ValueError(f"sweep {self.plan.name} has no table {name}")
+
+    def cell(self, table: str, row: str, section: int = 0) -> Cell:
+        """The cell of the row with this label in one section of a table."""
+        cells = self.table(table).sections[section].cells
+        for cell in cells:
+            if row in (cell.label, cell.name):
+                return cell
+        raise ValueError(f"table {table} of {self.plan.name} has no row {row}; it has {[cell.label for cell in cells]}")
+
+    @property
+    def steps(self) -> int:
+        """Optimiser steps of each training. Raises ValueError if they differ, or nothing is trained on episodes."""
+        trained = (cell.config for cell in self.plan.cells if isinstance(cell.config, ExperimentConfig))
+        each = (config.training for config in trained if config.model.method != "raw_pixels")
+        found = {one.epochs * one.episodes_per_epoch // one.episodes_per_step for one in each}
+        if len(found) != 1:
+            raise ValueError(f"the trainings of {self.plan.name} have {sorted(found)} steps, not one number of them")
+        return found.pop()
+
+    @functools.cached_property
+    def made(self) -> Made:
+        """How far the sweep has come, and what made its numbers."""
+        trials = {trial.key for trial in self.plan.trials()}
+        records = [record for key, record in self.archive.trainings.items() if key in trials]
+        made = [record.provenance for record in records if record.provenance]
+        trained = [(record.seconds, record.provenance) for record in records if record.history]
+        minutes = [seconds * each.threads / 60 for seconds, each in trained if each]
+        if not minutes:
+            raise ValueError(f"{self.archive.path} holds no training of {self.plan.name}")
+        return Made(
+            done=sum(record.outcome == "finished" for record in records),
+            asked=len(trials),
+            seeds=tuple(sorted({seed for cell in self.plan.cells for seed in cell.seeds})),
+            commits=tuple(sorted({each.git_commit or "unknown" for each in made})),
+            torch=tuple(sorted({each.versions["torch"] for each in made})),
+            devices=tuple(sorted({each.device for each in made})),
+            core_hours=sum(minutes) / 60,
+            core_minutes=(min(minutes), max(minutes)),
+        )
+
+
+@dataclass(frozen=True)
+class Made:
+    """The trainings of a sweep."""
+
+    done: int
+    asked: int
+    seeds: tuple[int, ...]
+    """Those that the sweep asks for."""
+    commits: tuple[str, ...]
+    torch: tuple[str, ...]
+    """Versions."""
+    devices: tuple[str, ...]
+    core_hours: float
+    """Wall time times threads, of all trainings together."""
+    core_minutes: tuple[float, float]
+    """The least and the most that one training took; methods that learn nothing are left out."""
+
+    @property
+    def sentence(self) -> str:
+        commits = ", ".join(commit[:7] for commit in self.commits)
+        least, most = self.core_minutes
+        return (
+            f"{self.done} of {self.asked} trainings are done (seeds {', '.join(map(str, self.seeds))}), at commit "
+            f"{commits}, on {', '.join(self.devices)} with PyTorch {', '.join(self.torch)}: {self.core_hours:.1f} "
+            f"core-hours, {least:.1f} to {most:.1f} core-minutes each with validation."
+        )
+
+
+def _lowered(markdown: str, level: int) -> str:
+    """Headings, which start at 2, start at `level`."""
+    return re.sub(r"^##", "#" * level, markdown, flags=re.MULTILINE)
+
+
+def percent(fraction: float) -> str:
+    """A fraction as tables print it."""
+    return f"{100 * fraction:.2f} %"
+
+
+def points(fraction: float) -> str:
+    """A difference of accuracies, with its sign."""
+    return f"{100 * fraction:+.2f}".replace("-", "−")
+
+
+def documents(docs: Path = DOCS) -> Iterator[tuple[Path, str]]:
+    """Path and text of every document that has a template."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(docs / TEMPLATES.name),
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    environment.filters |= {"percent": percent, "points": points}
+    environment.globals["sweep"] = functools.cache(lambda name: Told(name, docs / ARCHIVES.name))
+    for name in sorted(environment.list_templates(extensions=["jinja"])):
+        yield docs / name.removesuffix(".jinja"), environment.get_template(name).render()
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m orchestrator.documents",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--check", action="store_true", help="write nothing; fail where a document is out of date")
+    options = parser.parse_args(arguments)
+    status = 0
+    for path, text in documents():
+        if options.check:
+            if not path.is_file() or path.read_text(encoding="utf-8") != text:
+                complain(f"{path.name} says otherwise than its archives; run python -m orchestrator.documents")
+                status = OUTDATED
+        else:
+            write_text(path, text)
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

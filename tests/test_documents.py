@@ -1,0 +1,92 @@
+"""Documents say what their archives say, and no other number."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from dmf.config import EvaluationConfig
+from dmf.records.records import Epoch, Provenance
+from orchestrator import documents
+from orchestrator.spec.plan import SweepPlan
+from orchestrator.store.archive import write_archive
+from orchestrator.store.ledger import Ledger
+from tests.records_in_memory import InMemory, planned
+
+TEN = EvaluationConfig(episodes=10)
+MADE = Provenance(
+    data_fingerprint="0" * 64,
+    image_sizes="84x84",
+    git_commit="1234567" + "0" * 33,
+    versions={"torch": "2.14"},
+    device="a processor",
+    threads=2,
+)
+TEMPLATE = """{% set it = sweep("s") %}
+ODE {{ it.cell("2d", "ODE").accuracy | percent }} ({{ it.made.done }} of {{ it.made.asked }}), {{ it.steps }} steps.
+{{ it.made.sentence }}
+
+{{ it.tables("2d", level=4) }}
+"""
+
+
+@pytest.mark.parametrize("name", sorted(path.name for path in documents.TEMPLATES.iterdir()))
+def test_a_document_says_what_its_archives_say(name: str) -> None:
+    texts = {path.name: (path, text) for path, text in documents.documents()}
+    path, text = texts[name.removesuffix(".jinja")]
+    assert path.read_text(encoding="utf-8") == text, "run python -m orchestrator.documents"
+
+
+@pytest.fixture
+def docs(tmp_path: Path) -> Path:
+    """A folder of documents with one template, and an archive of two rows."""
+    cells = [planned("2d", TEN, (0,), model__alignment=alignment) for alignment in (0, "ode")]
+    ledger, records = Ledger(tmp_path / "runs"), InMemory()
+    ledger.write_plan(SweepPlan(format=2, name="s", about="Rows.", cells=tuple(cells)))
+    for cell, accuracy in zip(cells, (0.5, 0.75), strict=True):
+        records.tested(cell, [accuracy] * 10)
+    for record in records.trainings.values():
+        epoch = Epoch(epoch=1, loss=1.0, losses={}, learning_rate=0.1, seconds=90.0)
+        ledger.write_training(record.replace(seconds=90.0, provenance=MADE, history=(epoch,)))
+    for exam in records.evaluations.values():
+        ledger.write_evaluation(exam)
+    (tmp_path / "docs/templates").mkdir(parents=True)
+    (tmp_path / "docs/templates/page.md.jinja").write_text(TEMPLATE)
+    write_archive(ledger, ["s"], tmp_path / "docs/study/s.dmfa")
+    return tmp_path / "docs"
+
+
+def test_numbers_come_from_the_archive(docs: Path) -> None:
+    ((path, text),) = documents.documents(docs)
+    assert path == docs / "page.md"
+    first, second, _, heading = text.splitlines()[:4]
+    assert first == "ODE 75.00 % (2 of 2), 28500 steps."
+    assert second == (
+        "2 of 2 trainings are done (seeds 0), at commit 1234567, on a processor with PyTorch 2.14: 0.1 core-hours, 3.0 "
+        "to 3.0 core-minutes each with validation."
+    )
+    assert heading.startswith("#### Table 2d") and "| 75.00 ± 0.00 |" in text.replace("**", "")
+
+
+def test_a_document_that_says_otherwise_is_told(
+    docs: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(documents, "documents", lambda read=documents.documents: read(docs))
+    assert documents.main(["--check"]) == documents.OUTDATED
+    assert "page.md says otherwise than its archives" in capsys.readouterr().err
+    assert not (docs / "page.md").exists()
+    assert documents.main([]) == 0 and documents.main(["--check"]) == 0
+    page = docs / "page.md"
+    page.write_text(page.read_text().replace("75.00", "76.00", 1))
+    assert documents.main(["--check"]) == documents.OUTDATED
+
+
+@pytest.mark.parametrize(
+    ("asked", "told"),
+    [('sweep("s").table("2c")', "no table 2c"), ('sweep("s").cell("2d", "7")', "no row 7"), ('sweep("t")', "t.dmfa")],
+)
+def test_what_is_not_there_is_refused(docs: Path, asked: str, told: str) -> None:
+    (docs / "templates/page.md.jinja").write_text("{{ " + asked + " }}")
+    with pytest.raises((ValueError, OSError), match=told):
+        list(documents.documents(docs))
