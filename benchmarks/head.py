@@ -7,7 +7,6 @@ about 1.5 positions.
 
 from __future__ import annotations
 
-import contextlib
 import math
 import sys
 from collections.abc import Callable
@@ -21,6 +20,7 @@ from benchmarks.harness import Report, alternate, main, median, peak_bytes, rati
 from benchmarks.literal import LiteralDMF
 from dmf.config import DMFConfig, EpisodeConfig, EvaluationConfig, TrainingConfig
 from dmf.episodes import Episode
+from dmf.machine.precision import autocast, pinned
 from dmf.methods.dmf.model import DMF
 
 GROUPS = (64, 640)
@@ -32,8 +32,8 @@ OFFSET = 1.5
 SPEED = {("training", 64): 35, ("training", 640): 15, ("evaluation", 64): 35, ("evaluation", 640): 20}
 MEMORY = {64: 1 / 6, 640: 1 / 4}
 TASKS = {"training": "forward+backward", "evaluation": "evaluation"}
-TOLERANCE = {"cpu": 1e-4, "cuda": 2e-3}
-"""Relative tolerance for float32 losses and scores. By PyTorch's default, cuDNN's convolutions can round to TF32."""
+TOLERANCE = 1e-4
+"""Relative tolerance for float32 losses and scores."""
 GRADIENT_TOLERANCE = 10
 """Multiple of the tolerance for gradients, by their norm: their slopes jump where a sample crosses a position."""
 
@@ -51,7 +51,7 @@ def run(report: Report) -> None:
                 variant: call(variant, task, groups, episodes, settings.device)
                 for variant in ("literal", "ours", "ours bf16")
             }
-            _check_equal(name, variants["literal"](), variants["ours"](), settings.device)
+            _check_equal(name, variants["literal"](), variants["ours"]())
             slow = 1 if settings.short else settings.repeats
             repeats = {"literal": slow, "ours": settings.repeats, "ours bf16": settings.repeats}
             part = {SAMPLING: deformable(task, groups, episodes, settings.device)}
@@ -110,24 +110,22 @@ def call(variant: str, task: str, groups: int, episodes: int, device: str = "cpu
         model = LiteralDMF.like(model)
     else:
         maps = maps.contiguous(memory_format=torch.channels_last)
-    precision: Callable[[], contextlib.AbstractContextManager] = contextlib.nullcontext
+    precision = "fp32"
     if variant == "ours bf16":
-        maps = maps.bfloat16()
-
-        def precision() -> contextlib.AbstractContextManager:
-            return torch.autocast(device, torch.bfloat16)
+        maps, precision = maps.bfloat16(), "bf16"
 
     def training(maps: Tensor, episodes: int) -> dict[str, Tensor]:
         maps.grad = None
         model.zero_grad(set_to_none=True)
-        with precision():
-            losses = model.losses_of_maps(as_episode(maps, episodes))
-        losses.total.backward()
+        with pinned(precision):
+            with autocast(maps.device, precision):
+                losses = model.losses_of_maps(as_episode(maps, episodes))
+            losses.total.backward()
         return {name: loss.detach() for name, loss in losses.parts.items()} | {"gradient": maps.grad}
 
     def evaluation(maps: Tensor, episodes: int) -> dict[str, Tensor]:
         episode = as_episode(maps, episodes)
-        with torch.inference_mode(), precision():
+        with torch.inference_mode(), autocast(maps.device, precision):
             return {"scores": model.score(episode.support, episode.query)}
 
     function = {"training": training, "evaluation": evaluation}[task]
@@ -195,11 +193,11 @@ def flops(task: str, groups: int, episodes: int) -> float:
     return 2.0 * positions * (offsets + taps + classifier) * (3 if task == "training" else 1)
 
 
-def _check_equal(name: str, literal: dict[str, Tensor], ours: dict[str, Tensor], device: str) -> None:
+def _check_equal(name: str, literal: dict[str, Tensor], ours: dict[str, Tensor]) -> None:
     """Raise RuntimeError if results differ by more than rounding, which would make a comparison of times worthless."""
     for field, theirs in literal.items():
         error = ((ours[field].float() - theirs).norm() / theirs.norm()).item()
-        tolerance = TOLERANCE[device] * (GRADIENT_TOLERANCE if field == "gradient" else 1)
+        tolerance = TOLERANCE * (GRADIENT_TOLERANCE if field == "gradient" else 1)
         if not error <= tolerance:
             raise RuntimeError(f"{name}: {field} differs from the literal version's by {error:.1e} > {tolerance:.1e}")
 

@@ -10,7 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from dmf.config import DataConfig, DMFConfig, EpisodeConfig, TrainingConfig
 from dmf.episodes import Episode
-from dmf.machine.precision import autocast
+from dmf.machine.precision import autocast, pinned
 from dmf.methods import build_method
 from dmf.methods.base import FewShotMethod
 
@@ -73,9 +73,10 @@ def head_step(method: FewShotMethod, episode: Episode, precision: str) -> Callab
     support, query = (part.detach().requires_grad_() for part in (maps.support, maps.query))
 
     def step() -> None:
-        with autocast(device, precision):
-            loss = method.losses_of_maps(Episode(support, query, maps.targets, maps.labels)).total
-        loss.backward()
+        with pinned(precision):
+            with autocast(device, precision):
+                loss = method.losses_of_maps(Episode(support, query, maps.targets, maps.labels)).total
+            loss.backward()
         for tensor in (support, query, *method.parameters()):
             tensor.grad = None
 
@@ -86,10 +87,11 @@ def _step(module: nn.Module, loss: Callable[[], Tensor], device: torch.device, p
     optimizer = optimizer_of(module)
 
     def step() -> None:
-        with autocast(device, precision):
-            value = loss()
-        optimizer.zero_grad(set_to_none=True)
-        value.backward()
-        optimizer.step()
+        with pinned(precision):
+            with autocast(device, precision):
+                value = loss()
+            optimizer.zero_grad(set_to_none=True)
+            value.backward()
+            optimizer.step()
 
     return step

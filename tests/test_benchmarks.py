@@ -186,10 +186,10 @@ def test_head_measures_what_it_claims(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_head_refuses_to_compare_different_numbers() -> None:
     one = {"scores": torch.ones(3)}
-    head._check_equal("head", one, one, "cpu")
+    head._check_equal("head", one, one)
     for other in (torch.ones(3) * 1.001, torch.full((3,), float("nan"))):
         with pytest.raises(RuntimeError, match="scores differs"):
-            head._check_equal("head", one, {"scores": other}, "cpu")
+            head._check_equal("head", one, {"scores": other})
 
 
 def test_floor_of_the_head_by_hand() -> None:

@@ -174,10 +174,11 @@ class RuntimeConfig(Value):
     """The seed of a training, and the precision, threads and device that it uses."""
 
     seed: Seed = 0
-    precision: Literal["fp32", "bf16", "auto"] = "fp32"
-    """Precision of convolutions and matrix products, in training and evaluation: float32, or bfloat16 with sums,
-    weights and optimiser in float32. `auto` means bf16 if the device supports it, else fp32; the machine that reads the
-    sweep or the command decides, before the training's identity is computed."""
+    precision: Literal["fp32", "tf32", "bf16", "auto"] = "fp32"
+    """Precision of convolutions and matrix products, in training and evaluation. `fp32` is IEEE float32 everywhere;
+    `tf32`, which needs a GPU that has it, multiplies in TF32 in convolutions, as PyTorch does by default; `bf16` is
+    bfloat16 with sums, offsets, weights and optimiser in float32. `auto` means bf16 if the device supports it, else
+    fp32; the machine that reads the sweep or the command decides, before the training's identity is computed."""
     threads: Count = 1
     """CPU threads. A resumed training keeps its number, because another one changes the last bits. Not part of a
     training's identity."""

@@ -23,7 +23,7 @@ from dmf.evaluation.partial import Identity, Part, PartialResults, Result
 from dmf.evaluation.tables import Tables, base_images, device_of_method
 from dmf.evaluation.tasks import check_base
 from dmf.machine.device import device_of, set_up
-from dmf.machine.precision import autocast
+from dmf.machine.precision import autocast, check_precision
 from dmf.machine.watchdog import alive
 from dmf.methods import base_classes_of, build_method
 from dmf.methods.base import FewShotMethod
@@ -177,6 +177,7 @@ def evaluate_part(
     """As `evaluate`, for a part of the episodes; there is no record unless all others have results too."""
     started = time.perf_counter()
     evaluation = evaluation.resolve(experiment)
+    check_precision(device_of_method(method), experiment.training.precision)
     split = data.split(evaluation.split)
     bank = episode_bank(split, evaluation)
     tested = bank[: evaluation.tested]

@@ -52,6 +52,11 @@ def has_bf16(device: torch.device) -> bool:
     return bool({"avx512_bf16", "amx_bf16"} & set(re.findall(r"\w+", cpuinfo())))
 
 
+def has_tf32(device: torch.device) -> bool:
+    """Whether the device has TF32: NVIDIA's GPUs since Ampere (compute capability 8.0)."""
+    return device.type == "cuda" and torch.version.cuda is not None and torch.cuda.get_device_capability(device)[0] >= 8
+
+
 def reset_peak(device: torch.device) -> None:
     """Reset the peak that `peak_bytes` reports.
 

@@ -20,6 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dmf.machine.precision import wide
 from dmf.ops import library as operators
 
 
@@ -160,14 +161,14 @@ class DynamicConv2d(nn.Module):
     def forward(self, maps: Tensor, offsets: Tensor | None = None) -> Tensor:
         """Maps [M, C, H, W] and offsets [M, Q, 2T, H, W] -> [M, Q, out, H, W]; without offsets, Q = 1.
 
-        With offsets, the result is a view whose `out` dimension is contiguous.
+        With offsets, the result is a view whose `out` dimension is contiguous, in float32 or wider.
         """
         height, width = maps.shape[-2:]
         if offsets is None:
             padding = (self.kernel_size[0] // 2, self.kernel_size[1] // 2)
             # With an even kernel, this padding gives one position too many at the end.
             return F.conv2d(maps, self.weight, padding=padding)[:, None, :, :height, :width]
-        return sample_taps(self.tap_maps(maps), offsets, self.kernel_size).permute(0, 1, 4, 2, 3)
+        return sample_taps(wide(self.tap_maps(maps)), offsets, self.kernel_size).permute(0, 1, 4, 2, 3)
 
     def tap_maps(self, maps: Tensor) -> Tensor:
         """The 1x1 convolution of each tap: [M, C, H, W] -> [M, T, H, W, out]."""

@@ -21,6 +21,7 @@ from dmf.data.prefetch import prefetched
 from dmf.data.sets import DataSet
 from dmf.draws import derived_seed
 from dmf.machine.device import device_name, device_of, peak_bytes, reset_peak, set_up
+from dmf.machine.precision import check_precision, pinned
 from dmf.machine.watchdog import alive
 from dmf.records.checkpoints import (
     load_weights,
@@ -113,6 +114,7 @@ class Run:
         self.earlier = resumed[1] if resumed else None
         self.threads = self._set_up()
         self.device = device_of(config.training.device)
+        check_precision(self.device, config.training.precision)
         self.code = code_hash(config, self.device.type)
         reset_peak(self.device)
         torch.manual_seed(derived_seed(config.training.seed))
@@ -161,6 +163,10 @@ class Run:
 
     def train_steps(self, steps: range) -> dict[str, float]:
         """Run the steps numbered `steps` (from 0) and return the mean of every loss. Raises Diverged."""
+        with pinned(self.config.training.precision):
+            return self._train_steps(steps)
+
+    def _train_steps(self, steps: range) -> dict[str, float]:
         settings, stage, optimiser = self.config.training, self.stage, self.optimiser
         assert optimiser is not None
         stage.module.train()

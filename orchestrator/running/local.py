@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dmf.machine.device import device_of
+from dmf.machine.precision import check_precision
 from dmf.records.records import Epoch, Failure
 from orchestrator.running.faults import one_line
 from orchestrator.running.interrupts import Signals
@@ -33,7 +34,7 @@ class InProcess:
     def run(self, trials: tuple[Trial, ...], watcher: Watcher) -> None:
         """See `Executor`."""
         for asked in trials:
-            device_of(asked.config.training.device)  # raises if it is not there
+            check_precision(device_of(asked.config.training.device), asked.config.training.precision)  # or raises
         order = Order(trials, self.ledger, logged(watcher.ended))
         while trial := order.next():
             keep = self.keep_weights or trial.starts_others

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dmf.machine.precision import wide
+from dmf.machine.precision import full_precision, wide
 from dmf.ops.dynamic_sampling import DynamicConv2d
 
 SAMPLING_TAPS = 9
@@ -21,6 +21,9 @@ class MetaFilter(nn.Module):
 
     The offset convolution is linear, so it splits into a convolution of the query map and one of the class map: N + Q
     convolutions instead of N * Q.
+
+    Offsets, their sums and those of the samples stay in float32 inside `autocast`: rounded to eight bits, an offset of
+    ten positions is off by a fiftieth of one.
     """
 
     def __init__(self, channels: int, groups: int, kernel_size: int = 1, dynamic_sampling: bool = True) -> None:
@@ -56,4 +59,5 @@ class MetaFilter(nn.Module):
 
     def _offset_part(self, maps: Tensor, channels: slice) -> Tensor:
         assert self.offset_conv is not None
-        return F.conv2d(maps, self.offset_conv.weight[:, channels], padding=2)
+        with full_precision(maps.device):
+            return F.conv2d(wide(maps), wide(self.offset_conv.weight[:, channels]), padding=2)
