@@ -51,7 +51,7 @@ def run(report: Report) -> None:
         counts = {"train": (5, 20), "val": (5, 20), "test": (classes, per_class)}
         write_images(Path(room) / "images", counts)
         split = opened(Path(room) / "images", Path(room) / "cache").test
-        augment = Augmentation(AugmentationConfig(), DataConfig(name=NAME, image_size=SIDE))
+        augment = Augmentation(AugmentationConfig(), DataConfig(name=NAME, image_size=SIDE), device)
         for shot, at_least in AT_LEAST.items():
             method = fresh_method(device, groups=GROUPS[shot]).eval()
             literal = LiteralDMF.like(method).eval()
@@ -107,8 +107,7 @@ def forwarded(
 ) -> Tensor:
     """Logits [B, Q, N] of episodes whose images are all forwarded."""
     support, query = (
-        augment.evaluate(split.pixels(rows.flatten()).to(device)).unflatten(0, rows.shape)
-        for rows in (bank.support, bank.query)
+        augment.evaluate(split.pixels(rows.flatten())).unflatten(0, rows.shape) for rows in (bank.support, bank.query)
     )
     with torch.inference_mode(), autocast(device, "fp32"):
         return method(Episode(support, query, bank.targets, bank.targets))

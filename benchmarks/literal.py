@@ -29,6 +29,7 @@ from dmf.config import DMFConfig
 from dmf.data.augment import ERASED_AREA, ERASED_ASPECT, ERASED_FILL, ERASING_TRIES, NORMALISATIONS, Augmentation
 from dmf.data.sets import ImageSplit
 from dmf.episodes import Episode, EpisodeIndices
+from dmf.machine.precision import pinned
 from dmf.methods.base import FewShotMethod, Losses
 from dmf.methods.dmf.alignment import Alignment
 from dmf.methods.dmf.model import DMF
@@ -146,16 +147,17 @@ def _cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
 def episode_logits(
     method: FewShotMethod, split: ImageSplit, bank: EpisodeIndices, augment: Augmentation, device: str = "cpu"
 ) -> Tensor:
-    """Logits [episodes, Q, N], with every episode forwarded separately; the method's training mode is not changed."""
+    """Logits [episodes, Q, N] in float32, with every episode forwarded separately; the method's mode is not changed."""
     logits = []
     for index in range(len(bank)):
         rows = bank[index : index + 1]
         support, query = (
-            augment.evaluate(split.pixels(part.flatten()).to(device)).unflatten(0, part.shape)
+            augment.evaluate(split.pixels(part.flatten())).unflatten(0, part.shape)
             for part in (rows.support, rows.query)
         )
         targets = rows.targets.to(device)
-        logits.append(method(Episode(support, query, targets, targets)).cpu())
+        with pinned("fp32"):
+            logits.append(method(Episode(support, query, targets, targets)).cpu())
     return torch.cat(logits)
 
 

@@ -25,6 +25,7 @@ from dmf.data.augment import Augmentation
 from dmf.data.sets import DataSet
 from dmf.episodes import EpisodeSampler
 from dmf.machine.device import has_bf16
+from dmf.training.images import TrainingImages
 
 COUNTS = {"train": (20, 60), "val": (5, 20), "test": (5, 20)}
 """Classes, and images per class."""
@@ -92,13 +93,15 @@ def sampler(data: DataSet) -> EpisodeSampler:
 
 def ours(data: DataSet, device: str) -> Callable[[int], Tensor]:
     """A function that maps a step to its images [140, 3, 84, 84] on the device, as in training."""
-    tasks, augment = sampler(data), Augmentation(AugmentationConfig(), DataConfig(name=NAME, image_size=SIDE))
+    place = torch.device(device)
+    augment = Augmentation(AugmentationConfig(), DataConfig(name=NAME, image_size=SIDE), place)
+    tasks, images = sampler(data), TrainingImages(data.train, augment, 0, place)
 
     def load(step: int) -> Tensor:
         indices = tasks(range(step * PER_STEP, (step + 1) * PER_STEP))
-        generator = torch.Generator(device)
-        generator.manual_seed(step)
-        return augment.train(data.train, torch.cat([indices.support.flatten(), indices.query.flatten()]), generator)
+        return images.augmented(
+            images.read(torch.cat([indices.support.flatten(), indices.query.flatten()]), step), step
+        )
 
     return load
 

@@ -132,7 +132,7 @@ def load(folder: str | PathLike[str], device: str = "cpu") -> Classifier:
     load_weights(model, weights, str(place / BEST))
     model = model.to(device).eval()
     split = images_of(config).train if model.reads_base else None
-    augment = Augmentation(config.augmentation, config.data)
+    augment = Augmentation(config.augmentation, config.data, device_of_method(model))
     with (
         torch.no_grad(),
         autocast(device_of_method(model), config.training.precision),

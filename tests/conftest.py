@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 import torch
-from xdist.scheduler import LoadScopeScheduling
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
+REHEARSAL = "DMF_GPU_TESTS_ON"
+"""With this variable set to "cpu", tests that take their device from the fixture `gpu` run on the CPU."""
 ALONE = ("test_ray", "test_frozen", "test_interrupts", "test_remote_sweep", "test_search", "test_watchdog")
 """Files that start Ray, which uses the whole machine, or depend on time: no two of them run at the same time."""
 
@@ -22,6 +23,19 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
         "markers", "full: takes minutes or needs other programs; `make test` leaves it out, `make test-full` runs it"
     )
+    config.addinivalue_line("markers", "gpu: needs a GPU, and is skipped without one; `pytest -m gpu` runs these alone")
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    rehearsed = REHEARSAL in os.environ and "gpu" in getattr(item, "fixturenames", ())
+    if item.get_closest_marker("gpu") and not torch.cuda.is_available() and not rehearsed:
+        pytest.skip("PyTorch sees no GPU here")
+
+
+@pytest.fixture
+def gpu() -> torch.device:
+    """The device of a test marked `gpu`."""
+    return torch.device(os.environ.get(REHEARSAL, "cuda"))
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -30,18 +44,19 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.path.stem not in ALONE)
 
 
-class ByFile(LoadScopeScheduling):
-    """Keeps each file in one worker of pytest-xdist, since its tests share fixtures, and all files in ALONE in another.
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Keep each file in one worker of pytest-xdist, since its tests share fixtures, and all files in ALONE in another.
 
     Marks for --dist=loadgroup would do the same, but pytest-xdist 3.8 loses them with pytest 9.2.
     """
+    from xdist.scheduler import LoadScopeScheduling  # tests marked `gpu` do without pytest-xdist
 
-    def _split_scope(self, nodeid: str) -> str:
-        file = nodeid.split("::")[0]
-        return "alone" if Path(file).stem in ALONE else file
+    class ByFile(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = nodeid.split("::")[0]
+            return "alone" if Path(file).stem in ALONE else file
 
-
-def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByFile:
     config.option.loadscopereorder = False  # keep the order above
     return ByFile(config, log)
 

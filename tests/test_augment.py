@@ -25,11 +25,13 @@ from dmf.data.augment import (
     erase,
     erased_boxes,
     padded_crops,
-    resized_crops,
+    resized,
     resized_window,
     uniform,
+    windows_of,
 )
 
+ORDERS = torch.tensor(JITTER_ORDERS)
 OFF = AugmentationConfig(crop="none", color_jitter=0.0, flip=False, erasing=0.0)
 
 
@@ -183,7 +185,7 @@ def test_jitter_is_one_of_the_six_orders_each_equally_often() -> None:
     """Some order of torchvision's adjustments, with the factors that were drawn, gives every image."""
     count, strength = 600, 0.4
     image = torch.rand(1, 3, 5, 5, generator=seeded(4))
-    jittered = color_jitter(image.repeat(count, 1, 1, 1), strength, seeded())
+    jittered = color_jitter(image.repeat(count, 1, 1, 1), strength, ORDERS, seeded())
 
     generator = seeded()
     torch.randint(6, (count,), generator=generator)
@@ -209,7 +211,7 @@ def test_jitter_is_one_of_the_six_orders_each_equally_often() -> None:
 def test_jitter_factors_are_uniform_around_one() -> None:
     """On a uniform grey image only brightness has an effect: contrast and saturation leave it as it is."""
     grey = torch.full((5000, 1, 2, 2), 0.5)
-    factors = color_jitter(grey, 0.4, seeded())[:, 0, 0, 0] / 0.5
+    factors = color_jitter(grey, 0.4, ORDERS, seeded())[:, 0, 0, 0] / 0.5
     assert factors.min() >= 0.6 - 1e-5 and factors.max() <= 1.4 + 1e-5
     quantiles = torch.quantile(factors, torch.tensor([0.1, 0.25, 0.5, 0.75, 0.9]))
     torch.testing.assert_close(quantiles, torch.tensor([0.68, 0.8, 1.0, 1.2, 1.32]), atol=0.03, rtol=0)
@@ -290,7 +292,9 @@ def test_of_an_extreme_image_the_centre_is_taken(height: int, width: int, window
 def test_resized_crops_read_images_of_any_size_and_equal_torchvisions() -> None:
     sizes = [(30, 45, 3), (64, 20, 3), (12, 12, 3)]
     images = tuple(torch.randint(0, 256, size, generator=seeded(), dtype=torch.uint8) for size in sizes)
-    crops = resized_crops([images[index] for index in (2, 0, 1)], (3, 16, 16), seeded(5))
+    stored = windows_of([images[index] for index in (2, 0, 1)], seeded(5))
+    assert stored.sizes is not None
+    crops = resized(stored.pixels, stored.sizes, (3, 16, 16))
     generator = seeded(5)
     for crop, image in zip(crops, (images[2], images[0], images[1]), strict=True):
         window = resized_window(image.shape[0], image.shape[1], generator)
@@ -305,12 +309,15 @@ def test_resized_crops_of_small_images_are_refused() -> None:
         augmentation.train(split_of(random_pixels(2)), torch.arange(2), seeded())
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.gpu
 @pytest.mark.parametrize("crop", ["none", "padded", "resized"])
-def test_the_work_is_done_on_the_generators_device(crop: str) -> None:
-    pixels = random_pixels(8)
+def test_a_gpu_augments_as_a_cpu_does(crop: str) -> None:
+    """With everything random off, apart from the window, which the CPU draws for both."""
+    pixels, config = random_pixels(8, side=31), OFF.replace(crop=crop, crop_padding=0)
     split = MemorySplit(tuple(pixels), full_size=True)
-    augmentation = Augmentation(AugmentationConfig(crop=crop), data())
-    images = augmentation.train(split, torch.arange(8), Generator("cuda").manual_seed(0))
-    assert images.device.type == "cuda" and images.shape == (8, 3, 20, 20)
-    torch.testing.assert_close(augmentation.evaluate(pixels.cuda()).cpu(), augmentation.evaluate(pixels))
+    cpu, gpu = (Augmentation(config, data(31), torch.device(name)) for name in ("cpu", "cuda"))
+    stored = cpu.read(split, torch.arange(8), seeded())
+    images = gpu.transform(stored, Generator("cuda").manual_seed(0))
+    assert images.device.type == "cuda" and images.shape == (8, 3, 31, 31)
+    torch.testing.assert_close(images.cpu(), cpu.transform(stored, seeded()), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(gpu.evaluate(pixels).cpu(), cpu.evaluate(pixels))

@@ -1,6 +1,7 @@
-"""Training transforms of whole batches, on the device of the random generator.
+"""Training transforms of whole batches, on one device.
 
-They follow the released code, in its order: random crop, colour jitter, flip, normalisation, random erasing.
+They follow the released code, in its order: random crop, colour jitter, flip, normalisation, random erasing. Nothing
+here waits for a GPU: constants are there from the start, and what decides about sizes is drawn on the CPU.
 
 Letters: n images, S side, C channels.
 """
@@ -8,6 +9,7 @@ Letters: n images, S side, C channels.
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
@@ -28,6 +30,7 @@ NORMALISATIONS: dict[str, tuple[Colour, Colour]] = {
     "mini_imagenet": ((0.47214064, 0.45330829, 0.40996128), (0.27718385, 0.26775041, 0.28449041)),
 }
 """Mean and standard deviation of red, green and blue, for values in [0, 1]; grey images use the mean of the three."""
+CPU = torch.device("cpu")
 GREY: Colour = (0.2989, 0.587, 0.114)
 """Weights of red, green and blue in grey, as in torchvision."""
 BRIGHTNESS, CONTRAST, SATURATION = 0, 1, 2
@@ -47,42 +50,53 @@ RESIZED_ASPECT = (3 / 4, 4 / 3)
 RESIZED_TRIES = 10
 
 
-Stored = Tensor | list[Tensor]
-"""Images before the transforms: uint8 [n, S, S, C], or n images of any size [h, w, C]."""
+@dataclass(frozen=True)
+class Stored:
+    """Images before the transforms, in one piece of memory."""
+
+    pixels: Tensor
+    """uint8 [n, S, S, C]; with `sizes`, all windows one after another, [bytes]."""
+    sizes: tuple[tuple[int, int], ...] | None = None
+    """Height and width of each image's window, which is still to be resized."""
 
 
 class Augmentation:
-    """Turns stored images into the backbone's input: `train` augments and normalises, `evaluate` only normalises."""
+    """Turns stored images into the backbone's input: `train` augments and normalises, `evaluate` only normalises.
 
-    def __init__(self, config: AugmentationConfig, data: DataConfig) -> None:
-        self.config = config
-        self.image_size = data.image_size
+    Both return images on `device`.
+    """
+
+    def __init__(self, config: AugmentationConfig, data: DataConfig, device: torch.device = CPU) -> None:
+        self.config, self.device = config, device
+        self.image_size, self.channels = data.image_size, data.channels
         mean, std = NORMALISATIONS[data.normalisation]
-        self.mean = per_channel(mean, data.channels)
-        self.std = per_channel(std, data.channels)
-        self.fill = per_channel(ERASED_FILL, data.channels)
+        self.mean = per_channel(mean, data.channels).to(device)
+        self.std = per_channel(std, data.channels).to(device)
+        self.fill = per_channel(ERASED_FILL, data.channels).to(device)
+        self.orders = torch.tensor(JITTER_ORDERS, device=device)
 
     def train(self, split: ImageSplit, indices: Tensor, generator: Generator) -> Tensor:
-        """Read and augment the images `indices` [n] of `split` -> float32 [n, C, S, S] on `generator.device`."""
-        return self.transform(self.read(split, indices), generator)
+        """Read and augment the images `indices` [n] of `split`, with a generator of the CPU -> float32 [n, C, S, S]."""
+        return self.transform(self.read(split, indices, generator), generator)
 
-    def read(self, split: ImageSplit, indices: Tensor) -> Stored:
-        """Read the images `indices` [n] of `split` for `transform`, on the CPU, without drawing random numbers.
+    def read(self, split: ImageSplit, indices: Tensor, generator: Generator) -> Stored:
+        """Read the images `indices` [n] of `split` for `transform`, on the CPU.
 
-        With crop="resized", images are at full size. Raises ValueError if `split` was opened without full sizes.
+        With crop="resized", this draws the windows, with `generator`, a generator of the CPU. Raises ValueError if
+        `split` was then opened without full sizes.
         """
         if self.config.crop != "resized":
-            return split.pixels(indices)
+            return Stored(split.pixels(indices))
         if not split.full_size:
             raise ValueError(
                 f"crop='resized' needs the {split.name} images at full size, but got images of {self.image_size}x"
                 f"{self.image_size}; open the data with full_size_training=True, or use crop='padded'"
             )
-        return [split.full(index) for index in indices.tolist()]
+        return windows_of([split.full(index) for index in indices.tolist()], generator)
 
     @torch.no_grad()
     def transform(self, stored: Stored, generator: Generator) -> Tensor:
-        """Augment images that `read` returned -> float32 [n, C, S, S] on `generator.device`."""
+        """Augment images that `read` returned -> float32 [n, C, S, S]; `generator` is one of the device."""
         config = self.config
         pixels = self._cropped(stored, generator)
         # Brightness, contrast and saturation do not depend on a pixel's position, so flipping the bytes first gives the
@@ -92,7 +106,7 @@ class Augmentation:
             pixels = torch.where(turned, pixels.flip(2), pixels)
         images = planar(pixels)
         if config.color_jitter:
-            images = color_jitter(images, config.color_jitter, generator)
+            images = color_jitter(images, config.color_jitter, self.orders, generator)
         images = self._normalised(images)
         if config.erasing:
             images = erase(images, erased_boxes(images, config.erasing, generator), self.fill)
@@ -100,20 +114,20 @@ class Augmentation:
 
     @torch.no_grad()
     def evaluate(self, pixels: Tensor) -> Tensor:
-        """Normalise uint8 `pixels` [n, S, S, C] -> float32 [n, C, S, S], on the same device."""
-        return self._normalised(planar(pixels))
+        """Normalise uint8 `pixels` [n, S, S, C] -> float32 [n, C, S, S]."""
+        return self._normalised(planar(pixels.to(self.device, non_blocking=True)))
 
     def _cropped(self, stored: Stored, generator: Generator) -> Tensor:
-        if isinstance(stored, list):
-            return resized_crops(stored, (len(self.mean), self.image_size, self.image_size), generator)
-        pixels = stored.to(generator.device, non_blocking=True)
+        pixels = stored.pixels.to(self.device, non_blocking=True)
+        if stored.sizes is not None:
+            return resized(pixels, stored.sizes, (self.channels, self.image_size, self.image_size))
         if self.config.crop == "padded" and self.config.crop_padding:
             pixels = padded_crops(pixels, self.config.crop_padding, generator)
         return pixels
 
     def _normalised(self, images: Tensor) -> Tensor:
         """Normalise float32 `images` [n, C, S, S] in [0, 1], in place."""
-        return images.sub_(self.mean.to(images.device)).div_(self.std.to(images.device))
+        return images.sub_(self.mean).div_(self.std)
 
 
 def per_channel(colour: Colour, channels: int) -> Tensor:
@@ -148,18 +162,26 @@ def padded_crops(pixels: Tensor, padding: int, generator: Generator) -> Tensor:
     return padded[images[:, None, None], rows[:, :, None], columns[:, None, :]]
 
 
-def resized_crops(images: list[Tensor], shape: tuple[int, int, int], generator: Generator) -> Tensor:
-    """A window of random area and aspect of each image [h, w, C], resized: float32 [n, S, S, C] in 0..255.
-
-    This is torchvision's RandomResizedCrop with antialiasing; `shape` is (C, S, S). Images differ in size, hence the
-    loop.
-    """
-    side = shape[-1]
-    crops = torch.empty((len(images), *shape), device=generator.device)
-    for crop, image in zip(crops, images, strict=True):
+def windows_of(images: list[Tensor], generator: Generator) -> Stored:
+    """A window of random area and aspect of each image [h, w, C], as RandomResizedCrop of torchvision draws it."""
+    windows = []
+    for image in images:
         top, left, height, width = resized_window(image.shape[0], image.shape[1], generator)
-        window = image[top : top + height, left : left + width].to(generator.device)
-        planes = window.permute(2, 0, 1)[None].float()
+        windows.append(image[top : top + height, left : left + width])
+    pixels = torch.cat([torch.empty(0, dtype=torch.uint8), *(window.flatten() for window in windows)])
+    return Stored(pixels, tuple((window.shape[0], window.shape[1]) for window in windows))
+
+
+def resized(pixels: Tensor, sizes: tuple[tuple[int, int], ...], shape: tuple[int, int, int]) -> Tensor:
+    """Windows one after another, resized with antialiasing: float32 [n, S, S, C] in 0..255; `shape` is (C, S, S).
+
+    They differ in size, hence the loop.
+    """
+    channels, side, _ = shape
+    crops = torch.empty((len(sizes), *shape), device=pixels.device)
+    windows = pixels.split([height * width * channels for height, width in sizes]) if sizes else ()
+    for crop, window, (height, width) in zip(crops, windows, sizes, strict=True):
+        planes = window.view(height, width, channels).permute(2, 0, 1)[None].float()
         crop.copy_(F.interpolate(planes, size=(side, side), mode="bilinear", antialias=True)[0])
     return crops.permute(0, 2, 3, 1)
 
@@ -180,14 +202,14 @@ def resized_window(height: int, width: int, generator: Generator) -> tuple[int, 
     return (height - crop_height) // 2, (width - crop_width) // 2, crop_height, crop_width
 
 
-def color_jitter(images: Tensor, strength: float, generator: Generator) -> Tensor:
+def color_jitter(images: Tensor, strength: float, orders: Tensor, generator: Generator) -> Tensor:
     """Change brightness, contrast and saturation of `images` [n, C, S, S] in [0, 1], in place.
 
-    Each image has its own random order and three factors, uniform in [1 - strength, 1 + strength].
+    Each image has its own of the `orders` [6, 3], at random, and three factors, uniform in [1 - strength,
+    1 + strength].
     """
     count = len(images)
-    orders = torch.tensor(JITTER_ORDERS, device=images.device)
-    order = orders[torch.randint(len(JITTER_ORDERS), (count,), generator=generator, device=generator.device)]
+    order = orders[torch.randint(len(orders), (count,), generator=generator, device=generator.device)]
     factors = uniform((count, 3), 1 - strength, 1 + strength, generator)
     for step in range(3):
         kind = order[:, step]
@@ -248,4 +270,4 @@ def erase(images: Tensor, boxes: Tensor, fill: Tensor) -> Tensor:
     rows = (place >= top) & (place < top + height)
     columns = (place >= left) & (place < left + width)
     inside = (rows[:, :, None] & columns[:, None, :])[:, None]
-    return torch.where(inside, fill.to(images.device), images)
+    return torch.where(inside, fill, images)

@@ -71,11 +71,11 @@ def correct_answers(
         if method.adapts:
             results = _adapted(tables, bank, read, int, range(len(bank)), None).values()
             return torch.tensor([each.correct for each in results])
-        found = []
+        found, targets = [], bank.targets.to(device_of_method(method))
         for part in batched(bank):
-            found.append(_right(tables.scores(part), bank, part))
+            found.append(_right(tables.scores(part), targets[part]))
             alive()
-        return torch.cat(found)
+        return torch.cat(found).cpu()  # only now, so that the CPU runs ahead of a GPU
 
 
 def batched(bank: EpisodeIndices) -> Iterator[slice]:
@@ -84,10 +84,9 @@ def batched(bank: EpisodeIndices) -> Iterator[slice]:
         yield slice(start, min(start + EPISODES_PER_BATCH, len(bank)))
 
 
-def _right(logits: Tensor, bank: EpisodeIndices, part: slice) -> Tensor:
-    """The number of correct answers [B, N] of logits [B, Q, N]."""
-    right = logits.argmax(-1).cpu() == bank.targets[part]  # [B, Q], with the queries of a class in a row
-    counts: Tensor = right.unflatten(1, (bank.support.shape[1], -1)).sum(-1)
+def _right(logits: Tensor, targets: Tensor) -> Tensor:
+    """The number of correct answers [B, N] of logits [B, Q, N]; `targets` [B, Q] have a class's queries in a row."""
+    counts: Tensor = (logits.argmax(-1) == targets).unflatten(1, (logits.shape[-1], -1)).sum(-1)
     return counts
 
 
@@ -116,7 +115,7 @@ def _adapted(
         answers = tables.adapted(part, seeds, base, first=missing[0] - part.start)
         waiting, began = [], time.perf_counter()
         for number, answer in zip(range(missing[0], missing[-1] + 1), answers, strict=False):
-            correct = _right(answer.logits[None], bank, slice(number, number + 1))[0].tolist()
+            correct = _right(answer.logits[None].cpu(), bank.targets[number : number + 1])[0].tolist()
             took, began = time.perf_counter() - began, time.perf_counter()
             found[number] = Result(episode=number, correct=tuple(correct), counts=answer.counts, seconds=took)
             waiting.append(found[number])
@@ -181,7 +180,7 @@ def evaluate_part(
     split = data.split(evaluation.split)
     bank = episode_bank(split, evaluation)
     tested = bank[: evaluation.tested]
-    augment = Augmentation(experiment.augmentation, experiment.data)
+    augment = Augmentation(experiment.augmentation, experiment.data, device_of_method(method))
     code = code_hash(experiment, device_of(experiment.training.device).type)
     precision = experiment.training.precision
     partial = None

@@ -14,8 +14,10 @@ from torch import Tensor
 
 from dmf.config.sections import TABLE_BYTES
 from dmf.data.augment import Augmentation
+from dmf.data.prefetch import prefetched
 from dmf.data.sets import ImageSplit
 from dmf.episodes import EpisodeIndices
+from dmf.machine.device import staged
 from dmf.machine.files import temporary_folder
 from dmf.machine.watchdog import alive
 from dmf.methods.base import Adaptation, FewShotMethod, Table
@@ -32,12 +34,12 @@ class Tables:
     device: torch.device
     images: Table
     support: Tensor
-    """[E, N, K]: rows of `images`."""
+    """[E, N, K]: rows of `images`, on the device of that table."""
     query: Tensor
-    """[E, Q]: rows of `images`."""
+    """[E, Q]: rows of `images`, on the device of that table."""
     examples: tuple[Table, Tensor] | None
     """With one shot, a class is a single support image: a class table of all support images, and the row of each image
-    in it. None if the table is not worth its memory."""
+    in it, both on the device. None if the table is not worth its memory."""
 
     @classmethod
     @contextlib.contextmanager
@@ -52,15 +54,15 @@ class Tables:
             support = row_of[: bank.support.numel()].view_as(bank.support)
             query = row_of[bank.support.numel() :].view_as(bank.query)
             examples = None if method.adapts else _examples_as_classes(method, images, support, device)
-            yield cls(method, device, images, support, query, examples)
+            place = _device_of(images)
+            yield cls(method, device, images, support.to(place), query.to(place), examples)
 
     def scores(self, part: slice) -> Tensor:
         """Logits [B, Q, N] of the episodes in `part`."""
         support, query = self.support[part], self.query[part]
         if self.examples is not None:
             classes, row_of_example = self.examples
-            rows = row_of_example[support[..., 0]].to(self.device)
-            return self.method.score_rows(classes, rows, self.images, query.to(self.device))
+            return self.method.score_rows(classes, row_of_example[support[..., 0]], self.images, query)
         images, support, query = self._brought(support, query)
         classes = self.method.class_table(images, support.flatten(0, 1))
         class_rows = torch.arange(support[..., 0].numel(), device=self.device).view(support.shape[:2])
@@ -108,7 +110,7 @@ def base_images(method: FewShotMethod, split: ImageSplit | None, augment: Augmen
     device, pictures = device_of_method(method), split
 
     def images(rows: Tensor) -> Tensor:
-        return augment.evaluate(pictures.pixels(rows).to(device))
+        return augment.evaluate(staged(pictures.pixels(rows), device))
 
     def features(images: Tensor) -> Table:
         return {"features": method.base_features(images)}
@@ -132,8 +134,13 @@ def table_of(
     TABLE_BYTES in files in the folder `room`.
     """
     table: Table = {}
-    for start in range(0, len(rows), IMAGES_PER_BATCH):
-        images = augment.evaluate(split.pixels(rows[start : start + IMAGES_PER_BATCH]).to(device))
+    starts = range(0, len(rows), IMAGES_PER_BATCH)
+
+    def read(start: int) -> Tensor:
+        return staged(split.pixels(rows[start : start + IMAGES_PER_BATCH]), device)
+
+    for start, pixels in zip(starts, prefetched(read, starts), strict=True):
+        images = augment.evaluate(pixels)
         part = of_images(images)
         alive()
         table = table or _room_for(len(rows), part, room)
@@ -183,7 +190,7 @@ def _examples_as_classes(
             table[name][start : start + len(values)] = values
     row_of_example = torch.full((int(examples.max()) + 1,), -1)
     row_of_example[examples] = torch.arange(len(examples))
-    return table, row_of_example
+    return table, row_of_example.to(device)
 
 
 def _device_of(table: Table) -> torch.device:

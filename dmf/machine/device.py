@@ -92,6 +92,14 @@ def device_of(wanted: str) -> torch.device:
     return torch.device("cuda" if wanted != "cpu" and torch.cuda.is_available() else "cpu")
 
 
+def staged(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """A tensor on the CPU, pinned unless `device` is one: a copy there with non_blocking=True then waits for nothing.
+
+    Pinning takes long itself, so it belongs to threads that read ahead.
+    """
+    return tensor if device.type == "cpu" else tensor.pin_memory()
+
+
 def device_name(device: torch.device) -> str:
     """The model of the GPU or the processor, for records."""
     if device.type == "cuda":

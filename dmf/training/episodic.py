@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import math
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -11,23 +12,34 @@ from torch import Tensor, nn
 
 from dmf.backbones.drop_block import count_forwards, reset_forwards
 from dmf.config import ExperimentConfig
-from dmf.data.augment import Augmentation, Stored
+from dmf.data.augment import Augmentation
 from dmf.data.sets import DataSet, ImageSplit
 from dmf.draws import derived_seed
 from dmf.episodes import Episode, EpisodeIndices, EpisodeSampler
 from dmf.evaluation.bank import validation_bank
 from dmf.evaluation.evaluate import episode_accuracies
 from dmf.evaluation.tasks import check_episodes, validation_task
+from dmf.machine.device import staged
 from dmf.machine.precision import autocast
 from dmf.methods import build_method
 from dmf.methods.base import Losses
 from dmf.records.checkpoints import load_weights, read_checkpoint_of, under, weights_checksum
 from dmf.records.records import Kept, Started
-from dmf.training.images import TrainingImages
+from dmf.training.images import Drawn, TrainingImages
 from dmf.training.streams import BATCHES
 
 WEIGHTS = "dmf.weights"
 """The module that reads weights to start from; imported by name, so that other trainings' code does not include it."""
+
+
+@dataclass(frozen=True)
+class StoredEpisodes:
+    """The episodes of a step as they are read: `targets` and `labels` [B, Q] as in `Episode`, on the CPU."""
+
+    indices: EpisodeIndices
+    images: Drawn
+    targets: Tensor
+    labels: Tensor
 
 
 class EpisodicStage:
@@ -44,7 +56,7 @@ class EpisodicStage:
         if config.stage is None and config.weights != (None, None):
             importlib.import_module(WEIGHTS).start_from(self.method.backbone, *config.weights)
         self.method.to(device)
-        self.augment = Augmentation(config.augmentation, config.data)
+        self.augment = Augmentation(config.augmentation, config.data, device)
         self.images = TrainingImages(data.train, self.augment, settings.seed, device)
         self.sampler = self._sampler() if self.learns else None
         self.labels = torch.from_numpy(data.train.labels)
@@ -91,26 +103,30 @@ class EpisodicStage:
         """Load what the method needs of another training's weights."""
         load_weights(self.method.backbone, under("model.backbone.", tensors), where)
 
-    def read(self, step: int) -> tuple[EpisodeIndices, Stored]:
+    def read(self, step: int) -> StoredEpisodes:
         """The episodes of a step and their stored images."""
         assert self.sampler is not None
         size = self.config.training.episodes_per_step
         indices = self.sampler(range(step * size, (step + 1) * size))
-        return indices, self.images.read(torch.cat([indices.support.flatten(), indices.query.flatten()]))
-
-    def episode(self, step: int, batch: tuple[EpisodeIndices, Stored]) -> Episode:
-        """The episodes of a step, from the batch that `read` returned: augmented, and on the device."""
-        indices, stored = batch
-        images = self.images.augmented(stored, step)
-        supports = indices.support.numel()
-        return Episode(
-            images[:supports].unflatten(0, indices.support.shape),
-            images[supports:].unflatten(0, indices.query.shape),
-            indices.targets.to(self.device, non_blocking=True),
-            self.labels[indices.query].to(self.device, non_blocking=True),
+        return StoredEpisodes(
+            indices,
+            self.images.read(torch.cat([indices.support.flatten(), indices.query.flatten()]), step),
+            staged(indices.targets, self.device),
+            staged(self.labels[indices.query], self.device),
         )
 
-    def losses(self, step: int, batch: tuple[EpisodeIndices, Stored]) -> Losses:
+    def episode(self, step: int, batch: StoredEpisodes) -> Episode:
+        """The episodes of a step, from the batch that `read` returned: augmented, and on the device."""
+        support, query = batch.indices.support, batch.indices.query
+        images = self.images.augmented(batch.images, step)
+        return Episode(
+            images[: support.numel()].unflatten(0, support.shape),
+            images[support.numel() :].unflatten(0, query.shape),
+            batch.targets.to(self.device, non_blocking=True),
+            batch.labels.to(self.device, non_blocking=True),
+        )
+
+    def losses(self, step: int, batch: StoredEpisodes) -> Losses:
         """The method's losses, in the training's precision."""
         with autocast(self.device, self.config.training.precision):
             return self.method.losses(self.episode(step, batch))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
 
@@ -13,21 +14,36 @@ from torch.nn import functional as F
 
 from dmf.backbones import build_backbone
 from dmf.config import ClassifierConfig, Pretraining
-from dmf.data.augment import Augmentation, Stored
+from dmf.data.augment import Augmentation
 from dmf.data.sets import DataSet
 from dmf.draws import derived_seed
 from dmf.evaluation.bank import validation_bank
 from dmf.evaluation.evaluate import episode_accuracies
 from dmf.evaluation.tasks import validation_task
+from dmf.machine.device import staged
 from dmf.machine.precision import autocast
 from dmf.methods.base import FewShotMethod, Losses
 from dmf.methods.classifier_baseline.model import ClassifierBaseline
 from dmf.methods.fine_tuning.model import FineTuning
 from dmf.methods.novel_head import Kind, NovelHead
 from dmf.training.classifier import BaseClassifier
-from dmf.training.images import TrainingImages
+from dmf.training.images import Drawn, TrainingImages
 from dmf.training.mixing import ClassMixing, with_partners
 from dmf.training.streams import BATCHES, MIXING
+
+
+@dataclass(frozen=True)
+class StoredBatch:
+    """A batch of n images as it is read, on the CPU."""
+
+    labels: Tensor
+    """[n]"""
+    images: Drawn
+    """The n images, then the m that some of them are mixed with."""
+    places: Tensor
+    """[m]: which images are mixed."""
+    weights: Tensor
+    """[m, cells]: of their partners, as in `with_partners`."""
 
 
 class PretrainingStage:
@@ -48,7 +64,7 @@ class PretrainingStage:
         self.module: nn.Module = classifier.to(memory_format=torch.channels_last).to(device)
         self.method = _validating(backbone, config.model)
         self.steps_per_epoch = config.training.batches_per_epoch
-        self.augment = Augmentation(config.augmentation, config.data)
+        self.augment = Augmentation(config.augmentation, config.data, device)
         self.images = TrainingImages(data.train, self.augment, config.training.seed, device)
         self.labels = torch.from_numpy(data.train.labels)
         grid = config.training.mixing_grid
@@ -69,10 +85,16 @@ class PretrainingStage:
         places = np.arange(step * size, (step + 1) * size)
         return torch.from_numpy(np.array([self._order(place // images)[place % images] for place in places]))
 
-    def read(self, step: int) -> tuple[Tensor, Stored]:
-        """The indices of a step, and its stored images, after which come those that they are mixed with."""
+    def read(self, step: int) -> StoredBatch:
+        """The batch of a step; after its images come those that they are mixed with."""
         indices = self.indices(step)
-        return indices, self.images.read(torch.cat([indices, self._mixed_with(step, indices)[1]]))
+        places, partners, weights = self._mixed_with(step, indices)
+        return StoredBatch(
+            staged(self.labels[indices], self.device),
+            self.images.read(torch.cat([indices, partners]), step),
+            staged(places, self.device),
+            staged(weights, self.device),
+        )
 
     def _mixed_with(self, step: int, indices: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """What `ClassMixing` draws for a step."""
@@ -82,14 +104,13 @@ class PretrainingStage:
         random = np.random.RandomState(np.random.SeedSequence(seed).generate_state(4))
         return self.mixing.drawn(indices.numpy(), random)
 
-    def losses(self, step: int, batch: tuple[Tensor, Stored]) -> Losses:
+    def losses(self, step: int, batch: StoredBatch) -> Losses:
         """Cross-entropy over the base classes."""
-        indices, stored = batch
-        images = self.images.augmented(stored, step)
+        images, count = self.images.augmented(batch.images, step), len(batch.labels)
         if self.mixing is not None:
-            places, _, weights = self._mixed_with(step, indices)
-            images = with_partners(images[: len(indices)], images[len(indices) :], places, weights)
-        labels = self.labels[indices].to(self.device, non_blocking=True)
+            places, weights = (part.to(self.device, non_blocking=True) for part in (batch.places, batch.weights))
+            images = with_partners(images[:count], images[count:], places, weights)
+        labels = batch.labels.to(self.device, non_blocking=True)
         with autocast(self.device, self.config.training.precision):
             logits = self.module(images, labels)
         loss = F.cross_entropy(logits, labels)

@@ -61,7 +61,7 @@ def _validation_episode(stage: EpisodicStage) -> Episode:
     chosen = validation_bank(split, validation_task(stage.config, split), 2)
     images = TrainingImages(split, stage.augment, stage.config.training.seed, stage.device)
     support, query = (
-        images.augmented(images.read(rows.flatten()), 0).unflatten(0, rows.shape)
+        images.augmented(images.read(rows.flatten(), 0), 0).unflatten(0, rows.shape)
         for rows in (chosen.support, chosen.query)
     )
     targets = chosen.targets.to(stage.device)
