@@ -25,10 +25,10 @@ def fresh_method(device: torch.device, **model: object) -> FewShotMethod:
     return build_method(DMFConfig().replace(**model), DataConfig(), BASE_CLASSES).to(device).train()
 
 
-def random_episodes(episodes: int, device: torch.device) -> Episode:
-    """Episodes of noise images, with the released training's way, shot and queries."""
+def random_episodes(episodes: int, device: torch.device, side: int = SIDE) -> Episode:
+    """Episodes of noise images of `side` pixels, with the released training's way, shot and queries."""
     generator = torch.Generator().manual_seed(0)
-    images = torch.randn(episodes, TASK.way, TASK.shot + TASK.queries, 3, SIDE, SIDE, generator=generator)
+    images = torch.randn(episodes, TASK.way, TASK.shot + TASK.queries, 3, side, side, generator=generator)
     support, query = images.split([TASK.shot, TASK.queries], dim=2)
     targets = torch.arange(TASK.way).repeat_interleave(TASK.queries).expand(episodes, -1)
     return Episode(*(part.to(device) for part in (support.contiguous(), query.flatten(1, 2), targets, targets)))

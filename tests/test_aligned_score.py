@@ -16,7 +16,7 @@ from dmf.ops import library as operators
 from dmf.ops.aligned_score import aligned_score, aligned_score_definition
 
 ROOT = Path(__file__).resolve().parents[1]
-DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
 B, N, Q, H, W = 2, 3, 4, 5, 4
 GROWTHS = [((1.0,), True), ((1.0, 1 / 2, 1 / 6, 1 / 24), True), ((3.0, 3.0, 1.0), False), ((), True)]
 NAMES = ("taps", "class_offsets", "query", "query_offsets", "weights")

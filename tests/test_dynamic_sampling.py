@@ -21,7 +21,7 @@ from dmf.ops.library import COMPILED
 from tests import oracles
 
 ROOT = Path(__file__).resolve().parents[1]
-DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
 KERNELS = [(3, 3), (3, 2), (5, 5)]
 Sampler = Callable[[Tensor, Tensor, tuple[int, int]], Tensor]
 
