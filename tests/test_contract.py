@@ -115,13 +115,15 @@ every_learner = pytest.mark.parametrize("config", [each for each in VARIANTS if 
 
 @functools.cache
 def built(config: AnyMethod) -> FewShotMethod:
-    """The method in float64 and evaluation mode, with statistics of batch norm other than the initial ones."""
+    """The method in float64 and evaluation mode, with images if it carries some, and statistics of its own."""
     torch.manual_seed(0)
     model = build_method(config, DATA, BASE_CLASSES).double()
     with torch.no_grad():
         for name, values in model.named_buffers():
             if name.endswith(("running_mean", "running_var")):
                 values += 0.1 * torch.rand(values.shape, generator=GENERATOR, dtype=values.dtype)
+            elif values.dtype == torch.uint8:
+                values.random_(generator=GENERATOR)
     return model.eval()
 
 
