@@ -5,7 +5,6 @@ Read without running code: safetensors, or PyTorch's own format with tensors and
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from torch import Tensor, nn
 
 from dmf.backbones import build_backbone
 from dmf.backbones.drop_block import reset_forwards
+from dmf.backbones.elsewhere import Naming, namings
 from dmf.config import ExperimentConfig
 from dmf.machine.files import sha256_of
 from dmf.machine.paths import expanded
@@ -66,17 +66,17 @@ def backbone_weights(path: str, wanted: Mapping[str, Tensor]) -> dict[str, Tenso
     Names may have a common prefix, such as `module.backbone.`. Counters may be missing. Raises ValueError, or Damaged
     for one of our checkpoints, if the file has no such weights, or has them twice.
     """
+    where = f"model.weights={path!r}"
     needed = [name for name in wanted if not name.endswith(COUNTERS)]
     found: dict[str, dict[str, Tensor]] = {}
     held: list[str] = []
     for state in _state_dicts(_content(Path(expanded(path, "model.weights"))), DEEPEST):
         held += state
-        for names in ({name: name for name in wanted}, {name: usual_name(name) for name in wanted}):
-            for prefix in _prefixes(state, names[needed[0]]):
-                if all(prefix + names[name] in state for name in needed):
-                    chosen = {name: state[prefix + there] for name, there in names.items() if prefix + there in state}
-                    found[prefix + names[needed[0]]] = chosen
-    where = f"model.weights={path!r}"
+        for naming in namings(tuple(wanted)):
+            first = naming.names[needed[0]]
+            for prefix in _prefixes(state, first):
+                if all(prefix + naming.names[name] in state for name in needed):
+                    found[prefix + first] = _chosen(state, naming, prefix, where)
     if not found:
         some = ", ".join(map(shown, held[:NAMES_TOLD])) + (", ..." if len(held) > NAMES_TOLD else "")
         raise ValueError(
@@ -92,13 +92,18 @@ def backbone_weights(path: str, wanted: Mapping[str, Tensor]) -> dict[str, Tenso
     return weights
 
 
-def usual_name(name: str) -> str:
-    """The name that a tensor of our residual networks has in the usual code: `blocks.0.x` is `layer1.0.x` there."""
-    match = re.fullmatch(r"blocks\.(\d+)\.(.+)", name)
-    if match is None:
-        return name
-    rest = match[2].replace("shortcut.", "downsample.").replace("drop.forwards", "num_batches_tracked")
-    return f"layer{int(match[1]) + 1}.0.{rest}"
+def _chosen(state: Mapping[str, Tensor], naming: Naming, prefix: str, where: str) -> dict[str, Tensor]:
+    """The tensors of a state dict under our names; running means take in the biases that our convolutions lack."""
+    chosen = {name: state[prefix + there] for name, there in naming.names.items() if prefix + there in state}
+    for mean, there in naming.biases.items():
+        bias = state.get(prefix + there)
+        if bias is None:
+            continue
+        if bias.shape != chosen[mean].shape:
+            got, expected = tuple(bias.shape), tuple(chosen[mean].shape)
+            raise ValueError(f"{where}: {prefix}{there} has the shape {got}, expected {expected}; use another file")
+        chosen[mean] = chosen[mean] - bias
+    return chosen
 
 
 def _content(path: Path) -> Mapping[str, Any]:

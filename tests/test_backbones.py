@@ -142,7 +142,7 @@ def test_a_head_of_dmf_goes_behind_every_backbone(name: str) -> None:
 @pytest.mark.parametrize("name", BACKBONES)
 def test_settings_that_a_backbone_ignores_change_no_key(name: str) -> None:
     base = ExperimentConfig().with_paths({"model.backbone": name, "model.groups": 32})
-    changed = {"drop_rate": 0.3, "last_pooling": True, "wrn_variant": "feat"}
+    changed = {"drop_rate": 0.3, "last_pooling": True, "wrn_variant": "feat", "conv_slope": 0.0}
     for setting, value in changed.items():
         same = base.with_paths({f"model.{setting}": value}).key == base.key
         assert same == (setting in base.model.unread)

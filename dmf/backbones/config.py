@@ -20,6 +20,8 @@ CHANNELS = {
 OF_RESNET12 = ("drop_rate", "drop_block_size", "drop_block_ramp", "drop_block_counts_validation")
 FOUR_POOLINGS = ("conv64f", "conv32f", "conv4_relu")
 """Backbones whose map vanishes for small images."""
+SLOPED = ("conv64f", "conv32f")
+"""Backbones with `conv_slope`."""
 STRIDED = ("resnet12_can", "resnet18", "resnet18_imagenet", "wrn28")
 """Backbones that halve their maps by strides: they have no last pooling."""
 
@@ -40,6 +42,8 @@ class BackboneConfig(Value):
     """Number of forward passes until DropBlock reaches `drop_rate`."""
     drop_block_counts_validation: bool = True
     """Whether the ramp also counts validation (released), one forward pass for every `episodes_per_step` episodes."""
+    conv_slope: Fraction = 0.1
+    """Slope of the LeakyReLUs of Conv64F and Conv32F below 0; 0 is ReLU."""
     wrn_variant: Literal["s2m2", "feat"] = "s2m2"
     """Which of the two WRN-28-10 in use (`dmf.backbones.wrn28`)."""
 
@@ -57,6 +61,7 @@ class BackboneConfig(Value):
         """Settings that have no effect in this configuration, each with the setting that is the reason."""
         names = (
             *(OF_RESNET12 if self.backbone != "resnet12" else ()),
+            *(("conv_slope",) if self.backbone not in SLOPED else ()),
             *(("last_pooling",) if self.backbone in STRIDED else ()),
             *(("wrn_variant",) if self.backbone != "wrn28" else ()),
         )

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Self
+
 from torch import nn
 
+from dmf.backbones.config import BackboneConfig
 from dmf.backbones.conv64f import Conv64F
 
 
@@ -16,12 +19,12 @@ class Conv4ReLU(Conv64F):
     """
 
     def __init__(self, in_channels: int = 3, last_pooling: bool = False) -> None:
-        super().__init__(in_channels, last_pooling)
+        super().__init__(in_channels, last_pooling, slope=0.0)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
-    @staticmethod
-    def activation() -> nn.Module:
-        """ReLU."""
-        return nn.ReLU()
+    @classmethod
+    def build(cls, config: BackboneConfig, in_channels: int) -> Self:
+        """Build the network that `config` describes; it has no dropout."""
+        return cls(in_channels, config.last_pooling)

@@ -69,9 +69,9 @@ class EmbeddingMethodConfig(BackboneConfig, MethodConfig):
 
     weights: Annotated[str, Field(min_length=1)] | None = None
     """A file with weights that the backbone starts from, in place of a pre-training: safetensors (such as a training's
-    `best.safetensors`) or a PyTorch checkpoint of tensors, with the names of our backbones or, for residual ones, of
-    the usual code (`layer1.0.conv1.weight`). Every machine that trains needs it. Its place is not part of a training's
-    identity, and its content is."""
+    `best.safetensors`) or a PyTorch checkpoint of tensors, with the names of our backbones or of the codes in
+    `dmf.backbones.elsewhere`. Every machine that trains needs it. Its place is not part of a training's identity, and
+    its content is."""
     weights_sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = None
     """The SHA-256 of that file. None: of the file as it is when the sweep or the command is read."""
 
