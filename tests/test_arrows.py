@@ -46,6 +46,7 @@ orchestrator.running
 orchestrator.costs
 orchestrator.differences
 orchestrator.archive orchestrator.documents orchestrator.report orchestrator.results orchestrator.figures
+orchestrator.import_config
 orchestrator.sync orchestrator.status orchestrator.prune orchestrator.selftest
 orchestrator.forget
 orchestrator.sweep
