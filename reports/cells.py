@@ -177,6 +177,15 @@ class Cell(Value):
     """Floating-point operations of one image through the backbone, forward."""
     training_seconds: float | None = None
     """Mean over the seeds done."""
+    pre_trained: bool = False
+    """Whether its training starts from another, such as a pre-training."""
+    stage_seconds: float | None = None
+    """Mean time of what it starts from, which other rows may start from too."""
+    episode_seconds: float | None = None
+    """Mean time of a test episode, its share of the images' forward passes included."""
+    departures: tuple[str, ...] | None = None
+    """In a table of methods, how its training differs from the published one (`published.departures`); None for rows
+    that are not planned or not published."""
     peak_bytes: int | None = None
     """Peak memory of the training that took most."""
     published: Published | None = None

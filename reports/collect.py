@@ -80,6 +80,10 @@ class Collected:
     image_flops: int | None = None
     training_seconds: float | None = None
     """Mean over the seeds done."""
+    stage_seconds: float | None = None
+    """Mean time of the trainings that they start from; None if they start from none, or there is no record."""
+    test_seconds: float | None = None
+    """Mean time of their tests."""
     image_sizes: tuple[str, ...] = ()
     """As the trainings found them, each once, where their records say it."""
     doubts: tuple[str, ...] = ()
@@ -143,6 +147,7 @@ def collect(cell: PlannedCell, records: Records, today: Today | None = None) -> 
     if len(banks) > 1:
         return Collected(State.REFUSED, (f"its seeds were tested on different episodes ({', '.join(sorted(banks))})",))
     trainings = [training for _, training, _ in done if training is not None]
+    before = [_stage_seconds(cell.of_seed(seed), records) for seed, _, _ in done]
     return Collected(
         State.PARTIAL if absent else State.DONE,
         reasons,
@@ -154,11 +159,24 @@ def collect(cell: PlannedCell, records: Records, today: Today | None = None) -> 
         trainings[0].parameters if trainings else None,
         trainings[0].image_flops if trainings else None,
         sum(training.seconds for training in trainings) / len(trainings) if trainings else None,
+        sum(filter(None, before)) / len(before) if all(before) else None,
+        sum(tested.seconds for _, _, tested in done) / len(done),
         tuple(sorted({t.provenance.image_sizes for t in trainings if t.provenance and t.provenance.image_sizes})),
         tuple(sorted(doubted)),
         _data_doubts(cell, done),
         dict(sum((Counter(tested.counts) for _, _, tested in done), Counter())),
     )
+
+
+def _stage_seconds(config: ExperimentConfig, records: Records) -> float | None:
+    """Time of all trainings that one starts from; None if there are none, or a record is missing or damaged."""
+    found = []
+    for stage in config.stages:
+        try:
+            found.append(records.how_ended(stage.key))
+        except Damaged:
+            return None
+    return sum(ended.seconds for ended in found if ended) if found and all(found) else None
 
 
 def _class_sums(done: Sequence[Tested], asked: EvaluationConfig) -> Samples | None:

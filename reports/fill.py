@@ -168,6 +168,12 @@ def _cell(
         parameters=found.parameters,
         image_flops=found.image_flops,
         training_seconds=found.training_seconds,
+        pre_trained=place.planned is not None and place.planned.config.stage is not None,
+        stage_seconds=found.stage_seconds,
+        episode_seconds=found.test_seconds / place.planned.evaluation.episodes
+        if place.planned is not None and found.test_seconds is not None
+        else None,
+        departures=_departures(layout, place, theirs),
         peak_bytes=max((each.peak_bytes for each in made if each.counts and each.peak_bytes), default=None),
         published=theirs,
         library=_library(layout, place),
@@ -177,6 +183,13 @@ def _cell(
         protocol=getattr(place.planned.config.model, "protocol", "") if place.planned else "",
         **numbers,
     )
+
+
+def _departures(layout: TableLayout, place: Place, theirs: Published | None) -> tuple[str, ...] | None:
+    """In a table of methods, in what a row's training differs from the published one."""
+    if layout.components or place.planned is None or theirs is None:
+        return None
+    return published.departures(place.planned.config, (*layout.row_paths, *layout.columns))
 
 
 def published_number(layout: TableLayout, place: Place) -> Published | None:

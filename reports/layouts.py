@@ -13,7 +13,7 @@ from typing import Annotated, Any, Self
 import yaml
 from pydantic import Field, field_validator, model_validator
 
-from dmf.backbones.config import CHANNELS
+from dmf.backbones.config import CHANNELS, BackboneConfig
 from dmf.config import ExperimentConfig
 from dmf.config.methods import has
 from dmf.values import Value
@@ -178,7 +178,8 @@ class TableLayout(Value):
         """Dotted paths, other than those that the rows vary, in which a row's training differs from its baseline's.
 
         Settings that one of the two ignores do not count. Between methods, neither pre-training nor the recipe counts,
-        since they are part of a method; `recipe_differs` tells the recipe.
+        since they are part of a method; `recipe_differs` tells the recipe: schedule, training episodes, augmentation,
+        and what the backbone's last map is.
         """
         aside = {*self.row_paths} if self.components else {*self.row_paths, "start"}
         return tuple(
@@ -188,7 +189,7 @@ class TableLayout(Value):
         )
 
     def recipe_differs(self, config: ExperimentConfig, baseline: ExperimentConfig) -> tuple[str, ...]:
-        """In a table of methods, the dotted paths of schedule and training episodes in which two trainings differ."""
+        """In a table of methods, the dotted paths of the recipe in which two trainings differ."""
         return () if self.components else tuple(path for path in _differing(config, baseline) if _of_recipe(path))
 
     def settings_of(self, config: ExperimentConfig) -> tuple[str, ...]:
@@ -250,8 +251,10 @@ def _differing(config: ExperimentConfig, other: ExperimentConfig) -> list[str]:
 
 
 def _of_recipe(path: str) -> bool:
-    section = path.partition(".")[0]
-    return section in ("episodes", "validation") or (section == "training" and path != "training.precision")
+    section, _, name = path.partition(".")
+    if section == "model":
+        return name != "backbone" and name in BackboneConfig.model_fields
+    return section in ("episodes", "validation", "augmentation") or (section == "training" and name != "precision")
 
 
 def _leaf(path: str) -> str:

@@ -317,10 +317,11 @@ def _published(cells: Sequence[tuple[Section, Cell]], spread: SeedSpread) -> str
 def _departures(cells: Sequence[tuple[Section, Cell]]) -> list[str]:
     found: dict[tuple[str, ...], list[str]] = {}
     for section, cell in cells:
-        if cell.to_published and cell.to_published.departures:
-            found.setdefault(cell.to_published.departures, []).append(f"{_name(cell)} ({section.label})")
+        departures = cell.departures or (cell.to_published.departures if cell.to_published else ())
+        if departures and cell.to_published:
+            found.setdefault(departures, []).append(f"{_name(cell)} ({section.label})")
     return [
-        f"Departures from the protocols of the paper and the released code: {', '.join(names)}: {', '.join(paths)}."
+        f"Departures from the published protocols: {', '.join(names)}: {'; '.join(paths)}."
         for paths, names in found.items()
     ]
 

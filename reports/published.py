@@ -149,6 +149,13 @@ def departures(config: ExperimentConfig, row_paths: Sequence[str]) -> tuple[str,
     return settings + stated
 
 
+def trained_for(config: ExperimentConfig, shot: int) -> bool:
+    """Whether a training is for tests with `shot` shots: it has as many, or as a published one for such tests has."""
+    recipes = [RECIPES[name] for name in recipes_of(config.model.method)]
+    own = config.episodes.shot
+    return own == shot or any(shot in each.tested and each.values["episodes.shot"] == own for each in recipes)
+
+
 def _distance(departing: Sequence[str]) -> tuple[int, int]:
     """How near a recipe is: in data set and backbone first, which published numbers are of."""
     paths = [each.partition("=")[0] for each in departing]

@@ -78,6 +78,7 @@ class Column:
     shot: int
     """Shots of the test episodes."""
     trained_shot: int
+    """Shots of the training; `shot` where that is how a method is published (`published.trained_for`)."""
     split: str
     settings: tuple[str, ...] = ()
     """`name value` of each of the layout's `columns`."""
@@ -93,7 +94,8 @@ class Column:
         tested_on = test.data.name if test.data else trained_on
         apart = trained_on if tested_on != trained_on else ""
         settings = layout.settings_of(cell.config) if layout else ()
-        return cls(tested_on, test.way, test.shot, cell.config.episodes.shot, test.split, settings, apart)
+        trained_shot = test.shot if published.trained_for(cell.config, test.shot) else cell.config.episodes.shot
+        return cls(tested_on, test.way, test.shot, trained_shot, test.split, settings, apart)
 
     @property
     def dataset_label(self) -> str:

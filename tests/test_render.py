@@ -106,7 +106,7 @@ def test_numbers_reach_the_printed_line(table: Table) -> None:
     assert cell.total_ci95 is not None
     assert fields[4:6] == [f"{100 * cell.seed_sd:.2f} (n=2)", f"± {100 * cell.total_ci95:.2f}"]
     assert fields[6:8] == ["10", "2 of 2"]
-    assert fields[9:] == ["–", "–", "–", "baseline", "1,000", "67 min", "1.5 GiB"]
+    assert fields[9:] == ["–", "–", "–", "baseline", "1,000", "0.028", "67 min", "100", "1.5 GiB"]
 
 
 @pytest.mark.parametrize("name", ["terminal", "markdown", "latex", "html"])

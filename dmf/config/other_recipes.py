@@ -21,6 +21,8 @@ class Recipe:
     """The paper or the code that they are from."""
     differences: tuple[str, ...] = ()
     """What that training does otherwise, and what is not known of it, one phrase each."""
+    tested: tuple[int, ...] = ()
+    """The numbers of shots that it is published for, if it trains with another one."""
 
 
 def step_lr(every: int, factor: float, epochs: int) -> list[list[float]]:
@@ -62,6 +64,7 @@ def started(**settings: Any) -> dict[str, Any]:
 CONV4 = {"model.backbone": "conv64f", "model.last_pooling": True}
 RESNET = {"model.backbone": "resnet12", "model.last_pooling": True}
 ONE, FIVE = {"episodes.shot": 1}, {"episodes.shot": 5}
+BOTH = (1, 5)
 
 LAST_EPOCH = "the source tests the last epoch; here, the best validation epoch"
 ON_TEST = "the source selects the epoch on the test classes; here, on the validation classes"
@@ -366,6 +369,7 @@ DEEPEMD = {
             "the source normalises by 125.3, 123.0, 113.9 and 63.0, 62.1, 66.7 (of 255); here, by ImageNet's values",
             "the source's pre-training is validated by DeepEMD; here, by the nearest class mean",
         ),
+        tested=BOTH,
     ),
 }
 
@@ -440,12 +444,14 @@ OF_LEE = (
 )
 SVM, RIDGE = {"model.method": "metaoptnet_svm"}, {"model.method": "metaoptnet_ridge"}
 METAOPTNET = {
-    "metaoptnet_svm_resnet12": Recipe({**LEE, **RESNET, **SVM}, OF_LEE.format(15), (SIX,)),
-    "metaoptnet_svm_resnet12_tiered": Recipe({**LEE_TIERED, **RESNET, **SVM}, OF_LEE.format(10), (SIX,)),
-    "metaoptnet_svm_conv64f": Recipe({**LEE, **CONV4, **SVM}, OF_LEE.format(15)),
-    "metaoptnet_ridge_resnet12": Recipe({**LEE, **RESNET, **RIDGE}, OF_LEE.format(15), (SIX,)),
-    "metaoptnet_ridge_resnet12_tiered": Recipe({**LEE_TIERED, **RESNET, **RIDGE}, OF_LEE.format(10), (SIX,)),
-    "metaoptnet_ridge_conv64f": Recipe({**LEE, **CONV4, **RIDGE}, OF_LEE.format(15)),
+    "metaoptnet_svm_resnet12": Recipe({**LEE, **RESNET, **SVM}, OF_LEE.format(15), (SIX,), tested=BOTH),
+    "metaoptnet_svm_resnet12_tiered": Recipe({**LEE_TIERED, **RESNET, **SVM}, OF_LEE.format(10), (SIX,), tested=BOTH),
+    "metaoptnet_svm_conv64f": Recipe({**LEE, **CONV4, **SVM}, OF_LEE.format(15), tested=BOTH),
+    "metaoptnet_ridge_resnet12": Recipe({**LEE, **RESNET, **RIDGE}, OF_LEE.format(15), (SIX,), tested=BOTH),
+    "metaoptnet_ridge_resnet12_tiered": Recipe(
+        {**LEE_TIERED, **RESNET, **RIDGE}, OF_LEE.format(10), (SIX,), tested=BOTH
+    ),
+    "metaoptnet_ridge_conv64f": Recipe({**LEE, **CONV4, **RIDGE}, OF_LEE.format(15), tested=BOTH),
 }
 
 UNBOUNDED = "the source learns the ridge without a bound; here, it stays positive"

@@ -78,6 +78,8 @@ class Tested:
     say how many classes there are, as in format 1."""
     counts: dict[str, int] = field(default_factory=dict)
     """As in the record."""
+    seconds: float = 0.0
+    """Wall time of the evaluation, its images' forward passes included."""
 
     @classmethod
     def of(cls, record: EvaluationRecord) -> Tested:
@@ -96,6 +98,7 @@ class Tested:
             class_sums=_class_sums(record, accuracies),
             data_doubts=record.data_doubts,
             counts=record.counts,
+            seconds=record.seconds,
         )
 
 

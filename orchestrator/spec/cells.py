@@ -10,14 +10,14 @@ from reports.tables import PlannedCell
 def cells_of(spec: SweepSpec) -> tuple[PlannedCell, ...]:
     """The cells of a sweep, in the file's order, without duplicates."""
     cells: dict[tuple[str, str, str], PlannedCell] = {}
-    tests: dict[tuple[int, int, bool], EvaluationConfig] = {}
-    evaluations, seeds = spec.evaluation.configs(), spec.all_seeds
+    tests: dict[tuple[EvaluationConfig, int, bool], EvaluationConfig] = {}
+    evaluations, seeds = [spec.evaluations_of(number) for number in range(len(spec.parts))], spec.all_seeds
     for combination in spec.resolved:
         config, table = combination.config, spec.table_of(combination.part)
         if isinstance(config, ValueError):
             raise config
-        for number, evaluation in enumerate(evaluations):
-            place = number, config.episodes.shot, config.model.reads_base  # what `resolve` looks at
+        for evaluation in evaluations[combination.part]:
+            place = evaluation, config.episodes.shot, config.model.reads_base  # what `resolve` looks at
             if place not in tests:
                 tests[place] = evaluation.resolve(config)
             key = table, config.key, tests[place].key

@@ -141,11 +141,13 @@ def _configs(combinations: Iterable[Resolved]) -> list[ExperimentConfig]:
 
 def _repeated(spec: SweepSpec) -> Iterator[str]:
     """Cells that several combinations ask for, and why they are the same if their settings differ."""
-    first: dict[tuple[str, str], Resolved] = {}
+    first: dict[tuple[str, str, tuple[str, ...]], Resolved] = {}
     for combination in spec.resolved:
         assert isinstance(combination.config, ExperimentConfig)
         table = spec.table_of(combination.part)
-        before = first.setdefault((table, combination.config.key), combination)
+        evaluations = spec.evaluations_of(combination.part)
+        tests = tuple(evaluation.resolve(combination.config).key for evaluation in evaluations)
+        before = first.setdefault((table, combination.config.key, tests), combination)
         if before is combination:
             continue
         assert isinstance(before.config, ExperimentConfig)

@@ -159,6 +159,8 @@ class Part(Value):
     """Lists, combined in every way."""
     trials: tuple[Varied, ...] = ()
     """Settings written out one by one."""
+    shots: tuple[Count, ...] = ()
+    """Test the part's models with each of these numbers of shots, instead of the sweep's."""
 
     @model_validator(mode="after")
     def _is_clear(self) -> Self:
@@ -461,6 +463,11 @@ class SweepSpec(Value):
             return base.with_paths(read).resolved(), left
         except ValueError:
             return base, settings
+
+    def evaluations_of(self, part: int) -> tuple[EvaluationConfig, ...]:
+        """The tests of a part's models, one for each data set and number of shots."""
+        shots = self.parts[part].shots
+        return (self.evaluation.replace(shots=shots, shot=None) if shots else self.evaluation).configs()
 
     def _base(self, part: Part | None) -> ExperimentConfig:
         return recipe((part.base if part else None) or self.base)

@@ -150,7 +150,8 @@ def plan(spec: SweepSpec) -> SweepPlan:
     If it decides, its cells have all seeds that they may come to, and `SweepPlan.asked` says which those are now.
     """
     cells = cells_of(spec)
-    repeated = len(spec.resolved) * len(spec.evaluation.configs()) - len(cells)
+    asked = sum(len(spec.evaluations_of(combination.part)) for combination in spec.resolved)
+    repeated = asked - len(cells)
     rule = rule_of(spec, cells) if spec.deciding else None
     if rule is not None:
         cells = cells_at_most(cells, Looks(rule=rule))
@@ -169,12 +170,30 @@ def plan(spec: SweepSpec) -> SweepPlan:
 def labels(configs: Iterable[AnyTraining]) -> dict[str, str]:
     """For each training's key, the settings in which it differs from the others: `shot=1 groups=64`.
 
-    A pre-training's label is `pre-training` and the settings in which it differs from other pre-trainings.
+    If there are several methods, these are the method, the backbone if it has several, and what differs within them.
+    A pre-training's label is `pre-training` and a few settings that tell it from other pre-trainings.
     """
     found = {config.key: config for config in configs}
     stages = {key: config for key, config in found.items() if isinstance(config, Pretraining)}
     others = {key: config for key, config in found.items() if key not in stages}
-    return _told_apart(others) | {key: f"pre-training {told}" for key, told in _told_apart(stages).items()}
+    told = _told_apart(others, _varied(others))
+    kinds = {key: _kind(config) for key, config in others.items()}
+    if len({method for method, _ in kinds.values()}) > 1:
+        for kind in dict.fromkeys(kinds.values()):
+            its = {key: others[key] for key in others if kinds[key] == kind}
+            own = _told_apart(its, _varied(its)) if len(its) > 1 else dict.fromkeys(its, "")
+            method, backbone = kind
+            several = sum(other == method for other, _ in set(kinds.values())) > 1
+            name = f"method={method} backbone={backbone}" if several else f"method={method}"
+            told |= {key: f"{name} {text}".strip() for key, text in own.items()}
+    stages_told = _told_apart(stages, _enough(stages))
+    return told | {key: f"pre-training {text}" for key, text in stages_told.items()}
+
+
+def _kind(config: AnyTraining) -> tuple[str, str]:
+    """Method and backbone of a training on episodes, whose settings belong together."""
+    assert config.kind == "experiment"
+    return config.model.method, config.model.backbone_name
 
 
 def _read_by(config: AnyTraining) -> dict[str, Any]:
@@ -188,13 +207,30 @@ def _read_by(config: AnyTraining) -> dict[str, Any]:
     return found
 
 
-def _told_apart(configs: Mapping[str, AnyTraining]) -> dict[str, str]:
-    flat = {key: _read_by(config) for key, config in configs.items()}
+def _varied(configs: Mapping[str, AnyTraining]) -> list[str]:
+    """The paths that have several values."""
     values_of: dict[str, set[str]] = {}
-    for values in flat.values():
-        for path, value in values.items():
+    for config in configs.values():
+        for path, value in _read_by(config).items():
             values_of.setdefault(path, set()).add(str(value))
-    varied = [path for path, found in values_of.items() if len(found) > 1 and path not in NEVER_VARIED]
+    return [path for path, found in values_of.items() if len(found) > 1 and path not in NEVER_VARIED]
+
+
+def _enough(configs: Mapping[str, AnyTraining]) -> list[str]:
+    """As `_varied`, but only as many as tell the trainings apart: each splits the most that are still alike."""
+    flat = [_read_by(config) for config in configs.values()]
+    varied, chosen = _varied(configs), list[str]()
+
+    def kinds(paths: list[str]) -> int:
+        return len({tuple(str(values.get(path)) for path in paths) for values in flat})
+
+    while kinds(chosen) < kinds(varied):
+        chosen.append(max(varied, key=lambda path: kinds([*chosen, path])))
+    return [path for path in varied if path in chosen]
+
+
+def _told_apart(configs: Mapping[str, AnyTraining], varied: list[str]) -> dict[str, str]:
+    flat = {key: _read_by(config) for key, config in configs.items()}
     if not varied:
         return {key: values["data.name"] for key, values in flat.items()}
     leaves = Counter(path.rpartition(".")[2] for path in varied)

@@ -137,6 +137,14 @@ def _comparisons(table: Table) -> list[Column]:
             optional=True,
         ),
         Column(
+            "differs from published in",
+            texts.departures,
+            lambda cell: {"differs_from_published_in": "; ".join(cell.departures or ())},
+            comparison=True,
+            optional=True,
+            roomy=True,
+        ),
+        Column(
             f"ours − {table.baseline}",
             texts.to_baseline,
             fields.to_baseline,
@@ -202,6 +210,23 @@ def _costs() -> list[Column]:
             optional=True,
         ),
         Column(
+            "pre-training",
+            texts.pre_training,
+            lambda cell: {"pre_trained": _yes(cell.pre_trained), "pre_training_seconds": _rounded(cell.stage_seconds)},
+            order=lambda cell: cell.stage_seconds,
+            cost=True,
+            unbroken=True,
+            optional=True,
+        ),
+        Column(
+            "ms per test episode",
+            texts.episode_time,
+            lambda cell: {"test_episode_ms": None if cell.episode_seconds is None else texts.episode_time(cell)},
+            order=lambda cell: cell.episode_seconds,
+            cost=True,
+            optional=True,
+        ),
+        Column(
             "peak memory",
             texts.memory,
             lambda cell: {"peak_bytes": cell.peak_bytes},
@@ -211,6 +236,10 @@ def _costs() -> list[Column]:
             optional=True,
         ),
     ]
+
+
+def _yes(value: bool) -> str:
+    return "yes" if value else "no"
 
 
 def _rounded(seconds: float | None) -> str | None:

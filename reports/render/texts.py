@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from reports.cells import Cell
-from reports.published import BACKBONES
+from reports.published import BACKBONES, parts_of
 from reports.words import explained, holds, interval, percent
 from reports.words import over_classes as interval_over
 
@@ -145,14 +145,35 @@ def image_gflops(cell: Cell) -> str:
 
 
 def training_time(cell: Cell) -> str:
-    """Wall time of one training, such as `41 s`, `12 min` or `6 h 05 min`."""
-    if cell.training_seconds is None:
-        return NOTHING
-    seconds = round(cell.training_seconds)
-    if seconds < 120:
-        return f"{seconds} s"
-    minutes = round(cell.training_seconds / 60)
+    """Wall time of one training, without its pre-training."""
+    return NOTHING if cell.training_seconds is None else _time(cell.training_seconds)
+
+
+def _time(seconds: float) -> str:
+    """Wall time, such as `41 s`, `12 min` or `6 h 05 min`."""
+    if round(seconds) < 120:
+        return f"{round(seconds)} s"
+    minutes = round(seconds / 60)
     return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60:02} min"
+
+
+def pre_training(cell: Cell) -> str:
+    """Whether a row has a pre-training and, if it is known, how long that took."""
+    if not cell.pre_trained:
+        return NOTHING
+    return "yes" if cell.stage_seconds is None else _time(cell.stage_seconds)
+
+
+def episode_time(cell: Cell) -> str:
+    """Milliseconds per test episode."""
+    return NOTHING if cell.episode_seconds is None else f"{1000 * cell.episode_seconds:.3g}"
+
+
+def departures(cell: Cell) -> str:
+    """What of a row's training differs from the published one: its recipe, its selection, or nothing."""
+    if cell.departures is None:
+        return NOTHING
+    return ", ".join(parts_of(cell.departures)) or "as published"
 
 
 def memory(cell: Cell) -> str:
