@@ -190,10 +190,16 @@ def test_what_it_can_not_do_is_refused(
     assert told in capsys.readouterr().err and not Path("runs").exists()
 
 
-def test_a_gpu_that_is_not_there_is_refused_before_anything_is_trained(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("missing", "message"),
+    [({"training__device": "cuda"}, "PyTorch sees no GPU here"), ({"training__precision": "tf32"}, "needs an NVIDIA")],
+)
+def test_a_gpu_that_is_not_there_is_refused_before_anything_is_trained(
+    tmp_path: Path, missing: dict[str, str], message: str
+) -> None:
     if torch.cuda.is_available():
         pytest.skip("there is a GPU")
     told = Told()
-    with pytest.raises(ValueError, match="PyTorch sees no GPU here"):
-        executor(tmp_path).run((TRIAL, Trial(CONFIG.replace(training__device="cuda"), ())), told)
+    with pytest.raises(ValueError, match=message):
+        executor(tmp_path).run((TRIAL, Trial(CONFIG.replace(**missing), ())), told)
     assert told.heard == []
