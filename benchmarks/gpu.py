@@ -10,7 +10,8 @@ c. trains the paper's Table 2 with ResNet-12 for as long as the minutes last, in
    prints the tables.
 
 What fails is noted in DIR/summary.json, and the next part goes on. With --device cpu, all of it runs at a small size.
-It needs torch, torchvision, torchdiffeq, numpy, scipy, pydantic, safetensors, pillow and pytest.
+It needs torch, torchvision, torchdiffeq, numpy, scipy, pydantic, safetensors, pillow, pytest and, for the fonts of the
+embedded glyphs, on which the tests train, matplotlib.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ from orchestrator.spec.file import read_spec
 from orchestrator.spec.plan import plan
 
 ROOT = Path(__file__).resolve().parents[1]
-ABSENT = ("ray", "mlflow", "optuna", "pandas", "yaml", "rich", "psutil", "obstore", "jinja2", "matplotlib", "xdist")
+ABSENT = ("ray", "mlflow", "optuna", "pandas", "yaml", "rich", "psutil", "obstore", "jinja2", "xdist")
 """Packages that the command does without."""
 
 
