@@ -61,7 +61,7 @@ def started(**settings: Any) -> dict[str, Any]:
     return {f"start.training.{name}": value for name, value in settings.items()}
 
 
-CONV4 = {"model.backbone": "conv64f", "model.last_pooling": True}
+CONV4 = {"model.backbone": "conv64f", "model.last_pooling": True, "model.conv_slope": 0.0}
 RESNET = {"model.backbone": "resnet12", "model.last_pooling": True}
 ONE, FIVE = {"episodes.shot": 1}, {"episodes.shot": 5}
 BOTH = (1, 5)
@@ -162,6 +162,7 @@ MATCHING_NET = {
 SUNG = {
     "model.method": "relation_net",
     "model.backbone": "conv64f",
+    "model.conv_slope": 0.0,
     "model.relation_momentum": 1.0,
     **augmented(UNTOUCHED),
     **ADAM,
@@ -217,7 +218,7 @@ CAN_TIERED = {
     "training.epochs": 80,
     "training.episodes_per_epoch": 13_980,
 }
-CAN_CONV4 = {**LFS, **CONV4, **LFS_COSINE, "model.method": "can"}
+CAN_CONV4 = {**LFS, **CONV4, **LFS_COSINE, "model.method": "can", "model.conv_slope": 0.2}
 OF_CAN = "blue-blue272/fewshot-CAN@a576250, args_{}.py and train.py (rates 0.1, 0.006, 0.0012 and 0.00024)"
 OF_CAN_TIERED = "blue-blue272/fewshot-CAN@a576250, args_tiered.py and train.py (rates 0.1, 0.01, 0.001 and 0.0001)"
 CAN = {
@@ -232,7 +233,7 @@ CAN = {
     "can_conv64f": Recipe(
         CAN_CONV4,
         libfewshot("CAN/CAN-miniImageNet--ravi-Conv64F-5-5-Table2.yaml", "3ae4f64"),
-        (ENLARGED, "the source's network has LeakyReLU of slope 0.2; here, ReLU"),
+        (ENLARGED,),
     ),
     "can_transductive_conv64f": Recipe(
         {**CAN_CONV4, "model.method": "can_transductive"},
@@ -471,6 +472,7 @@ R2D2 = {
 FINN = {
     "model.backbone": "conv32f",
     "model.last_pooling": True,
+    "model.conv_slope": 0.0,
     "model.classifier_way": 5,
     **augmented(UNTOUCHED),
     "episodes.queries": 15,
