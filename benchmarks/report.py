@@ -163,7 +163,7 @@ def mark(name): marks.append((name, time.process_time()))
 from orchestrator import report
 options = report._parser().parse_args(sys.argv[1:])
 mark("imports")
-records, runs = report._records(options)
+records, runs, _ = report._records(options)
 plan = records.plans()["table2"]
 mark("runs and plan")
 tables, claims = report.filled(plan, records)
