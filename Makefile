@@ -17,7 +17,7 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 
 BENCHMARKS := head step evaluation methods alignment loader sweep report statistics sequential claims
-SCALE := plan scale mirror aa
+SCALE := plan scale mirror file_calls aa
 
 # Of pip's lines those on large downloads, and the one on installing.
 SHOW_PIP := sed -unE 's/^ *(Downloading|Using cached) ([^-]+-[^-]+).* \(([0-9]{2,}[0-9.]* MB|[0-9.]+ GB)\)$$/  \2, \3/p; \
