@@ -13,7 +13,10 @@ SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 REHEARSAL = "DMF_GPU_TESTS_ON"
 """With this variable set to "cpu", tests that take their device from the fixture `gpu` run on the CPU."""
-ALONE = ("test_ray", "test_frozen", "test_interrupts", "test_remote_sweep", "test_search", "test_watchdog")
+ALONE = (
+    *("test_ray", "test_frozen", "test_interrupts", "test_remote_sweep", "test_search", "test_tutorial"),
+    "test_watchdog",
+)
 """Files that start Ray, which uses the whole machine, or depend on time: no two of them run at the same time."""
 
 os.environ.pop("MLFLOW_TRACKING_URI", None)  # keeps tests away from a user's server
