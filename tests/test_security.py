@@ -222,9 +222,11 @@ def test_tags_of_yaml_make_nothing(
         assert_real(lambda: yaml.load(text, yaml.UnsafeLoader), victim)
     (place / "sound.yaml").write_text(START)
     (place / "bad.yaml").write_text(f"about: {text}\n{START}")
-    for arguments in (["bad.yaml"], ["sound.yaml", f"data.root={text}"], ["sound.yaml", f"parts.0.data.root={text}"]):
+    number = "training.epochs"  # a path would be taken as it is
+    for arguments in (["bad.yaml"], ["sound.yaml", f"{number}={text}"], ["sound.yaml", f"parts.0.{number}={text}"]):
         said = answer(sweep.main, [*arguments, "--plan"], capsys)
         assert "could not determine a constructor for the tag" in said and "is not valid YAML" in said
+    assert "does not exist" in answer(sweep.main, ["sound.yaml", f"data.root={text}", "--plan"], capsys)
     assert not victim.exists()
 
 
