@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from dmf.evaluation.partial import Identity, PartialResults
+from dmf.evaluation.partial import Identity, PartialResults, Result
 from dmf.records.checkpoints import read_checkpoint, read_state_of
 from dmf.records.facts import Curves, Ended
 from dmf.records.records import (
@@ -316,13 +316,14 @@ def test_damaged_records_in_mlflow_leave_the_other_cells(site: Site, capsys: pyt
 def test_partial_results_end_before_a_damaged_line(tmp_path: Path) -> None:
     identity = Identity(training_key="t", evaluation_key="e", weights="w", bank="b", data_fingerprint="d", code="c")
     partial = PartialResults(tmp_path / "e.partial", identity)
-    results = [[1, 2, 0], [2, 2, 1], [0, 0, 1]]
-    partial.begin([])
+    answers = ((1, 2, 0), (2, 2, 1), (0, 0, 1))
+    results = [Result(episode=n, correct=each, counts={}, seconds=1.0) for n, each in enumerate(answers)]
+    partial.begin()
     partial.add(results)
-    assert partial.read() == results
-    at = partial.path.read_bytes().index(b"[2, 2, 1]") + 1
-    flip(partial.path, at)
-    assert partial.read() == results[:1]
-    partial.begin(results)
+    assert list(partial.read().values()) == results
+    flip(partial.path, partial.path.read_bytes().index(b"[2,2,1]") + 1)
+    assert list(partial.read().values()) == results[:1]
+    partial.begin()
+    partial.add(results[1:])
     os.truncate(partial.path, partial.path.stat().st_size - 3)
-    assert partial.read() == results[:2]
+    assert list(partial.read().values()) == results[:2]

@@ -303,7 +303,7 @@ def test_a_survey_says_before_decoding_what_is_there(characters: Pictures, tmp_p
     (root / "val" / "empty").mkdir()
     config = DataConfig(name="mine", root=str(root), image_size=SIDE, rotations_as_classes=True)
     seen = survey(config)
-    assert str(seen) == (
+    assert str(seen).partition("; decoded so far")[0] == (  # other tests may have decoded these pictures
         "mine, class folders (sizes, copies and damage are found when they are decoded): train 480 of 24 classes (20 "
         "each), val 480 of 24 classes (20 each), test 480 of 24 classes (20 each)"
     )

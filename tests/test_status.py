@@ -145,7 +145,9 @@ def test_of_a_search_its_proposals_are_shown_and_what_is_left(
 @pytest.mark.parametrize("width", [80, 100])
 def test_a_narrow_terminal_folds_labels_and_reasons_and_no_other_column(width: int) -> None:
     what = "shot=1 last_pooling=False groups=64 dynamic_sampling=False alignment=ode seed=0"
-    row = Row("b9593cf9ac58834d", what, ("2a", "2c"), "running", 12, 95, 0.6234, 25000.0, "ValueError: " + "why " * 9)
+    row = Row(
+        "b9593cf9ac58834d", what, ("2a", "2c"), "running", 12, 95, 0.6234, 12, 25000.0, "ValueError: " + "why " * 9
+    )
     console = Console(file=StringIO(), width=width)
     _show(console, "table2", [row], [], everything=False)
     lines = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
