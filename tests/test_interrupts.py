@@ -157,7 +157,6 @@ def terminal() -> None:
     fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 
 
-@pytest.mark.xfail(reason="a sweep whose terminal closes exits with 1 instead of 129; the cause is not found yet")
 def test_a_sweep_whose_terminal_is_closed_is_stopped_and_goes_on(tmp_path: Path) -> None:
     site = Site(tmp_path, LONG)
     (trial,) = site.trials()

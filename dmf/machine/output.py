@@ -45,9 +45,10 @@ class _Lasting(io.FileIO):
     def _lose(self, error: OSError) -> None:
         first, self.lost = self.lost is None, self.lost or error
         unread = error.errno in UNREAD
-        if first and self is not _err and (self.goes_on or not unread):
+        if first and _err and self is not _err and (self.goes_on or not unread):
             said = "is no longer read" if unread else f"cannot be written: {error.strerror}, and what it misses is lost"
-            print(f"warning: {self.what} {said}{self.goes_on}", file=sys.stderr, flush=True)
+            # Not to sys.stderr: rich sends that through standard output while it shows a live table.
+            _err.write(f"warning: {self.what} {said}{self.goes_on}\n".encode())
 
 
 _out: _Lasting | None = None
