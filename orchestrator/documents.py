@@ -27,6 +27,7 @@ from reports.cells import Cell, Table
 from reports.judge import Judged
 from reports.render.claims import to_markdown as claims_to_markdown
 from reports.render.markdown import to_markdown
+from reports.words import percent
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 TEMPLATES = DOCS / "templates"
@@ -137,16 +138,6 @@ def _lowered(markdown: str, level: int) -> str:
     return re.sub(r"^##", "#" * level, markdown, flags=re.MULTILINE)
 
 
-def percent(fraction: float) -> str:
-    """A fraction as tables print it."""
-    return f"{100 * fraction:.2f} %"
-
-
-def points(fraction: float) -> str:
-    """A difference of accuracies, with its sign."""
-    return f"{100 * fraction:+.2f}".replace("-", "−")
-
-
 def documents(docs: Path = DOCS) -> Iterator[tuple[Path, str]]:
     """Path and text of every document that has a template."""
     environment = jinja2.Environment(
@@ -156,7 +147,7 @@ def documents(docs: Path = DOCS) -> Iterator[tuple[Path, str]]:
         keep_trailing_newline=True,
         undefined=jinja2.StrictUndefined,
     )
-    environment.filters |= {"percent": percent, "points": points}
+    environment.filters["percent"] = percent
     environment.globals["sweep"] = functools.cache(lambda name: Told(name, docs / ARCHIVES.name))
     for name in sorted(environment.list_templates(extensions=["jinja"])):
         yield docs / name.removesuffix(".jinja"), environment.get_template(name).render()

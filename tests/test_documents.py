@@ -24,7 +24,7 @@ MADE = Provenance(
     threads=2,
 )
 TEMPLATE = """{% set it = sweep("s") %}
-ODE {{ it.cell("2d", "ODE").accuracy | percent }} ({{ it.made.done }} of {{ it.made.asked }}), {{ it.steps }} steps.
+ODE {{ it.cell("2d", "ODE").accuracy | percent }} % ({{ it.made.done }} of {{ it.made.asked }}), {{ it.steps }} steps.
 {{ it.made.sentence }}
 
 {{ it.tables("2d", level=4) }}
