@@ -89,7 +89,7 @@ def test_a_copy_has_the_same_hashes(copy: Path) -> None:
         ("dmf/methods/proto_net/model.py", "return -self", "return -2 * self", PROTO_NET),
         ("dmf/training/episodic.py", "math.ceil(", "math.floor(", EPISODIC),
         ("dmf/training/pretraining.py", "loss = F.cross", "loss = 2 * F.cross", of("started", "stage")),
-        ("dmf/backbones/conv64f.py", "LeakyReLU(0.1)", "LeakyReLU(0.2)", of("conv64f")),
+        ("dmf/backbones/conv64f.py", "nn.LeakyReLU(slope)", "nn.LeakyReLU(2 * slope)", of("conv64f")),
         ("dmf/backbones/drop_block.py", "self.rate / self.ramp", "self.rate", EVERY),
         ("csrc/sampling.h", "};", "};  int more;", DMF),
         ("csrc/aligned_score.cu", "}", "}  int more;", {"dmf cuda", "conv64f cuda"}),
