@@ -241,3 +241,6 @@ def test_stages_of_a_report_are_timed(tmp_path: Path) -> None:
     stages = report_benchmark.stages(["--store", str(tmp_path / "runs")], tmp_path)
     assert list(stages) == ["imports", "runs and plan", "records and statistics", "rendering", "pages"]
     assert report_benchmark.stages(["--tracking-uri", uri], tmp_path).keys() == stages.keys()
+    for name, source in (("ledger", ["--store", str(tmp_path / "runs")]), ("MLflow", ["--tracking-uri", uri])):
+        report_benchmark.command(str(tmp_path), source, tmp_path / name)()
+    report_benchmark.check_equal(tmp_path / "MLflow", tmp_path / "ledger")
