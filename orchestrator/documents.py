@@ -1,8 +1,8 @@
 """Writes the documents whose numbers come from archives: `python -m orchestrator.documents`.
 
 Each `docs/templates/NAME.md.jinja` becomes `docs/NAME.md`. No number is typed there: a template asks an archive of
-`docs/study/` for tables, claims, single cells and costs. `--check` writes nothing, and fails where a document says
-otherwise than its archives.
+`docs/study/` for tables, claims, single cells, costs and figures; the latter become files of `docs/figures/`. With
+`--check` it writes nothing, and fails where a document says otherwise than its archives.
 """
 
 from __future__ import annotations
@@ -25,13 +25,15 @@ from orchestrator.store.filled import filled
 from orchestrator.text import complain
 from reports.cells import Cell, Table
 from reports.judge import Judged
+from reports.render.along import along
 from reports.render.claims import to_markdown as claims_to_markdown
+from reports.render.drawing import alone
 from reports.render.markdown import to_markdown
 from reports.words import percent
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 TEMPLATES = DOCS / "templates"
-ARCHIVES = DOCS / "study"
+ARCHIVES, FIGURES = DOCS / "study", "figures"
 OUTDATED = 1
 """Exit status of `--check` where a document says otherwise than its archives."""
 
@@ -40,6 +42,8 @@ class Told:
     """A sweep as an archive `docs/study/SWEEP.dmfa` tells it."""
 
     def __init__(self, sweep: str, folder: Path) -> None:
+        self.figures: dict[str, str] = {}
+        """Those that were asked for, by the names of their files."""
         self.archive = Archive(folder / f"{sweep}{SUFFIX}")
         plans = self.archive.plans()
         if sweep not in plans:
@@ -58,6 +62,15 @@ class Told:
     def claims(self, level: int = 3) -> str:
         """What the sweep says of the paper's claims and its own."""
         return _lowered(claims_to_markdown(self._filled[1]), level).strip()
+
+    def along(self, name: str) -> str:
+        """The figures of a table's differences along the number that its sections vary, as images in Markdown."""
+        images = []
+        for number, (task, rows, figure) in enumerate(along(self.table(name), f"{self.plan.name}-{name}")):
+            file = f"{self.plan.name}-{name}-{number}.svg"
+            self.figures[file] = alone(figure)
+            images.append(f"![{task}: {', '.join(rows)}]({FIGURES}/{file})")
+        return "\n\n".join(images)
 
     def table(self, name: str) -> Table:
         for table in self._filled[0]:
@@ -139,7 +152,7 @@ def _lowered(markdown: str, level: int) -> str:
 
 
 def documents(docs: Path = DOCS) -> Iterator[tuple[Path, str]]:
-    """Path and text of every document that has a template."""
+    """Path and text of every document that has a template, and of the figures in them."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(docs / TEMPLATES.name),
         trim_blocks=True,
@@ -148,9 +161,18 @@ def documents(docs: Path = DOCS) -> Iterator[tuple[Path, str]]:
         undefined=jinja2.StrictUndefined,
     )
     environment.filters["percent"] = percent
-    environment.globals["sweep"] = functools.cache(lambda name: Told(name, docs / ARCHIVES.name))
+    sweeps: dict[str, Told] = {}
+
+    def sweep(name: str) -> Told:
+        if name not in sweeps:
+            sweeps[name] = Told(name, docs / ARCHIVES.name)
+        return sweeps[name]
+
+    environment.globals["sweep"] = sweep
     for name in sorted(environment.list_templates(extensions=["jinja"])):
         yield docs / name.removesuffix(".jinja"), environment.get_template(name).render()
+    for told in sweeps.values():
+        yield from ((docs / FIGURES / name, figure) for name, figure in told.figures.items())
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

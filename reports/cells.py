@@ -6,7 +6,7 @@ from pydantic import Field
 
 from dmf.values import Value
 from reports.collect import State
-from reports.layouts import RowValue
+from reports.layouts import RowValue, Scalar
 from reports.origins import Origin
 from reports.published import Published
 from reports.statistics.pairs import LEVEL, PairedTest
@@ -219,6 +219,8 @@ class Section(Value):
     dataset: str
     way: int
     shot: int
+    settings: tuple[Scalar, ...] = ()
+    """The value of each of the table's `columns`; None for a method without that parameter."""
     cells: tuple[Cell, ...]
     asked: tuple[Asked, ...] = ()
     """Further pairs of rows that the layout compares."""
@@ -232,6 +234,8 @@ class Table(Value):
     row_header: str
     components: tuple[str, ...] = ()
     """Headings of the components, if rows vary several."""
+    columns: tuple[str, ...] = ()
+    """Names of the parameters that sections differ in, besides data set, way and shot."""
     baseline: str
     """Name of the baseline's row."""
     published_header: str

@@ -101,6 +101,7 @@ def tabulate(gathered: Gathered) -> Table:
                 dataset=column.dataset,
                 way=column.way,
                 shot=column.shot,
+                settings=column.values,
                 cells=tuple(cells),
                 asked=tuple(_asked(question, found[question]) for question in further),
             )
@@ -111,6 +112,7 @@ def tabulate(gathered: Gathered) -> Table:
         title=layout.title if len(datasets) > 1 else f"{layout.title}, {datasets.pop()}",
         row_header=layout.row_header,
         components=layout.component_names,
+        columns=layout.column_names,
         baseline=baseline,
         published_header=_published_header(sections),
         margin=layout.margin,

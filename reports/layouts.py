@@ -194,10 +194,20 @@ class TableLayout(Value):
 
     def settings_of(self, config: ExperimentConfig) -> tuple[str, ...]:
         """`name value` of each of `columns`; `no name` for a method without the parameter."""
+        values = self.column_values_of(config)
         return tuple(
-            f"{_leaf(path)} {_mark(config.at(path))}" if has(config.model.method, path) else f"no {_leaf(path)}"
-            for path in self.columns
+            f"{_leaf(path)} {_mark(value)}" if has(config.model.method, path) else f"no {_leaf(path)}"
+            for path, value in zip(self.columns, values, strict=True)
         )
+
+    def column_values_of(self, config: ExperimentConfig) -> tuple[Scalar, ...]:
+        """The value of each of `columns`; None for a method without the parameter."""
+        return tuple(config.at(path) if has(config.model.method, path) else None for path in self.columns)
+
+    @property
+    def column_names(self) -> tuple[str, ...]:
+        """The name of each parameter in `columns`."""
+        return tuple(map(_leaf, self.columns))
 
     def place_of(self, value: RowValue) -> tuple[Any, ...]:
         """Sorts rows: by number if all that are known are numbers, else in the order of `values`, the others last."""

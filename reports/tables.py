@@ -13,7 +13,7 @@ from dmf.config import EvaluationConfig, ExperimentConfig
 from dmf.records.facts import Curves, Ended, Tested
 from dmf.values import Value
 from reports import published
-from reports.layouts import TABLE_NAME, RowValue, TableLayout, is_same
+from reports.layouts import TABLE_NAME, RowValue, Scalar, TableLayout, is_same
 from reports.published import ABLATED, BACKBONES, DATASETS
 
 
@@ -84,6 +84,8 @@ class Column:
     """`name value` of each of the layout's `columns`."""
     trained_on: str = ""
     """The data set of the training, if it is another one."""
+    values: tuple[Scalar, ...] = dataclasses.field(default=(), compare=False)
+    """Those of the layout's `columns`; `settings` has them in words."""
 
     @classmethod
     def of(cls, cell: PlannedCell, layout: TableLayout | None = None) -> Column:
@@ -94,8 +96,9 @@ class Column:
         tested_on = test.data.name if test.data else trained_on
         apart = trained_on if tested_on != trained_on else ""
         settings = layout.settings_of(cell.config) if layout else ()
+        values = layout.column_values_of(cell.config) if layout else ()
         trained_shot = test.shot if published.trained_for(cell.config, test.shot) else cell.config.episodes.shot
-        return cls(tested_on, test.way, test.shot, trained_shot, test.split, settings, apart)
+        return cls(tested_on, test.way, test.shot, trained_shot, test.split, settings, apart, values)
 
     @property
     def dataset_label(self) -> str:

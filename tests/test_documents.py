@@ -12,7 +12,8 @@ from orchestrator import documents
 from orchestrator.spec.plan import SweepPlan
 from orchestrator.store.archive import write_archive
 from orchestrator.store.ledger import Ledger
-from tests.records_in_memory import InMemory, planned
+from reports.layouts import TableLayout
+from tests.records_in_memory import InMemory, episodes, planned
 
 TEN = EvaluationConfig(episodes=10)
 MADE = Provenance(
@@ -36,6 +37,12 @@ def test_a_document_says_what_its_archives_say(name: str) -> None:
     texts = {path.name: (path, text) for path, text in documents.documents()}
     path, text = texts[name.removesuffix(".jinja")]
     assert path.read_text(encoding="utf-8") == text, "run python -m orchestrator.documents"
+
+
+def test_figures_say_what_the_archives_say_and_no_other_is_left() -> None:
+    figures = {path: text for path, text in documents.documents() if path.suffix == ".svg"}
+    assert {path: path.read_text(encoding="utf-8") for path in figures} == figures
+    assert set((documents.DOCS / documents.FIGURES).glob("*")) == set(figures)
 
 
 @pytest.fixture
@@ -67,6 +74,28 @@ def test_numbers_come_from_the_archive(docs: Path) -> None:
         "to 3.0 core-minutes each with validation."
     )
     assert heading.startswith("#### Table 2d") and "| 75.00 ± 0.00 |" in text.replace("**", "")
+
+
+def test_a_figure_is_a_file_that_is_checked_like_a_document(tmp_path: Path) -> None:
+    layout = TableLayout(name="longer", title="L", rows="model.alignment", columns=("training.epochs",), baseline=0)
+    cells, records = [], InMemory()
+    for epochs, gain in ((20, 0.0), (40, 0.08), (80, 0.2)):
+        for alignment, accuracy in ((0, 0.5), (1, 0.5 + gain)):
+            paths = {"training__epochs": epochs, "model__alignment": alignment}
+            cells.append(planned("longer", TEN, (0,), **paths))
+            records.tested(cells[-1], episodes(accuracy, 10))
+    ledger = Ledger(tmp_path / "runs")
+    ledger.write_plan(SweepPlan(format=2, name="s", about="", cells=tuple(cells), tables=(layout,)))
+    for record in records.trainings.values():
+        ledger.write_training(record)
+    for exam in records.evaluations.values():
+        ledger.write_evaluation(exam)
+    (tmp_path / "docs/templates").mkdir(parents=True)
+    (tmp_path / "docs/templates/page.md.jinja").write_text('{{ sweep("s").along("longer") }}')
+    write_archive(ledger, ["s"], tmp_path / "docs/study/s.dmfa")
+    (page, text), (path, figure) = documents.documents(tmp_path / "docs")
+    assert text == "![5-way 1-shot: 1](figures/s-longer-0.svg)" and path == page.parent / "figures/s-longer-0.svg"
+    assert "20: 0.00 " in figure and "40: +8.00 " in figure and "80: +20.00 " in figure
 
 
 def test_a_document_that_says_otherwise_is_told(

@@ -17,10 +17,11 @@ from dmf.records.facts import Curves
 from dmf.records.records import Failure
 from reports.cells import Table
 from reports.fill import fill
-from reports.layouts import TABLES
+from reports.layouts import TABLES, TableLayout
 from reports.render import curves, page
+from reports.render.along import along
 from reports.render.behind import spans
-from reports.render.drawing import COLOURS
+from reports.render.drawing import COLOURS, alone
 from reports.render.forest import MOST_ROWS, forest
 from reports.render.levels import levels
 from reports.render.page import Page, to_html
@@ -212,6 +213,57 @@ def test_values_that_are_no_numbers_are_points_without_a_line() -> None:
     for label, fits in (("long name", True), ("a name that is too long", False)):
         renamed = section.replace(cells=tuple(cell.replace(label=label) for cell in section.cells))
         assert bool(levels(table, renamed, "l")) is fits
+
+
+STEPS = TableLayout(
+    name="steps", title="Longer", rows="model.alignment", columns=("training.epochs",), baseline=0, method="dmf"
+)
+
+
+def longer(*lengths: int, **different: object) -> Table:
+    """A table of alignment 0 and ode after trainings of so many epochs; the ODE adds a point per 10 epochs."""
+    records, cells = InMemory(), []
+    for length in lengths:
+        for alignment in (0, "ode"):
+            paths = {"training__epochs": length, "model__alignment": alignment, "training__warmup_epochs": 1}
+            cells.append(planned("steps", TEN, (0, 1, 2), **paths, **different))
+            for seed in (0, 1, 2):
+                gain = length / 1_000 if alignment == "ode" else 0.0
+                records.tested(cells[-1], episodes(0.5 + 0.02 * seed + gain, 10), seed)
+    return fill(STEPS, cells, records)
+
+
+def test_differences_are_drawn_along_the_number_that_sections_differ_in() -> None:
+    table = longer(40, 5, 10)
+    assert table.columns == ("epochs",) and [section.settings for section in table.sections] == [(40,), (5,), (10,)]
+    ((task, names, figure),) = along(table, "a")
+    assert task == "5-way 1-shot" and names == ["ode"]
+    (description,) = re.findall(r"<desc[^>]*>(.*?)</desc>", figure, re.DOTALL)
+    (gains,) = re.findall(r"ode: 5: (\S+) .*; 10: (\S+) .*; 40: (\S+) ", description)
+    found = {
+        s.settings[0]: 100 * (s.cells[1].to_baseline.difference or 0) for s in table.sections if s.cells[1].to_baseline
+    }
+    assert list(gains) == [f"{found[epochs]:+.2f}" for epochs in (5, 10, 40)]
+    assert re.findall(r">(\d+)</text>", figure)[:3] == ["5", "10", "40"]
+    text = to_html([table], "Tables")
+    assert "5-way 1-shot: difference from alignment 0 against epochs, with 95 % interval: ● ode" in plain(text)
+
+
+def test_two_values_or_several_numbers_make_no_figure_of_differences() -> None:
+    assert along(longer(5, 10), "a") == []
+    assert along(table_2c(), "a") == []
+    with_blocks = longer(5, 10, 40)
+    names = tuple(section.replace(settings=("a",)) for section in with_blocks.sections)
+    assert along(with_blocks.replace(sections=names), "a") == []
+
+
+def test_a_figure_alone_is_a_file_with_its_colours() -> None:
+    ((_, _, figure),) = along(longer(5, 10, 40), "a")
+    root = ElementTree.fromstring(alone(figure))
+    assert root.tag == "{http://www.w3.org/2000/svg}svg" and root.get("role") == "img"
+    style = root.find("{http://www.w3.org/2000/svg}style")
+    assert style is not None and style.text is not None
+    assert set(re.findall(r"var\(--([\w-]+)\)", figure)) <= set(re.findall(r"--([\w-]+):", style.text))
 
 
 def test_only_the_curves_that_are_drawn_are_read(records: InMemory) -> None:

@@ -11,6 +11,7 @@ import io
 import re
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -29,6 +30,8 @@ COLOURS = {
     **{f"line-{number}": f"#0a001{number}" for number in range(8)},
 }
 """CSS variable -> the colour that stands in for it."""
+PALETTE = (Path(__file__).parent / "templates/colours.css").read_text(encoding="utf-8")
+"""The variables' values, in light and in dark."""
 DASHES = ("", "6 2", "2 2", "8 2 2 2")
 """Patterns of lines, as of `stroke-dasharray`; with the colours, they tell 32 lines apart."""
 SETTINGS = {
@@ -76,6 +79,16 @@ def svg(name: str, title: str, description: str, height: float, draw: Callable[[
         lines = io.StringIO()
         figure.savefig(lines, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
     return _inlined(lines.getvalue(), name, title, description)
+
+
+def alone(figure: str) -> str:
+    """An `<svg>` of `svg` as a file of its own, in the page's colours, light or dark as the reader's screen."""
+    box = re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', figure)
+    assert box is not None
+    size = f'xmlns="http://www.w3.org/2000/svg" width="{float(box[1]) * 2:g}" height="{float(box[2]) * 2:g}"'
+    style = f"<style>\n{PALETTE}svg {{ font-family: sans-serif; }}\n</style>"
+    head, opening, rest = figure.partition("<title")
+    return f"{head.replace('<svg', f'<svg {size}', 1)}{style}{opening}{rest}\n"
 
 
 PARTS = frozenset("axes figure font grid legend lines patch path svg text xtick ytick errorbar scatter".split())

@@ -48,7 +48,7 @@ def _rows(table: Table) -> Rows:
 
 def _description(rows: Rows) -> str:
     return " ".join(
-        f"{section.label}, {texts.label(cell)}: {_number(against)}"
+        f"{section.label}, {texts.label(cell)}: {number(against)}"
         + (
             f", in the paper {percent(against.published_difference, signed=True)}"
             if against.published_difference is not None
@@ -60,12 +60,13 @@ def _description(rows: Rows) -> str:
     )
 
 
-def _number(against: AgainstBaseline) -> str:
-    low, high = _ends(against)
+def number(against: AgainstBaseline) -> str:
+    """A difference with its interval, as `ends` has it."""
+    low, high = ends(against)
     return f"{percent(against.difference or 0, signed=True)} {interval(low, high)}"
 
 
-def _ends(against: AgainstBaseline) -> tuple[float, float]:
+def ends(against: AgainstBaseline) -> tuple[float, float]:
     """The interval of the methods; with one seed, under the sd that is taken for the seeds."""
     low = against.method_low if against.method_low is not None else against.low
     high = against.method_high if against.method_high is not None else against.high
@@ -79,8 +80,8 @@ def _axis(rows: Rows, margin: float) -> tuple[float, float]:
     numbers = [each.difference or 0 for each in every] + [each.published_difference or 0 for each in every]
     low, high = min([*numbers, -2 * margin]), max([*numbers, 2 * margin])
     furthest = WIDEST * max(-low, high)
-    low = max(min([low, *(_ends(each)[0] for each in every)]), -furthest)
-    high = min(max([high, *(_ends(each)[1] for each in every)]), furthest)
+    low = max(min([low, *(ends(each)[0] for each in every)]), -furthest)
+    high = min(max([high, *(ends(each)[1] for each in every)]), furthest)
     space = 0.03 * (high - low)
     return low - space, high + space
 
@@ -107,9 +108,9 @@ def _draw(figure: Figure, rows: Rows, height: float, margin: float) -> None:
 def _draw_row(axes: Any, cell: Cell, against: AgainstBaseline, place: float, axis: tuple[float, float]) -> None:
     label = cleaned(texts.label(cell), LONGEST_NAME)
     _text(axes, 0, place + 0.1, label, "left")
-    _text(axes, 1, place + 0.1, _number(against), "right", color=COLOURS["quiet"])
+    _text(axes, 1, place + 0.1, number(against), "right", color=COLOURS["quiet"])
     at, decided = place + 0.22, against.verdict in (Verdict.BETTER, Verdict.WORSE, Verdict.SAME)
-    low, high = _ends(against)
+    low, high = ends(against)
     _line(axes, (low, high), at, axis, 1.6)
     if against.is_of_models and against.low is not None and against.high is not None:
         _line(axes, (against.low, against.high), at, axis, 4)

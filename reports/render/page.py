@@ -10,6 +10,7 @@ import jinja2
 from markupsafe import Markup, escape
 
 from reports.cells import Cell, Section, Table
+from reports.render.along import along
 from reports.render.behind import behind
 from reports.render.columns import Column, printed, title
 from reports.render.curves import MOST_SEEDS, Find, accuracy_curves, lines_of, loss_curves
@@ -110,6 +111,7 @@ def _shown(table: Table, find: Find | None, runs: Mapping[str, str]) -> dict[str
         "findings": findings(table),
         "margin": points(table.margin),
         "forest": forest(table, f"forest-{name}"),
+        "along": along(table, f"along-{name}"),
         "of_models": any(
             cell.to_baseline and cell.to_baseline.is_of_models for section in table.sections for cell in section.cells
         ),
