@@ -168,7 +168,7 @@ class Site:
 def learnt(record: TrainingRecord | None) -> dict[str, object]:
     """The parts of a record that do not depend on the machine's speed."""
     assert record is not None
-    told = record.model_dump(exclude={"seconds", "peak_bytes", "provenance"})
+    told = record.model_dump(exclude={"seconds", "cpu_seconds", "peak_bytes", "provenance"})
     return {**told, "history": [epoch.model_dump(exclude={"seconds"}) for epoch in record.history]}
 
 

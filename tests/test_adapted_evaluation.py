@@ -177,12 +177,13 @@ def test_workers_share_it(
         assert evaluate.main([str(folder), *asked, "--part", part]) == 0
         assert f"part {part} is done; the record is written when all 3 are" in capsys.readouterr().out
     assert not record.exists() and len(partial_paths(folder, TEST.key)) == 2
-    spent = sum(json.loads(line.rpartition(b" ")[0])["seconds"] for line in lines_of(folder))
+    each = [json.loads(line.rpartition(b" ")[0]) for line in lines_of(folder)]
+    spent, cpu_spent = (sum(one[name] for one in each) for name in ("seconds", "cpu_seconds"))
     assert evaluate.main([str(folder), *asked, "--part", "1/3"]) == 0
     assert "5-way 1-shot, 20 test episodes" in capsys.readouterr().out
     found = EvaluationRecord.read(record)
     assert (found.correct, found.counts) == (whole[0].correct, whole[0].counts)
-    assert found.seconds > spent, "the time of all workers"
+    assert found.seconds > spent and (found.cpu_seconds or 0.0) > cpu_spent, "the time of all workers"
     assert not partial_paths(folder, TEST.key)
 
 

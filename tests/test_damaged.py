@@ -317,7 +317,9 @@ def test_partial_results_end_before_a_damaged_line(tmp_path: Path) -> None:
     identity = Identity(training_key="t", evaluation_key="e", weights="w", bank="b", data_fingerprint="d", code="c")
     partial = PartialResults(tmp_path / "e.partial", identity)
     answers = ((1, 2, 0), (2, 2, 1), (0, 0, 1))
-    results = [Result(episode=n, correct=each, counts={}, seconds=1.0) for n, each in enumerate(answers)]
+    results = [
+        Result(episode=n, correct=each, counts={}, seconds=1.0, cpu_seconds=1.0) for n, each in enumerate(answers)
+    ]
     partial.begin()
     partial.add(results)
     assert list(partial.read().values()) == results

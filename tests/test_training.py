@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from dmf.draws import derived_seed
 from dmf.episodes import Episode
 from dmf.evaluation.bank import episode_bank
 from dmf.evaluation.evaluate import episode_accuracies, evaluate_folder, load_trained, mean_and_ci95
+from dmf.machine.clock import Clock
 from dmf.machine.precision import autocast
 from dmf.methods import build_method
 from dmf.records.checkpoints import read_checkpoint, read_checkpoint_of, write_checkpoint
@@ -111,6 +113,19 @@ def test_stopped_after_any_epoch_and_resumed_gives_the_same_bits(
             ours, theirs = read_checkpoint(folder / name)[0], read_checkpoint(tmp_path / "whole" / name)[0]
             assert ours.keys() == theirs.keys()
             assert all(torch.equal(ours[key], theirs[key]) for key in ours), name
+
+
+def test_cpu_time_is_that_of_all_starts(tmp_path: Path, data: DataSet) -> None:
+    clock = Clock()
+    time.sleep(0.2)
+    assert 0.0 <= clock.cpu_seconds < clock.seconds, "waiting takes no CPU time"
+    with pytest.raises(KeyboardInterrupt):
+        train(TINY, data, tmp_path, stopped_after(1))
+    tensors, state = read_checkpoint(tmp_path / LAST)
+    write_checkpoint(tmp_path / LAST, tensors, state | {"cpu_seconds": 1e6})
+    assert 1e6 < (train(TINY, data, tmp_path).cpu_seconds or 0.0) < 1.5e6
+    write_checkpoint(tmp_path / LAST, tensors, state | {"cpu_seconds": None})
+    assert train(TINY, data, tmp_path).cpu_seconds is None, "an older checkpoint does not say it"
 
 
 def test_a_checkpoint_of_adam_is_not_one_of_sgd(tmp_path: Path, data: DataSet) -> None:

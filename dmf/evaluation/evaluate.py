@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -22,6 +21,7 @@ from dmf.evaluation.bank import episode_bank
 from dmf.evaluation.partial import Identity, Part, PartialResults, Result
 from dmf.evaluation.tables import Tables, base_images, device_of_method
 from dmf.evaluation.tasks import check_base
+from dmf.machine.clock import Clock
 from dmf.machine.device import device_of, set_up
 from dmf.machine.precision import autocast, check_precision
 from dmf.machine.watchdog import alive
@@ -113,11 +113,17 @@ def _adapted(
             continue
         seeds = [seed(number) for number in numbers]
         answers = tables.adapted(part, seeds, base, first=missing[0] - part.start)
-        waiting, began = [], time.perf_counter()
+        waiting, clock = [], Clock()
         for number, answer in zip(range(missing[0], missing[-1] + 1), answers, strict=False):
             correct = _right(answer.logits[None].cpu(), bank.targets[number : number + 1])[0].tolist()
-            took, began = time.perf_counter() - began, time.perf_counter()
-            found[number] = Result(episode=number, correct=tuple(correct), counts=answer.counts, seconds=took)
+            found[number] = Result(
+                episode=number,
+                correct=tuple(correct),
+                counts=answer.counts,
+                seconds=clock.seconds,
+                cpu_seconds=clock.cpu_seconds,
+            )
+            clock = Clock()
             waiting.append(found[number])
             if partial and (tables.method.reads_base or number == missing[-1]):
                 partial.add(waiting)
@@ -174,7 +180,7 @@ def evaluate_part(
     part: Part | None,
 ) -> EvaluationRecord | None:
     """As `evaluate`, for a part of the episodes; there is no record unless all others have results too."""
-    started = time.perf_counter()
+    clock = Clock()
     evaluation = evaluation.resolve(experiment)
     check_precision(device_of_method(method), experiment.training.precision)
     split = data.split(evaluation.split)
@@ -201,7 +207,7 @@ def evaluate_part(
         )
         partial = PartialResults(folder, identity, part)
     counts: Counter[str] = Counter()
-    earlier_seconds = 0.0
+    before: list[Result] = []
     if method.adapts:
 
         def seed(episode: int) -> int:
@@ -222,7 +228,7 @@ def evaluate_part(
         for each in results.values():
             counts.update(each.counts)
         elsewhere = results.keys() - (set(episodes) - earlier)
-        earlier_seconds = sum(results[number].seconds for number in elsewhere)
+        before = [results[number] for number in sorted(elsewhere)]
     else:
         correct = correct_answers(method, split, tested, augment, precision).tolist()
     accuracy, ci95 = mean_and_ci95(np.array(correct).sum(1) / bank.query.shape[1])
@@ -238,7 +244,8 @@ def evaluate_part(
         bank=bank.hash,
         data_fingerprint=data.fingerprint,
         epoch=epoch,
-        seconds=earlier_seconds + time.perf_counter() - started,
+        seconds=sum(each.seconds for each in before) + clock.seconds,
+        cpu_seconds=sum((each.cpu_seconds for each in before), clock.cpu_seconds),
         code=code,
         data_doubts=data.doubts,
         counts=dict(counts),

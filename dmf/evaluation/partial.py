@@ -78,7 +78,9 @@ class Result(Value):
     counts: dict[str, int]
     """What the method counted beside its answers (`Adaptation.counts`)."""
     seconds: float
-    """What it took."""
+    """Wall time that it took."""
+    cpu_seconds: float
+    """CPU time that it took."""
 
 
 class PartialResults:

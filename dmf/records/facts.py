@@ -42,6 +42,7 @@ class Ended(Checked):
     parameters: int | None = None
     image_flops: int | None = None
     seconds: float = 0.0
+    cpu_seconds: float | None = None
     peak_bytes: int | None = None
     best_validation_accuracy: float | None = None
     provenance: MadeBy | None = None
@@ -80,6 +81,8 @@ class Tested:
     """As in the record."""
     seconds: float = 0.0
     """Wall time of the evaluation, its images' forward passes included."""
+    cpu_seconds: float | None = None
+    """CPU time likewise."""
 
     @classmethod
     def of(cls, record: EvaluationRecord) -> Tested:
@@ -99,6 +102,7 @@ class Tested:
             data_doubts=record.data_doubts,
             counts=record.counts,
             seconds=record.seconds,
+            cpu_seconds=record.cpu_seconds,
         )
 
 

@@ -133,6 +133,7 @@ class Going(Value):
     data: str
     seconds: float
     history: Annotated[tuple[Epoch, ...], Field(min_length=1)]
+    cpu_seconds: float | None = None
     peak_bytes: int = 0
     code: str = ""
     """As in `Provenance`."""
@@ -157,6 +158,8 @@ class TrainingRecord(Checked):
     """Floating-point operations of one image through the backbone, forward; a multiply-add counts as two."""
     seconds: float = 0.0
     """Wall time, summed over restarts."""
+    cpu_seconds: float | None = None
+    """CPU time of all threads, likewise; None in older records."""
     peak_bytes: int | None = None
     """Peak memory: on a GPU, what PyTorch had allocated; on a CPU, the process's resident memory."""
     provenance: Provenance | None = None
@@ -192,6 +195,9 @@ class EvaluationRecord(Checked):
     epoch: int
     """The epoch that the tested weights come from."""
     seconds: float
+    """Wall time, the images' forward passes included."""
+    cpu_seconds: float | None = None
+    """CPU time of all threads, likewise; None in older records."""
     code: str = ""
     """`code_hash` of the code that ran the evaluation. Empty: unknown."""
     data_doubts: tuple[str, ...] = ()

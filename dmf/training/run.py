@@ -7,7 +7,6 @@ outlives a step, so a run that is stopped after any epoch and resumed ends with 
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from dmf.config import AnyTraining
 from dmf.data.prefetch import prefetched
 from dmf.data.sets import DataSet
 from dmf.draws import derived_seed
+from dmf.machine.clock import Clock
 from dmf.machine.device import device_name, device_of, peak_bytes, reset_peak, set_up
 from dmf.machine.precision import check_precision, pinned
 from dmf.machine.watchdog import alive
@@ -107,7 +107,7 @@ class Run:
         """`start` is the file with the weights of the training that `config` starts from, if any."""
         self.config, self.data, self.folder = config, data, folder
         self.history: list[Epoch] = []
-        self.started_at = time.perf_counter()
+        self.clock = Clock()
         self.commit, self.versions = git_commit(), versions()
         _check_folder(folder, config.key)
         resumed = read_checkpoint_of(Going, folder / LAST) if (folder / LAST).is_file() else None
@@ -142,7 +142,7 @@ class Run:
 
     def next_epoch(self) -> Epoch:
         """Train for one epoch, validate if it is due, and write the checkpoint."""
-        started = time.perf_counter()
+        clock = Clock()
         settings = self.config.training
         number = self.epochs_done + 1
         steps = self.stage.steps_per_epoch
@@ -154,7 +154,7 @@ class Run:
             losses=losses,
             learning_rate=learning_rate(number * steps, steps, settings),
             validation_accuracy=accuracy,
-            seconds=time.perf_counter() - started,
+            seconds=clock.seconds,
         )
         self.history.append(epoch)
         self._checkpoint()
@@ -212,6 +212,7 @@ class Run:
             threads=self.threads,
             data=self.data.fingerprint,
             seconds=self._seconds(),
+            cpu_seconds=self._cpu_seconds(),
             peak_bytes=self._peak_bytes(),
             code=self.code,
             history=tuple(self.history),
@@ -245,7 +246,12 @@ class Run:
         self.code = "+".join(codes)
 
     def _seconds(self) -> float:
-        return (self.earlier.seconds if self.earlier else 0.0) + time.perf_counter() - self.started_at
+        return (self.earlier.seconds if self.earlier else 0.0) + self.clock.seconds
+
+    def _cpu_seconds(self) -> float | None:
+        """None if the training began where nothing measured it."""
+        earlier = self.earlier.cpu_seconds if self.earlier else 0.0
+        return None if earlier is None else earlier + self.clock.cpu_seconds
 
     def _peak_bytes(self) -> int:
         return max(self.earlier.peak_bytes if self.earlier else 0, peak_bytes(self.device))
@@ -268,6 +274,7 @@ class Run:
             start=self.stage.started,
             weights=weights_checksum(self.folder / BEST) if (self.folder / BEST).is_file() else "",
             seconds=self._seconds(),
+            cpu_seconds=self._cpu_seconds(),
             peak_bytes=self._peak_bytes(),
             provenance=Provenance(
                 data_fingerprint=self.data.fingerprint,

@@ -12,7 +12,7 @@ from typing import Any
 from dmf.records.records import BEST, CONFIG, DAMAGED_BEST, EVALUATIONS, LOCK, RECORD, STACKS
 from orchestrator.selftest.sweeps import Site
 
-MEASURED = {"seconds", "peak_bytes", "sha256"}
+MEASURED = {"seconds", "cpu_seconds", "peak_bytes", "sha256"}
 """Fields that differ from run to run."""
 EVALUATION = re.compile(rf"{EVALUATIONS}/[0-9a-f]+\.json")
 FILES = {BEST, DAMAGED_BEST, CONFIG, EVALUATIONS, LOCK, RECORD, STACKS, "log.txt"}
