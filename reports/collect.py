@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import NamedTuple
@@ -132,8 +133,9 @@ def collect(cell: PlannedCell, records: Records, today: Today | None = None) -> 
         found = [each for n, each in enumerate(found) if n not in wrong]
         accuracies = np.delete(accuracies, list(wrong), axis=0)
     done, doubted = [], set[str]()
+    doubts_of = _doubts(cell, today) if today else lambda ended, tested: ()
     for seed, ended, tested in found:
-        doubts = _doubts(cell, ended, tested, today) if today else ()
+        doubts = doubts_of(ended, tested)
         if doubts and today and not today.accept_stale:
             absent[seed] = Absence(State.STALE, f"stale: {', '.join(doubts)}")
         else:
@@ -186,14 +188,24 @@ def _class_sums(done: Sequence[Tested], asked: EvaluationConfig) -> Samples | No
     return np.array([tested.class_sums for tested in done]) / (asked.way * asked.queries)
 
 
-def _doubts(cell: PlannedCell, ended: Ended | None, tested: Tested, today: Today) -> tuple[str, ...]:
-    """The distinct reasons why a training of a cell, with whichever seed, or its evaluation is stale."""
-    training = cell.config
-    found = today.doubts(training, tested.code, tested.data_fingerprint, tested.format, cell.evaluation)
-    if ended and ended.provenance:
-        made = ended.provenance
-        found += today.doubts(training, made.code, made.data_fingerprint, ended.format)
-    return tuple(dict.fromkeys(found))
+def _doubts(cell: PlannedCell, today: Today) -> Callable[[Ended | None, Tested], tuple[str, ...]]:
+    """Tells the distinct reasons why a training of a cell, with whichever seed, or its evaluation is stale.
+
+    Seeds with the same code and images are looked at once.
+    """
+
+    @functools.cache
+    def of_record(code: str, images: str, format_: int, is_test: bool) -> tuple[str, ...]:
+        return today.doubts(cell.config, code, images, format_, cell.evaluation if is_test else None)
+
+    def of_seed(ended: Ended | None, tested: Tested) -> tuple[str, ...]:
+        found = of_record(tested.code, tested.data_fingerprint, tested.format, True)
+        if ended and ended.provenance:
+            made = ended.provenance
+            found += of_record(made.code, made.data_fingerprint, ended.format, False)
+        return tuple(dict.fromkeys(found))
+
+    return of_seed
 
 
 def _data_doubts(cell: PlannedCell, done: Sequence[tuple[int, Ended | None, Tested]]) -> tuple[str, ...]:

@@ -46,7 +46,8 @@ def code_hash(config: AnyTraining, device: str) -> str:
 
 def code_hashes(config: AnyTraining) -> dict[str, str]:
     """`code_hash` of a training by device type."""
-    return {device: code_hash(config, device) for device in DEVICES}
+    roots = _roots(config)
+    return {device: _hash_of(roots, device == "cuda") for device in DEVICES}
 
 
 def _roots(config: AnyTraining) -> tuple[str, ...]:

@@ -174,10 +174,11 @@ def labels(configs: Iterable[AnyTraining]) -> dict[str, str]:
     A pre-training's label is `pre-training` and a few settings that tell it from other pre-trainings.
     """
     found = {config.key: config for config in configs}
-    stages = {key: config for key, config in found.items() if isinstance(config, Pretraining)}
-    others = {key: config for key, config in found.items() if key not in stages}
+    read = {key: _read_by(config) for key, config in found.items()}
+    stages = {key: read[key] for key, config in found.items() if isinstance(config, Pretraining)}
+    others = {key: values for key, values in read.items() if key not in stages}
     told = _told_apart(others, _varied(others))
-    kinds = {key: _kind(config) for key, config in others.items()}
+    kinds = {key: _kind(found[key]) for key in others}
     if len({method for method, _ in kinds.values()}) > 1:
         for kind in dict.fromkeys(kinds.values()):
             its = {key: others[key] for key in others if kinds[key] == kind}
@@ -207,37 +208,35 @@ def _read_by(config: AnyTraining) -> dict[str, Any]:
     return found
 
 
-def _varied(configs: Mapping[str, AnyTraining]) -> list[str]:
-    """The paths that have several values."""
+def _varied(read: Mapping[str, dict[str, Any]]) -> list[str]:
+    """The paths that have several values in what trainings read."""
     values_of: dict[str, set[str]] = {}
-    for config in configs.values():
-        for path, value in _read_by(config).items():
+    for settings in read.values():
+        for path, value in settings.items():
             values_of.setdefault(path, set()).add(str(value))
     return [path for path, found in values_of.items() if len(found) > 1 and path not in NEVER_VARIED]
 
 
-def _enough(configs: Mapping[str, AnyTraining]) -> list[str]:
+def _enough(read: Mapping[str, dict[str, Any]]) -> list[str]:
     """As `_varied`, but only as many as tell the trainings apart: each splits the most that are still alike."""
-    flat = [_read_by(config) for config in configs.values()]
-    varied, chosen = _varied(configs), list[str]()
+    varied, chosen = _varied(read), list[str]()
 
     def kinds(paths: list[str]) -> int:
-        return len({tuple(str(values.get(path)) for path in paths) for values in flat})
+        return len({tuple(str(values.get(path)) for path in paths) for values in read.values()})
 
     while kinds(chosen) < kinds(varied):
         chosen.append(max(varied, key=lambda path: kinds([*chosen, path])))
     return [path for path in varied if path in chosen]
 
 
-def _told_apart(configs: Mapping[str, AnyTraining], varied: list[str]) -> dict[str, str]:
-    flat = {key: _read_by(config) for key, config in configs.items()}
+def _told_apart(read: Mapping[str, dict[str, Any]], varied: list[str]) -> dict[str, str]:
     if not varied:
-        return {key: values["data.name"] for key, values in flat.items()}
+        return {key: values["data.name"] for key, values in read.items()}
     leaves = Counter(path.rpartition(".")[2] for path in varied)
     names = {path: leaf if leaves[leaf := path.rpartition(".")[2]] == 1 else path for path in varied}
     return {
         key: " ".join(f"{names[path]}={values[path]}" for path in varied if values.get(path) is not None)
-        for key, values in flat.items()
+        for key, values in read.items()
     }
 
 
