@@ -91,6 +91,8 @@ def test_the_summary_comes_first_with_verdicts_and_claims(table: Table, text: st
     assert "By our numbers: 1 fails, 1 undecided, 1 not tested." in said
     assert "Dynamic sampling helps. Section 5.3 ours not tested published holds +1.03 points" in said
     assert "More groups help. Section 5.3 ours undecided (needs 2 more seeds) +0.31 published holds +0.58" in said
+    tested, untested = said.split("Claims that are not tested here (1)")
+    assert "More groups help." in tested and "ODE is best." in tested and "Dynamic sampling helps." in untested
 
 
 @pytest.mark.parametrize(

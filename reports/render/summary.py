@@ -68,11 +68,12 @@ def kind_of(verdict: str) -> str:
 
 
 def claims_for_page(claims: Sequence[Claim]) -> list[dict[str, object]]:
-    """Each claim with both verdicts and their evidence."""
+    """Each claim with both verdicts and their evidence, and whether our numbers say nothing of it."""
     return [
         {
             "sentence": claim.sentence,
             "source": claim.source,
+            "untested": kind_of(claim.ours) == "not-tested",
             "sides": [
                 {"who": "ours", "word": claim.ours, "kind": kind_of(claim.ours), "evidence": claim.evidence},
                 {
