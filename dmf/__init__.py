@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from dmf.machine.starting import starting
+
 if TYPE_CHECKING:
     from os import PathLike
 
     from dmf.classifier import Classifier
 
 __version__ = "0.1.0"
+starting(__name__)
 
 
 def load(folder: str | PathLike[str], device: str = "cpu") -> Classifier:

@@ -2,3 +2,7 @@
 
 Only `running` imports Ray, only `tracking` MLflow, and only `store.bucket.objects` obstore.
 """
+
+from dmf.machine.starting import starting
+
+starting(__name__)

@@ -11,6 +11,8 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+from dmf.machine.starting import started
+
 UNREAD = (errno.EPIPE, errno.EIO)
 """Errors of a pipe whose reader has ended, and of a terminal that was closed."""
 MARKS = "dmf.marks"
@@ -63,6 +65,7 @@ def run(main: Callable[[], int]) -> int:
     reader. Ctrl-C ends the command with 130 and no traceback.
     """
     global _out, _err
+    started()
     _open_closed()
     codecs.register_error(MARKS, _marked)
     _out, _err = _Lasting(1, "standard output"), _Lasting(2, "standard error")
