@@ -27,8 +27,8 @@ CALLS = "%file"
 """What names a file or opens a folder to list it. A call about a file that is open (an empty name) is not counted."""
 DELAY_MS = 10
 """Long enough to be seen beside other work; what a call costs is a tenth of it at 1 ms."""
-AT_MOST = {"report": 4, "sync": 4, "the sweep again": 5}
-"""Calls per training; pages read the curves of each training from its record. Other commands: 3."""
+AT_MOST = 3
+"""Calls per training."""
 READS_THE_FILE = ["orchestrator.sweep", "table2.yaml", "data.root=/images", f"seeds={list(range(SEEDS))}"]
 COMMANDS = {
     "report": ["orchestrator.report", "--store", "runs", "--output", "out"],
@@ -50,7 +50,7 @@ def run(report: Report) -> None:
         trainings = make(room, list(chosen.values()))
         for name, command in chosen.items():
             calls = calls_about_trainings(room, command)
-            report.claim(f"{name}: file calls per training", len(calls) / trainings, at_most=AT_MOST.get(name, 3))
+            report.claim(f"{name}: file calls per training", len(calls) / trainings, at_most=AT_MOST)
             paths = sorted(set(calls))
             quick, slow = (wall(room, command, paths, delay) for delay in (0, DELAY_MS))
             report.state(

@@ -65,7 +65,7 @@ class Records(Protocol):
         """Whether a training that has no record yet is running."""
 
     def curves(self, key: str) -> Curves | None:
-        """A training's curves, from its whole record; None if it has not ended."""
+        """A training's curves; None if it has not ended."""
 
 
 @dataclass(frozen=True, order=True)

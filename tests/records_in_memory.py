@@ -65,7 +65,7 @@ class InMemory:
 
     def curves(self, key: str) -> Curves | None:
         record = self.trainings.get(key)
-        return None if record is None else Curves(history=record.history)
+        return None if record is None else Curves.of(record.history)
 
     def running(self, key: str) -> bool:
         return key in self.at_work

@@ -23,8 +23,6 @@ from tests.tiny import tiny_sweep
 
 SPEC = tiny_sweep("tiny", "three trainings", "  - {table: 2c, grid: {model.groups: [1, 4, 64]}}\n", epochs=2)
 MOST = 3
-WITH_CURVES = {"sync": MOST + 1, "again": MOST + 2}
-"""Pages draw the curves of a training from its record, which the index does not hold: MLflow's page, and the report."""
 
 
 @contextmanager
@@ -75,7 +73,7 @@ def test_of_a_finished_training_at_most_three(name: str, site: Site) -> None:
     with counted(site.ledger.store) as calls:
         assert commands(site)[name]() == 0, site.said
     assert calls.keys() == {trial.key for trial in site.trials()}
-    assert max(calls.values()) <= WITH_CURVES.get(name, MOST), calls
+    assert max(calls.values()) <= MOST, calls
 
 
 @pytest.mark.parametrize("name", ["report", "status", "plan"])

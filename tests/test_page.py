@@ -274,7 +274,7 @@ def test_only_the_curves_that_are_drawn_are_read(records: InMemory) -> None:
 
     def find(key: str) -> Curves:
         read.append(key)
-        return Curves(history=known.history)
+        return Curves.of(known.history)
 
     page = Page([table], find)
     assert page.of(0) == page.of(0)
@@ -340,6 +340,6 @@ def test_rows_carry_unrounded_numbers_to_sort_by(table: Table, text: str) -> Non
 @pytest.mark.parametrize(("rows", "seeds"), [(22, 455), (1500, 7)])
 def test_a_page_of_ten_thousand_trainings_is_small(rows: int, seeds: int, records: InMemory) -> None:
     known = next(record for record in records.trainings.values() if record.history)
-    text = to_html([large(rows, seeds)], "large", find=lambda key: Curves(history=known.history * 30))
+    text = to_html([large(rows, seeds)], "large", find=lambda key: Curves.of(known.history * 30))
     assert len(text.encode()) < BUDGET
     assert "more seeds, in the table" in text or rows > page.MOST_BEHIND

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
@@ -49,12 +50,28 @@ class Ended(Checked):
     data_root: Annotated[str | None, Field(validation_alias=AliasPath("config", "data", "root"))] = None
 
 
+class Point(Value):
+    """An epoch of a training's curves, as in `Epoch`."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    epoch: int
+    loss: float
+    validation_accuracy: float | None = None
+
+
 class Curves(Checked):
     """A training's curves, which only a page draws."""
 
     model_config = ConfigDict(extra="ignore")
 
-    history: tuple[Epoch, ...] = ()
+    history: tuple[Point, ...] = ()
+
+    @classmethod
+    def of(cls, history: Iterable[Epoch]) -> Curves:
+        """Extract them from a record's history."""
+        told = (Point(epoch=e.epoch, loss=e.loss, validation_accuracy=e.validation_accuracy) for e in history)
+        return cls(history=tuple(told))
 
 
 @dataclass(frozen=True, eq=False)

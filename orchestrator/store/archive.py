@@ -338,7 +338,7 @@ class Archive:
     def curves(self, key: str) -> Curves | None:
         """A training's curves; None if it has not ended."""
         record = self.trainings.get(key)
-        return Curves(history=record.history) if record else None
+        return Curves.of(record.history) if record else None
 
     def running(self, key: str) -> bool:
         """False: nothing runs in an archive."""

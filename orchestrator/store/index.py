@@ -25,9 +25,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from dmf.records.facts import Ended, MadeBy, Tested
-from dmf.records.records import EvaluationRecord, Failure
-from dmf.values import Damaged, digest
+from dmf.records.facts import Curves, Ended, MadeBy, Point, Tested
+from dmf.records.records import EvaluationRecord, Failure, TrainingRecord
+from dmf.values import Damaged, digest, readable, unsealed
 
 log = logging.getLogger("dmf.ledger")
 
@@ -37,6 +37,8 @@ SETTLED_NS = 2_000_000_000
 and look the same, so it gets no row yet."""
 BUSY_S = 2.0
 """How long to wait for another process that writes."""
+PAGE_BYTES = 2048
+"""A page holds whole rows, and the rest of it is wasted; SQLite's 4096 would make the file larger by a third."""
 ROWS_AT_ONCE = 256
 """Rows written in one transaction."""
 MANY = 500
@@ -48,8 +50,8 @@ create table if not exists records (
 """
 TABLES = "select name from sqlite_master where type = 'table' and name not like 'sqlite!_%' escape '!'"
 """Lists all tables except SQLite's own."""
-VALUES = (Ended, MadeBy, Failure)
-VERSION = int(digest([TABLE, "digest", str([each.__annotations__ for each in (*VALUES, Tested)])], 7), 16)
+VALUES = (Ended, MadeBy, Failure, Point)
+VERSION = int(digest([TABLE, "digest, curves", str([each.__annotations__ for each in (*VALUES, Tested)])], 7), 16)
 """Identifies what rows hold; an index of another version is recreated."""
 BROKEN = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_SCHEMA, sqlite3.SQLITE_FORMAT}
 BUSY = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
@@ -68,9 +70,11 @@ class Row(NamedTuple):
     value: str
     """The needed part of the record, as JSON."""
     levels: bytes = b""
-    """The distinct accuracies of its episodes, float64, in rising order."""
+    """Of an evaluation: the distinct accuracies of its episodes, float64, in rising order. Of a training: the loss of
+    each epoch, then the validation accuracy (NaN where it was not validated), float64."""
     places: bytes = b""
-    """The position of each episode's accuracy in `levels`, in the smallest unsigned type that fits."""
+    """Of an evaluation: the position of each episode's accuracy in `levels`, in the smallest unsigned type that fits.
+    Of a training: the epochs, int32."""
 
     @property
     def seal(self) -> int:
@@ -96,6 +100,11 @@ class Index:
         """How a training ended, from its record; None without a file."""
         row = self._row(name, _of_training)
         return Ended.model_validate_json(row.value) if row else None
+
+    def curves(self, name: str) -> Curves | None:
+        """A training's curves, from its record; None without a file."""
+        row = self._row(name, _of_training)
+        return _curves(row) if row else None
 
     def tested(self, name: str) -> Tested | None:
         """An evaluation's result, from its record; None without a file."""
@@ -163,10 +172,27 @@ def _settled(modified_ns: int, now_ns: int) -> bool:
     return now_ns - modified_ns > SETTLED_NS
 
 
+class _Summed(Ended, Curves):
+    """All that a row holds of a training's record, which is parsed once."""
+
+
 def _of_training(path: Path) -> tuple[str, bytes, bytes]:
-    ended = Ended.read(path).model_dump(mode="json")
-    kept = {**ended, "digest": hashlib.sha256(path.read_bytes()).hexdigest()}
-    return json.dumps(kept, separators=(",", ":")), b"", b""
+    with readable(TrainingRecord.__name__, path):
+        data = path.read_bytes()
+        record = _Summed.model_validate_json(unsealed(data, f"{TrainingRecord.__name__} in {path}"))
+    ended = record.model_dump(mode="json", exclude={"history"})
+    kept = {**ended, "digest": hashlib.sha256(data).hexdigest()}
+    points = [(p.loss, np.nan if p.validation_accuracy is None else p.validation_accuracy) for p in record.history]
+    epochs = np.array([p.epoch for p in record.history], np.int32)
+    return json.dumps(kept, separators=(",", ":")), np.array(points, np.float64).T.tobytes(), epochs.tobytes()
+
+
+def _curves(row: Row) -> Curves:
+    epochs = np.frombuffer(row.places, np.int32).tolist()
+    losses, validated = np.frombuffer(row.levels).reshape(2, len(epochs)).tolist()
+    points = zip(epochs, losses, validated, strict=True)
+    told = (Point(epoch=e, loss=loss, validation_accuracy=None if v != v else v) for e, loss, v in points)
+    return Curves(history=tuple(told))
 
 
 def _of_evaluation(path: Path) -> tuple[str, bytes, bytes]:
@@ -247,6 +273,7 @@ class _Rows:
         if self._connection is None:
             connection = sqlite3.connect(self._path, BUSY_S, check_same_thread=False)
             connection.text_factory = lambda text: text.decode(errors="replace")  # damaged text fails the checksum
+            connection.execute(f"pragma page_size = {PAGE_BYTES}")  # for a new file
             connection.execute("pragma synchronous = off")  # damage by a power cut is repaired from the records
             if connection.execute("pragma user_version").fetchone()[0] != VERSION:
                 self._make(connection)

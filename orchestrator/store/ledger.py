@@ -254,11 +254,8 @@ class Ledger:
         return self.index.ended(f"trainings/{key}/{RECORD}")
 
     def curves(self, key: str) -> Curves | None:
-        """A training's curves, which the index does not hold; None if it has not ended. Raises Damaged."""
-        try:
-            return Curves.read(self.folder(key) / RECORD)
-        except (FileNotFoundError, NotADirectoryError):
-            return None
+        """A training's curves; None if it has not ended. Raises Damaged."""
+        return self.index.curves(f"trainings/{key}/{RECORD}")
 
     def write_training(self, record: TrainingRecord) -> None:
         """Write a training's record."""
