@@ -109,6 +109,24 @@ def test_no_path_user_or_machine_is_in_it(file: Path) -> None:
     assert ".../b.png" in text and ".../train: 3 images less" in text
 
 
+def test_images_that_a_model_was_tested_on_are_named_without_their_place(tmp_path: Path) -> None:
+    elsewhere = EvaluationConfig.from_dict({"episodes": 10, "data": {"name": "cub", "root": f"{SECRET}/cub"}})
+    cell = planned("1", elsewhere, data__name="birds", model__method="proto_net")
+    ledger, records = Ledger(tmp_path / "runs"), InMemory()
+    ledger.write_plan(SweepPlan(format=2, name="s", about="", cells=(cell,)))
+    records.ended(cell.config)
+    ledger.write_training(records.trainings[cell.config.key])
+    test = counted(cell, cell.config.key, 0).replace(data_doubts=[f"{SECRET}/cub/test: 3 images less"])
+    ledger.write_evaluation(test)
+    write_archive(ledger, ["s"], tmp_path / "a.dmfa")
+    assert SECRET.encode() not in b"".join(Archive(tmp_path / "a.dmfa")._members.values())
+    kept = Archive(tmp_path / "a.dmfa").evaluation(cell.config.key, cell.evaluation.key)
+    assert kept is not None and kept.config.data is not None and kept.config.data.root is None
+    assert (kept.config.key, kept.correct) == (cell.evaluation.key, test.correct)
+    assert kept.data_doubts == (".../test: 3 images less",)
+    assert import_archive(Archive(tmp_path / "a.dmfa"), ledger).conflicts == ()
+
+
 def test_the_same_records_make_the_same_file(ledger: Ledger, file: Path, tmp_path: Path) -> None:
     write_archive(ledger, [], tmp_path / "b.dmfa")
     assert (tmp_path / "b.dmfa").read_bytes() == file.read_bytes()

@@ -15,6 +15,7 @@ overlay / overlay rw,relatime 0 0
 server:/a /data nfs rw,vers=3,nolock,local_lock=all,addr=10.0.0.1 0 0
 server:/b /data/locked nfs4 rw,local_lock=none 0 0
 server:/c /data/with\040space nfs rw,local_lock=posix 0 0
+server:/d /data/für\040alle\134s nfs rw,local_lock=posix 0 0
 lustre /scratch lustre rw,flock 0 0
 lustre /fast lustre rw,localflock 0 0
 //host/share /share cifs rw,nobrl 0 0
@@ -24,7 +25,7 @@ tmpfs /fast/ram tmpfs rw 0 0
 
 @pytest.fixture(autouse=True)
 def _mounted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "mounts").write_text(f"{LINES.strip()}\ntmpfs {tmp_path}/store nfs rw,nolock 0 0\n")
+    (tmp_path / "mounts").write_text(f"{LINES.strip()}\ntmpfs {tmp_path}/store nfs rw,nolock 0 0\n", "utf-8")
     monkeypatch.setattr(mounts, "MOUNTS", tmp_path / "mounts")
 
 
@@ -34,6 +35,7 @@ def _mounted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ("/data/runs", "/data", "/data (nfs) is mounted with local_lock=all, nolock"),
         ("/data/locked/runs", "/data/locked", ""),
         ("/data/with space/runs", "/data/with space", ""),
+        ("/data/für alle\\s/runs", "/data/für alle\\s", ""),
         ("/scratch/runs", "/scratch", ""),
         ("/fast/runs", "/fast", "/fast (lustre) is mounted with localflock"),
         ("/fast/ram/runs", "/fast/ram", ""),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import codecs
+import re
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,7 +24,7 @@ def mount_of(path: Path) -> Mount | None:
     """The mount that holds `path`; None where the system does not tell."""
     if not MOUNTS.is_file():
         return None
-    lines = (line.split() for line in MOUNTS.read_text(encoding="utf-8", errors="replace").splitlines())
+    lines = (line.split() for line in MOUNTS.read_text(encoding="utf-8", errors="surrogateescape").splitlines())
     mounts = [Mount(_plain(folder), kind, frozenset(options.split(","))) for _, folder, kind, options, *_ in lines]
     place = path.resolve()
     holding = [mount for mount in mounts if place.is_relative_to(mount.folder)]
@@ -40,4 +40,4 @@ def without_locks(path: Path) -> str:
 
 def _plain(text: str) -> str:
     r"""A mount point, in which \040 stands for a space."""
-    return codecs.decode(text.encode(), "unicode_escape") if "\\" in text else text
+    return re.sub(r"\\([0-7]{3})", lambda found: chr(int(found[1], 8)), text)

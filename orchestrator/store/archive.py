@@ -99,7 +99,7 @@ def write_archive(ledger: Ledger, sweeps: Iterable[str], path: Path, weights: bo
                 trainings.append(_line(_portable(record.model_dump(mode="json"))))  # with the name of its method
             for exam in sorted((ledger.folder(key) / EVALUATIONS).glob("[!.]*.json")):
                 head, counts = _without_answers(exam)
-                exams.append(_line(head))
+                exams.append(_line(_portable(head)))
                 answers.append(counts)
             if weights and record is not None and record.outcome == "finished":
                 add(f"weights/{key}.safetensors", _weights(ledger, key), zipfile.ZIP_STORED)
