@@ -25,6 +25,7 @@ from orchestrator.store.filled import filled
 from orchestrator.text import complain
 from reports.cells import Cell, Table
 from reports.judge import Judged
+from reports.render import texts
 from reports.render.along import along
 from reports.render.claims import to_markdown as claims_to_markdown
 from reports.render.drawing import alone
@@ -86,14 +87,27 @@ class Told:
                 return cell
         raise ValueError(f"table {table} of {self.plan.name} has no row {row}; it has {[cell.label for cell in cells]}")
 
+    def baseline(self, table: str, section: int = 0) -> Cell:
+        """The cell that the others of a section are compared with. Raises ValueError unless there is one."""
+        (found,) = [cell for cell in self.table(table).sections[section].cells if cell.is_baseline]
+        return found
+
     @property
     def steps(self) -> int:
         """Optimiser steps of each training. Raises ValueError if they differ, or nothing is trained on episodes."""
         trained = (cell.config for cell in self.plan.cells if isinstance(cell.config, ExperimentConfig))
-        each = (config.training for config in trained if config.model.method != "raw_pixels")
-        found = {one.epochs * one.episodes_per_epoch // one.episodes_per_step for one in each}
+        found = {_steps(config) for config in trained if config.model.method != "raw_pixels"}
         if len(found) != 1:
             raise ValueError(f"the trainings of {self.plan.name} have {sorted(found)} steps, not one number of them")
+        return found.pop()
+
+    def steps_of(self, cell: Cell) -> int:
+        """Optimiser steps of each training of a cell."""
+        keys = {origin.training_key for origin in cell.origins}
+        trials = (trial.config for trial in self.plan.trials() if trial.key in keys)
+        found = {_steps(config) for config in trials if isinstance(config, ExperimentConfig)}
+        if len(found) != 1:
+            raise ValueError(f"the trainings of {cell.name} have {sorted(found)} steps, not one number of them")
         return found.pop()
 
     @functools.cached_property
@@ -146,6 +160,11 @@ class Made:
         )
 
 
+def _steps(config: ExperimentConfig) -> int:
+    training = config.training
+    return training.epochs * training.episodes_per_epoch // training.episodes_per_step
+
+
 def _lowered(markdown: str, level: int) -> str:
     """Headings, which start at 2, start at `level`."""
     return re.sub(r"^##", "#" * level, markdown, flags=re.MULTILINE)
@@ -160,7 +179,12 @@ def documents(docs: Path = DOCS) -> Iterator[tuple[Path, str]]:
         keep_trailing_newline=True,
         undefined=jinja2.StrictUndefined,
     )
-    environment.filters["percent"] = percent
+    environment.filters |= {
+        "percent": percent,
+        "ours": texts.ours,
+        "difference": texts.to_baseline,
+        "verdict": texts.verdict,
+    }
     sweeps: dict[str, Told] = {}
 
     def sweep(name: str) -> Told:

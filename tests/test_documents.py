@@ -27,6 +27,7 @@ MADE = Provenance(
 TEMPLATE = """{% set it = sweep("s") %}
 ODE {{ it.cell("2d", "ODE").accuracy | percent }} % ({{ it.made.done }} of {{ it.made.asked }}), {{ it.steps }} steps.
 {{ it.made.sentence }}
+{{ it.steps_of(it.cell("2d", "ODE")) }}: {{ it.baseline("2d") | ours }}, {{ it.cell("2d", "ODE") | verdict }}
 
 {{ it.tables("2d", level=4) }}
 """
@@ -67,12 +68,13 @@ def docs(tmp_path: Path) -> Path:
 def test_numbers_come_from_the_archive(docs: Path) -> None:
     ((path, text),) = documents.documents(docs)
     assert path == docs / "page.md"
-    first, second, _, heading = text.splitlines()[:4]
+    first, second, third, _, heading = text.splitlines()[:5]
     assert first == "ODE 75.00 % (2 of 2), 28500 steps."
     assert second == (
         "2 of 2 trainings are done (seeds 0), at commit 1234567, on a processor with PyTorch 2.14: 0.1 core-hours, 3.0 "
         "to 3.0 core-minutes each with validation."
     )
+    assert third.startswith("28500: 50.00 ± 0.00, these two models: +25.00 [")
     assert heading.startswith("#### Table 2d") and "| 75.00 ± 0.00 |" in text.replace("**", "")
 
 
