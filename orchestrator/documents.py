@@ -11,7 +11,7 @@ import argparse
 import functools
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,6 +30,7 @@ from reports.render.along import along
 from reports.render.claims import to_markdown as claims_to_markdown
 from reports.render.drawing import alone
 from reports.render.markdown import to_markdown
+from reports.render.methods import described
 from reports.words import percent
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
@@ -116,8 +117,8 @@ class Told:
         trials = {trial.key for trial in self.plan.trials()}
         records = [record for key, record in self.archive.trainings.items() if key in trials]
         made = [record.provenance for record in records if record.provenance]
-        trained = [(record.seconds, record.provenance) for record in records if record.history]
-        minutes = [seconds * each.threads / 60 for seconds, each in trained if each]
+        ended = (self.archive.how_ended(record.key) for record in records if record.history and record.provenance)
+        minutes = [each.minutes for each in ended if each]
         if not minutes:
             raise ValueError(f"{self.archive.path} holds no training of {self.plan.name}")
         return Made(
@@ -145,7 +146,7 @@ class Made:
     """Versions."""
     devices: tuple[str, ...]
     core_hours: float
-    """Wall time times threads, of all trainings together."""
+    """Of all trainings together, as tables have them (`Ended.minutes`)."""
     core_minutes: tuple[float, float]
     """The least and the most that one training took; methods that learn nothing are left out."""
 
@@ -193,10 +194,22 @@ def documents(docs: Path = DOCS) -> Iterator[tuple[Path, str]]:
         return sweeps[name]
 
     environment.globals["sweep"] = sweep
+    environment.globals["methods"] = lambda: described(
+        {told.plan.name: told.table("1") for told in of_methods(docs, sweep)}
+    )
     for name in sorted(environment.list_templates(extensions=["jinja"])):
         yield docs / name.removesuffix(".jinja"), environment.get_template(name).render()
     for told in sweeps.values():
         yield from ((docs / FIGURES / name, figure) for name, figure in told.figures.items())
+
+
+def of_methods(docs: Path = DOCS, sweep: Callable[[str], Told] | None = None) -> Iterator[Told]:
+    """The sweeps of all archives that compare methods in Table 1, by name; `sweep` reads one."""
+    folder = docs / ARCHIVES.name
+    for path in sorted(folder.glob(f"*{SUFFIX}")):
+        told = sweep(path.stem) if sweep else Told(path.stem, folder)
+        if any(layout.name == "1" for layout in told.plan.layouts):
+            yield told
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -176,13 +176,18 @@ class Cell(Value):
     image_flops: int | None = None
     """Floating-point operations of one image through the backbone, forward."""
     training_seconds: float | None = None
-    """Mean over the seeds done."""
+    """Wall time, as a mean over the seeds done."""
+    training_minutes: float | None = None
+    """Mean core-minutes, or GPU-minutes, of the training without what it starts from (`Ended.minutes`)."""
     pre_trained: bool = False
     """Whether its training starts from another, such as a pre-training."""
-    stage_seconds: float | None = None
-    """Mean time of what it starts from, which other rows may start from too."""
+    stage_minutes: float | None = None
+    """The same of what it starts from, which other rows may start from too."""
+    on_gpu: bool = False
+    """Whether these are GPU-minutes."""
     episode_seconds: float | None = None
-    """Mean time of a test episode, its share of the images' forward passes included."""
+    """Mean time of a test episode, its share of the images' forward passes included: wall time on a GPU, CPU time on a
+    CPU where records hold it."""
     departures: tuple[str, ...] | None = None
     """In a table of methods, how its training differs from the published one (`published.departures`); None for rows
     that are not planned or not published."""
@@ -232,6 +237,8 @@ class Table(Value):
     name: str
     title: str
     row_header: str
+    of_methods: bool = False
+    """Whether its rows are methods, of which the cost is compared, too."""
     components: tuple[str, ...] = ()
     """Headings of the components, if rows vary several."""
     columns: tuple[str, ...] = ()

@@ -81,10 +81,14 @@ class Collected:
     image_flops: int | None = None
     training_seconds: float | None = None
     """Mean over the seeds done."""
-    stage_seconds: float | None = None
-    """Mean time of the trainings that they start from; None if they start from none, or there is no record."""
+    training_minutes: float | None = None
+    """Mean core-minutes of the trainings, or GPU-minutes (`Ended.minutes`)."""
+    stage_minutes: float | None = None
+    """The same of the trainings that they start from; None if they start from none, or there is no record."""
+    on_gpu: bool = False
+    """Whether these are GPU-minutes."""
     test_seconds: float | None = None
-    """Mean time of their tests."""
+    """Mean time of their tests: wall time on a GPU, and CPU time on a CPU where it is known."""
     image_sizes: tuple[str, ...] = ()
     """As the trainings found them, each once, where their records say it."""
     doubts: tuple[str, ...] = ()
@@ -149,7 +153,8 @@ def collect(cell: PlannedCell, records: Records, today: Today | None = None) -> 
     if len(banks) > 1:
         return Collected(State.REFUSED, (f"its seeds were tested on different episodes ({', '.join(sorted(banks))})",))
     trainings = [training for _, training, _ in done if training is not None]
-    before = [_stage_seconds(cell.of_seed(seed), records) for seed, _, _ in done]
+    before = [_stage_minutes(cell.of_seed(seed), records) for seed, _, _ in done]
+    on_gpu = any(training.on_gpu for training in trainings)
     return Collected(
         State.PARTIAL if absent else State.DONE,
         reasons,
@@ -161,8 +166,10 @@ def collect(cell: PlannedCell, records: Records, today: Today | None = None) -> 
         trainings[0].parameters if trainings else None,
         trainings[0].image_flops if trainings else None,
         sum(training.seconds for training in trainings) / len(trainings) if trainings else None,
-        sum(filter(None, before)) / len(before) if all(before) else None,
-        sum(tested.seconds for _, _, tested in done) / len(done),
+        sum(training.minutes for training in trainings) / len(trainings) if trainings else None,
+        sum(filter(None, before)) / len(before) if None not in before else None,
+        on_gpu,
+        sum(_test_seconds(tested, on_gpu) for _, _, tested in done) / len(done),
         tuple(sorted({t.provenance.image_sizes for t in trainings if t.provenance and t.provenance.image_sizes})),
         tuple(sorted(doubted)),
         _data_doubts(cell, done),
@@ -170,15 +177,19 @@ def collect(cell: PlannedCell, records: Records, today: Today | None = None) -> 
     )
 
 
-def _stage_seconds(config: ExperimentConfig, records: Records) -> float | None:
-    """Time of all trainings that one starts from; None if there are none, or a record is missing or damaged."""
+def _test_seconds(tested: Tested, on_gpu: bool) -> float:
+    return tested.seconds if on_gpu or tested.cpu_seconds is None else tested.cpu_seconds
+
+
+def _stage_minutes(config: ExperimentConfig, records: Records) -> float | None:
+    """Minutes of all trainings that one starts from; None if there are none, or a record is missing or damaged."""
     found = []
     for stage in config.stages:
         try:
             found.append(records.how_ended(stage.key))
         except Damaged:
             return None
-    return sum(ended.seconds for ended in found if ended) if found and all(found) else None
+    return sum(ended.minutes for ended in found if ended) if found and all(found) else None
 
 
 def _class_sums(done: Sequence[Tested], asked: EvaluationConfig) -> Samples | None:

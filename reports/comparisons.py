@@ -169,7 +169,9 @@ def _unpaired_answer(
         baseline=base.row.name,
         baseline_variant=base.row.variant,
         seeds=() if why else seeds,
-        published_difference=theirs.accuracy - their_base.accuracy if theirs and their_base else None,
+        published_difference=theirs.accuracy - their_base.accuracy
+        if theirs and their_base and theirs.source == their_base.source
+        else None,
         also_differs=also_differs,
         recipe_differs=tuple(
             f"{path}={place.planned.config.at(path)}"

@@ -111,6 +111,7 @@ def tabulate(gathered: Gathered) -> Table:
         name=layout.name,
         title=layout.title if len(datasets) > 1 else f"{layout.title}, {datasets.pop()}",
         row_header=layout.row_header,
+        of_methods=not layout.components,
         components=layout.component_names,
         columns=layout.column_names,
         baseline=baseline,
@@ -171,8 +172,10 @@ def _cell(
         image_flops=found.image_flops,
         training_seconds=found.training_seconds,
         pre_trained=place.planned is not None and place.planned.config.stage is not None,
-        stage_seconds=found.stage_seconds,
-        episode_seconds=found.test_seconds / place.planned.evaluation.episodes
+        stage_minutes=found.stage_minutes,
+        training_minutes=found.training_minutes,
+        on_gpu=found.on_gpu,
+        episode_seconds=found.test_seconds / place.planned.evaluation.tested
         if place.planned is not None and found.test_seconds is not None
         else None,
         departures=_departures(layout, place, theirs),

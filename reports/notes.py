@@ -213,6 +213,21 @@ def for_other_classes(sections: Sequence[Section]) -> tuple[str, ...]:
     return tuple(lines)
 
 
+def of_costs(sections: Sequence[Section]) -> tuple[str, ...]:
+    """What the columns of costs mean, for the formats that have them; nothing if no cost is known."""
+    cells = [cell for section in sections for cell in section.cells if cell.training_minutes is not None]
+    if not cells:
+        return ()
+    parts = []
+    if not all(cell.on_gpu for cell in cells):
+        parts.append("core-minutes are CPU time, or wall time times threads where a record does not hold it")
+    if any(cell.on_gpu for cell in cells):
+        parts.append("GPU-minutes are wall time")
+    if any(cell.pre_trained for cell in cells):
+        parts.append("rows that start from one pre-training each name the whole of it")
+    return (f"Costs are means over seeds, validation included; {'; '.join(parts)}.",)
+
+
 def _decided(cells: Sequence[tuple[Section, Cell]]) -> list[AgainstBaseline]:
     """The comparisons that have a verdict other than undecided."""
     made = [cell.to_baseline for _, cell in cells if cell.to_baseline]

@@ -78,6 +78,23 @@ def table_2c(nasty: str = NASTY) -> Table:
     return fill(TABLES["2c"], cells, records_of(cells, nasty))
 
 
+def of_methods(*backbones: str) -> Table:
+    """Table 1 with two methods on each backbone, and raw pixels; the last backbone was trained on a GPU."""
+    both = [{"model__method": method, "model__backbone": each} for each in backbones for method in ("proto_net", "dmf")]
+    small = {"data__name": "glyphs", "data__image_size": 28}
+    cells = [planned("1", TEN, **each, **small) for each in [*both, {"model__method": "raw_pixels"}]]
+    records = InMemory()
+    for number, cell in enumerate(cells):
+        records.tested(cell, episodes(0.5 + 0.01 * number, 10))
+        provenance = made(cell.config.key)["provenance"].replace(threads=4)
+        if getattr(cell.config.model, "backbone", "") == backbones[-1]:
+            provenance = provenance.replace(device_type="cuda")
+        record = records.trainings[cell.config.key]
+        cpu = 90.0 if number == 0 else None
+        records.trainings[record.key] = record.replace(seconds=600.0, cpu_seconds=cpu, provenance=provenance)
+    return fill(TABLES["1"], cells, records)
+
+
 def hostile() -> Table:
     """A table with every column, whose texts, wherever a user's words can stand, are hostile."""
     table = table_2c(WORSE)

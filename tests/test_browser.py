@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from reports.render.page import to_html
-from tests.filled import WORSE, cells_of_2c, hostile, records_of, table_2c
+from tests.filled import WORSE, cells_of_2c, hostile, of_methods, records_of, table_2c
 from tests.test_page import CLAIMS, Claim
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -54,6 +54,7 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     several = [table, table.replace(name="3", title="The same again")]
     texts = {
         "report": to_html(several, "sweep", "What it asks.", CLAIMS, records.curves, runs),
+        "methods": to_html([of_methods("resnet12", "conv64f", "conv4_relu")], "methods"),
         "hostile": to_html([hostile()] * 1, WORSE, WORSE, [Claim(*[WORSE] * 6)], records.curves, runs),
     }
     for name, text in texts.items():
@@ -79,7 +80,7 @@ def open_all(page: Any, path: Path, width: int, scheme: str = "light", media: st
     page.evaluate("document.querySelectorAll('details').forEach(each => each.open = true)")
 
 
-@pytest.mark.parametrize("name", ["report", "hostile"])
+@pytest.mark.parametrize("name", ["report", "methods", "hostile"])
 @pytest.mark.parametrize("width", WIDTHS.values(), ids=WIDTHS)
 def test_nothing_is_cut_off_on_a_screen(page: Any, pages: dict[str, Path], name: str, width: int) -> None:
     open_all(page, pages[name], width)
@@ -92,7 +93,7 @@ def test_a_table_with_every_column_fits_a_screen(page: Any, pages: dict[str, Pat
     assert page.evaluate("[...document.querySelectorAll('.wide')].every(each => each.scrollWidth <= each.clientWidth)")
 
 
-@pytest.mark.parametrize("name", ["report", "hostile"])
+@pytest.mark.parametrize("name", ["report", "methods", "hostile"])
 def test_nothing_is_cut_off_on_paper(page: Any, pages: dict[str, Path], name: str, tmp_path: Path) -> None:
     open_all(page, pages[name], PAPER, media="print")
     assert page.evaluate(CUT_OFF) == []
@@ -102,7 +103,7 @@ def test_nothing_is_cut_off_on_paper(page: Any, pages: dict[str, Path], name: st
         assert re.search(r"Page size: .*\(A4\)", facts)
 
 
-@pytest.mark.parametrize("name", ["report", "hostile"])
+@pytest.mark.parametrize("name", ["report", "methods", "hostile"])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", WIDTHS.values(), ids=WIDTHS)
 def test_axe_finds_no_violation(page: Any, pages: dict[str, Path], name: str, scheme: str, width: int) -> None:

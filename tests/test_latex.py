@@ -16,7 +16,7 @@ from reports.fill import fill
 from reports.layouts import TABLES
 from reports.render.latex import to_latex, to_latex_column
 from reports.words import percent
-from tests.filled import TEN, hostile, large, table_2c
+from tests.filled import TEN, hostile, large, of_methods, table_2c
 from tests.records_in_memory import InMemory, episodes, planned
 
 NEEDED = ("pdflatex", "kpsewhich", "pdftotext")
@@ -83,6 +83,7 @@ TABLES_TO_PRINT: dict[str, Callable[[], Table]] = {
     "all states": table_2c,
     "all columns": one_of_each,
     "hostile": hostile,
+    "methods": lambda: of_methods("resnet12", "conv64f", "conv4_relu"),
     "40 rows": lambda: large(40, 3),
 }
 

@@ -165,8 +165,8 @@ def test_facts_that_differ_between_seeds_name_them() -> None:
 
 def test_costs_have_their_columns(text: str) -> None:
     said = plain(text)
-    assert "parameters GFLOP per image training time ms per test episode peak memory" in said
-    assert "1,000 0.028 67 min 100 1.5 GiB" in said
+    assert "parameters GFLOP per image training ms per test episode peak memory" in said
+    assert "1,000 0.028 67 core-min 100 1.5 GiB" in said
 
 
 def test_figures_have_a_name_and_a_text_alternative(text: str, table: Table) -> None:

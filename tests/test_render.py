@@ -23,7 +23,7 @@ from reports.render.pivot import pivot
 from reports.render.terminal import to_terminal
 from reports.render.tex import latex_text
 from reports.words import percent
-from tests.filled import NASTY, TEN, cells_of_2c, hostile, records_of, table_2c
+from tests.filled import NASTY, TEN, cells_of_2c, hostile, of_methods, records_of, table_2c
 from tests.records_in_memory import InMemory, episodes, planned
 
 
@@ -106,7 +106,7 @@ def test_numbers_reach_the_printed_line(table: Table) -> None:
     assert cell.total_ci95 is not None
     assert fields[4:6] == [f"{100 * cell.seed_sd:.2f} (n=2)", f"± {100 * cell.total_ci95:.2f}"]
     assert fields[6:8] == ["10", "2 of 2"]
-    assert fields[9:] == ["–", "–", "–", "baseline", "1,000", "0.028", "67 min", "100", "1.5 GiB"]
+    assert fields[9:] == ["–", "–", "–", "baseline", "1,000", "0.028", "67 core-min", "100", "1.5 GiB"]
 
 
 @pytest.mark.parametrize("name", ["terminal", "markdown", "latex", "html"])
@@ -247,11 +247,49 @@ def test_html_is_one_closed_page_without_anything_from_outside(table: Table) -> 
     assert "Tables & more" in "".join(page.text) and "About <this>" in "".join(page.text)
 
 
-def test_backbones_are_told_when_there_are_several() -> None:
-    one = fill(TABLES["2d"], [planned("2d", TEN)], InMemory())
-    two = fill(TABLES["2d"], [planned("2d", TEN), planned("2d", TEN, model__backbone="conv64f")], InMemory())
-    assert "| backbone |" not in to_markdown(one)
-    assert "| backbone |" in to_markdown(two)
+def test_rows_stand_under_their_backbones_in_the_papers_order() -> None:
+    written = outputs(of_methods("resnet12", "conv64f"))
+    rows = ["Conv4", "ProtoNet", "DMF", "ResNet-12", "ProtoNet", "DMF", "no backbone", "raw pixels, cosine"]
+    start = {
+        "terminal": "\n5-way 1-shot",
+        "markdown": "### 5-way",
+        "latex": r"\toprule",
+        "latex-column": r"\toprule",
+        "html": '<tr class="section">',
+    }
+    for name, first in start.items():
+        text = written[name][written[name].index(first) :]
+        assert re.search("(?s)" + ".*?".join(rf"\b{name}\b" for name in rows), text), name
+    assert "| **Conv4** |" in written["markdown"] and "── Conv4\n" in written["terminal"]
+    assert r"{\quad\emph{ResNet-12}} \\" in written["latex"] and "DMF, ResNet-12" not in written["latex-column"]
+    lines = [line for line in written["markdown"].splitlines() if line.startswith("|")]
+    assert "| backbone |" not in lines[0] and len({line.replace(r"\|", "").count("|") for line in lines}) == 1
+    page = Outline()
+    page.feed(written["html"])
+    assert page.open == [] and written["html"].count('<tr class="group">') == 2 * 3, "of results and of costs"
+    assert {row["backbone"] for row in csv.DictReader(io.StringIO(written["csv"]))} == {"conv64f", "resnet12", ""}
+
+
+def test_backbones_that_share_a_heading_have_a_column() -> None:
+    text = to_markdown(of_methods("resnet12", "conv64f", "conv4_relu"))
+    assert "| method | backbone |" in text and text.count("| **Conv4** |") == 1
+    assert "| DMF | Conv4 with ReLU |" in text
+    assert "| method | backbone |" in to_markdown(of_methods("conv64f", "conv4_relu"))
+    one = to_markdown(of_methods("conv64f"))
+    assert "**Conv4**" not in one and "| backbone |" not in one
+
+
+def test_costs_are_minutes_of_cores_or_gpus_and_methods_have_them_everywhere() -> None:
+    """CPU time where it is known; else wall time times 4 threads; wall time on a GPU."""
+    written = outputs(of_methods("conv64f", "resnet12"))
+    for name in ("terminal", "markdown", "latex", "html"):
+        text = " ".join(re.sub("<[^>]*>", " ", written[name]).replace("\N{NO-BREAK SPACE}", " ").split())
+        assert all(cost in text for cost in ("1.5 core-min", "40 core-min", "10 GPU-min")), name
+        said = "core-minutes are CPU time, or wall time times threads where a record does not hold it; GPU-minutes are"
+        assert said in text, name
+    costs = [(row["training_minutes"], row["minutes_of"]) for row in csv.DictReader(io.StringIO(written["csv"]))]
+    assert costs == [("1.5", "core"), ("40.0", "core"), ("10.0", "GPU"), ("10.0", "GPU"), ("40.0", "core")]
+    assert "core-min" not in outputs(table_2c())["terminal"], "in other tables only where there is room"
 
 
 def test_columns_without_anything_are_left_out() -> None:

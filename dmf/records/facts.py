@@ -28,6 +28,8 @@ class MadeBy(Value):
     code: str = ""
     git_commit: str | None = None
     device: str = ""
+    device_type: Literal["cpu", "cuda"] = "cpu"
+    threads: int = 1
     data_doubts: tuple[str, ...] = ()
     """Of a training: what was left out, converted or found twice among its images."""
 
@@ -48,6 +50,21 @@ class Ended(Checked):
     best_validation_accuracy: float | None = None
     provenance: MadeBy | None = None
     data_root: Annotated[str | None, Field(validation_alias=AliasPath("config", "data", "root"))] = None
+
+    @property
+    def on_gpu(self) -> bool:
+        """Whether a GPU trained it."""
+        return self.provenance is not None and self.provenance.device_type == "cuda"
+
+    @property
+    def minutes(self) -> float:
+        """What it cost: minutes of a GPU, or core-minutes.
+
+        These are CPU time or, where a record does not hold it, wall time times threads.
+        """
+        if not self.on_gpu and self.cpu_seconds is not None:
+            return self.cpu_seconds / 60
+        return self.seconds / 60 * (self.provenance.threads if self.provenance and not self.on_gpu else 1)
 
 
 class Point(Value):

@@ -84,6 +84,9 @@ class Provenance(Value):
     versions: dict[str, str]
     """Versions of Python, torch and other libraries."""
     device: str
+    """The model of the GPU or processor."""
+    device_type: Literal["cpu", "cuda"] = "cpu"
+    """The default is for older records, which were all made on CPUs."""
     threads: int
     code: str = ""
     """`code_hash`, or several joined by `+` if the training was resumed with other code. Empty: unknown."""

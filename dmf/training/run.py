@@ -282,6 +282,7 @@ class Run:
                 git_commit=self.commit,
                 versions=self.versions,
                 device=device_name(self.device),
+                device_type="cuda" if self.device.type == "cuda" else "cpu",
                 threads=self.threads,
                 code=self.code,
                 data_doubts=self.data.doubts,

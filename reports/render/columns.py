@@ -5,11 +5,22 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
+from enum import Enum
 
 from reports.cells import Cell, Table
-from reports.render import fields, texts
+from reports.render import fields, groups, texts
 from reports.render.fields import Fields, plain
 from reports.render.texts import NOTHING
+
+
+class Part(Enum):
+    """What a column is about. The columns of a part may go to a table of their own."""
+
+    RESULT = "result"
+    COMPARISON = "comparison"
+    """It compares a row with another one or with the paper."""
+    COST = "cost"
+    """It says what trainings and tests take; formats with little room leave it out, unless methods are compared."""
 
 
 @dataclass(frozen=True)
@@ -31,10 +42,7 @@ class Column:
     """Whether it holds our accuracy, which is bold if it is among the best."""
     verdict: bool = False
     """Whether HTML pages colour its values better and worse."""
-    comparison: bool = False
-    """Whether it compares a row with another one or with the paper, and may go to a table of its own."""
-    cost: bool = False
-    """Whether it says what a training takes; it has a table of its own, or is left out."""
+    part: Part = Part.RESULT
     unbroken: bool = False
     """Whether its text stays on one line."""
     optional: bool = False
@@ -133,14 +141,14 @@ def _comparisons(table: Table) -> list[Column]:
             texts.to_published,
             fields.to_published,
             order=lambda cell: cell.to_published.difference if cell.to_published else None,
-            comparison=True,
+            part=Part.COMPARISON,
             optional=True,
         ),
         Column(
             "differs from published in",
             texts.departures,
             lambda cell: {"differs_from_published_in": "; ".join(cell.departures or ())},
-            comparison=True,
+            part=Part.COMPARISON,
             optional=True,
             roomy=True,
         ),
@@ -150,7 +158,7 @@ def _comparisons(table: Table) -> list[Column]:
             fields.to_baseline,
             short="ours − baseline",
             order=lambda cell: cell.to_baseline.difference if cell.to_baseline else None,
-            comparison=True,
+            part=Part.COMPARISON,
             unbroken=True,
             optional=True,
         ),
@@ -159,7 +167,7 @@ def _comparisons(table: Table) -> list[Column]:
             texts.in_paper,
             fields.in_paper,
             order=lambda cell: cell.to_baseline.published_difference if cell.to_baseline else None,
-            comparison=True,
+            part=Part.COMPARISON,
             optional=True,
         ),
         Column(
@@ -167,15 +175,15 @@ def _comparisons(table: Table) -> list[Column]:
             texts.p_holm,
             fields.p_holm,
             order=lambda cell: cell.to_baseline.p_holm if cell.to_baseline else None,
-            comparison=True,
+            part=Part.COMPARISON,
             optional=True,
         ),
-        Column("verdict", texts.verdict, fields.verdict, left=True, comparison=True, verdict=True),
+        Column("verdict", texts.verdict, fields.verdict, left=True, part=Part.COMPARISON, verdict=True),
         Column(
             f"ours − {table.baseline}, other classes",
             texts.other_classes,
             fields.other_classes,
-            comparison=True,
+            part=Part.COMPARISON,
             optional=True,
             roomy=True,
         ),
@@ -189,7 +197,7 @@ def _costs() -> list[Column]:
             texts.parameters,
             lambda cell: {"parameters": cell.parameters},
             order=lambda cell: cell.parameters,
-            cost=True,
+            part=Part.COST,
             optional=True,
         ),
         Column(
@@ -197,24 +205,28 @@ def _costs() -> list[Column]:
             texts.image_gflops,
             lambda cell: {"image_flops": cell.image_flops},
             order=lambda cell: cell.image_flops,
-            cost=True,
+            part=Part.COST,
             optional=True,
         ),
         Column(
-            "training time",
-            texts.training_time,
-            lambda cell: {"training_seconds": _rounded(cell.training_seconds)},
-            order=lambda cell: cell.training_seconds,
-            cost=True,
+            "training",
+            texts.training,
+            lambda cell: {
+                "training_seconds": _rounded(cell.training_seconds),
+                "training_minutes": _rounded(cell.training_minutes),
+                "minutes_of": None if cell.training_minutes is None else texts.minutes_of(cell),
+            },
+            order=lambda cell: cell.training_minutes,
+            part=Part.COST,
             unbroken=True,
             optional=True,
         ),
         Column(
             "pre-training",
             texts.pre_training,
-            lambda cell: {"pre_trained": _yes(cell.pre_trained), "pre_training_seconds": _rounded(cell.stage_seconds)},
-            order=lambda cell: cell.stage_seconds,
-            cost=True,
+            lambda cell: {"pre_trained": _yes(cell.pre_trained), "pre_training_minutes": _rounded(cell.stage_minutes)},
+            order=lambda cell: cell.stage_minutes,
+            part=Part.COST,
             unbroken=True,
             optional=True,
         ),
@@ -223,7 +235,7 @@ def _costs() -> list[Column]:
             texts.episode_time,
             lambda cell: {"test_episode_ms": None if cell.episode_seconds is None else texts.episode_time(cell)},
             order=lambda cell: cell.episode_seconds,
-            cost=True,
+            part=Part.COST,
             optional=True,
         ),
         Column(
@@ -231,7 +243,7 @@ def _costs() -> list[Column]:
             texts.memory,
             lambda cell: {"peak_bytes": cell.peak_bytes},
             order=lambda cell: cell.peak_bytes,
-            cost=True,
+            part=Part.COST,
             unbroken=True,
             optional=True,
         ),
@@ -242,21 +254,22 @@ def _yes(value: bool) -> str:
     return "yes" if value else "no"
 
 
-def _rounded(seconds: float | None) -> str | None:
-    return None if seconds is None else f"{seconds:.1f}"
+def _rounded(value: float | None) -> str | None:
+    return None if value is None else f"{value:.1f}"
 
 
 def printed(table: Table, roomy: bool = False) -> list[Column]:
-    """The columns that a table prints: without optional columns that are empty, and without a single backbone.
+    """The columns that a table prints: without optional columns that are empty, and without a backbone that is clear.
 
-    `roomy` says whether the format has room for all.
+    It is clear where there is one, and where rows stand under a heading that names theirs (`groups`). `roomy` says
+    whether the format has room for all.
     """
     cells = [cell for section in table.sections for cell in section.cells]
-    several = len({cell.backbone for cell in cells} - {""}) > 1
+    told = groups.need_column(table)
     return [
         column
         for column in columns(table)
-        if (several or column.text is not texts.backbone)
+        if (told or column.text is not texts.backbone)
         and (roomy or not column.roomy)
         and not (column.optional and all(column.is_empty(cell) for cell in cells))
     ]

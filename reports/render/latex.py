@@ -12,9 +12,10 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from reports.cells import Cell, Table
-from reports.notes import for_other_classes
+from reports.notes import for_other_classes, of_costs
 from reports.render import texts
-from reports.render.columns import Column, printed
+from reports.render.columns import Column, Part, printed
+from reports.render.groups import groups
 from reports.render.tex import latex_text
 from reports.render.texts import NOTHING
 
@@ -43,14 +44,14 @@ class _Printed:
 
 
 def to_latex(table: Table) -> str:
-    r"""Render a `table*` for two columns: accuracies, then comparisons and costs, then the notes in small print."""
-    shown = [column for column in printed(table) if not column.cost]
+    r"""Render a `table*` for two columns: accuracies, then comparisons, then of methods costs, then the notes."""
+    shown = [column for column in printed(table) if column.part is not Part.COST or table.of_methods]
     named = [column for column in shown if column.of_row]
-    parts = [
-        [_of(column) for column in shown if not column.comparison],
-        [_of(column) for column in [*named, *(column for column in shown if column.comparison)]],
-    ]
-    notes = [latex_text(note) for note in (*_headings(table, shown), *for_other_classes(table.sections), *table.notes)]
+    parts = [[_of(c) for c in [*named, *(c for c in shown if c.part is part and not c.of_row)]] for part in Part]
+    parts = [part for part in parts if len(part) > len(named)]
+    costs = of_costs(table.sections) if table.of_methods else ()
+    said = (*_headings(table, shown), *for_other_classes(table.sections), *table.notes, *costs)
+    notes = [latex_text(note) for note in said]
     return (
         "\n".join(
             [
@@ -148,8 +149,15 @@ def _grid(table: Table, shown: Sequence[_Printed], width: str) -> list[str]:
     ]
     for section, found in rows:
         lines += [r"\midrule", _section(len(shown), width, section.label)]
-        lines += [_ampersands(_entry(column, cell) for column in shown) for cell in found]
+        for heading, group in groups(table, found):
+            lines += [_heading(len(shown), heading)] if heading else []
+            lines += [_ampersands(_entry(column, cell) for column in shown) for cell in group]
     return [*lines, r"\bottomrule", r"\end{tabularx}", ""]
+
+
+def _heading(columns: int, heading: str) -> str:
+    """A row with the name of the rows below it."""
+    return rf"\multicolumn{{{columns}}}{{@{{}}l@{{}}}}{{\quad\emph{{{latex_text(heading)}}}}} \\"
 
 
 def _section(columns: int, width: str, label: str) -> str:

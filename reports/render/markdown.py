@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from reports.cells import Table
+from reports.notes import of_costs
 from reports.render.columns import printed, title
+from reports.render.groups import groups
 from reports.render.pivot import pivot
 from reports.render.wrapping import harmless
 
@@ -17,11 +19,18 @@ def to_markdown(table: Table) -> str:
     for section in table.sections:
         lines += [f"### {escaped(section.label)}", "", _pipes(escaped(column.heading) for column in shown)]
         lines.append(_pipes(":--" if column.left else "--:" for column in shown))
-        for cell in section.cells:
-            texts = ((escaped(column.text(cell)), column.is_strong(cell)) for column in shown)
-            lines.append(_pipes(f"**{text}**" if strong else text for text, strong in texts))
+        for heading, cells in groups(table, section.cells):
+            if heading:
+                lines.append(_pipes((f"**{escaped(heading)}**", *("" for _ in shown[1:]))))
+            for cell in cells:
+                texts = ((escaped(column.text(cell)), column.is_strong(cell)) for column in shown)
+                lines.append(_pipes(f"**{text}**" if strong else text for text, strong in texts))
         lines.append("")
-    lines += [f"**{escaped(table.verdict)}**", "", *(f"- {escaped(note)}" for note in table.notes)]
+    lines += [
+        f"**{escaped(table.verdict)}**",
+        "",
+        *(f"- {escaped(note)}" for note in (*table.notes, *of_costs(table.sections))),
+    ]
     return "\n".join(lines) + "\n"
 
 

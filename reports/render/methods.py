@@ -1,8 +1,7 @@
-"""Writes docs/methods.md: `python -m reports.render.methods`.
+"""What docs/methods.md says of each method: its paper, what is implemented, its recipes, and what came out.
 
-The texts are the docstrings of the methods and the recipes; our numbers and costs are those of the tables in
-`docs/tables/`, the JSON files that `python -m orchestrator.report` prints. The page's introduction is
-`templates/methods.md.jinja`.
+The texts are the docstrings of the methods and the recipes; our numbers and costs are those of tables.
+`python -m orchestrator.documents` writes the page.
 """
 
 from __future__ import annotations
@@ -10,11 +9,8 @@ from __future__ import annotations
 import importlib
 import inspect
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-
-import jinja2
 
 from dmf.config import RECIPES, recipes_of
 from dmf.config.other_recipes import Recipe
@@ -25,10 +21,6 @@ from reports.layouts import TABLES, method_label
 from reports.render import texts
 from reports.words import percent
 
-PAGE = Path(__file__).resolve().parents[2] / "docs" / "methods.md"
-TABLE_FILES = PAGE.parent / "tables"
-"""Folder of the tables whose numbers the page has; each file is named after its sweep."""
-TEMPLATE = Path(__file__).with_name("templates") / "methods.md.jinja"
 MINI = "mini_imagenet"
 MOST_OF_TEXT = re.compile(r"\n\s*\n")
 
@@ -50,20 +42,12 @@ class Described:
     """Sweep, what it is of, accuracy, cost."""
 
 
-def page(tables: dict[str, Table] | None = None) -> str:
-    """The text of docs/methods.md, with the numbers of `tables` by sweep; None: those of `TABLE_FILES`."""
-    environment = jinja2.Environment(trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
-    template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
-    found = shipped_tables() if tables is None else tables
-    return template.render(methods=[describe(name, found) for name in METHODS], sweeps=list(found)) + "\n"
+def described(tables: Mapping[str, Table]) -> list[Described]:
+    """All methods, in the order of `METHODS`; `tables` are Table 1 of sweeps, by the sweep's name."""
+    return [describe(name, tables) for name in METHODS]
 
 
-def shipped_tables() -> dict[str, Table]:
-    """The tables of `TABLE_FILES`, by sweep."""
-    return {path.stem: Table.read(path) for path in sorted(TABLE_FILES.glob("*.json"))}
-
-
-def describe(name: str, tables: dict[str, Table]) -> Described:
+def describe(name: str, tables: Mapping[str, Table]) -> Described:
     """What there is to say of the method called `name`."""
     module = importlib.import_module(f"dmf.methods.{name}.model")
     paper = inspect.getdoc(module) or ""
@@ -94,7 +78,7 @@ def _published(method: str) -> str:
     return ", ".join(told) or texts.NOTHING
 
 
-def _ours(method: str, tables: dict[str, Table]) -> Iterator[tuple[str, str, str, str]]:
+def _ours(method: str, tables: Mapping[str, Table]) -> Iterator[tuple[str, str, str, str]]:
     for sweep, table in tables.items():
         for section in table.sections:
             for cell in section.cells:
@@ -107,13 +91,8 @@ def _cost(cell: Cell) -> str:
     """Parameters, times of training and pre-training, and time per test episode, as far as they are known."""
     costs: Sequence[tuple[str, str]] = (
         ("{} parameters", texts.parameters(cell)),
-        ("training {}", texts.training_time(cell)),
+        ("training {}", texts.training(cell)),
         ("pre-training {}", texts.pre_training(cell)),
         ("{} ms per test episode", texts.episode_time(cell)),
     )
     return ", ".join(form.format(value) for form, value in costs if value != texts.NOTHING)
-
-
-if __name__ == "__main__":
-    PAGE.write_text(page(), encoding="utf-8")
-    print(PAGE)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,11 +11,13 @@ import jinja2
 from markupsafe import Markup, escape
 
 from reports.cells import Cell, Section, Table
+from reports.notes import of_costs
 from reports.render.along import along
 from reports.render.behind import behind
-from reports.render.columns import Column, printed, title
+from reports.render.columns import Column, Part, printed, title
 from reports.render.curves import MOST_SEEDS, Find, accuracy_curves, lines_of, loss_curves
 from reports.render.forest import forest
+from reports.render.groups import groups
 from reports.render.levels import levels
 from reports.render.pivot import pivot
 from reports.render.summary import MOST_FINDINGS, Claim, claims_for_page, counted, findings, name_of
@@ -98,7 +101,8 @@ def to_html(
 def _shown(table: Table, find: Find | None, runs: Mapping[str, str]) -> dict[str, Any]:
     name = name_of(table)
     columns = printed(table, roomy=True)
-    main, costs = [c for c in columns if not c.cost], [c for c in columns if c.cost]
+    costs = [c for c in columns if c.part is Part.COST]
+    main = [c for c in columns if c not in costs]
     known = _known(table, name)
     return {
         "table": table,
@@ -110,6 +114,7 @@ def _shown(table: Table, find: Find | None, runs: Mapping[str, str]) -> dict[str
         "pivot": pivot(table),
         "findings": findings(table),
         "margin": points(table.margin),
+        "of_costs": of_costs(table.sections),
         "forest": forest(table, f"forest-{name}"),
         "along": along(table, f"along-{name}"),
         "of_models": any(
@@ -173,7 +178,12 @@ def _sections(
                     "behind": id_ if id_ in known else "",
                 }
             )
-        shown.append({"label": section.label, "rows": rows, "has_costs": any(row["costs"] for row in rows)})
+        left = iter(rows)
+        found = [
+            {"heading": heading, "rows": list(itertools.islice(left, len(cells)))}
+            for heading, cells in groups(table, section.cells)
+        ]
+        shown.append({"label": section.label, "groups": found, "has_costs": any(row["costs"] for row in rows)})
     return shown
 
 

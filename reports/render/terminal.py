@@ -9,8 +9,9 @@ from rich.console import Group
 from rich.text import Text
 
 from reports.cells import Cell, Table
-from reports.notes import for_other_classes
-from reports.render.columns import Column, printed, title
+from reports.notes import for_other_classes, of_costs
+from reports.render.columns import Column, Part, printed, title
+from reports.render.groups import groups
 from reports.render.wrapping import harmless, narrowest, shared_out, wrapped
 
 WIDE = 140
@@ -28,9 +29,9 @@ def to_terminal(table: Table, width: int = WIDE, plain: bool = False) -> Group:
     """Render for a console of `width` characters; `plain` if it shows no styles, as a pipe or a file.
 
     Columns that do not fit beside each other go to further grids, with the rows' names repeated. What a training costs
-    is left to the other formats.
+    is left to the other formats, unless methods are compared.
     """
-    shown = [column for column in printed(table) if not column.cost]
+    shown = [column for column in printed(table) if column.part is not Part.COST or table.of_methods]
     sheets = [_Grid(table, columns, width, plain) for columns in _grids(table, shown, width, plain)]
     lines = [
         Text(harmless(title(table)), style="bold"),
@@ -40,7 +41,8 @@ def to_terminal(table: Table, width: int = WIDE, plain: bool = False) -> Group:
     if plain and any(cell.best for section in table.sections for cell in section.cells):
         lines += [*map(Text, wrapped(MEANING, width))]
     lines += [Text(line, style="bold") for line in wrapped(table.verdict, width)]
-    for note in (*for_other_classes(table.sections), *table.notes):
+    costs = of_costs(table.sections) if table.of_methods else ()
+    for note in (*for_other_classes(table.sections), *table.notes, *costs):
         first, *others = wrapped(note, width - 2)
         lines += [Text(f"- {first}"), *(Text(f"  {line}") for line in others)]
     return Group(*lines, Text(""))
@@ -57,11 +59,10 @@ def _grids(table: Table, shown: Sequence[Column], width: int, plain: bool) -> li
     if fit(others):
         return [[*names, *others]]
     grids: list[list[Column]] = []
-    for part in (False, True):
+    parts = ([c for c in others if c.part is part] for part in Part)
+    for part in parts:
         grids.append([])
-        for column in others:
-            if column.comparison is not part:
-                continue
+        for column in part:
             if grids[-1] and not fit([*grids[-1], column]):
                 grids.append([])
             grids[-1].append(column)
@@ -106,9 +107,11 @@ class _Grid:
         lines.append(Text("─" * min(self._width, sum(widths) + GAP * (len(widths) - 1)), style="dim"))
         for section, cells in zip(self._table.sections, self._cells, strict=True):
             lines += [Text(line, style="italic") for line in wrapped(section.label, self._width)]
-            for cell in cells:
-                strong = [column.is_strong(cell) for column in self._columns]
-                lines += self._row([self._text(column, cell) for column in self._columns], widths, strong)
+            for heading, group in groups(self._table, cells):
+                lines += [Text(line) for line in wrapped(f"── {heading}", self._width) if heading]
+                for cell in group:
+                    strong = [column.is_strong(cell) for column in self._columns]
+                    lines += self._row([self._text(column, cell) for column in self._columns], widths, strong)
         return [*lines, Text("")]
 
     def _row(

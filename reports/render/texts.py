@@ -144,24 +144,26 @@ def image_gflops(cell: Cell) -> str:
     return NOTHING if cell.image_flops is None else f"{cell.image_flops / 1e9:.3g}"
 
 
-def training_time(cell: Cell) -> str:
-    """Wall time of one training, without its pre-training."""
-    return NOTHING if cell.training_seconds is None else _time(cell.training_seconds)
+def training(cell: Cell) -> str:
+    """Core- or GPU-minutes of one training, without its pre-training."""
+    return NOTHING if cell.training_minutes is None else _minutes(cell.training_minutes, cell)
 
 
-def _time(seconds: float) -> str:
-    """Wall time, such as `41 s`, `12 min` or `6 h 05 min`."""
-    if round(seconds) < 120:
-        return f"{round(seconds)} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60:02} min"
+def minutes_of(cell: Cell) -> str:
+    """Of what a training's minutes are."""
+    return "GPU" if cell.on_gpu else "core"
+
+
+def _minutes(minutes: float, cell: Cell) -> str:
+    """Such as `0.6 core-min` or `1,240 GPU-min`."""
+    return f"{f'{minutes:.1f}' if minutes < 10 else f'{minutes:,.0f}'} {minutes_of(cell)}-min"
 
 
 def pre_training(cell: Cell) -> str:
-    """Whether a row has a pre-training and, if it is known, how long that took."""
+    """Whether a row has a pre-training and, if it is known, what that took."""
     if not cell.pre_trained:
         return NOTHING
-    return "yes" if cell.stage_seconds is None else _time(cell.stage_seconds)
+    return "yes" if cell.stage_minutes is None else _minutes(cell.stage_minutes, cell)
 
 
 def episode_time(cell: Cell) -> str:
