@@ -1,6 +1,7 @@
 """Evaluate one trained model: `python -m dmf.evaluate FOLDER`, or a released checkpoint: `--resume FILE.pth.tar`.
 
-A checkpoint is DMF's, or Associative Alignment's with `model.method=centroid_alignment` or `fine_tuning`.
+A checkpoint is DMF's, Associative Alignment's with `model.method=centroid_alignment` or `fine_tuning`, or IDeMe-Net's
+(`metaNet_*.t7`, `softRandom.t7`) with `model.method=ideme_net`.
 
 `--data ~/data/cub` tests on other images than the training's, with a record of its own.
 """
@@ -13,8 +14,11 @@ import re
 import sys
 from pathlib import Path
 
-from dmf import released, released_associative
+import torch
+
+from dmf import released, released_associative, released_ideme_net
 from dmf.config import EvaluationConfig, ExperimentConfig, recipe
+from dmf.data.augment import Augmentation
 from dmf.data.known import EMBEDDED
 from dmf.data.sets import images_for, open_for
 from dmf.evaluation.evaluate import evaluate, evaluate_part_of_folder
@@ -24,9 +28,11 @@ from dmf.machine.output import run
 from dmf.machine.paths import expanded, path_option
 from dmf.machine.trouble import sentence
 from dmf.methods import build_method
+from dmf.methods.ideme_net.config import IDeMeNetConfig
 from dmf.records.checkpoints import load_weights
 from dmf.records.records import BEST, CONFIG, EVALUATIONS, RECORD, EvaluationRecord, TrainingRecord, without_weights
 from dmf.train import assignment
+from dmf.training.rounds import fill_gallery
 
 ALIGNED = {
     "fine_tuning": "fine_tuning_conv4_relu_1shot",
@@ -34,6 +40,7 @@ ALIGNED = {
     "adversarial_alignment": "centroid_alignment_conv4_relu_1shot",
 }
 """Methods that test a released checkpoint of Associative Alignment, and the recipe of its data and training."""
+DEFORMING = "ideme_net"
 
 
 def parser() -> argparse.ArgumentParser:
@@ -150,8 +157,13 @@ def _test_folder(
 def _test_released(
     arguments: argparse.Namespace, settings: dict[str, object], evaluation: EvaluationConfig
 ) -> EvaluationRecord:
-    if str(settings.get("model.method")) in ALIGNED:
+    method = str(settings.get("model.method"))
+    if arguments.groups is not None and method in (*ALIGNED, DEFORMING):
+        raise ValueError(f"--groups is for DMF, but model.method={method}")
+    if method in ALIGNED:
         return _test_aligned(arguments, settings, evaluation)
+    if method == DEFORMING:
+        return _test_deforming(arguments, settings, evaluation)
     model = released.load(arguments.resume)
     if arguments.groups not in (None, model.groups):
         raise ValueError(f"got --groups {arguments.groups}, but {arguments.resume} has {model.groups} groups")
@@ -167,8 +179,6 @@ def _test_aligned(
     arguments: argparse.Namespace, settings: dict[str, object], evaluation: EvaluationConfig
 ) -> EvaluationRecord:
     """Test the network of a released checkpoint of Associative Alignment by one of its methods."""
-    if arguments.groups is not None:
-        raise ValueError(f"--groups is for DMF, but model.method={settings['model.method']}")
     weights = released_associative.load(arguments.resume)
     if arguments.dataset is not None:
         settings["data.name"] = arguments.dataset
@@ -180,6 +190,34 @@ def _test_aligned(
     load_weights(method.backbone, weights, str(arguments.resume))
     method = method.to(device_of(config.training.device))
     return evaluate(method, config, evaluation, data, epoch=0, base=data.train)
+
+
+def _test_deforming(
+    arguments: argparse.Namespace, settings: dict[str, object], evaluation: EvaluationConfig
+) -> EvaluationRecord:
+    """Test a released checkpoint of IDeMe-Net, with a gallery of the images that it was trained on."""
+    if arguments.dataset is not None:
+        settings["data.name"] = arguments.dataset
+    shot = 5 if arguments.nExemplars == 5 else 1
+    config = recipe(arguments.base or f"ideme_net_resnet18_imagenet_{shot}shot").with_paths(settings).resolved()
+    assert isinstance(config.model, IDeMeNetConfig)
+    size, where = released_ideme_net.IMAGE_SIZE, arguments.resume
+    if config.data.image_size != size:
+        raise ValueError(f"data.image_size={config.data.image_size}, but {where} reads {size} pixels; leave it out")
+    method = released_ideme_net.load(where, config.model)
+    if method.deformed == 0:  # a checkpoint of the embedding alone
+        config = config.with_paths({"model.deformed_images": 0})
+    set_up(config.training.threads)
+    data = open_for(config)
+    known, found = method.gallery.pixels.shape[0], len(data.train.classes)
+    if known != found:
+        raise ValueError(
+            f"{where} knows {known} base classes, but the training split of {config.data.name} has {found}; its "
+            "gallery is of the images that it was trained on, so give these"
+        )
+    device = device_of(config.training.device)
+    fill_gallery(method, data.train, Augmentation(config.augmentation, config.data, torch.device("cpu")))
+    return evaluate(method.to(device), config, evaluation, data, epoch=0, base=data.train)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -13,12 +13,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors import safe_open
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from dmf import released_ideme_net
+from dmf import evaluate, released_ideme_net
 from dmf.backbones.resnet18_imagenet import ResNet18ImageNet
 from dmf.config import DataConfig, ExperimentConfig
 from dmf.data.sets import ImageSplit
@@ -516,6 +517,53 @@ def test_official_checkpoints_load(numbers: Numbers, tmp_path: Path) -> None:
         released_ideme_net.load({"a": torch.ones(1)})
     with pytest.raises(ValueError, match="holds another model: 1 of its tensors differ, first scale: got nothing"):
         released_ideme_net.load({name: value for name, value in state.items() if name != "scale"})
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    """Folders of noise: six base classes, and three in each other split, of eight pictures."""
+    random = np.random.default_rng(0)
+    for split, classes in (("train", 6), ("val", 3), ("test", 3)):
+        for number in range(classes):
+            folder = tmp_path / "pictures" / split / f"{split}{number}"
+            folder.mkdir(parents=True)
+            for image in range(8):
+                pixels = random.integers(0, 256, (8, 8, 3), dtype=np.uint8)
+                Image.fromarray(pixels).resize((40, 40)).save(folder / f"{image}.png")
+    return tmp_path / "pictures"
+
+
+@pytest.mark.parametrize("name", ["metaNet_1shot.t7", "softRandom.t7"])
+def test_official_checkpoints_are_tested_with_a_gallery_of_their_images(
+    name: str, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DMF_CACHE", str(tmp_path / "cache"))
+    state = official(Numbers(COPY), softrandom=name == "softRandom.t7")
+    for key in [key for key in state if "fc." in key]:
+        state[key] = state[key][:6]
+    torch.save(state, tmp_path / name)
+    line = (
+        f"--resume {tmp_path / name} --dataset noise --root {pictures} --episodes 2 --queries 2 --way 3 --nExemplars 1"
+    )
+    settings = ["model.method=ideme_net", "model.gallery_per_class=2", "model.gallery_candidates=3"]
+    galleries: list[Tensor] = []
+    fill = Gallery.fill
+
+    def kept(gallery: Gallery, pixels: Tensor, mean: Tensor, std: Tensor) -> None:
+        galleries.append(pixels)
+        fill(gallery, pixels, mean, std)
+
+    monkeypatch.setattr(Gallery, "fill", kept)
+    assert evaluate.main([*line.split(), *settings]) == 0, capsys.readouterr().err
+    assert "3-way 1-shot, 2 test episodes" in capsys.readouterr().out
+    assert galleries[0].shape == (12, SIZE, SIZE, 3) and galleries[0].float().std() > 10, "two images of each class"
+    assert evaluate.main([*line.split(), *settings, "data.image_size=84"]) == 2
+    assert "data.image_size=84, but" in (said := capsys.readouterr().err) and "reads 224 pixels; leave it out" in said
+    assert evaluate.main([*line.split(), *settings, "--groups", "4"]) == 2
+    assert "--groups is for DMF, but model.method=ideme_net" in capsys.readouterr().err
+    torch.save(official(Numbers(COPY), softrandom=name == "softRandom.t7"), tmp_path / name)
+    assert evaluate.main([*line.split(), *settings]) == 2
+    assert "knows 64 base classes, but the training split of noise has 6" in capsys.readouterr().err
 
 
 def test_official_checkpoints_run_no_code(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from dmf.config import ExperimentConfig
+from dmf.data.augment import Augmentation
 from dmf.data.sets import DataSet, ImageSplit
 from dmf.episodes import EpisodeIndices, EpisodeSampler
 from dmf.evaluation.tables import IMAGES_PER_BATCH
@@ -24,6 +25,12 @@ Batch = tuple[EpisodeIndices, Tensor, Tensor]
 """Episodes, and the pixels of their support and, where they are needed, of their queries, uint8 [n, S, S, C]."""
 
 
+def fill_gallery(method: IDeMeNet, base: ImageSplit, augment: Augmentation) -> None:
+    """Give a method its gallery, images of the training split, normalised as `augment` does."""
+    rows = gallery_rows(base.labels, method.gallery.pixels.shape[1])
+    method.gallery.fill(base.pixels(rows.flatten()), augment.mean, augment.std)
+
+
 class RoundStage(EpisodicStage):
     """One round and its episodes, of images as in tests. Implements `dmf.training.stage.Stage`.
 
@@ -37,8 +44,7 @@ class RoundStage(EpisodicStage):
         assert isinstance(config.model, IDeMeNetConfig)
         self.model = config.model
         super().__init__(config, data, device, start)
-        rows = gallery_rows(data.train.labels, self.model.gallery_per_class)
-        self.method.gallery.fill(data.train.pixels(rows.flatten()), self.augment.mean, self.augment.std)
+        fill_gallery(self.method, data.train, self.augment)
         self._table: Tensor | None = None
         if self.method.released:
             with autocast(device, config.training.precision):
