@@ -372,17 +372,35 @@ def test_what_does_not_fit_is_told(tmp_path: Path) -> None:
     assert shortages(million, unknown, Resources(), Machine(2, 10**9), tmp_path, keep_weights=False) == ()
 
 
-@pytest.mark.parametrize(("keep_weights", "copies"), [(True, 3 + 2 * 4), (False, 2 + 2 * 4)])
+STATISTICS = 4 * (2 * 64 * 4 + 8)
+"""Bytes of the means, variances and counters of Conv64F's four normalisations."""
+GALLERY = {
+    "model.method": "ideme_net",
+    "model.deform_blocks": 4,
+    "model.gallery_per_class": 5,
+    "start.head": "linear",
+    "training.optimiser": "adam",
+}
+
+
+@pytest.mark.parametrize(("keep_weights", "kept"), [(True, 3), (False, 2)])
+@pytest.mark.parametrize("method", ["dmf", "ideme_net"])
 def test_the_disk_that_a_sweep_takes_by_hand(
-    keep_weights: bool, copies: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    method: str, keep_weights: bool, kept: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Three trainings, two at a time: kept weights, and two checkpoints of weights and momenta per running one."""
-    trials = [Trial(CONFIG.replace(training__seed=seed), ()) for seed in range(3)]
+    """Three trainings, two at a time: kept weights, and two checkpoints of weights and moments per running one."""
+    config = CONFIG.with_paths(GALLERY if method == "ideme_net" else {})
+    trials = [Trial(config.replace(training__seed=seed), ()) for seed in range(3)]
     costs = {trial.key: UNKNOWN for trial in trials}
-    needed = copies * 4 * parameters(CONFIG)
+    learnt, beside, moments = 4 * parameters(config, 10), STATISTICS, 1
+    if method == "ideme_net":  # its network's four normalisations, and 50 images with their mean and deviation
+        deformation = sum(2 * channels * 4 + 8 for channels in (32, 64, 64, 16))
+        beside, moments = STATISTICS + deformation + 10 * 5 * 28 * 28 + 2 * 4, 2
+    needed = kept * (learnt + beside) + 2 * 2 * (learnt + beside + moments * learnt)
     for free, warnings in ((needed, 0), (needed - 1, 1)):
         monkeypatch.setattr(shutil, "disk_usage", lambda path, free=free: SimpleNamespace(free=free))
-        found = shortages(trials, costs, Resources(), Machine(2, 10**9), tmp_path, keep_weights)
+        classes = {"glyphs": 10}
+        found = shortages(trials, costs, Resources(), Machine(2, 10**9), tmp_path, keep_weights, classes)
         assert len(found) == warnings
 
 

@@ -55,7 +55,8 @@ def describe(
     if images:
         images.at([trial for trial in trials if not stands[trial.key].ended])
     told = labels(trial.config for trial in everything)
-    seen = preview(spec, planned, ledger, trials, {trial.key: stands[trial.key].whole(trial) for trial in trials})
+    whole = {trial.key: stands[trial.key].whole(trial) for trial in trials}
+    seen = preview(spec, planned, ledger, trials, whole, images.base_classes if images else {})
     alone = [
         told
         for state, told in LEFT_ALONE.items()

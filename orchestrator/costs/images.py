@@ -52,6 +52,12 @@ class Look:
             lines = [*lines[:MISTAKES_TOLD], f"... and {len(lines) - MISTAKES_TOLD} more"]
         return "\n  ".join(lines)
 
+    @property
+    def base_classes(self) -> dict[str, int]:
+        """The number of training classes by the data set's name, where its images were found."""
+        found = {config.name: survey for (config, _), survey in self._surveys.items() if isinstance(survey, Survey)}
+        return {name: len(survey.splits["train"].classes) for name, survey in found.items() if "train" in survey.splits}
+
     def at(self, trials: Sequence[Trial]) -> None:
         """Look at the images of `trials`, and check every kind of episode that they ask for."""
         checked: dict[str, list[str]] = {}

@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 from dmf.config import AnyTraining
 from orchestrator.costs.estimates import GPU_DRIVER, Cost
-from orchestrator.costs.rates import parameters
+from orchestrator.costs.rates import BASE_CLASSES, buffer_bytes, parameters
 from orchestrator.spec.model import Resources
 from orchestrator.spec.plan import Trial
 
 CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 BYTES_PER_PARAMETER = 4
-CHECKPOINT_COPIES = 4
-"""Weights and momenta, twice, because the new checkpoint is written beside the old one."""
+CHECKPOINTS = 2
+"""Of a running training, because the new one is written beside the old one."""
+MOMENTS = {"sgd": 1, "adam": 2}
+"""Numbers that an optimiser keeps for each parameter."""
 
 
 @dataclass(frozen=True)
@@ -70,8 +73,12 @@ def shortages(
     machine: Machine,
     store: Path,
     keep_weights: bool = True,
+    base_classes: Mapping[str, int] = MappingProxyType({}),
 ) -> tuple[str, ...]:
-    """Sentences about what will not fit. `trials` are those still to be trained."""
+    """Sentences about what will not fit. `trials` are those still to be trained.
+
+    `base_classes` has the number of training classes by the data set's name, as far as it is known.
+    """
     together = min(at_a_time(trials, resources, machine), len(trials))
     known = [(costs[trial.key].bytes or 0, trial.config) for trial in trials]
     on_gpu = [(peak, config) for peak, config in known if _needs(config, resources, machine)[1]]
@@ -91,7 +98,7 @@ def shortages(
                 f"a training takes up to {_gigabytes(peak)} of GPU memory, resources.gpu={share:g} leaves it "
                 f"{_gigabytes(room)}; raise resources.gpu"
             )
-    return (*_too_much(trials, resources, machine), *found, *_disk(trials, together, store, keep_weights))
+    return (*_too_much(trials, resources, machine), *found, *_disk(trials, together, store, keep_weights, base_classes))
 
 
 def _too_much(trials: Sequence[Trial], resources: Resources, machine: Machine) -> list[str]:
@@ -110,12 +117,13 @@ def _too_much(trials: Sequence[Trial], resources: Resources, machine: Machine) -
     ]
 
 
-def _disk(trials: Sequence[Trial], together: int, store: Path, keep_weights: bool) -> list[str]:
+def _disk(
+    trials: Sequence[Trial], together: int, store: Path, keep_weights: bool, base_classes: Mapping[str, int]
+) -> list[str]:
     """Check the space for best weights (of all trainings, or of running ones) and for checkpoints of running ones."""
-    sizes = sorted((BYTES_PER_PARAMETER * parameters(trial.config) for trial in trials), reverse=True)
-    running = sum(sizes[:together])
-    kept = sum(sizes) if keep_weights else running
-    needed = kept + CHECKPOINT_COPIES * running
+    sizes = sorted((_sizes(trial.config, base_classes) for trial in trials), reverse=True)
+    kept = sum(weights for weights, _ in (sizes if keep_weights else sizes[:together]))
+    needed = kept + CHECKPOINTS * sum(checkpoint for _, checkpoint in sizes[:together])
     here = next(folder for folder in (store.absolute(), *store.absolute().parents) if folder.is_dir())
     free = shutil.disk_usage(here).free
     if needed <= free:
@@ -128,6 +136,14 @@ def _disk(trials: Sequence[Trial], together: int, store: Path, keep_weights: boo
             f"use a --store with more room{instead}"
         )
     ]
+
+
+def _sizes(config: AnyTraining, base_classes: Mapping[str, int]) -> tuple[int, int]:
+    """Bytes of a training's weights, and of a checkpoint of it."""
+    known = base_classes.get(config.data.name, BASE_CLASSES)
+    learnt = BYTES_PER_PARAMETER * parameters(config, known)
+    weights = learnt + buffer_bytes(config, known)
+    return weights, weights + MOMENTS[config.training.optimiser] * learnt
 
 
 def _gigabytes(count: float) -> str:

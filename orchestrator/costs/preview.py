@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from orchestrator.costs.estimates import Cost, estimate
 from orchestrator.costs.machine import Machine, at_a_time, shortages, this_machine
@@ -39,10 +40,11 @@ def preview(
     ledger: Ledger,
     asked: Sequence[Trial] | None = None,
     whole: Mapping[str, bool] | None = None,
+    base_classes: Mapping[str, int] = MappingProxyType({}),
 ) -> Preview:
     """Estimate the cost of a sweep, or of the `asked` trials of it, and collect warnings.
 
-    Starts nothing. `whole` is as in `estimate`.
+    Starts nothing. `whole` is as in `estimate`, and `base_classes` as in `shortages`.
     """
     trials = planned.trials() if asked is None else asked
     costs = estimate(trials, ledger, Calibration.of(ledger.store), whole=whole)
@@ -55,7 +57,7 @@ def preview(
         lines=tuple(told([costs[trial.key] for trial in left], together)),
         warnings=(
             *lint(spec, planned),
-            *shortages(left, costs, spec.resources, machine, ledger.store, spec.keep_weights),
+            *shortages(left, costs, spec.resources, machine, ledger.store, spec.keep_weights, base_classes),
         ),
     )
 

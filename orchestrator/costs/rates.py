@@ -276,19 +276,26 @@ def _backbone_flops(config: BackboneConfig, channels: int, side: int) -> int:
     return image_flops(config, channels, side)
 
 
-def parameters(config: AnyTraining) -> int:
-    """The number of learnt parameters, counted on a model without storage; classifiers have BASE_CLASSES classes."""
-    return _parameters(config.model, config.data.channels, config.data.image_size)
+def parameters(config: AnyTraining, base_classes: int = BASE_CLASSES) -> int:
+    """The number of learnt parameters, counted on a model without storage; classifiers have `base_classes` classes."""
+    return _counted(config.model, config.data.channels, config.data.image_size, base_classes)[0]
+
+
+def buffer_bytes(config: AnyTraining, base_classes: int = BASE_CLASSES) -> int:
+    """What weights hold besides parameters, in bytes: statistics, and images of the base classes (IDeMe-Net)."""
+    return _counted(config.model, config.data.channels, config.data.image_size, base_classes)[1]
 
 
 @functools.cache
-def _parameters(model: AnyMethod | ClassifierConfig, channels: int, side: int) -> int:
+def _counted(model: AnyMethod | ClassifierConfig, channels: int, side: int, base_classes: int) -> tuple[int, int]:
     from dmf.machine.device import shapes_only
 
+    head = 0
     with shapes_only():
         if isinstance(model, ClassifierConfig):
             length = math.prod(map_shape(model, channels, side)) if model.flattened else model.channels
-            parts, head = build_backbone(model, channels).parameters(), (length + 1) * BASE_CLASSES
+            built, head = build_backbone(model, channels), (length + 1) * base_classes
         else:
-            parts, head = build_method(model, DataConfig().replace(channels=channels), BASE_CLASSES).parameters(), 0
-        return sum(parameter.numel() for parameter in parts) + head
+            built = build_method(model, DataConfig().replace(channels=channels, image_size=side), base_classes)
+        learnt = sum(parameter.numel() for parameter in built.parameters())
+        return learnt + head, sum(buffer.numel() * buffer.element_size() for buffer in built.buffers())
