@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import typing
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,6 +22,7 @@ from dmf.evaluation.bank import episode_bank
 from dmf.evaluation.tables import Tables
 from dmf.machine.precision import autocast
 from dmf.methods import METHODS, build_method
+from dmf.methods.associative import AlignedMethod
 from dmf.methods.base import FewShotMethod
 from dmf.methods.config import EmbeddingMethodConfig
 from dmf.methods.ideme_net.model import IDeMeNet
@@ -184,6 +186,24 @@ def close(config: AnyMethod, ours: Tensor, theirs: Tensor) -> bool:
     adaptive = getattr(config, "solver", None) == "dopri5"  # its steps depend on the largest error of the batch
     tolerance = 1e-3 if adaptive else 1e-9
     return bool((ours - theirs).abs().max() <= tolerance * theirs.abs().max().clamp(min=1e-3))
+
+
+@pytest.mark.parametrize("backbone", ["resnet12", "resnet18", "wrn28"])
+@pytest.mark.parametrize("method", [name for name, kind in CONFIGS.items() if kind.reads_base])
+def test_copies_of_every_backbone_adapt_and_the_model_stays(method: str, backbone: str) -> None:
+    """In float32, since WRN-28-10 and the moments of three Adams would take gigabytes."""
+    torch.manual_seed(0)
+    model = build_method(configured(method, backbone=backbone, alignment_iterations=1), DATA, BASE_CLASSES).eval()
+    kept = {name: value.clone() for name, value in model.state_dict().items()}
+    seen = images(1, 2, 2, 4)
+    given = model.features(replace(seen, support=seen.support.float(), query=seen.query.float()))
+    once = scores(model, given.support, given.query)
+    assert once.shape == (1, 4, 2) and once.isfinite().all()
+    assert torch.equal(scores(model, given.support, given.query), once)
+    assert isinstance(model, AlignedMethod)
+    model.settings = replace(model.settings, iterations=2)
+    assert not torch.equal(scores(model, given.support, given.query), once)
+    assert all(torch.equal(value, kept[name]) for name, value in model.state_dict().items())
 
 
 @every_variant
