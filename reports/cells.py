@@ -83,6 +83,9 @@ class AgainstBaseline(Value):
     sd_used: float | None = None
     sd_freedom: float | None = None
     """Degrees of freedom of that interval; None if `sd_used` is assumed."""
+    single: bool = False
+    """Whether one side is a single training however many seeds are asked for, since its pre-training has a fixed one:
+    no further seeds decide it."""
     test: PairedTest | None = None
     seeds: tuple[int, ...] = ()
     """Seeds that both sides have."""
@@ -151,7 +154,7 @@ class Cell(Value):
     ci95: float | None = None
     """Half-width over episodes of the seed-averaged accuracies."""
     seed_sd: float | None = None
-    """Standard deviation of the seeds' mean accuracies; None for one seed."""
+    """Standard deviation of the seeds' mean accuracies; None for one seed, and where seeds make no difference."""
     total_ci95: float | None = None
     """Half-width over episodes and seeds; None if no row has two seeds, and for methods that learn nothing."""
     classes_ci95: float | None = None

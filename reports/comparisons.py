@@ -104,6 +104,8 @@ def answers(
 
 def needed_for(each: Compared, sd: float, rows: int, comparisons: int, margin: float) -> Needed:
     """What would decide one of a table's `comparisons`, in a section of `rows`, if seeds have the residual `sd`."""
+    if each.single:
+        return Needed()
     own = each.test is PairedTest.OWN
     variance = float(each.pair.over_seeds) / 2 if own else sd**2
     return needed(each.pair, variance, 2 if own else rows, comparisons, margin)
@@ -148,6 +150,7 @@ def _estimates(each: Compared, sd: float) -> dict[str, object]:
             "method_high": float(each.method.high),
             "sd_used": sd,
             "sd_freedom": None if each.assumed else float(each.method.freedom),
+            "single": each.single,
         }
     return numbers
 

@@ -14,10 +14,13 @@ from reports.layouts import TableLayout
 from reports.looks import Answer, Course, Look, Looks, courses, name_of
 from reports.places import Place, baseline_of, common_seeds, on_both, places_of
 from reports.spreads import SeedSpread, compare, spread_of, trained_elsewhere
-from reports.statistics.sequential import repeated_interval, shown_by
+from reports.statistics.sequential import FIRST, repeated_interval, shown_by
 from reports.statistics.verdicts import Verdict, margin_below
 from reports.tables import PlannedCell, Records
 
+NO_LOOK, CHANGED = "no look yet", "its trainings have changed since the look"
+TOO_FEW = f"fewer than {FIRST} seeds in common"
+"""Why the looks that have been taken say nothing of a row."""
 SAME_NUMBER = 1e-9
 """By which a difference may move between a look and a report of the same trainings."""
 
@@ -129,12 +132,10 @@ def with_looks(
     assert base.planned is not None
     if course is None or course.question.baseline != name_of(base.planned):
         return answer.replace(obstacle="not to be decided")
-    if course.answer is None:
-        return without_numbers(answer, "no look yet")
     kept = course.answer
-    have = set(kept.seeds) <= set(common_seeds(place, base))
-    if not have or abs(_difference(place, base, kept.seeds) - (kept.difference or 0.0)) > SAME_NUMBER:
-        return without_numbers(answer, "its trainings have changed since the look")
+    if obstacle := without_look(course, place, base):
+        return without_numbers(answer, obstacle)
+    assert kept is not None
     seen_all = set(kept.seeds) == set(place.found.seeds) == set(base.found.seeds)
     seen_all &= place.planned.evaluation.tested == base.planned.evaluation.tested
     own, others = on_both(place, base, kept.seeds)
@@ -152,6 +153,16 @@ def with_looks(
         look_level=kept.level,
         goes_on=course.goes_on,
     )
+
+
+def without_look(course: Course, place: Place, base: Place) -> str:
+    """Why the looks at a row and its baseline say nothing of them as they are now; empty if they do."""
+    kept = course.answer
+    if kept is None:
+        return NO_LOOK if course.goes_on else TOO_FEW
+    have = set(kept.seeds) <= set(common_seeds(place, base))
+    changed = not have or abs(_difference(place, base, kept.seeds) - (kept.difference or 0.0)) > SAME_NUMBER
+    return CHANGED if changed else ""
 
 
 def without_numbers(answer: AgainstBaseline, obstacle: str) -> AgainstBaseline:

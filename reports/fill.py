@@ -144,11 +144,12 @@ def _cell(
         of_episodes = found.accuracies.mean(axis=0)
         accuracy, ci95 = mean_ci95(of_episodes)
         seeds, episodes = found.accuracies.shape
-        numbers = {"accuracy": accuracy, "ci95": ci95, "seed_sd": seed_sd(found.accuracies), "episodes": episodes}
+        numbers = {"accuracy": accuracy, "ci95": ci95, "episodes": episodes}
         numbers["classes_ci95"] = cell_over_classes(place, of_episodes)
-        variance, freedom = spread.of_cell(place)
-        if freedom > 0 and place.planned and place.planned.config.seeded:
-            numbers["total_ci95"] = total_half(ci95, variance, freedom, seeds)
+        if place.planned and place.planned.config.seeded:
+            variance, freedom = spread.of_cell(place)
+            numbers["seed_sd"] = seed_sd(found.accuracies)
+            numbers["total_ci95"] = total_half(ci95, variance, freedom, seeds) if freedom > 0 else None
         if theirs is not None:
             numbers["to_published"] = _to_published(layout, place, theirs, accuracy, ci95, spread)
     return Cell(

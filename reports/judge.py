@@ -9,7 +9,7 @@ Where a sweep adds seeds until rows are decided, claims are judged by the interv
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 import numpy as np
@@ -19,6 +19,7 @@ from reports import published
 from reports.claims import Claim, Relation, Says, named, relations
 from reports.collect import State
 from reports.comparisons import margin_of, needed_for, obstacle
+from reports.deciding import without_look
 from reports.fill import Gathered
 from reports.layouts import TABLES, TableLayout, is_same
 from reports.looks import Course, courses, name_of
@@ -68,9 +69,21 @@ class _Tried:
     names: str
     """`row − other row`."""
     compared: Compared
+    sd: float
+    """Of a training's residual, as in `SeedSpread.sd_of`."""
     margin: float
     looked: tuple[float, float] | None = None
     """The interval of the sweep's looks, if these compare the two rows: it is right at every look."""
+
+    @property
+    def from_bound(self) -> Compared:
+        """The difference, from the number that it must be told from to decide the relation.
+
+        That is `by` where the relation has it. Else it is 0 and, for a row that is below the other, the margin.
+        """
+        below = self.margin if self.compared.pair.mean < 0 else 0.0
+        bound = self.relation.by if self.relation.says is Says.BY else below
+        return replace(self.compared, pair=replace(self.compared.pair, mean=self.compared.pair.mean - bound))
 
     @property
     def p_holds(self) -> float:
@@ -139,29 +152,33 @@ def _case(claim: Claim, gathered: Gathered, section: Sequence[Place], backbone: 
             other = nearest(layout, place, theirs)
             names = f"{_name(place)} − {_name(other)}" if other else _name(place)
             why = obstacle(layout, place, other) if other else "no row to compare it with"
-            looked = _looked(by_looks, place, other) if other and by_looks and not why else None
-            if by_looks and not why and looked is None:
-                why = "the looks do not compare them"
+            looked = None
+            if other and by_looks and not why:
+                looked, why = _looked(by_looks, place, other)
             if other is None or why:
                 obstacles.append(f"{names}: {why}")
             else:
                 each = compare(place, other, gathered.spread)
-                tried.append(_Tried(relation, names, each, margin_of(layout, place, other), looked))
+                sd, margin = gathered.spread.sd_of(place), margin_of(layout, place, other)
+                tried.append(_Tried(relation, names, each, sd, margin, looked))
     if not asserted:
         obstacles.append("its rows are not planned")
     return _Case(claim, gathered, section, backbone, tuple(tried), tuple(dict.fromkeys(obstacles)))
 
 
-def _looked(by_looks: dict[str, Course], place: Place, other: Place) -> tuple[float, float] | None:
-    """The interval of a row less another by the last look at them; None if looks do not compare the two."""
-    assert place.planned is not None and other.planned is not None
-    ours, theirs = name_of(place.planned), name_of(other.planned)
-    for row, baseline, sign in ((ours, theirs, 1), (theirs, ours, -1)):
-        course = by_looks.get(row)
-        answer = course.answer if course and course.question.baseline == baseline else None
-        if answer is not None and answer.low is not None and answer.high is not None:
-            return (answer.low, answer.high) if sign > 0 else (-answer.high, -answer.low)
-    return None
+def _looked(by_looks: dict[str, Course], place: Place, other: Place) -> tuple[tuple[float, float] | None, str]:
+    """The interval of a row less another by the last look at them, or why there is none."""
+    for row, baseline, sign in ((place, other, 1), (other, place, -1)):
+        assert row.planned is not None and baseline.planned is not None
+        course = by_looks.get(name_of(row.planned))
+        if course is None or course.question.baseline != name_of(baseline.planned):
+            continue
+        if why := without_look(course, row, baseline):
+            return None, why
+        answer = course.answer
+        assert answer is not None and answer.low is not None and answer.high is not None
+        return (answer.low, answer.high) if sign > 0 else (-answer.high, -answer.low), ""
+    return None, "the looks do not compare them"
 
 
 def _within(relation: Relation, interval: tuple[float, float], margin: float) -> bool:
@@ -310,11 +327,10 @@ def _shown(tried: _Tried) -> str:
 def _more_seeds(case: _Case, comparisons: int) -> int | None:
     """Enough for each relation that is not decided alone; None where seeds would not do."""
     rows = sum(place.found.accuracies is not None for place in case.section)
-    sd = case.gathered.spread.sd_of(case.section[0])
     found = []
     for each in case.tried:
         if min(each.p_holds, each.p_fails) >= LEVEL / comparisons:
-            more = needed_for(each.compared, sd, rows, comparisons, each.margin).more_seeds
+            more = needed_for(each.from_bound, each.sd, rows, comparisons, each.margin).more_seeds
             if more is None:
                 return None
             found.append(more)

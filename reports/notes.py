@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from dmf.values import printable
 from reports.cells import AgainstBaseline, Cell, Section
@@ -162,18 +162,24 @@ def _looked_at(cells: Sequence[tuple[Section, Cell]], spread: SeedSpread) -> str
 
 def _models(cells: Sequence[tuple[Section, Cell]], spread: SeedSpread) -> str:
     made = [cell for _, cell in cells if cell.to_baseline and cell.to_baseline.is_of_models]
-    if not made:
+    against = [cell.to_baseline for cell in made if cell.to_baseline]
+    if not against:
         return ""
-    margin = _margins([cell.to_baseline for cell in made if cell.to_baseline])
+    margin = _margins(against)
     text = (
         "One seed decides nothing about methods. The interval for two models is that of a paired t-test over episodes; "
-        f"the one for the method takes a seeds' sd of {percent(spread.sd)}, "
+        f"the one for the method takes a seeds' sd of {_range([each.sd_used or 0.0 for each in against], percent)}, "
     )
     if spread.source is Source.ASSUMED:
         text += "which is assumed, because nothing here was trained with several seeds."
     else:
         text += f"as found in {spread.source} ({_freedom(spread.residual.freedom)})."
     text += f" The margin of a verdict is {margin} points."
+    if any(each.single for each in against):
+        text += (
+            " A single training: its pre-training has a fixed seed and nothing is trained after it, so that further "
+            "seeds would add nothing to it."
+        )
     several = any(c.to_baseline and c.to_baseline.p_holm is not None for _, c in cells)
     return text if several else text + _needed(made)
 
@@ -277,8 +283,12 @@ def _several_baselines(cells: Sequence[tuple[Section, Cell]]) -> list[str]:
 
 def _margins(made: Sequence[AgainstBaseline]) -> str:
     """`0.5`, or `0.12 to 0.5` where some rows are near 100 %."""
-    found = sorted({each.margin for each in made})
-    return " to ".join(points(margin) for margin in dict.fromkeys((found[0], found[-1])))
+    return _range([each.margin for each in made], points)
+
+
+def _range(values: Sequence[float], text: Callable[[float], str]) -> str:
+    """The least and the largest value, or the value if all read alike."""
+    return " to ".join(dict.fromkeys((text(min(values)), text(max(values)))))
 
 
 def _freedom(count: int) -> str:

@@ -200,6 +200,8 @@ class Compared:
     test: PairedTest
     assumed: bool = False
     """Whether the seeds' standard deviation is."""
+    single: bool = False
+    """Whether one of the two is a single training (`Place.shares_one_training`), so that no further seed adds to it."""
 
     @property
     def seeds(self) -> int:
@@ -214,7 +216,8 @@ def compare(ours: Place, theirs: Place, spread: SeedSpread) -> Compared:
     if pair.seeds == 1:
         known = spread.source is not Source.ASSUMED
         method = of_methods(pair, spread.of(ours)) if known else of_methods_assumed(pair, ASSUMED_SD)
-        return Compared(pair, method, PairedTest.TWO_MODELS, assumed=not known)
+        single = ours.shares_one_training or theirs.shares_one_training
+        return Compared(pair, method, PairedTest.TWO_MODELS, assumed=not known, single=single)
     # A method without a seed has no luck to share: the seeds' common part stays in the difference.
     both_seeded = all(place.planned is not None and place.planned.config.seeded for place in (ours, theirs))
     odd = bool(spread.odd & {*ours.found.training_keys, *theirs.found.training_keys})

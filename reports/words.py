@@ -69,12 +69,13 @@ def _of_models(comparison: AgainstBaseline) -> str:
     method_low, method_high, sd = comparison.method_low, comparison.method_high, comparison.sd_used
     assert difference is not None and low is not None and high is not None
     assert method_low is not None and method_high is not None and sd is not None
+    seeds = "a single training" if comparison.single else "1 seed"
     known = f"if the seeds' sd is {percent(sd)}"
     if comparison.sd_freedom is not None:
         known = f"by a seeds' sd of {percent(sd)}, known poorly ({comparison.sd_freedom:.2g} degrees of freedom)"
     return (
         f"these two models: {percent(difference, signed=True)} {interval(low, high)}; "
-        f"method: {Verdict.UNDECIDED} (1 seed), {interval(method_low, method_high)} {known}"
+        f"method: {Verdict.UNDECIDED} ({seeds}), {interval(method_low, method_high)} {known}"
     )
 
 

@@ -101,6 +101,24 @@ def test_a_claim_that_noise_hides_is_undecided_and_says_what_it_takes() -> None:
     assert render_claims.outcome(each) == f"undecided, about {each.more_seeds} more seed{plural}"
 
 
+def test_the_seeds_that_a_claim_takes_are_counted_from_what_it_must_be_told_from() -> None:
+    def more_seeds(ahead: float, **fields: Any) -> int:
+        planned = sweep(seeds=(0, 1), groups=(1, 64))
+        records = records_with(planned, {1: 0.60, 64: 0.60 + ahead}, noise=0.006)
+        (each,) = judge([claim(**fields)], [gather(TABLES["2c"], planned.cells, records)])
+        assert each.ours is Outcome.UNDECIDED and each.more_seeds is not None
+        return each.more_seeds
+
+    def of_gain(ahead: float, by: float) -> int:
+        return more_seeds(ahead, gain={"of": [64, 1], "by": by})
+
+    # How far a gain is from the one claimed is what counts, not how far it is from 0.
+    assert of_gain(0.0128, by=0.0128) == of_gain(0.0, by=0.0) > of_gain(0.0128, by=0.0)
+    # A claim that a row is above fails once the difference is told from the margin, which is above 0: −0.53 points, as
+    # noise makes it, is farther from that than +0.57 is from 0.
+    assert more_seeds(-0.003, above=[64, 1]) < more_seeds(0.008, above=[64, 1])
+
+
 def test_one_seed_decides_no_claim() -> None:
     (each,) = judged([claim(above=[64, 1])], RISING, seeds=(0,))
     assert each.ours is Outcome.UNDECIDED

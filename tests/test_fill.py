@@ -362,6 +362,11 @@ def test_a_pre_training_of_one_seed_is_one_training_however_many_seeds_start_fro
     found = only(fill(TABLES["1"], [one, several_trainings], records))
     against = found["Classifier-Baseline"].to_baseline
     assert against is not None and (against.test, against.verdict) == (PairedTest.TWO_MODELS, Verdict.UNDECIDED)
+    assert against.single and (against.more_seeds, against.episodes_needed) == (None, None)
+    assert "method: undecided (a single training), [" in words.explained(against)
+    assert "more seed" not in words.explained(against)
+    assert found["Classifier-Baseline"].seed_sd is None, "equal means of one training are no luck of three"
+    assert found["ProtoNet"].seed_sd == pytest.approx(0.004)
 
 
 def test_a_row_that_spreads_more_has_its_own_interval_against_the_paper(records: InMemory) -> None:

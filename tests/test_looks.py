@@ -581,3 +581,25 @@ def test_claims_are_judged_by_the_intervals_of_the_looks(ended: tuple[SweepPlan,
     assert words.interval(better.low, better.high) in holds.evidence
     assert words.interval(-better.high, -better.low) in fails.evidence
     assert "the looks do not compare them" in other.evidence
+
+
+def test_a_claim_is_not_judged_by_a_look_at_other_trainings_or_before_the_first_one(
+    tmp_path: Path, ended: tuple[SweepPlan, Path, Trainer]
+) -> None:
+    planned, store, _ = ended
+    shutil.copytree(store, tmp_path / "store")
+    ledger = Ledger(tmp_path / "store")
+    assert planned.rule is not None
+    kept = agreed(planned.rule, ledger.looks(planned.name))
+    (cell,) = [cell for cell in planned.cells if cell.table == "2c" and cell.config.at("model.groups") == 4]
+    ledger.write_evaluation(InMemory().tested(cell, drawn(cell, 0) * 0.5, 0))
+    asked = [Claim.from_dict({"say": "x", "table": "2c", "above": pair}) for pair in ([4, 1], [16, 1])]
+
+    def judged(looks: Looks) -> list[tuple[Outcome, str]]:
+        gathered = gather(TABLES["2c"], asked_now(planned.cells, looks), ledger, None, looks)
+        return [(each.ours, each.evidence.rpartition(": ")[2]) for each in judge(asked, [gathered])]
+
+    changed, unchanged = judged(kept)
+    assert changed == (Outcome.NOT_TESTED, "its trainings have changed since the look")
+    assert unchanged[0] is Outcome.FAILS
+    assert judged(Looks(rule=kept.rule)) == [(Outcome.NOT_TESTED, "no look yet")] * 2
