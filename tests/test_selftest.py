@@ -22,6 +22,7 @@ def test_a_disturbed_sweep_leaves_what_an_undisturbed_one_leaves(
     assert main(["--kills", str(KILLS), "--seed", "1", "--folder", str(tmp_path / "work")]) == 0, capsys.readouterr()
     said = capsys.readouterr().out
     assert said.count("s after its start") == KILLS and "complete, nothing differs" in said
+    assert "SIGKILL in MLflow's schema" in said and "of a first start on SQLite" in said
 
 
 @pytest.mark.full

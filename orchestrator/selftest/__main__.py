@@ -6,7 +6,9 @@ python -m orchestrator.selftest --faults 20
 A small sweep on the embedded glyphs runs two trials at a time, with its own tracking server. At random moments the
 driver, a worker, the node's Ray, the tracking server or everything at once is killed or told to stop; the same command
 is repeated until the sweep is complete. Then every record is compared bit for bit (except times and memory) with an
-undisturbed sweep's, and MLflow with the ledger. This repeats with new sweeps until the kills are used up.
+undisturbed sweep's, and MLflow with the ledger. This repeats with new sweeps until the kills are used up. Every second
+sweep, from the first on, has its MLflow in a SQLite file of its store, and its first starts are killed while MLflow
+makes its schema there.
 
 With --faults, disks, processes and people disturb it instead: flipped bits, truncated files, frozen workers and
 drivers, a disk that takes no writes for a while (not as root), runs deleted in MLflow. The command has
@@ -21,6 +23,7 @@ from __future__ import annotations
 import argparse
 import random
 import shlex
+import signal
 import sys
 import tempfile
 import time
@@ -36,6 +39,10 @@ from orchestrator.selftest.sweeps import KINDS, Site, Sweep, Tracking
 
 TRIAL_TIMEOUT = "40s"
 """For --faults: long enough for imports on a busy machine."""
+FIRST_KILLS = (signal.SIGKILL, signal.SIGINT)
+"""What the first starts of a sweep on SQLite get within the schema."""
+LONGEST_SCHEMA_S = 1.0
+"""How long the schema takes to make on a quiet machine."""
 LONGEST_WAIT = 20.0
 """Something is killed within this many seconds of a start; an undisturbed sweep takes longer."""
 
@@ -64,6 +71,9 @@ def _run(folder: Path, options: argparse.Namespace) -> int:
         while kills.total() < options.kills and not found:
             rounds += 1
             site = Site(folder / f"sweep_{rounds:03}", tracking.uri)
+            if rounds % 2 and not options.faults:
+                site.tracking_uri = f"sqlite:///{site.database.resolve()}"
+                found += _kill_first_starts(site, chance, kills, options.kills)
             if options.faults:
                 site.options = ("--retrain-damaged", "--trial-timeout", TRIAL_TIMEOUT)
             found += _disturb(site, tracking, chance, kills, options)
@@ -81,6 +91,25 @@ def _run(folder: Path, options: argparse.Namespace) -> int:
     if found:
         print(f"the remains are in {folder}; to repeat: {shlex.join(sys.argv)}", file=sys.stderr)
     return 1 if found else 0
+
+
+def _kill_first_starts(site: Site, chance: random.Random, kills: Counter[str], most: int) -> list[str]:
+    """Kill starts while MLflow makes its schema in the store's database; return what is wrong."""
+    for number in FIRST_KILLS:
+        with Sweep(site) as sweep:
+            if kills.total() == most or not sweep.until_made(f".{site.database.name}.*.new"):
+                break  # an earlier start has made it
+            sweep.until(time.monotonic() + chance.uniform(0.0, LONGEST_SCHEMA_S))
+            sweep.signalled(number)
+            kills["a first start on SQLite"] += 1
+            after = time.monotonic() - sweep.started
+            print(
+                f"[{kills.total()}/{most}] {number.name} in MLflow's schema, {after:.1f} s after its start", flush=True
+            )
+            status = sweep.wait()
+        if wrong := site.between(status):
+            return wrong
+    return []
 
 
 def _disturb(

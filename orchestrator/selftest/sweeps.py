@@ -59,7 +59,9 @@ parts:
       start.training.validate_every: 5
     grid: {model.method: [proto_net, classifier_baseline, baseline]}
 """
-PATIENCE = 300.0
+SECONDS_BETWEEN_LOOKS = 0.3
+"""Listing the processes of a sweep 20 times a second took a seventh of a core on a busy machine."""
+PATIENCE = 1800.0
 """Seconds allowed for a start, or for a sweep to end by itself, on a slow and busy machine."""
 
 
@@ -136,6 +138,11 @@ class Site:
         """Keys of trainings that had a file damaged: they may be retrained."""
         self.options: tuple[str, ...] = ()
         """Options of the command."""
+
+    @property
+    def database(self) -> Path:
+        """Where the store has MLflow's database, if it is not behind a server."""
+        return self.ledger.store / "mlflow.db"
 
     @property
     def trials(self) -> tuple[Trial, ...]:
@@ -220,8 +227,16 @@ class Sweep:
             if self.process.poll() is not None:
                 return False
             self._look()
-            time.sleep(0.05)
+            time.sleep(SECONDS_BETWEEN_LOOKS)
         return self.process.poll() is None
+
+    def until_made(self, pattern: str) -> bool:
+        """Wait until a file is in its store; false if the command has ended, or has begun to train, before."""
+        while not list(self.site.ledger.store.glob(pattern)):
+            if self.process.poll() is not None or (self.site.ledger.store / "trainings").is_dir():
+                return False
+            time.sleep(0.01)
+        return True
 
     def wait(self) -> int:
         """Wait for its end; return the exit status."""
