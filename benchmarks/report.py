@@ -46,7 +46,7 @@ from orchestrator.spec.file import read_spec
 from orchestrator.spec.plan import Trial, labels, plan
 from orchestrator.store.index import FILE
 from orchestrator.store.ledger import Ledger
-from orchestrator.store.tables import FILE as OWNER
+from reports.owners import FILE as OWNER
 
 SIZES = {1_000: 5.0, 10_000: 15.0}
 """Number of runs in MLflow -> most CPU seconds that the command can take, which has one thread."""

@@ -156,8 +156,12 @@ class Checked(Value):
 
     def file_text(self) -> str:
         """The text of the file that `write` writes."""
-        text = self.model_dump_json(indent=1) + "\n"
-        return f'{text[: -len(_ENDS)]},\n "sha256": "{hashlib.sha256(text.encode()).hexdigest()}"{_ENDS}'
+        return sealed(self.model_dump_json(indent=1) + "\n")
+
+
+def sealed(text: str) -> str:
+    """The JSON of a `Checked` value, indented by 1 and with a line break at its end, with its checksum."""
+    return f'{text[: -len(_ENDS)]},\n "sha256": "{hashlib.sha256(text.encode()).hexdigest()}"{_ENDS}'
 
 
 def unsealed(data: bytes, what: str) -> bytes:

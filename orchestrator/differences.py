@@ -15,6 +15,7 @@ from orchestrator.text import plain
 from reports.diff.compare import Asked, diff
 from reports.diff.formats import to_csv, to_json, to_markdown, to_terminal
 from reports.diff.values import DiffTable
+from reports.owners import Owner, check_owner, note_files
 from reports.tables import Records
 
 FORMATS_OF_DIFF: dict[str, tuple[str, Callable[[DiffTable], str]]] = {
@@ -31,6 +32,7 @@ class Source(NamedTuple):
     name: str
     plans: Mapping[str, SweepPlan]
     records: Records
+    owner: Owner
 
 
 def report_diff(
@@ -44,7 +46,7 @@ def report_diff(
 ) -> list[Path]:
     """Compare the sweeps of one name in A and B, by default all; write to `output`/diff/<sweep>; return the paths.
 
-    Raises ValueError if there is nothing to compare.
+    Raises ValueError if there is nothing to compare, or if a folder has the comparison of other stores.
     """
     console = console or Console()
     names = _common(a, b, sweeps)
@@ -54,18 +56,36 @@ def report_diff(
         raise ValueError(f"neither A nor B has cells for {which} in {', '.join(names)}")
     for letter, source in (("A", a), ("B", b)):
         console.print(plain(f"{letter}: {source.name}"), soft_wrap=True)
-    paths = []
-    for table in diff(asked, a.records, b.records):
+    owner, folders = a.owner.against(b.owner), {each.sweep: output / "diff" / each.sweep for each in asked}
+    for folder in folders.values():
+        check_owner(folder, owner)
+    found = diff(asked, a.records, b.records)
+    written = [FORMATS_OF_DIFF[name] for name in formats]
+    texts = {
+        folders[table.sweep] / f"table_{table.name}.{suffix}": write(table)
+        for table in found
+        for suffix, write in written
+    }
+    for name, folder in folders.items():
+        files = [path.name for path in texts if path.parent == folder]
+        note_files(folder, owner, files, _possible(a.plans[name], b.plans[name]))
+    for path, text in texts.items():
+        write_text(path, text)
+    paths = list(texts)
+    for table in found:
         console.print(to_terminal(table, console.width))
-        for suffix, write in (FORMATS_OF_DIFF[name] for name in formats):
-            paths.append(output / "diff" / table.sweep / f"table_{table.name}.{suffix}")
-            write_text(paths[-1], write(table))
     for letter, source, other in (("A", a, b), ("B", b, a)):
         if alone := sorted(source.plans.keys() - other.plans.keys()) if not sweeps else ():
             console.print(plain(f"sweeps only in {letter}: {', '.join(alone)}"))
     for path in paths:
         console.print(plain(str(path)), soft_wrap=True)
     return paths
+
+
+def _possible(a: SweepPlan, b: SweepPlan) -> set[str]:
+    """Names of all files that comparisons of two plans write."""
+    tables = {layout.name for layout in (*a.layouts, *b.layouts)}
+    return {f"table_{table}.{suffix}" for table in tables for suffix, _ in FORMATS_OF_DIFF.values()}
 
 
 def _common(a: Source, b: Source, sweeps: Sequence[str]) -> list[str]:

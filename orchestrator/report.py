@@ -28,13 +28,13 @@ from orchestrator.store.archive import Archive
 from orchestrator.store.filled import filled
 from orchestrator.store.home import settle
 from orchestrator.store.ledger import Ledger, local_folder
-from orchestrator.store.tables import Owner, check_owner, note_files
 from orchestrator.text import complain, plain
 from orchestrator.tracking.beside import runs_beside
 from orchestrator.tracking.uris import usable, without_password
 from reports.cells import Table
 from reports.judge import Judged
 from reports.looks import Looks
+from reports.owners import Owner, check_owner, note_files
 from reports.render import claims as render_claims
 from reports.render.data import to_csv, to_json
 from reports.render.latex import to_latex, to_latex_column
@@ -206,7 +206,8 @@ def _diff(options: argparse.Namespace) -> int:
         raise ValueError(f"{given}: --diff reads the two stores that it names, and counts stale records; leave it out")
     if other := [name for name in options.formats or () if name not in FORMATS_OF_DIFF]:
         raise ValueError(f"--formats {' '.join(other)}: --diff writes {', '.join(FORMATS_OF_DIFF)}; choose of these")
-    a, b = (Source(name, records.plans(), records) for name in options.diff for records in [_opened(name)])
+    opened = ((name, _opened(name)) for name in options.diff)
+    a, b = (Source(name, records.plans(), records, _owner(records)) for name, records in opened)
     report_diff(a, b, options.output, options.sweeps, options.table, options.formats or tuple(FORMATS_OF_DIFF))
     return 0
 
@@ -216,11 +217,16 @@ def _opened(name: str) -> Archive | Ledger:
     return Archive(name) if Path(name).is_file() else Ledger.existing(name)
 
 
+def _owner(source: Archive | Ledger) -> Owner:
+    return source.owner if isinstance(source, Ledger) else Owner(name=str(source.path.resolve()))
+
+
 def _records(options: argparse.Namespace) -> tuple[StoredRecords, dict[str, str], Owner]:
     """The records, the MLflow run of each training's key as far as they are known, and whose the tables are."""
     if options.tracking_uri is None:
         if Path(options.store).is_file():
-            return Archive(options.store), {}, Owner(name=str(Path(options.store).resolve()))
+            archive = Archive(options.store)
+            return archive, {}, _owner(archive)
         ledger = Ledger.at(options.store)
         return ledger, runs_beside(ledger), ledger.owner
     from orchestrator.tracking.reader import MLflowRecords, store_beside  # opening URLs takes longer than a small table

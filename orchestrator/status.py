@@ -12,8 +12,11 @@ States: running; failed (with the reason; a search retries it, a sweep retries f
 (its pre-training failed, diverged, is stale or damaged); no weights (a test is missing, and the weights
 that it needs were not kept); stale (made by other code or from other images than today's); started (it will continue
 from its checkpoint); untested; missing; diverged; done. A search also has stopped (it fell behind) and impossible
-(values that no model can have). Exit status: 0 if every training is done, diverged, stopped or impossible (for one KEY:
-done), 1 if not, 2 for a mistake.
+(values that no model can have).
+
+A bit that a disk loses without a trace, so that a file keeps its time and size, is found when the file is read again:
+--verify reads all of them. Exit status: 0 if every training is done, diverged, stopped or impossible (for one KEY:
+done) and, with --verify, no file is damaged; 1 if not; 2 for a mistake.
 """
 
 from __future__ import annotations
@@ -45,6 +48,7 @@ from orchestrator.store.ledger import Ledger, local_folder
 from orchestrator.store.searches import SearchResults, Tried, label, results_of, training_or_none
 from orchestrator.store.standing import standing
 from orchestrator.text import complain, duration, plain, say
+from orchestrator.verify import damaged_files
 from reports.look_notes import state_lines
 from reports.looks import Looks, agreed
 
@@ -173,7 +177,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _main(options: argparse.Namespace) -> int:
     ledger, today = Ledger.existing(_store(options)), Today(options.accept_stale)
     if options.what and options.what in ledger.kept_keys():
+        if options.verify:
+            raise ValueError(f"--verify reads every file of the store; leave out {options.what}")
         return _show_training(options.what, ledger)
+    wrong = damaged_files(ledger) if options.verify else []
     ledger.index.look_once()
     chosen = _chosen(options, ledger)
     found: dict[str, list[Row]] = {}
@@ -201,9 +208,9 @@ def _main(options: argparse.Namespace) -> int:
                 console.print(plain(line))
         if others:
             console.print(plain(f"in no sweep's plan, kept: {_few(others)}"))
-    for name, why in damaged.items():
-        complain(f"error: {name}: {why}")
-    return 0 if not damaged and all(row.state in ENDED for each in found.values() for row in each) else 1
+    for why in [*(f"{name}: {why}" for name, why in damaged.items()), *wrong]:
+        complain(f"error: {why}")
+    return 0 if not (damaged or wrong) and all(row.state in ENDED for each in found.values() for row in each) else 1
 
 
 def _store(options: argparse.Namespace) -> str:
@@ -312,6 +319,11 @@ def _parser() -> argparse.ArgumentParser:
         "--accept-stale", action="store_true", help="show stale trainings in the state that they would otherwise have"
     )
     parser.add_argument("--all", action="store_true", help=f"show every training, not only the first {ROWS} of a sweep")
+    parser.add_argument(
+        "--verify",
+        action="store_true",
+        help="read every file of the store again and check it, whatever the index holds; only for a folder",
+    )
     parser.add_argument("--json", action="store_true", help="print every field of every training as JSON")
     return parser
 

@@ -48,10 +48,10 @@ from orchestrator.spec.plan import SweepPlan, Trial, labels, plan
 from orchestrator.store.home import settle
 from orchestrator.store.ledger import Ledger, local_folder
 from orchestrator.store.standing import Standing, standing
-from orchestrator.store.tables import check_owner
 from orchestrator.text import complain, duration, log_to_terminal, say
 from orchestrator.tracking.beside import runs_beside
 from orchestrator.tracking.uris import page_of_runs, usable, without_password
+from reports.owners import check_owner
 
 if TYPE_CHECKING:
     from orchestrator.running.executor import Executor

@@ -20,6 +20,8 @@ from reports.tables import PlannedCell, Records
 
 TOLERANCE = 1e-9
 """Largest difference between a stored summary and the value recomputed from the episodes."""
+LAST_TRIED = "failed when last tried"
+"""A table is filled from the store, whose failure may be of an earlier start."""
 
 
 class State(StrEnum):
@@ -247,7 +249,8 @@ def _absence(training: ExperimentConfig, key: str, records: Records) -> Absence:
         stage = training.stage
         if stage is not None and (before := records.how_ended(stage.key)) and before.failure:
             state = State.DIVERGED if before.outcome == "diverged" else State.FAILED
-            return Absence(state, f"its {stage.as_start} {stage.key} {state}: {printable(before.failure.reason)}")
+            told = LAST_TRIED if state is State.FAILED else state
+            return Absence(state, f"its {stage.as_start} {stage.key} {told}: {printable(before.failure.reason)}")
         state = State.RUNNING if records.running(key) else State.MISSING
         return Absence(state, state.value)
     failure = record.failure
@@ -255,7 +258,7 @@ def _absence(training: ExperimentConfig, key: str, records: Records) -> Absence:
         return Absence(State.NOT_EVALUATED, "trained, not evaluated")
     if record.outcome == "diverged":
         return Absence(State.DIVERGED, f"diverged at step {failure.step}" if failure and failure.step else "diverged")
-    return Absence(State.FAILED, f"failed: {printable(failure.reason)}" if failure else "failed")
+    return Absence(State.FAILED, f"{LAST_TRIED}: {printable(failure.reason)}" if failure else LAST_TRIED)
 
 
 def _check(tested: Tested, expected: str, asked: EvaluationConfig) -> None:

@@ -12,7 +12,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from dmf.values import Count, Value
+from dmf.values import Checked, Count, Value
 from reports.statistics.pairs import PairedTest
 from reports.statistics.sequential import FIRST, PASSING, Account, passed_on
 from reports.statistics.verdicts import Verdict
@@ -86,7 +86,7 @@ class Look(Value):
     answers: tuple[Answer, ...]
 
 
-class Looks(Value):
+class Looks(Checked):
     """The looks of a sweep, in their order, by one rule."""
 
     rule: Rule

@@ -44,7 +44,7 @@ orchestrator.store
 orchestrator.tracking
 orchestrator.running
 orchestrator.costs
-orchestrator.differences
+orchestrator.differences orchestrator.verify
 orchestrator.archive orchestrator.documents orchestrator.report orchestrator.results orchestrator.figures
 orchestrator.import_config
 orchestrator.sync orchestrator.status orchestrator.prune orchestrator.selftest

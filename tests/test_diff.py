@@ -23,6 +23,7 @@ from reports.diff.compare import Asked, diff
 from reports.diff.formats import outcome, summary, to_csv, to_json, to_markdown, to_terminal, what_differs
 from reports.diff.values import Change, DiffRow, DiffTable
 from reports.layouts import TABLES
+from reports.owners import Owner
 from reports.statistics.verdicts import Verdict
 from reports.tables import PlannedCell
 from tests.records_in_memory import InMemory, episodes, planned
@@ -180,7 +181,7 @@ def test_cells_that_only_one_has_say_why() -> None:
     table = table_of([cell(1), cell(4), cell(64)], [cell(1), cell(4), cell(16), cell(64)], a, b)
     assert [(row.label, outcome(row)) for row in table.rows] == [
         ("1 of 64 channels", "identical"),
-        ("4 of 64 channels", "only in A; B: failed: out of memory"),
+        ("4 of 64 channels", "only in A; B: failed when last tried: out of memory"),
         ("16 of 64 channels", "only in B; A: not planned"),
         ("64 of 64 channels", "no number; A: missing; B: missing"),
     ]
@@ -285,7 +286,9 @@ def test_the_command_compares_two_stores(tmp_path: Path, capsys: pytest.CaptureF
     said = capsys.readouterr().out
     assert f"A: {a}\nB: {b}\n" in said and "sweeps only in A: old" in said
     folder = output / "diff" / "both"
-    assert {path.name for path in folder.iterdir()} == {f"table_2c.{suffix}" for suffix, _ in FORMATS_OF_DIFF.values()}
+    assert {path.name for path in folder.glob("table_*")} == {
+        f"table_2c.{suffix}" for suffix, _ in FORMATS_OF_DIFF.values()
+    }
     rows = json.loads((folder / "table_2c.json").read_text())["sections"][0]["rows"]
     assert [row["change"] for row in rows] == ["identical", "tested"]
     first = {path: path.read_bytes() for path in folder.iterdir()}
@@ -299,7 +302,7 @@ def test_anything_with_plans_and_records_can_be_compared(tmp_path: Path) -> None
     """Such as an archive: it needs no more than `Records` and its plans."""
     records, cells = InMemory(), (cell(1),)
     records.tested(cells[0], episodes(0.5, 40))
-    source = Source("memory", {"s": SweepPlan(name="s", about="", cells=cells)}, records)
+    source = Source("memory", {"s": SweepPlan(name="s", about="", cells=cells)}, records, Owner(name="memory"))
     console = Console(width=100, file=io.StringIO())
     (path,) = report_diff(source, source, tmp_path, formats=["json"], console=console)
     assert DiffTable.read(path).rows[0].change is Change.IDENTICAL

@@ -18,6 +18,7 @@ from dmf.data.sets import open_for
 from dmf.evaluation.bank import episode_bank
 from dmf.methods import build_method
 from dmf.methods.dmf.model import DMF
+from dmf.records.records import RECORD, TrainingRecord
 from orchestrator import figures
 from orchestrator.store.ledger import Ledger
 from orchestrator.tracking.names import EXPERIMENT
@@ -26,6 +27,7 @@ from reports.figures import command
 from reports.figures.drawing import COLUMN_INCHES, FIGURES, figure_1, figure_3, figure_4
 from reports.figures.episode import look
 from reports.figures.values import aligned_maps, best_position, by_group, most_changed, sampled_places, strength
+from reports.owners import FILE
 from tests.oracles import apply_filter_by_loops, hat
 from tests.sites import Site
 from tests.test_sweep import SPEC
@@ -170,6 +172,32 @@ def test_the_command_writes_the_same_bytes_again(store: Path, capsys: pytest.Cap
     assert files(str(store / "runs" / "trainings" / key_in(store)), "--episode", "3", output="b") == first
     other = files(key_in(store), "--episode", "4", output="a")
     assert all(other[name] != first[name] for name in first)
+
+
+def test_figures_of_other_weights_are_not_overwritten(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    asked = [key_in(store), "--episode", "0"]
+    assert command.main(asked) == 0
+    place = store / "results" / "figures" / key_in(store)
+
+    def files() -> dict[Path, bytes]:
+        return {path: path.read_bytes() for path in place.rglob("*") if path.is_file()}
+
+    before = files()
+    shutil.copytree(store / "runs", store / "copy")
+    assert command.main([*asked, "--store", "copy"]) == 0, "the same weights give the same figures"
+    assert command.main(asked) == 0
+    record = store / "copy" / "trainings" / key_in(store) / RECORD
+    TrainingRecord.read(record).replace(weights="0" * 64).write(record)
+    for episode in ("0", "1"):
+        capsys.readouterr()
+        assert command.main([key_in(store), "--episode", episode, "--store", "copy"]) == 2
+        told = f"figures/{key_in(store)} has the figures of {store / 'runs'}"
+        assert told in capsys.readouterr().err
+    assert files() == before
+    assert (
+        command.main([key_in(store), "--episode", "1"]) == 0
+        and files().items() > {path: data for path, data in before.items() if path.name != FILE}.items()
+    )
 
 
 def test_files_have_a_text_alternative_and_text_that_can_be_read_in_print(store: Path) -> None:

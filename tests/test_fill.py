@@ -87,12 +87,16 @@ def test_part_of_the_seeds_is_a_partial_cell(records: InMemory) -> None:
     records.ended(cells[1].trainings[1], "failed", Failure(reason="the disk was full"))
     table = fill(TABLES["2a"], cells, records)
     found = only(table)["with dynamic sampling"]
-    assert (found.state, found.seeds_done, found.reasons) == ("partial", (0, 2), ("seed 1: failed: the disk was full",))
+    assert (found.state, found.seeds_done, found.reasons) == (
+        "partial",
+        (0, 2),
+        ("seed 1: failed when last tried: the disk was full",),
+    )
     assert found.accuracy == pytest.approx(0.575)
     assert found.to_baseline is not None and found.to_baseline.seeds == (0, 2)
     assert found.to_baseline.difference == pytest.approx(0.125), "the seed that is absent here counts nowhere"
     assert table.verdict.startswith("1 of 2 cells done, 1 partial")
-    assert any("seed 1: failed: the disk was full" in note for note in table.notes)
+    assert any("seed 1: failed when last tried: the disk was full" in note for note in table.notes)
 
 
 def test_a_column_says_whose_protocol_a_training_follows(records: InMemory) -> None:
@@ -114,7 +118,7 @@ def test_empty_cells_say_why(records: InMemory) -> None:
     records.ended(cells[3].trainings[0])
     found = only(fill(TABLES["2c"], cells, records))
     assert {label: (cell.state, *cell.reasons) for label, cell in found.items()} == {
-        "1": ("failed", "failed: CUDA out of memory"),
+        "1": ("failed", "failed when last tried: CUDA out of memory"),
         "64": ("diverged", "diverged at step 12"),
         "160": ("running", "running"),
         "320": ("not evaluated", "trained, not evaluated"),

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator import archive, report
-from orchestrator.store.ledger import Ledger
-from orchestrator.store.tables import FILE, Owner, check_owner
+from orchestrator import archive, report, results, status, sweep
+from orchestrator.store.index import FILE as INDEX
+from orchestrator.store.ledger import IDENTITY, Ledger
+from reports.owners import FILE, Owner, check_owner
 from tests.sites import Site
 from tests.tiny import tiny_sweep
 
@@ -99,3 +100,54 @@ def test_tables_that_the_file_no_longer_has_go_and_other_files_stay(
     left = contents(site).keys()
     assert {"table_2c.md", "table_2c.html", "index.html", "table_9.md"} <= left
     assert not [name for name in left if name.startswith("table_1")]
+
+
+def test_a_comparison_of_other_stores_is_not_overwritten(
+    site: Site, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(site.folder)
+    shutil.copytree("runs", "copy")
+    assert archive.main(["export", "tiny", "-o", "tiny.dmfa"]) == 0
+    folder = site.folder / "results" / "diff" / "tiny"
+    assert report.main(["--diff", "runs", "copy"]) == 0
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    assert {"table_1.md", "table_2c.csv", FILE} <= before.keys()
+    for one, other in (("copy", "runs"), ("runs", "tiny.dmfa")):
+        capsys.readouterr()
+        assert report.main(["--diff", one, other]) == 2
+        said = capsys.readouterr().err
+        assert f"has the tables of {site.folder / 'runs'} against {site.folder / 'copy'}, and these are of " in said
+        assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    assert report.main(["--diff", "runs", "copy", "--table", "1"]) == 0
+    assert {path.name: path.read_bytes() for path in folder.iterdir()}.keys() == before.keys()
+
+
+READING = {
+    "report": lambda store: report.main(["--store", store, "--output", "out"]),
+    "status": lambda store: status.main(["--store", store]),
+    "--plan": lambda store: sweep.main(["tiny.yaml", "--store", store, "--plan"]),
+    "export": lambda store: archive.main(["export", "tiny", "-o", "out.dmfa", "--store", store]),
+    "frame": lambda store: int(results.frame(store).empty),
+}
+
+
+@pytest.mark.parametrize("command", READING)
+@pytest.mark.parametrize("what", ["a copy", "a store that was moved", "a store of an earlier version"])
+def test_what_reads_writes_nothing_but_the_index(
+    command: str, what: str, site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(site.folder)
+    if what == "a copy":
+        shutil.copytree("runs", "there")
+    else:
+        (site.folder / "runs").rename("there")
+    if what == "a store of an earlier version":
+        (site.folder / "there" / IDENTITY).write_text("0123456789abcdef")
+    there = site.folder / "there"
+
+    def files() -> dict[Path, bytes]:
+        return {path: path.read_bytes() for path in there.rglob("*") if path.is_file() and path.name != INDEX}
+
+    before = files()
+    assert READING[command]("there") == 0
+    assert files() == before

@@ -200,7 +200,7 @@ def test_csv_is_one_line_for_each_cell_and_reads_back(table: Table) -> None:
     cells = [cell for section in table.sections for cell in section.cells]
     assert [row["row"] for row in rows] == [cell.label for cell in cells]
     assert not any(None in row or None in row.values() for row in rows)
-    assert rows[2]["reason"] == f"failed: {NASTY}"
+    assert rows[2]["reason"] == f"failed when last tried: {NASTY}"
     for row, cell in zip(rows, cells, strict=True):
         if cell.accuracy is None:
             assert row["accuracy_percent"] == ""

@@ -128,7 +128,7 @@ class Kept(Value):
     """Fingerprint of the data set."""
 
 
-class Going(Value):
+class Going(Checked):
     """The state beside weights and the optimiser's tensors in `LAST`, from which a training resumes."""
 
     key: str

@@ -31,7 +31,7 @@ from dmf.config.sections import USUAL_QUERIES, USUAL_SHOT, USUAL_WAY
 from dmf.methods import build_method
 from dmf.methods.config import AlignmentConfig
 from dmf.records.records import EvaluationRecord, TrainingRecord
-from dmf.values import Damaged, Value
+from dmf.values import Checked, Damaged, Value
 
 log = logging.getLogger("dmf.estimates")
 
@@ -102,7 +102,7 @@ def learns(config: AnyTraining) -> bool:
     return config.kind == "pretraining" or config.model.learns
 
 
-class Calibration(Value):
+class Calibration(Checked):
     """The rates that `orchestrator.costs.calibrate` has measured for a store."""
 
     measured: tuple[Rates, ...] = ()

@@ -15,7 +15,7 @@ from pydantic import Field, model_validator
 from dmf.config import AnyTraining, EvaluationConfig, Pretraining
 from dmf.config.old import is_of_format_1, key_of_format_1
 from dmf.records.records import FORMAT
-from dmf.values import Value, readable
+from dmf.values import Checked, readable, unsealed
 from orchestrator.spec.cells import cells_of
 from orchestrator.spec.decide import rule_of
 from orchestrator.spec.model import NEVER_VARIED, SWEEP_NAME, SweepSpec
@@ -42,7 +42,7 @@ class Trial:
         return self.config.key
 
 
-class SweepPlan(Value):
+class SweepPlan(Checked):
     """The resolved cells of a sweep. A search has none: it finds out what to train on the way."""
 
     format: int = 1
@@ -90,7 +90,7 @@ class SweepPlan(Value):
     def read(cls, path: str | Path) -> Self:
         """Read a plan file of any format."""
         with readable(cls.__name__, path):
-            return cls.from_json(Path(path).read_bytes())
+            return cls.from_json(unsealed(Path(path).read_bytes(), f"{cls.__name__} in {path}"))
 
     def asked(self, looks: Looks | None) -> SweepPlan:
         """The plan with the seeds that its looks so far ask for; itself if the number of seeds is fixed."""

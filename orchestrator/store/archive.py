@@ -38,9 +38,9 @@ from dmf.records.checkpoints import read_checkpoint_of
 from dmf.records.classes import drawn_classes, sums_by_class
 from dmf.records.facts import Curves, Ended, Tested
 from dmf.records.records import BEST, EVALUATIONS, RECORD, EvaluationRecord, Kept, TrainingRecord
-from dmf.values import Checked, Damaged, Value, describe, shown, unsealed
+from dmf.values import Checked, Damaged, Value, describe, sealed, shown, unsealed
 from orchestrator.spec.plan import SweepPlan
-from orchestrator.store.ledger import LOOKS, Ledger
+from orchestrator.store.ledger import LOOKS, PLAN, Ledger
 from reports.looks import Looks
 
 FORMAT = 1
@@ -91,7 +91,7 @@ def write_archive(ledger: Ledger, sweeps: Iterable[str], path: Path, weights: bo
 
         for name in names:
             for kept in sorted(ledger.sweep_folder(name).glob("*.json")):
-                add(f"sweeps/{name}/{kept.name}", _line(_portable(json.loads(kept.read_bytes()))))
+                add(f"sweeps/{name}/{kept.name}", _line(_portable(json.loads(unsealed(kept.read_bytes(), str(kept))))))
         trainings, exams, answers = [], [], []
         for key in sorted(asked):
             record = ledger.training(key)
@@ -286,7 +286,7 @@ class Archive:
         found = {}
         for name in self.manifest.sweeps:
             try:
-                found[name] = SweepPlan.from_json(self._members[f"sweeps/{name}/plan.json"])
+                found[name] = SweepPlan.from_json(self._members[f"sweeps/{name}/{PLAN}"])
             except KeyError:
                 continue
             except ValidationError as error:
@@ -362,7 +362,7 @@ def import_archive(archive: Archive, ledger: Ledger) -> Imported:
 
     All of the archive is read and checked before anything is written.
     """
-    wanted: dict[str, bytes] = dict(archive.sweep_files())
+    wanted = {name: _checked(data) for name, data in archive.sweep_files().items()}
     archive.plans()
     for key, training in archive.trainings.items():
         wanted[f"trainings/{key}/config.json"] = _file(training.config)
@@ -392,6 +392,11 @@ def import_archive(archive: Archive, ledger: Ledger) -> Imported:
 def _file(value: Value) -> bytes:
     text = value.file_text() if isinstance(value, Checked) else value.model_dump_json(indent=1) + "\n"
     return text.encode()
+
+
+def _checked(member: bytes) -> bytes:
+    """The file of a store with the same value as a member, which is on one line and has no checksum of its own."""
+    return sealed(json.dumps(json.loads(member), indent=1) + "\n").encode()
 
 
 def _same(path: Path, data: bytes) -> bool:

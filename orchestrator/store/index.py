@@ -137,6 +137,10 @@ class Index:
         """Look at files whenever they are asked for."""
         self._seen = None
 
+    def clear(self) -> None:
+        """Forget all rows, so that each record is read from its file again."""
+        self._rows.clear()
+
     def settled(self, name: str) -> bool:
         """Whether a file may get a row, because it has not just changed. True if there is no file."""
         with suppress(FileNotFoundError):
@@ -260,6 +264,14 @@ class _Rows:
                     connection.executemany(ADD, [(*row, row.seal) for row in rows.values()])
             if self._all is not None:
                 self._all |= {name: (*row, row.seal) for name, row in rows.items()}
+
+    def clear(self) -> None:
+        """Delete all rows."""
+        with self._lock:
+            self._new, self._all = {}, None
+            if self._writes:
+                with self._trouble("_writes"), self._opened() as connection:
+                    connection.execute("delete from records")
 
     def close(self) -> None:
         """Write the new rows and close the file."""

@@ -47,13 +47,13 @@ from dmf.records.records import (
     Going,
     TrainingRecord,
 )
-from dmf.values import Damaged, Value, digest
+from dmf.values import Checked, Damaged, digest
 from orchestrator.spec.plan import SweepPlan, Trial
 from orchestrator.store.bucket.lease import Lease
 from orchestrator.store.bucket.mirror import EVERYTHING, GOING, RemoteStore
 from orchestrator.store.index import Index
-from orchestrator.store.tables import Owner
 from reports.looks import Looks
+from reports.owners import Owner
 
 State = Literal["missing", "started", "failed", "untested", "done", "diverged", "damaged"]
 """In this order: not begun; has a checkpoint; ended by an error; trained, tests missing; tested; loss not finite; a
@@ -62,7 +62,7 @@ record is there that cannot be read."""
 log = logging.getLogger("dmf.ledger")
 
 IDENTITY = "store.id"
-LOOKS = "looks.json"
+PLAN, LOOKS = "plan.json", "looks.json"
 SECONDS_BETWEEN_TRIES = 5.0
 """Interval between attempts to become an object store's driver."""
 
@@ -88,7 +88,7 @@ class Sealed(NamedTuple):
     """Keys of its evaluations."""
 
 
-class Identity(Value):
+class Identity(Checked):
     """The content of `store.id`."""
 
     id: str
@@ -158,6 +158,15 @@ class Ledger:
     def id(self) -> str:
         """The store's identity, in MLflow's tags. It moves with the store; a copy gets another one."""
         return self._identity.id
+
+    @property
+    def id_so_far(self) -> str:
+        """The identity in the store, which its runs in MLflow have until a driver finds it copied; empty without one.
+
+        Unlike `id` it writes nothing.
+        """
+        known = identity_in(self.store / IDENTITY, self.name)
+        return known.id if known else ""
 
     @property
     def owner(self) -> Owner:
@@ -433,13 +442,13 @@ class Ledger:
 
     def write_plan(self, plan: SweepPlan) -> None:
         """Write a sweep's plan, for the report."""
-        path = self.sweep_folder(plan.name) / "plan.json"
+        path = self.sweep_folder(plan.name) / PLAN
         plan.write(path)
         self.keep(path)
 
     def plan(self, name: str) -> SweepPlan:
         """The plan of a sweep that was started here."""
-        path = self.sweep_folder(name) / "plan.json"
+        path = self.sweep_folder(name) / PLAN
         if not path.is_file():
             there = ", ".join(sorted(self.plans())) or "none"
             raise ValueError(f"no sweep {name!r} was started in {self.store}; there are: {there}")
@@ -477,7 +486,7 @@ class Ledger:
     def plans(self) -> dict[str, SweepPlan]:
         """The plans of all sweeps started here, by name; one that cannot be read is left out with a warning."""
         found = {}
-        for path in sorted(self.store.glob("sweeps/*/plan.json")):
+        for path in sorted(self.store.glob(f"sweeps/*/{PLAN}")):
             try:
                 found[path.parent.name] = self.plan(path.parent.name)
             except (ValueError, OSError) as error:
@@ -567,6 +576,10 @@ class BucketLedger(Ledger):
     @functools.cached_property
     def _identity(self) -> Identity:
         return Identity(id=digest([self.name, ""]), path=self.name)
+
+    @property
+    def id_so_far(self) -> str:
+        return self.id
 
     @property
     def owner(self) -> Owner:

@@ -12,11 +12,12 @@ from pydantic import Field
 
 from dmf.config import ExperimentConfig
 from dmf.records.records import TrainingRecord
-from dmf.values import Damaged, Fraction, Value
+from dmf.values import Checked, Damaged, Fraction, Value
 from orchestrator.spec.model import Range, Search, SweepSpec
 from orchestrator.store.ledger import Ledger
 
 log = logging.getLogger("dmf.ledger")
+SEARCH = "search.json"
 
 
 class Tried(Value):
@@ -33,7 +34,7 @@ class Tried(Value):
     no record. `impossible`: values that no configuration can combine."""
 
 
-class SearchResults(Value):
+class SearchResults(Checked):
     """Everything that a search has tried."""
 
     base: ExperimentConfig
@@ -60,7 +61,7 @@ class SearchResults(Value):
 
 def results_path(ledger: Ledger, name: str) -> Path:
     """The file that holds what a search has tried."""
-    return ledger.sweep_folder(name) / "search.json"
+    return ledger.sweep_folder(name) / SEARCH
 
 
 def results_of(ledger: Ledger, name: str) -> SearchResults | None:

@@ -35,7 +35,7 @@ def runs_beside(ledger: Ledger) -> dict[str, str]:
         return {}
     try:
         with closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", BUSY_S, uri=True)) as connection:
-            return dict(connection.execute(FIND, (TRIAL, STORE, ledger.id, OUTCOME)))
+            return dict(connection.execute(FIND, (TRIAL, STORE, ledger.id_so_far, OUTCOME)))
     except sqlite3.Error as error:
         log.warning("%s cannot be read, so pages do not name MLflow's runs: %s", path, error)
         return {}

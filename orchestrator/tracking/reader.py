@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, TypeVar
 
 from dmf.records.facts import Curves, Ended, Tested
 from dmf.records.records import EVALUATIONS, RECORD, EvaluationRecord, TrainingRecord
-from dmf.values import Value, readable
+from dmf.values import Value, readable, unsealed
 from orchestrator.spec.plan import SweepPlan
-from orchestrator.store.ledger import IDENTITY, LOOKS
+from orchestrator.store.ledger import IDENTITY, LOOKS, PLAN
 from orchestrator.tracking.names import OUTCOME, SWEEP, TRIAL, MirroredRun, database_of, local_folder_of
 from reports.looks import Looks
 
@@ -49,11 +49,11 @@ class MLflowRecords:
 
     def plans(self) -> dict[str, SweepPlan]:
         """The plan of every sweep, by name; if two stores have a sweep of one name, the one started last."""
-        texts = {run.tags["dmf.sweep"]: self._text(run, "plan.json") for run in reversed(self._sweeps)}
+        texts = {run.tags["dmf.sweep"]: self._text(run, PLAN) for run in reversed(self._sweeps)}
         found: dict[str, SweepPlan] = {}
         for name, text in sorted(texts.items()):
             try:
-                found |= {name: SweepPlan.from_json(text)} if text else {}
+                found |= {name: SweepPlan.from_json(unsealed(text, PLAN))} if text else {}
             except ValueError as error:
                 reason = " ".join(str(error).split())
                 log.warning("the plan of %s cannot be read, it is left out: %s", name, reason[:300])
@@ -139,5 +139,6 @@ class MLflowRecords:
 
 def _read(kind: type[Kind], text: bytes, of: str, path: str) -> Kind:
     """A record from a run's file. Raises Damaged."""
-    with readable(kind.__name__, f"MLflow's run of {of}, {path}"):
-        return kind.model_validate_json(text)
+    where = f"MLflow's run of {of}, {path}"
+    with readable(kind.__name__, where):
+        return kind.model_validate_json(unsealed(text, f"{kind.__name__} in {where}"))

@@ -22,7 +22,7 @@ from dmf.records.provenance import git_commit
 from dmf.records.records import CONFIG, EVALUATIONS, RECORD, Epoch, EvaluationRecord, TrainingRecord
 from dmf.values import Damaged, digest
 from orchestrator.spec.plan import SweepPlan
-from orchestrator.store.ledger import LOOKS, Ledger
+from orchestrator.store.ledger import LOOKS, PLAN, Ledger
 from orchestrator.tracking.database import place
 from orchestrator.tracking.names import MIRRORED, OUTCOME, STORE, STORE_NAME, SWEEP, TRIAL, database_of
 from orchestrator.tracking.server import Points, is_gone, log_to, refuses, restore, runs_of, upload
@@ -153,7 +153,7 @@ class SweepRuns:
 
     def keep_plan(self) -> None:
         """Write the sweep's plan into its run's folder."""
-        upload(self.client, self.parent.info.artifact_uri, {"plan.json": self.plan.model_dump_json(indent=1)})
+        upload(self.client, self.parent.info.artifact_uri, {PLAN: self.plan.file_text()})
 
     def surely(self, key: str, update: Callable[[], None]) -> None:
         """Run an update of one training's run; once more if somebody has deleted the run or the experiment."""
@@ -359,8 +359,8 @@ class SweepRuns:
 
         Points and tags can share a request, because MLflow's stores write its tags last.
         """
-        files = {f"{EVALUATIONS}/{test.evaluation_key}.json": test.model_dump_json(indent=1) for test in tests}
-        self._keep(run, {RECORD: record.model_dump_json(indent=1), **files})
+        files = {f"{EVALUATIONS}/{test.evaluation_key}.json": test.file_text() for test in tests}
+        self._keep(run, {RECORD: record.file_text(), **files})
         *parts, last = [*self._new_epochs(run, record.history), self._new_results(run, record, tests)]
         if parts and sum(map(len, [*parts[-1].values(), *last.values()])) <= METRICS_AT_ONCE:
             last = parts.pop() | last
@@ -450,7 +450,7 @@ class SweepRuns:
             return
         taken, parent = str(len(looks.taken)) if looks else "", self.parent
         if looks and parent.data.tags.get("dmf.looks") != taken:
-            upload(self.client, parent.info.artifact_uri, {LOOKS: looks.model_dump_json(indent=1)})
+            upload(self.client, parent.info.artifact_uri, {LOOKS: looks.file_text()})
             self.client.set_tag(parent.info.run_id, "dmf.looks", taken)
             self.writes += 1
             self.parent = self.client.get_run(parent.info.run_id)

@@ -20,7 +20,7 @@ from dmf.config import AnyTraining
 from dmf.records.records import Epoch
 from dmf.values import Damaged
 from orchestrator.spec.plan import SweepPlan, Trial, labels
-from orchestrator.store.ledger import Ledger
+from orchestrator.store.ledger import PLAN, Ledger
 from orchestrator.tracking.database import settle
 from orchestrator.tracking.names import STORE, database_of
 from orchestrator.tracking.runs import FAILURES_AT_ONCE, Incomplete, SweepRuns, one_line
@@ -253,7 +253,7 @@ def reconcile(uri: str, ledger: Ledger) -> dict[str, int]:
     try:
         for name, plan in ledger.plans().items():
             runs = SweepRuns(client, experiment, ledger, plan)
-            if not any(file.path == "plan.json" for file in client.list_artifacts(runs.parent.info.run_id)):
+            if not any(file.path == PLAN for file in client.list_artifacts(runs.parent.info.run_id)):
                 runs.keep_plan()
                 runs.writes += 1
             trials = plan.trials()

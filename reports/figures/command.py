@@ -16,6 +16,7 @@ from dmf.machine.paths import address_option, path_option
 from dmf.machine.trouble import sentence
 from dmf.records.records import CONFIG
 from dmf.values import printable
+from reports.owners import Owner
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -44,7 +45,8 @@ def draw(folder: Path, options: argparse.Namespace) -> list[Path]:
     from reports.figures.files import write_figures
 
     seen = look(folder, options.episode, options.root)
-    return write_figures(seen, options.output / "figures" / seen.key / f"episode_{seen.number}")
+    output = options.output / "figures" / seen.key / f"episode_{seen.number}"
+    return write_figures(seen, output, Owner(name=str(folder.resolve()), id=seen.weights))
 
 
 def parser(program: str, about: str) -> argparse.ArgumentParser:

@@ -19,7 +19,7 @@ from dmf.evaluation.bank import episode_bank
 from dmf.evaluation.evaluate import load_trained
 from dmf.machine.device import set_up
 from dmf.methods.dmf.model import DMF
-from dmf.records.records import EVALUATIONS, EvaluationRecord
+from dmf.records.records import EVALUATIONS, RECORD, EvaluationRecord, TrainingRecord
 
 MOST_CLASSES = MOST_SHOTS = 5
 """Classes and support images that fit into a column of a page."""
@@ -53,6 +53,8 @@ class Seen:
     task: EvaluationConfig
     method: DMF
     pairs: tuple[Pair, ...]
+    weights: str
+    """SHA-256 of the model's weights; empty for records of format 1."""
 
 
 def look(folder: Path, number: int, root: str | None = None) -> Seen:
@@ -85,7 +87,8 @@ def look(folder: Path, number: int, root: str | None = None) -> Seen:
     method, _ = load_trained(folder, config, data)
     assert isinstance(method, DMF)
     augment = Augmentation(config.augmentation, config.data)
-    return Seen(config.key, number, task, method, _pairs(method, data.split(task.split), augment, task, number))
+    pairs = _pairs(method, data.split(task.split), augment, task, number)
+    return Seen(config.key, number, task, method, pairs, TrainingRecord.read(folder / RECORD).weights)
 
 
 def _task(folder: Path, config: ExperimentConfig) -> EvaluationConfig:

@@ -11,9 +11,10 @@ from xml.sax.saxutils import escape
 
 import matplotlib
 
-from dmf.machine.files import replacing, write_text
+from dmf.machine.files import replacing
 from reports.figures.drawing import FIGURES, Drawing
 from reports.figures.episode import Seen
+from reports.owners import Owner, check_owner, note_files
 
 DOTS_PER_INCH = 300
 """Of PNG files and of the images in SVG files."""
@@ -30,19 +31,22 @@ def look() -> Iterator[None]:
         yield
 
 
-def write_figures(seen: Seen, output: Path) -> list[Path]:
-    """Draw every figure and write it to the folder `output` as .svg, .png and, its text alternative, .txt."""
-    paths = []
+def write_figures(seen: Seen, output: Path, owner: Owner) -> list[Path]:
+    """Draw every figure and write it to the folder `output` as .svg, .png and, its text alternative, .txt.
+
+    The folder above, of the training, is of `owner` alone. Raises ValueError if it is another owner's.
+    """
+    check_owner(output.parent, owner, "figures")
+    contents: dict[str, bytes] = {}
     with look():
-        for draw in FIGURES:
-            drawing = draw(seen)
-            for suffix, content in (("svg", to_svg(drawing)), ("png", to_png(drawing))):
-                paths.append(output / f"{drawing.name}.{suffix}")
-                with replacing(paths[-1]) as aside:
-                    aside.write_bytes(content)
-            paths.append(output / f"{drawing.name}.txt")
-            write_text(paths[-1], f"{drawing.title}. {drawing.text}\n")
-    return paths
+        for drawing in (draw(seen) for draw in FIGURES):
+            contents |= {f"{drawing.name}.svg": to_svg(drawing), f"{drawing.name}.png": to_png(drawing)}
+            contents[f"{drawing.name}.txt"] = f"{drawing.title}. {drawing.text}\n".encode()
+    note_files(output.parent, owner, [f"{output.name}/{name}" for name in contents])
+    for name, content in contents.items():
+        with replacing(output / name) as aside:
+            aside.write_bytes(content)
+    return [output / name for name in contents]
 
 
 def to_svg(drawing: Drawing) -> bytes:
