@@ -116,7 +116,8 @@ class Classifier:
 def load(folder: str | PathLike[str], device: str = "cpu") -> Classifier:
     """The best weights of a training, from its folder (`STORE/trainings/KEY`), on `device`.
 
-    Raises ValueError if the folder holds no finished training, or one whose weights were not kept.
+    Of a training that has not ended, these are the best so far. Raises ValueError if the folder holds no training, or
+    one whose weights were not kept.
     """
     place = Path(folder)
     if not (place / CONFIG).is_file():

@@ -1,7 +1,7 @@
 """Evaluate one trained model: `python -m dmf.evaluate FOLDER`, or a released checkpoint: `--resume FILE.pth.tar`.
 
-A checkpoint is DMF's, Associative Alignment's with `model.method=centroid_alignment` or `fine_tuning`, or IDeMe-Net's
-(`metaNet_*.t7`, `softRandom.t7`) with `model.method=ideme_net`.
+A checkpoint is DMF's, Associative Alignment's with `model.method=centroid_alignment`, `fine_tuning` or
+`adversarial_alignment`, or IDeMe-Net's (`metaNet_*.t7`, `softRandom.t7`) with `model.method=ideme_net`.
 
 `--data ~/data/cub` tests on other images than the training's, with a record of its own.
 """
@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 
 from dmf import released, released_associative, released_ideme_net
-from dmf.config import EvaluationConfig, ExperimentConfig, recipe
+from dmf.config import METHODS, DMFConfig, EvaluationConfig, ExperimentConfig, recipe
 from dmf.data.augment import Augmentation
 from dmf.data.known import EMBEDDED
 from dmf.data.sets import images_for, open_for
@@ -69,7 +69,7 @@ def parser() -> argparse.ArgumentParser:
     arguments.add_argument(
         "--adapted-episodes",
         type=int,
-        help="the first ones of them, for a method that adapts its network to each (all)",
+        help="the first ones of them, for a method that aligns its network to base images in each (all)",
     )
     arguments.add_argument(
         "--part",
@@ -138,6 +138,14 @@ def trained(folder: Path) -> ExperimentConfig:
     return kept
 
 
+def _check_adapted(method: str, evaluation: EvaluationConfig) -> None:
+    if evaluation.adapted_episodes is not None and not METHODS[method].reads_base:
+        raise ValueError(
+            f"--adapted-episodes is for methods that align their network to base images, but model.method={method}; "
+            "use --episodes"
+        )
+
+
 def _test_folder(
     folder: Path, settings: dict[str, object], evaluation: EvaluationConfig, part: Part | None
 ) -> EvaluationRecord | None:
@@ -147,6 +155,7 @@ def _test_folder(
         raise ValueError(
             f"{', '.join(settings)}: not as in training {kept.key}; only root, device and threads can differ"
         )
+    _check_adapted(config.model.method, evaluation)
     record = evaluate_part_of_folder(folder, config, evaluation, images_for(config, evaluation), part)
     if record is not None:
         record.write(folder / EVALUATIONS / f"{record.evaluation_key}.json")
@@ -157,8 +166,9 @@ def _test_folder(
 def _test_released(
     arguments: argparse.Namespace, settings: dict[str, object], evaluation: EvaluationConfig
 ) -> EvaluationRecord:
-    method = str(settings.get("model.method"))
-    if arguments.groups is not None and method in (*ALIGNED, DEFORMING):
+    method, others = str(settings.get("model.method")), (*ALIGNED, DEFORMING)
+    _check_adapted(method if method in others else DMFConfig().method, evaluation)
+    if arguments.groups is not None and method in others:
         raise ValueError(f"--groups is for DMF, but model.method={method}")
     if method in ALIGNED:
         return _test_aligned(arguments, settings, evaluation)
@@ -170,6 +180,11 @@ def _test_released(
     if arguments.dataset is not None:
         settings["data.name"] = arguments.dataset
     base = recipe(arguments.base or "released")
+    other = [f"{path}={value}" for path, value in settings.items() if path.startswith("model.")]
+    if told := [each for each in other if each != "model.method=dmf"]:
+        raise ValueError(
+            f"{', '.join(told)}: {arguments.resume} is of the released DMF, with its settings; leave that out"
+        )
     config = base.with_paths(settings | {"model.groups": model.groups}).resolved()
     set_up(config.training.threads)
     return evaluate(model.to(device_of(config.training.device)), config, evaluation, open_for(config), epoch=0)

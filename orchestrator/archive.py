@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from dmf.machine.output import run
 from dmf.machine.paths import address_option, path_option
@@ -44,7 +43,6 @@ def _export(options: argparse.Namespace) -> int:
 
 def _import(options: argparse.Namespace) -> int:
     archive = Archive(options.file)
-    Path(options.store).mkdir(parents=True, exist_ok=True)
     with Ledger.at(options.store).driving() as ledger:
         done = import_archive(archive, ledger)
     say(f"{options.file}: {_told(archive.manifest)}; {len(done.added)} files added, {done.there} were there")
@@ -88,7 +86,10 @@ def _parser() -> argparse.ArgumentParser:
     take = commands.add_parser("import", help="add an archive's sweeps to a store")
     take.add_argument("file", type=path_option, metavar="FILE")
     take.add_argument(
-        "--store", type=address_option, default="runs", help="a folder; it is made if it is not there (%(default)s)"
+        "--store",
+        type=address_option,
+        default="runs",
+        help="a folder, which is made if it is not there, s3:// or gs:// (%(default)s)",
     )
     take.set_defaults(run=_import)
     show = commands.add_parser("show", help="list what an archive holds")

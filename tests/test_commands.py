@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from dmf import released
+from dmf import evaluate, released
 from dmf.config import DataConfig, DMFConfig
 from dmf.methods import build_method
 from dmf.records.records import TrainingRecord
@@ -58,6 +58,21 @@ def test_a_released_checkpoint_is_tested(room: Path) -> None:
     assert "5-way 1-shot, 2 test episodes" in tested.stdout
     wrong = run(room, *command, "--groups", "64")
     assert (wrong.returncode, "but official.pth.tar has 160" in wrong.stderr) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["model.alignment=1"], "model.alignment=1: .* is of the released DMF, with its settings; leave that out"),
+        (["model.method=feat"], "model.method=feat: .* is of the released DMF"),
+        (["--adapted-episodes", "2"], "--adapted-episodes is for .*, but model.method=dmf; use --episodes"),
+    ],
+)
+def test_what_a_released_checkpoint_would_not_read_is_refused(tmp_path: Path, more: list[str], message: str) -> None:
+    released.save(build_method(DMFConfig(), DataConfig(), 64), tmp_path / "official.pth.tar")
+    command = ["--resume", str(tmp_path / "official.pth.tar"), "--dataset", "glyphs", *more]
+    with pytest.raises(ValueError, match=message):
+        evaluate.test(evaluate.parser().parse_intermixed_args(command))
 
 
 def test_the_model_needs_neither_ray_nor_mlflow_nor_yaml() -> None:

@@ -120,6 +120,13 @@ def test_a_pre_training_is_a_training_that_several_share() -> None:
         base.with_paths({"start.training.epochs": 3})
 
 
+def test_a_classifier_that_goes_on_reads_what_its_pre_training_s_does() -> None:
+    asked = {"model.method": "ideme_net", "start.head": "linear"}
+    assert ExperimentConfig().with_paths(asked).start is not None
+    with pytest.raises(ValueError, match=r"reads the mean of a feature map; got start.flattened=true"):
+        ExperimentConfig().with_paths(asked | {"start.flattened": True})
+
+
 def test_a_configuration_of_format_1_is_read_with_its_key() -> None:
     new = ExperimentConfig().with_paths({"model.groups": 160, "model.few_shot_weight": 1.0, "training.seed": 2})
     old = new.model_dump(mode="json")

@@ -34,13 +34,14 @@ NOT_IDENTITY: dict[str, frozenset[str]] = {"data": frozenset({"root"}), "trainin
 Head = Literal["linear", "cosine", "weight_norm", "shifted", "arc"]
 """How a classifier's logits depend on its features and weights (`dmf.training.classifier.BaseHead`)."""
 Margin = Annotated[float, Field(ge=-1, le=1)]
+UNREAD_BY_HEAD = {"linear": ("head_scale", "head_margin"), "weight_norm": ("head_margin",)}
 READ_WITHOUT_LEARNING = frozenset({"episodes.shot", "training.precision"})
 """Fields, besides the data, that a method which learns nothing from episodes still reads: they are defaults for its
 evaluation."""
 
 
-class ClassifierConfig(BackboneConfig):
-    """A backbone, and a classifier of the base classes on its feature map."""
+class HeadConfig(Value):
+    """The classifier of a pre-training, on the backbone's feature map."""
 
     head: Head = "linear"
     head_scale: Positive = 10.0
@@ -54,24 +55,22 @@ class ClassifierConfig(BackboneConfig):
     """What answers validation episodes: the nearest class mean by cosine, or a head of this kind (`linear`, `cosine` or
     `arc`) fitted to each, as Associative Alignment's code does."""
 
+    @property
+    def unread_by_head(self) -> dict[str, str]:
+        """Settings that the head ignores, each with the setting that makes it do so."""
+        return dict.fromkeys(UNREAD_BY_HEAD.get(self.head, ()), f"head={self.head}")
 
-class StartConfig(Value):
+
+class ClassifierConfig(HeadConfig, BackboneConfig):
+    """A backbone, and a classifier of the base classes on its feature map."""
+
+
+class StartConfig(HeadConfig):
     """The pre-training that an experiment starts from.
 
     It uses the experiment's images, backbone and precision and, unless it has its own, augmentation.
     """
 
-    head: Head = "linear"
-    head_scale: Positive = 10.0
-    """Factor of the logits of every head but `linear`."""
-    head_margin: Margin = 0.0
-    """What the `cosine` and the `shifted` head subtract from the score of an image's own class in training, and what
-    the `arc` head adds to its angle, in radians."""
-    flattened: bool = False
-    """Whether the head reads the flattened feature map instead of its mean over positions."""
-    validated_by: Literal["nearest_mean", "fitted_head"] = "nearest_mean"
-    """What answers validation episodes: the nearest class mean by cosine, or a head of this kind (`linear`, `cosine` or
-    `arc`) fitted to each, as Associative Alignment's code does."""
     training: BatchOptimisationConfig = BatchOptimisationConfig()
     validation: ValidationConfig = ValidationConfig()
     seed: Seed | None = None
@@ -82,15 +81,6 @@ class StartConfig(Value):
 
 NOVEL_HEADS = ("linear", "cosine", "arc")
 """Heads that can be fitted to an episode (`dmf.methods.novel_head`)."""
-OF_HEAD = ("head", "head_scale", "head_margin", "flattened", "validated_by")
-"""Settings of a pre-training's head, which an experiment has under `start`."""
-
-
-def unread_of_head(head: str) -> tuple[str, ...]:
-    """Settings that a pre-training's head ignores."""
-    if head == "linear":
-        return ("head_scale", "head_margin")
-    return ("head_margin",) if head == "weight_norm" else ()
 
 
 class _Training(Value):
@@ -197,8 +187,7 @@ class Pretraining(_Training):
 
     @property
     def unread(self) -> dict[str, str]:
-        found = super().unread
-        return found | {f"model.{name}": f"model.head={self.model.head}" for name in unread_of_head(self.model.head)}
+        return super().unread | {f"model.{name}": f"model.{why}" for name, why in self.model.unread_by_head.items()}
 
     def _identity(self) -> dict[str, Any]:
         model = self.model.model_dump(mode="json", exclude_defaults=True, exclude=self._aside("model"))
@@ -263,6 +252,11 @@ class ExperimentConfig(_Training):
                 f"model.method={method} goes on with the classifier of its pre-training; got start.head="
                 f"{self.start.head}, use {' or '.join(self.model.start_heads)}"
             )
+        if self.start is not None and self.model.start_heads and self.start.flattened:
+            raise ValueError(
+                f"model.method={method} goes on with the classifier of its pre-training, which reads the mean of a "
+                "feature map; got start.flattened=true, leave it out"
+            )
         self.model.check_image_size(self.data.image_size)
         return self
 
@@ -281,7 +275,7 @@ class ExperimentConfig(_Training):
         return Pretraining(
             data=self.data,
             augmentation=self.augmentation if self.start.augmentation is None else self.start.augmentation,
-            model=ClassifierConfig(**backbone, **{name: getattr(self.start, name) for name in OF_HEAD}),
+            model=ClassifierConfig(**backbone, **{name: getattr(self.start, name) for name in HeadConfig.model_fields}),
             training=BatchTrainingConfig(**dict(self.start.training) | runtime),
             validation=self.start.validation,
         )
@@ -290,8 +284,7 @@ class ExperimentConfig(_Training):
     def unread(self) -> dict[str, str]:
         found = super().unread
         if self.start is not None:
-            head = self.start.head
-            found |= {f"start.{name}": f"start.head={head}" for name in unread_of_head(head)}
+            found |= {f"start.{name}": f"start.{why}" for name, why in self.start.unread_by_head.items()}
             training = self.start.training.unread
             found |= {f"start.training.{name}": f"start.training.{why}" for name, why in training.items()}
             crop = self.start.augmentation.crop if self.start.augmentation is not None else "padded"

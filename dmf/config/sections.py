@@ -236,8 +236,8 @@ class EvaluationConfig(Value):
     episodes: Episodes = 2000
     """Number of test episodes."""
     adapted_episodes: Episodes | None = None
-    """How many of them, the first ones, test a method that adapts a copy of its network in each, which takes seconds
-    an episode; None: all. Its rows are compared with others on these episodes."""
+    """How many of them, the first ones, test a method that aligns a copy of its network to base images in each, which
+    takes seconds an episode (Associative Alignment); None: all. Its rows are compared with others on these episodes."""
     way: Way = 5
     """Classes per episode."""
     shot: Count | None = None

@@ -56,6 +56,8 @@ class SweepPlan(Checked):
     """The tables that the file describes itself."""
     claims: tuple[Claim, ...] = ()
     """The file's own claims."""
+    rule: Rule | None = None
+    """How looks decide its rows; None: the number of seeds is fixed."""
 
     @model_validator(mode="after")
     def _knows_its_tables(self) -> Self:
@@ -69,9 +71,6 @@ class SweepPlan(Checked):
         """The layouts of the tables that it has cells for, in the paper's order, then in the file's."""
         own = {layout.name: layout for layout in self.tables}
         return tuple(own.get(name) or TABLES[name] for name in in_order([cell.table for cell in self.cells]))
-
-    rule: Rule | None = None
-    """How looks decide its rows; None: the number of seeds is fixed."""
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Self:
