@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from decimal import ROUND_HALF_UP, Decimal
 
-from reports.cells import AgainstBaseline, OtherClasses
+from reports.cells import AgainstBaseline, OtherClasses, Table
 from reports.statistics.pairs import PairedTest
 from reports.statistics.verdicts import Verdict
 
@@ -51,6 +51,20 @@ def explained(comparison: AgainstBaseline) -> str:
         seeds = "seed" if len(comparison.seeds) == 1 else "seeds"
         text += f"; {seeds} {which}: {percent(comparison.accuracy)} − {percent(comparison.baseline_accuracy)}"
     return text
+
+
+def intervals(table: Table) -> str:
+    """What a table's differences have: its 95 % interval, or that of looks, which is wider."""
+    looked = any(c.to_baseline and c.to_baseline.look_level is not None for s in table.sections for c in s.cells)
+    return "the interval of its last look" if looked else "its 95 % interval"
+
+
+def margins(table: Table) -> str:
+    """The margin of a table's differences: `0.5 points`, `0.5 points (0.12 and more near 100 %)`."""
+    found = [c.to_baseline.margin for s in table.sections for c in s.cells if c.to_baseline and c.to_baseline.test]
+    least = min(found, default=table.margin)
+    near = f" ({points(least)} and more near 100 %)" if least < table.margin else ""
+    return f"{points(table.margin)} points{near}"
 
 
 def over_classes(over: OtherClasses | None) -> str:

@@ -31,6 +31,8 @@ from reports.fill import fill, gather
 from reports.judge import Outcome, judge
 from reports.layouts import TABLES
 from reports.looks import Looks, agreed, asked_now, chance_spent, courses
+from reports.render.latex import to_latex_column
+from reports.render.page import to_html
 from reports.statistics.pairs import of_methods, paired
 from reports.statistics.sequential import levels, repeated_interval
 from reports.statistics.spread import pooled
@@ -388,6 +390,11 @@ def test_a_report_prints_what_the_looks_found(ended: tuple[SweepPlan, Path, Trai
     assert f"{100 * levels(5, 3)[0]:.2g}, {100 * levels(5, 3)[1]:.2g}" in rule
     assert "Looks so far: 2 of 3 decided, 1 undecided with the most seeds." in printed.notes
     assert any("Seeds are blocks" in note and "as looks found them" in note for note in printed.notes)
+    assert "with the interval of its last look" in to_latex_column(printed)
+    page = to_html([printed], "looks")
+    assert "with the interval of its last look:" in page and "The band is the margin of 0.5 points, within" in page
+    fixed = to_latex_column(fill(TABLES["2c"], asked_now(planned.cells, looks), ledger))
+    assert "with its 95" in fixed and "last look" not in fixed
 
 
 def test_a_report_without_a_look_has_no_verdict(tmp_path: Path) -> None:

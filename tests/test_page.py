@@ -248,7 +248,7 @@ def test_differences_are_drawn_along_the_number_that_sections_differ_in() -> Non
     assert list(gains) == [f"{found[epochs]:+.2f}" for epochs in (5, 10, 40)]
     assert re.findall(r">(\d+)</text>", figure)[:3] == ["5", "10", "40"]
     text = to_html([table], "Tables")
-    assert "5-way 1-shot: difference from alignment 0 against epochs, with 95 % interval: ● ode" in plain(text)
+    assert "5-way 1-shot: difference from alignment 0 against epochs, with its 95 % interval: ● ode" in plain(text)
 
 
 def test_two_values_or_several_numbers_make_no_figure_of_differences() -> None:

@@ -18,6 +18,7 @@ from reports.render.columns import Column, Part, printed
 from reports.render.groups import groups
 from reports.render.tex import latex_text
 from reports.render.texts import NOTHING
+from reports.words import intervals
 
 PACKAGES = r"% Needs \usepackage{booktabs,siunitx,tabularx}"
 NUMBER = re.compile(r"[+−-]?\d[\d,]*(\.\d+)?")
@@ -90,7 +91,7 @@ def _head(table: Table, environment: str, size: str, gap: float) -> list[str]:
         of = f" of {table.published_header.removeprefix('paper ').strip('()')}" if "(" in table.published_header else ""
         caption = (
             f"{table.title}: accuracy in %. Ours: mean and 95 % interval over test episodes; bold: not shown to be "
-            f"below the best. Paper: published numbers{of}. Difference: from {table.baseline}, with its 95 % interval."
+            f"below the best. Paper: published numbers{of}. Difference: from {table.baseline}, with {intervals(table)}."
         )
     return [
         PACKAGES,

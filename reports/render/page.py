@@ -23,7 +23,7 @@ from reports.render.pivot import pivot
 from reports.render.summary import MOST_FINDINGS, Claim, claims_for_page, counted, findings, name_of
 from reports.render.wrapping import harmless, words
 from reports.statistics.verdicts import Verdict
-from reports.words import points
+from reports.words import intervals, margins
 from reports.words import verdict as word_of
 
 TEMPLATES = {path.name: path.read_text(encoding="utf-8") for path in Path(__file__).parent.glob("templates/*.*")}
@@ -113,7 +113,8 @@ def _shown(table: Table, find: Find | None, runs: Mapping[str, str]) -> dict[str
         "sections": _sections(table, main, costs, [id_ for id_, _, _ in known[:MOST_BEHIND]], name),
         "pivot": pivot(table),
         "findings": findings(table),
-        "margin": points(table.margin),
+        "margins": margins(table),
+        "intervals": intervals(table),
         "of_costs": of_costs(table.sections),
         "forest": forest(table, f"forest-{name}"),
         "along": along(table, f"along-{name}"),
