@@ -209,9 +209,8 @@ def run_proposals(
     executor: RayTune, results: SearchResults, first: list[dict[str, Any]], count: int, watch: SearchWatch
 ) -> None:
     """Try `count` proposals, first those in `first`, then Optuna's; ASHA may stop them early. Raises Stopped."""
-    from optuna.samplers import (
-        TPESampler,
-    )  # imported here because workers and commands that only read a search do not need it
+    # Imported here because workers and commands that only read a search do not need it.
+    from optuna.samplers import TPESampler
     from ray import tune
     from ray.tune.execution.placement_groups import PlacementGroupFactory
     from ray.tune.schedulers import ASHAScheduler
