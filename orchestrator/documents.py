@@ -31,7 +31,7 @@ from reports.render.claims import to_markdown as claims_to_markdown
 from reports.render.drawing import alone
 from reports.render.markdown import to_markdown
 from reports.render.methods import described
-from reports.words import percent
+from reports.words import explained, percent
 from reports.words import verdict as word_of
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
@@ -187,6 +187,7 @@ def documents(docs: Path = DOCS) -> Iterator[tuple[Path, str]]:
         "difference": texts.to_baseline,
         "verdict": texts.verdict,
         "word": lambda cell: word_of(cell.to_baseline) if cell.to_baseline else texts.verdict(cell),
+        "explained": explained,
     }
     sweeps: dict[str, Told] = {}
 

@@ -188,7 +188,7 @@ def close(config: AnyMethod, ours: Tensor, theirs: Tensor) -> bool:
     return bool((ours - theirs).abs().max() <= tolerance * theirs.abs().max().clamp(min=1e-3))
 
 
-@pytest.mark.parametrize("backbone", ["resnet12", "resnet18", "wrn28"])
+@pytest.mark.parametrize("backbone", ["resnet12", "resnet18", pytest.param("wrn28", marks=pytest.mark.full)])
 @pytest.mark.parametrize("method", [name for name, kind in CONFIGS.items() if kind.reads_base])
 def test_copies_of_every_backbone_adapt_and_the_model_stays(method: str, backbone: str) -> None:
     """In float32, since WRN-28-10 and the moments of three Adams would take gigabytes."""
