@@ -13,7 +13,7 @@ from collections.abc import Callable
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.harness import Report, main, median, peak_bytes, seconds
+from benchmarks.harness import AVX512, Report, main, median, peak_bytes, seconds
 from dmf.backbones.conv4_relu import Conv4ReLU
 from dmf.machine.device import set_up
 from dmf.methods.adversarial_alignment.model import AdversarialAlignment
@@ -53,6 +53,7 @@ def run(report: Report) -> None:
         "memory of an iteration relative to one pass of its related images, there and back",
         ours / pass_,
         at_most=BYTES_AT_MOST,
+        seen=AVX512,
         note=f"{ours / 2**20:.0f} MiB",
     )
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from benchmarks.harness import Report, alternate, main, median, state_rates
+from benchmarks.harness import AVX512, Report, alternate, main, median, precisions, state_rates
 from benchmarks.images import NAME, SIDE, opened, write_images
 from benchmarks.literal import LiteralDMF, episode_logits
 from benchmarks.steps import backbone_flops, fresh_method
@@ -25,7 +25,7 @@ from dmf.data.sets import ImageSplit
 from dmf.episodes import Episode, EpisodeIndices
 from dmf.evaluation.bank import episode_bank
 from dmf.evaluation.evaluate import episode_accuracies
-from dmf.machine.device import has_bf16, set_up
+from dmf.machine.device import set_up
 from dmf.machine.precision import autocast
 from dmf.methods.base import FewShotMethod
 
@@ -46,7 +46,7 @@ def run(report: Report) -> None:
     sampled, classes = (40, 10) if settings.short else (100, 20)
     per_class = sampled * (IMAGES // EPISODES) // classes  # at least the 15 queries and 5 shots of an episode
     scale = EPISODES / sampled
-    precisions = ["fp32", "bf16"] if has_bf16(device) else ["fp32"]
+    measured = precisions(device)
     with tempfile.TemporaryDirectory() as room:
         counts = {"train": (5, 20), "val": (5, 20), "test": (classes, per_class)}
         write_images(Path(room) / "images", counts)
@@ -62,7 +62,7 @@ def run(report: Report) -> None:
                 f"ours {precision}": lambda precision=precision, method=method, bank=bank: episode_accuracies(
                     method, split, bank, augment, precision
                 )
-                for precision in precisions
+                for precision in measured
             }
             variants["an episode, forwarded, our head"] = lambda method=method, one=one: forwarded(
                 method, split, one, augment, device
@@ -75,7 +75,7 @@ def run(report: Report) -> None:
             times = alternate(variants, repeats, warmup)
             report.times(f"{shot}-shot: {sampled} episodes over {len(split)} images, or one", times)
             images = len(torch.unique(torch.cat([bank.support.flatten(), bank.query.flatten()])))
-            for precision in precisions:
+            for precision in measured:
                 report.state(
                     f"{shot}-shot, {EPISODES} episodes over {IMAGES} images, {precision}",
                     scale * median(times[f"ours {precision}"]),
@@ -99,6 +99,7 @@ def run(report: Report) -> None:
                 median(per_episode["an episode, literal"]) / median(times["ours fp32"]),
                 at_least=at_least,
                 unit="x",
+                seen=AVX512,
             )
 
 

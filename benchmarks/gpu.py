@@ -36,6 +36,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from benchmarks import gpu_trainings
 from benchmarks.harness import (
+    NOWHERE,
     Report,
     Settings,
     alternate,
@@ -216,12 +217,15 @@ def _steps(report: Report, size: Size, device: torch.device, rates: dict[str, fl
             share = median(times[f"head {precision} G={groups}"]) / step
             report.state(f"share of the head in the step, {precision}, G={groups}", share)
             if device.type == "cuda" and precision == "bf16":
-                report.claim(f"share of the head in the bf16 step, G={groups}", share, at_most=HEAD[groups])
+                report.claim(
+                    f"share of the head in the bf16 step, G={groups}", share, at_most=HEAD[groups], seen=NOWHERE
+                )
     if device.type == "cuda" and "bf16" in rates:
         fast = f"step bf16 G={first}"
-        report.claim("images/s of the bf16 step", count / median(times[fast]), at_least=IMAGES_PER_SECOND)
+        speed = count / median(times[fast])
+        report.claim("images/s of the bf16 step", speed, at_least=IMAGES_PER_SECOND, seen=NOWHERE)
         over = ratio(times, "literal fp32", fast)
-        report.claim("bf16 step over the literal fp32 step", over, at_least=OVER_LITERAL, unit="x")
+        report.claim("bf16 step over the literal fp32 step", over, at_least=OVER_LITERAL, unit="x", seen=NOWHERE)
 
 
 def _loader(report: Report, size: Size, device: torch.device, rates: dict[str, float], data: DataSet) -> None:
@@ -268,7 +272,7 @@ def _evaluation(report: Report, size: Size, device: torch.device, rates: dict[st
     literal_s = EPISODES * median(times["one episode, literal"])
     report.state(f"{EPISODES} test episodes, literal, scaled", literal_s, "s")
     if device.type == "cuda":
-        report.claim(f"{EPISODES} test episodes", whole, at_most=EVALUATION_SECONDS, unit="s")
+        report.claim(f"{EPISODES} test episodes", whole, at_most=EVALUATION_SECONDS, unit="s", seen=NOWHERE)
 
 
 def kernels(step: Callable[[], object], device: torch.device) -> list[dict[str, Any]]:

@@ -35,7 +35,7 @@ from typing import Any
 
 import torch
 
-from dmf.machine.device import device_name, set_up
+from dmf.machine.device import device_name, has_bf16, set_up
 from dmf.machine.files import write_text
 from dmf.records.provenance import git_commit, versions
 
@@ -47,6 +47,9 @@ BUSY = 0.5
 """Load average above which a benchmark warns that other work is running."""
 MATRIX_FLAGS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "amx_tile")
 """Flags in /proc/cpuinfo for the instructions that matter for matrix products."""
+AVX512, AVX2, ANY, NOWHERE = "AVX-512 with bfloat16", "AVX2", "any", "none yet"
+"""Classes of machines on which a claim was seen to hold: `ANY` if it depends on no machine."""
+NO_BF16 = "this machine has no bfloat16"
 SCALES = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 
 
@@ -60,6 +63,8 @@ class Claim:
     at_most: float | None = None
     unit: str = ""
     note: str = ""
+    seen: str = ANY
+    """The classes of machines on which it was seen to hold."""
 
     def __post_init__(self) -> None:
         if (self.at_least is None) == (self.at_most is None):
@@ -82,7 +87,7 @@ class Claim:
         """As in the report's `claims`, with unit and note only if there are any."""
         bound = {"at_least": self.at_least} if self.at_least is not None else {"at_most": self.at_most}
         more = {key: value for key, value in (("unit", self.unit), ("note", self.note)) if value}
-        return {"name": self.name, "measured": self.measured, **bound, "holds": self.holds, **more}
+        return {"name": self.name, "measured": self.measured, **bound, "holds": self.holds, "seen": self.seen, **more}
 
 
 @dataclass(frozen=True)
@@ -109,6 +114,7 @@ class Report:
         self.subject, self.settings = subject, settings
         self.machine = machine(settings)
         self.claims: list[Claim] = []
+        self.not_applicable: dict[str, str] = {}
         self.stated: dict[str, dict[str, Any]] = {}
         self.floors: dict[str, dict[str, Any]] = {}
         self.tables: list[tuple[str, list[dict[str, Any]]]] = []
@@ -124,12 +130,18 @@ class Report:
         at_most: float | None = None,
         unit: str = "",
         note: str = "",
+        seen: str = ANY,
     ) -> Claim:
-        """Compare a number with a bound."""
-        claim = Claim(name, float(measured), at_least, at_most, unit, note)
+        """Compare a number with a bound, which was `seen` to hold on those classes of machines."""
+        claim = Claim(name, float(measured), at_least, at_most, unit, note, seen)
         self.claims.append(claim)
         self.say(f"{name}: {number(claim.measured)}{unit}, {claim.bound}: {claim.verdict}")
         return claim
+
+    def skip(self, name: str, why: str) -> None:
+        """Report a claim that says nothing about this machine, which was therefore not measured."""
+        self.not_applicable[name] = why
+        self.say(f"{name}: not applicable here, {why}")
 
     def state(self, name: str, measured: float | str, unit: str = "", note: str = "") -> None:
         """Report a number that has no bound."""
@@ -164,6 +176,7 @@ class Report:
             "threads": self.settings.threads,
             "repeats": self.settings.repeats,
             "claims": [claim.json() for claim in self.claims],
+            "not applicable": self.not_applicable,
             "stated": self.stated,
             "floors": self.floors,
             "tables": [{"title": title, "rows": rows} for title, rows in self.tables],
@@ -185,16 +198,20 @@ class Report:
                     for name, figure in figures.items()
                 ]
                 lines += ["", f"## {title}", "", *aligned(rows)]
-        if self.claims:
+        if self.claims or self.not_applicable:
             rows = [
                 {
                     "claim": claim.name,
                     "measured": number(claim.measured) + claim.unit,
                     "bound": claim.bound,
                     "": claim.verdict,
+                    "seen on": claim.seen,
                     "note": claim.note,
                 }
                 for claim in self.claims
+            ]
+            rows += [
+                {"claim": name, "": "not applicable here", "note": why} for name, why in self.not_applicable.items()
             ]
             missed = sum(not claim.holds for claim in self.claims)
             lines += ["", "## Claims", "", *aligned(rows), ""]
@@ -350,18 +367,32 @@ def copy_rate(device: str = "cpu", size: int | None = None, repeats: int = REPEA
 
 
 def state_rates(report: Report) -> dict[str, float]:
-    """Measure this machine's rates into the report's floors: `fp32` and `bf16` in FLOP/s, `copy` in bytes/s."""
+    """Measure this machine's rates into the report's floors: those of `precisions` in FLOP/s, `copy` in bytes/s."""
     device = report.settings.device
-    rates = {
-        "fp32": gemm_rate(torch.float32, device),
-        "bf16": gemm_rate(torch.bfloat16, device),
-        "copy": copy_rate(device),
-    }
+    types = {"fp32": torch.float32, "bf16": torch.bfloat16}
+    rates = {name: gemm_rate(types[name], device) for name in precisions(torch.device(device))}
     side = GEMM_SIZE[device]
-    for name in ("fp32", "bf16"):
-        report.floor(f"{name} matrix product", rates[name], "FLOP/s", f"{side} x {side}, fastest of {REPEATS}")
+    for name, rate in rates.items():
+        report.floor(f"{name} matrix product", rate, "FLOP/s", f"{side} x {side}, fastest of {REPEATS}")
+    rates["copy"] = copy_rate(device)
     report.floor("memory copy", rates["copy"], "B/s", f"read and written, fastest of {REPEATS}")
     return rates
+
+
+def precisions(device: torch.device) -> list[str]:
+    """The precisions in which it makes sense to measure on a device: without instructions for it, bf16 crawls."""
+    held = device.type == "cpu" and torch.backends.cpu.get_cpu_capability() != "AVX512"
+    return ["fp32", "bf16"] if has_bf16(device) and not held else ["fp32"]
+
+
+def machine_class(device: torch.device) -> str:
+    """The class of machines to which a device belongs, as claims say on which they were seen."""
+    if device.type == "cuda":
+        return device_name(device)
+    capability = torch.backends.cpu.get_cpu_capability()
+    if capability == "AVX512":
+        return AVX512 if has_bf16(device) else "AVX-512"
+    return AVX2 if capability == "AVX2" else f"{platform.machine()}, {capability}"
 
 
 def machine(settings: Settings) -> dict[str, Any]:
@@ -371,6 +402,7 @@ def machine(settings: Settings) -> dict[str, Any]:
     flags = next((line.partition(":")[2].split() for line in text.splitlines() if line.startswith("flags")), [])
     facts: dict[str, Any] = {
         "cpu": device_name(torch.device("cpu")),
+        "class": machine_class(torch.device(settings.device)),
         "cores": cores(),
         "flags": " ".join(flag for flag in MATRIX_FLAGS if flag in flags),
         "memory": quantity(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), "B"),

@@ -17,7 +17,20 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.harness import Report, Settings, alternate, main, median, number, ratio, seconds, state_rates
+from benchmarks.harness import (
+    AVX512,
+    NO_BF16,
+    Report,
+    Settings,
+    alternate,
+    main,
+    median,
+    number,
+    precisions,
+    ratio,
+    seconds,
+    state_rates,
+)
 from benchmarks.images import NAME, SIDE, opened, write_images
 from benchmarks.steps import (
     IMAGES_PER_EPISODE,
@@ -30,7 +43,7 @@ from benchmarks.steps import (
 )
 from dmf.config import ExperimentConfig
 from dmf.data.sets import DataSet
-from dmf.machine.device import has_bf16, set_up
+from dmf.machine.device import set_up
 from dmf.training.run import Run
 
 COUNTS = {"train": (20, 20), "val": (5, 20), "test": (5, 20)}
@@ -39,6 +52,8 @@ SHARES = {64: 0.03, 160: 0.05, 640: 0.12}
 WHOLE = {"fp32": 1.10, "bf16": 1.15}
 """Largest ratio of the whole step's time to the backbone's."""
 OVER_PLAIN = 2.4
+OF_BF16 = "bf16 + channels last training step over contiguous eager fp32"
+OF_STEP = "whole training step over backbone only, G=64, {}"
 
 
 def run(report: Report) -> None:
@@ -47,13 +62,13 @@ def run(report: Report) -> None:
     device = torch.device(settings.device)
     set_up(settings.threads)
     episodes = 1 if settings.short else 4
-    precisions = ["fp32", "bf16"] if has_bf16(device) else ["fp32"]
+    measured = precisions(device)
     rates = state_rates(report)
     with tempfile.TemporaryDirectory() as room, PlainProcess(episodes, settings.threads, settings.device) as plain:
         write_images(Path(room) / "images", COUNTS)
         data = opened(Path(room) / "images", Path(room) / "cache")
         variants: dict[str, Callable[[], object]] = {"plain contiguous fp32": plain.step}
-        for precision in precisions:
+        for precision in measured:
             variants[f"step {precision}"] = training_step(data, Path(room) / precision, episodes, settings, precision)
             method, images = fresh_method(device), random_episodes(episodes, device)
             variants[f"backbone {precision}"] = backbone_step(method, images, precision)
@@ -68,7 +83,7 @@ def run(report: Report) -> None:
     report.floor("backbone's products for an image, forward", flops, "FLOP")
     images_per_step = episodes * IMAGES_PER_EPISODE
     report.times(f"one step, {images_per_step} images of {SIDE} x {SIDE}", times)
-    for precision in precisions:
+    for precision in measured:
         report.state(f"images/s of the step, {precision}", images_per_step / median(times[f"step {precision}"]))
         floor = 3 * flops * images_per_step / rates[precision]
         report.floor(f"backbone's products at the matrix rate, {precision}", floor, "s")
@@ -76,10 +91,11 @@ def run(report: Report) -> None:
             f"backbone's share of the matrix rate, {precision}", floor / median(times[f"backbone {precision}"])
         )
         report.claim(
-            f"whole training step over backbone only, G=64, {precision}",
+            OF_STEP.format(precision),
             ratio(times, f"step {precision}", f"backbone {precision}"),
             at_most=WHOLE[precision],
             unit="x",
+            seen=AVX512,
         )
         for groups, most in SHARES.items():
             head, small = times[f"head {precision} G={groups}"], times[f"head {precision} G=64"]
@@ -87,19 +103,23 @@ def run(report: Report) -> None:
             share = median([part / (step - of_64 + part) for part, of_64, step in rounds])
             name = f"share of the head in a training step, G={groups}, {precision}"
             if precision == "fp32":
-                report.claim(name, share, at_most=most)
+                report.claim(name, share, at_most=most, seen=AVX512)
             else:
                 report.state(name, number(share))
     report.state("contiguous over channels last, fp32", ratio(times, "contiguous fp32", "step fp32"), "x")
-    if "bf16" in precisions:
+    if "bf16" in measured:
         report.state("contiguous fp32 over bf16 step, malloc alike", ratio(times, "contiguous fp32", "step bf16"), "x")
         report.claim(
-            "bf16 + channels last training step over contiguous eager fp32",
+            OF_BF16,
             ratio(times, "plain contiguous fp32", "step bf16"),
             at_least=OVER_PLAIN,
             unit="x",
             note="the latter without loading and augmentation, malloc as glibc has it",
+            seen=AVX512,
         )
+    else:
+        report.skip(OF_STEP.format("bf16"), NO_BF16)
+        report.skip(OF_BF16, NO_BF16)
 
 
 def training_step(

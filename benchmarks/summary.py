@@ -12,7 +12,7 @@ from benchmarks.harness import aligned, number
 
 def rows(reports: list[dict]) -> list[dict[str, str]]:
     """One row per claim in reports that `harness.main` wrote."""
-    return [
+    found = [
         {
             "subject": report["subject"],
             "claim": claim["name"],
@@ -21,10 +21,17 @@ def rows(reports: list[dict]) -> list[dict[str, str]]:
             if "at_least" in claim
             else f"at most {number(claim['at_most'])}",
             "": "holds" if claim["holds"] else "MISSED",
+            "seen on": claim["seen"],
         }
         for report in reports
         for claim in report["claims"]
     ]
+    skipped = [
+        {"subject": report["subject"], "claim": name, "": "not applicable here"}
+        for report in reports
+        for name in report["not applicable"]
+    ]
+    return found + skipped
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -37,7 +44,8 @@ def main(argv: list[str] | None = None) -> int:
         print(f"error: {error}; `make bench` writes such files", file=sys.stderr)
         return 2
     print("\n".join(aligned(rows(reports))))
-    print(f"\nmeasured in {sum(report['seconds'] for report in reports) / 60:.1f} minutes")
+    print("\nmeasured on: " + ", ".join(dict.fromkeys(report["machine"]["class"] for report in reports)))
+    print(f"measured in {sum(report['seconds'] for report in reports) / 60:.1f} minutes")
     return 0
 
 

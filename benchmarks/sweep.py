@@ -28,7 +28,7 @@ from tempfile import TemporaryDirectory
 
 import torch
 
-from benchmarks.harness import Report, alternate, cores, main, median
+from benchmarks.harness import AVX512, Report, alternate, cores, main, median
 from dmf.config import EvaluationConfig, ExperimentConfig
 from dmf.data.sets import DataSet, open_for
 from dmf.evaluation.evaluate import evaluate_folder
@@ -151,6 +151,7 @@ def tell(report: Report, courses: dict[str, list[Course]], count: int) -> None:
         at_most=AT_MOST,
         unit="x",
         note=f"{count} trainings, until the command's end; rounds {min(ratios):.2f} to {max(ratios):.2f}",
+        seen=AVX512,
     )
     for name, which in (("ours", 0), ("bare Ray Tune", 1)):
         overhead = median([each[which].per_trial - each[2].per_trial for each in rounds])

@@ -1,8 +1,8 @@
 // CPU kernels of dmf::aligned_score. Python registers autograd and shape inference (dmf/ops/aligned_score.py).
 //
-// Groups are processed in blocks that fill four vectors. A block of a class map's taps (the "slab") is packed in the
-// type of the sums, with a row of zeros for corners outside the map, and stays in the second-level cache while all
-// queries sample it. A position's sums stay in registers from the samples to the score.
+// Groups are processed in blocks of a few vectors, as wide as this processor's registers (`with_vectors`). A block of a
+// class map's taps (the "slab") is packed in the type of the sums, with a row of zeros for corners outside the map, and
+// stays in the second-level cache while all queries sample it. A position's sums of samples stay in registers.
 //
 // No sum is split between threads, so results do not depend on the number of threads. In forward, a thread owns class
 // maps; in backward, it owns (episode, block) pairs, except that gradients of the offsets are summed over the blocks
@@ -13,34 +13,38 @@
 
 #include <algorithm>
 #include <cstring>
+#include <type_traits>
 
 namespace dmf {
 namespace {
 
-constexpr int kVectorBytes = 64;
-constexpr int kVectorsPerBlock = 4;
-
-template <typename A>
+// How numbers of type A fill a vector of kBytes, and how exp(x) is computed with it.
+template <typename A, int kBytes>
 struct Lanes;
-template <>
-struct Lanes<float> {
-  typedef float V __attribute__((vector_size(kVectorBytes)));
-  typedef int32_t I __attribute__((vector_size(kVectorBytes)));
-  static constexpr int mantissa = 23, bias = 127, taylor = 7;
+template <int kBytes>
+struct Lanes<float, kBytes> {
+  using Number = float;
+  typedef float V __attribute__((vector_size(kBytes)));
+  typedef int32_t I __attribute__((vector_size(kBytes)));
+  typedef uint32_t Wide __attribute__((vector_size(kBytes)));
+  typedef uint16_t Narrow __attribute__((vector_size(kBytes / 2)));
+  static constexpr int count = kBytes / sizeof(float), mantissa = 23, bias = 127, taylor = 7;
   // ln 2 in two parts; the first has few enough digits for exact products with integers.
   static constexpr double ln2_high = 0.693359375, ln2_low = -2.121944400546905827679e-4, most = 87;
 };
-template <>
-struct Lanes<double> {
-  typedef double V __attribute__((vector_size(kVectorBytes)));
-  typedef int64_t I __attribute__((vector_size(kVectorBytes)));
-  static constexpr int mantissa = 52, bias = 1023, taylor = 13;
+template <int kBytes>
+struct Lanes<double, kBytes> {
+  using Number = double;
+  typedef double V __attribute__((vector_size(kBytes)));
+  typedef int64_t I __attribute__((vector_size(kBytes)));
+  static constexpr int count = kBytes / sizeof(double), mantissa = 52, bias = 1023, taylor = 13;
   static constexpr double ln2_high = 6.93147180369123816490e-01, ln2_low = 1.90821492927058770002e-10, most = 700;
 };
-template <typename A>
-using Vector = typename Lanes<A>::V;
-template <typename A>
-constexpr int kLanes = kVectorBytes / sizeof(A);
+template <typename L>
+using Vector = typename L::V;
+
+// Sums of a whole block's samples stay in registers. Blocks are as wide with AVX2 as with AVX-512.
+constexpr int vectors_per_block(int bytes) { return bytes == 64 ? 4 : 8; }
 
 template <typename V, typename A>
 DMF_HOST_DEVICE V load(const A* from) {
@@ -54,21 +58,21 @@ DMF_HOST_DEVICE void store(A* to, V v) {
   std::memcpy(to, &v, sizeof(V));
 }
 
-template <typename A>
-DMF_HOST_DEVICE A lane_sum(Vector<A> v) {
-  A lanes[kLanes<A>];
+template <typename L>
+DMF_HOST_DEVICE typename L::Number lane_sum(Vector<L> v) {
+  typename L::Number lanes[L::count];
   store(lanes, v);
-  for (int step = kLanes<A> / 2; step > 0; step /= 2) {
+  for (int step = L::count / 2; step > 0; step /= 2) {
     for (int i = 0; i < step; ++i) lanes[i] += lanes[i + step];
   }
   return lanes[0];
 }
 
 // exp(x) = 2^k exp(x - k ln 2), with a Taylor series for the second factor; x is clamped to where 2^k is normal.
-template <typename A>
-DMF_HOST_DEVICE Vector<A> exponential(Vector<A> x) {
-  using L = Lanes<A>;
-  using V = Vector<A>;
+template <typename L>
+DMF_HOST_DEVICE Vector<L> exponential(Vector<L> x) {
+  using A = typename L::Number;
+  using V = Vector<L>;
   using I = typename L::I;
   const V most = V{} + A(L::most);
   x = x > most ? most : x;
@@ -91,16 +95,18 @@ DMF_HOST_DEVICE Vector<A> exponential(Vector<A> x) {
   return sum * scale;
 }
 
-template <typename A>
-DMF_HOST_DEVICE Vector<A> sigmoid(Vector<A> x) {
-  return A(1) / (A(1) + exponential<A>(-x));
+template <typename L>
+DMF_HOST_DEVICE Vector<L> sigmoid(Vector<L> x) {
+  using A = typename L::Number;
+  return A(1) / (A(1) + exponential<L>(-x));
 }
 
 // phi(f) - 1 and its derivative.
-template <typename A>
-DMF_HOST_DEVICE Vector<A> grown(const Growth& growth, Vector<A> f, Vector<A>& slope) {
+template <typename L>
+DMF_HOST_DEVICE Vector<L> grown(const Growth& growth, Vector<L> f, Vector<L>& slope) {
+  using A = typename L::Number;
   if (growth.exponential) {
-    slope = exponential<A>(f);
+    slope = exponential<L>(f);
     return slope - A(1);
   }
   const A c1 = A(growth.c[0]), c2 = A(growth.c[1]), c3 = A(growth.c[2]), c4 = A(growth.c[3]);
@@ -109,55 +115,56 @@ DMF_HOST_DEVICE Vector<A> grown(const Growth& growth, Vector<A> f, Vector<A>& sl
 }
 
 // Loads one vector of numbers of any type.
-template <typename A, typename T>
-DMF_HOST_DEVICE Vector<A> load_as(const T* from) {
-  if constexpr (std::is_same_v<T, A>) {
-    return load<Vector<A>>(from);
+template <typename L, typename T>
+DMF_HOST_DEVICE Vector<L> load_as(const T* from) {
+  using V = Vector<L>;
+  if constexpr (std::is_same_v<T, typename L::Number>) {
+    return load<V>(from);
   } else {
     static_assert(std::is_same_v<T, BFloat16>);
-    typedef uint16_t Narrow __attribute__((vector_size(kVectorBytes / 2)));
-    typedef uint32_t Wide __attribute__((vector_size(kVectorBytes)));
-    Narrow narrow;
+    typename L::Narrow narrow;
     std::memcpy(&narrow, from, sizeof(narrow));
-    const Wide bits = __builtin_convertvector(narrow, Wide) << 16;  // a bfloat16 is the upper half of a float
-    Vector<A> v;
+    const auto bits = __builtin_convertvector(narrow, typename L::Wide) << 16;  // a bfloat16 is the upper half of a float
+    V v;
     std::memcpy(&v, &bits, sizeof(v));
     return v;
   }
 }
 
 // Loads NV vectors from a row of `count` numbers, padded with zeros.
-template <int NV, typename T, typename A>
-DMF_HOST_DEVICE void load_row(const T* from, int64_t count, Vector<A> (&row)[NV]) {
-  if (count == NV * kLanes<A>) {
-#pragma GCC unroll 4
-    for (int v = 0; v < NV; ++v) row[v] = load_as<A>(from + v * kLanes<A>);
+template <int NV, typename L, typename T>
+DMF_HOST_DEVICE void load_row(const T* from, int64_t count, Vector<L> (&row)[NV]) {
+  using A = typename L::Number;
+  if (count >= NV * L::count) {
+#pragma GCC unroll 8
+    for (int v = 0; v < NV; ++v) row[v] = load_as<L>(from + v * L::count);
     return;
   }
-  A numbers[NV * kLanes<A>] = {};
+  A numbers[NV * L::count] = {};
   for (int64_t i = 0; i < count; ++i) numbers[i] = static_cast<A>(from[i]);
-#pragma GCC unroll 4
-  for (int v = 0; v < NV; ++v) row[v] = load<Vector<A>>(numbers + v * kLanes<A>);
+#pragma GCC unroll 8
+  for (int v = 0; v < NV; ++v) row[v] = load<Vector<L>>(numbers + v * L::count);
 }
 
-template <int NV, typename T, typename A>
-DMF_HOST_DEVICE void pack_row(const T* from, int64_t count, A* to) {
-  Vector<A> row[NV];
-  load_row<NV, T, A>(from, count, row);
-#pragma GCC unroll 4
-  for (int v = 0; v < NV; ++v) store(to + v * kLanes<A>, row[v]);
+template <int NV, typename L, typename T>
+DMF_HOST_DEVICE void pack_row(const T* from, int64_t count, typename L::Number* to) {
+  Vector<L> row[NV];
+  load_row<NV, L>(from, count, row);
+#pragma GCC unroll 8
+  for (int v = 0; v < NV; ++v) store(to + v * L::count, row[v]);
 }
 
 template <typename A>
 class Aligned {
  public:
-  explicit Aligned(int64_t count) : room_(count + kVectorBytes / sizeof(A), A(0)) {}
+  explicit Aligned(int64_t count) : room_(count + kLine / sizeof(A), A(0)) {}
   A* get() {
     const uintptr_t at = reinterpret_cast<uintptr_t>(room_.data());
-    return reinterpret_cast<A*>((at + kVectorBytes - 1) / kVectorBytes * kVectorBytes);
+    return reinterpret_cast<A*>((at + kLine - 1) / kLine * kLine);
   }
 
  private:
+  static constexpr uintptr_t kLine = 64;  // of the caches, and the widest vector
   std::vector<A> room_;
 };
 
@@ -200,16 +207,16 @@ struct Block {
   int64_t first, count;
 };
 
-template <int NV, typename T, typename A>
+template <int NV, typename L, typename T, typename A>
 DMF_HOST_DEVICE void pack(const Regrouped& n, const ScoreInputs<T, A>& in, int64_t j, Block block, Scratch<A>& s) {
-  constexpr int width = NV * kLanes<A>;
+  constexpr int width = NV * L::count;
   const int64_t positions = n.positions();
   for (int64_t t = 0; t < n.taps; ++t) {
     for (int64_t p = 0; p < positions; ++p) {
       const T* from = in.taps + ((j * n.taps + t) * positions + p) * n.filters;
       A* to = s.slab + (t * (positions + 1) + p) * width;
       if (n.filters == n.groups) {
-        pack_row<NV>(from + block.first, block.count, to);
+        pack_row<NV, L>(from + block.first, block.count, to);
       } else {
         for (int64_t g = 0; g < width; ++g) to[g] = static_cast<A>(from[(block.first + g) % n.filters]);
       }
@@ -218,7 +225,7 @@ DMF_HOST_DEVICE void pack(const Regrouped& n, const ScoreInputs<T, A>& in, int64
     std::fill(zeros, zeros + width, A(0));
   }
   for (int64_t r = 0; r < n.group_size; ++r) {
-    pack_row<NV>(in.weights + (j * n.group_size + r) * n.groups + block.first, block.count, s.weights + r * width);
+    pack_row<NV, L>(in.weights + (j * n.group_size + r) * n.groups + block.first, block.count, s.weights + r * width);
   }
 }
 
@@ -268,55 +275,60 @@ DMF_HOST_DEVICE void locate_all(const Regrouped& n, const ScoreInputs<T, A>& in,
 }
 
 // The meta-filter's convolution at position p, before its sigmoid.
-template <int NV, typename A>
-DMF_HOST_DEVICE void sample_all(const Regrouped& n, const Scratch<A>& s, int64_t p, Vector<A> (&sum)[NV]) {
+template <int NV, typename L, typename A>
+DMF_HOST_DEVICE void sample_all(const Regrouped& n, const Scratch<A>& s, int64_t p, Vector<L> (&sum)[NV]) {
   const int64_t positions = n.positions();
-#pragma GCC unroll 4
-  for (int v = 0; v < NV; ++v) sum[v] = Vector<A>{};
+#pragma GCC unroll 8
+  for (int v = 0; v < NV; ++v) sum[v] = Vector<L>{};
   for (int64_t k = 0; k < 4 * n.taps; ++k) {
     const A* row = s.slab + s.corner[k * positions + p];
     const A weight = s.weight[k * positions + p];
-#pragma GCC unroll 4
-    for (int v = 0; v < NV; ++v) sum[v] += weight * load<Vector<A>>(row + v * kLanes<A>);
+#pragma GCC unroll 8
+    for (int v = 0; v < NV; ++v) sum[v] += weight * load<Vector<L>>(row + v * L::count);
   }
 }
 
 // `value` where a query's number x grows (with a rectified growth, where x > 0), and 0 elsewhere.
-template <typename A>
-DMF_HOST_DEVICE Vector<A> where_growing(const Growth& growth, Vector<A> x, Vector<A> value) {
-  return growth.rectified ? (x > A(0) ? value : Vector<A>{}) : value;
+template <typename L>
+DMF_HOST_DEVICE Vector<L> where_growing(const Growth& growth, Vector<L> x, Vector<L> value) {
+  return growth.rectified ? (x > typename L::Number(0) ? value : Vector<L>{}) : value;
 }
 
 // Weights the query's numbers x at a position, `query` [R, G], with the class weights w. `product` gets, for each
 // group, the sum over its channels of w times what grows; `all` gets partial sums of w x over all channels.
-template <int NV, typename T, typename A>
+template <int NV, typename L, typename T, typename A>
 DMF_HOST_DEVICE void weigh(const Regrouped& n, const Growth& growth, const T* query, Block block,
-                           const Scratch<A>& s, Vector<A> (&product)[NV], Vector<A>& all) {
-  using V = Vector<A>;
-  V sum[NV] = {}, row[NV];
+                           const Scratch<A>& s, Vector<L> (&product)[NV], Vector<L>& all) {
+  using V = Vector<L>;
+  constexpr int few = NV < 4 ? NV : 4;  // sums of so many vectors stay in registers
+  all = V{};
+#pragma GCC unroll 2
+  for (int first = 0; first < NV; first += few) {
+    V grows[few] = {}, sum[few] = {}, row[few];
+    for (int64_t r = 0; r < n.group_size; ++r) {
+      load_row<few, L>(query + r * n.groups + first * L::count, block.count - first * L::count, row);
 #pragma GCC unroll 4
-  for (int v = 0; v < NV; ++v) product[v] = V{};
-  for (int64_t r = 0; r < n.group_size; ++r) {
-    load_row<NV, T, A>(query + r * n.groups, block.count, row);
+      for (int v = 0; v < few; ++v) {
+        const V weight = load<V>(s.weights + (r * NV + first + v) * L::count);
+        grows[v] += weight * where_growing<L>(growth, row[v], row[v]);
+        sum[v] += weight * row[v];
+      }
+    }
 #pragma GCC unroll 4
-    for (int v = 0; v < NV; ++v) {
-      const V weight = load<V>(s.weights + (r * NV + v) * kLanes<A>);
-      product[v] += weight * where_growing<A>(growth, row[v], row[v]);
-      sum[v] += weight * row[v];
+    for (int v = 0; v < few; ++v) {
+      product[first + v] = grows[v];
+      all += sum[v];
     }
   }
-  all = sum[0];
-#pragma GCC unroll 4
-  for (int v = 1; v < NV; ++v) all += sum[v];
 }
 
-template <int NV, typename T, typename A>
+template <int NV, typename L, typename T, typename A>
 DMF_HOST_DEVICE void forward_block(const Regrouped& n, const Growth& growth, const ScoreInputs<T, A>& in, int64_t bn,
                                    Block block, Scratch<A>& s, A* out) {
-  constexpr int width = NV * kLanes<A>;
-  using V = Vector<A>;
+  constexpr int width = NV * L::count;
+  using V = Vector<L>;
   const int64_t positions = n.positions(), b = bn / n.ways, way = bn % n.ways, j = in.class_row(bn);
-  pack<NV>(n, in, j, block, s);
+  pack<NV, L>(n, in, j, block, s);
   for (int64_t q = 0; q < n.queries; ++q) {
     const int64_t i = in.query_row(b * n.queries + q);
     locate_all(n, in, j, i, width, s);
@@ -324,50 +336,50 @@ DMF_HOST_DEVICE void forward_block(const Regrouped& n, const Growth& growth, con
     A* to = out + ((b * n.queries + q) * n.ways + way) * positions;
     for (int64_t p = 0; p < positions; ++p) {
       V sum[NV], product[NV], slope, score;
-      sample_all<NV>(n, s, p, sum);
-      weigh<NV, T, A>(n, growth, query + p * n.channels(), block, s, product, score);
-#pragma GCC unroll 4
-      for (int v = 0; v < NV; ++v) score += grown<A>(growth, sigmoid<A>(sum[v]), slope) * product[v];
-      to[p] += lane_sum<A>(score);
+      sample_all<NV, L>(n, s, p, sum);
+      weigh<NV, L>(n, growth, query + p * n.channels(), block, s, product, score);
+#pragma GCC unroll 8
+      for (int v = 0; v < NV; ++v) score += grown<L>(growth, sigmoid<L>(sum[v]), slope) * product[v];
+      to[p] += lane_sum<L>(score);
     }
   }
 }
 
 // Adds the gradients of one pair (class map j, query map i) in a block to those that are there.
-template <int NV, typename T, typename A>
+template <int NV, typename L, typename T, typename A>
 DMF_HOST_DEVICE void backward_pair(const Regrouped& n, const Growth& growth, const T* query, const A* grad,
                                    Block block, Scratch<A>& s, A* to_query, A* to_class_offsets,
                                    A* to_query_offsets) {
-  constexpr int width = NV * kLanes<A>, lanes = kLanes<A>;
-  using V = Vector<A>;
+  constexpr int width = NV * L::count, lanes = L::count;
+  using V = Vector<L>;
   const int64_t positions = n.positions();
   for (int64_t p = 0; p < positions; ++p) {
     V sum[NV], product[NV], row[NV], by_product[NV], all;
     const T* from = query + p * n.channels();
-    sample_all<NV>(n, s, p, sum);
-    weigh<NV, T, A>(n, growth, from, block, s, product, all);
+    sample_all<NV, L>(n, s, p, sum);
+    weigh<NV, L>(n, growth, from, block, s, product, all);
     // `sum` becomes the gradient with respect to the sampled sum.
-#pragma GCC unroll 4
+#pragma GCC unroll 8
     for (int v = 0; v < NV; ++v) {
-      const V f = sigmoid<A>(sum[v]);
+      const V f = sigmoid<L>(sum[v]);
       V slope;
-      by_product[v] = grad[p] * grown<A>(growth, f, slope);
+      by_product[v] = grad[p] * grown<L>(growth, f, slope);
       sum[v] = grad[p] * product[v] * slope * f * (A(1) - f);
     }
     A* to_row = to_query + p * n.channels();
     for (int64_t r = 0; r < n.group_size; ++r) {
-      load_row<NV, T, A>(from + r * n.groups, block.count, row);
+      load_row<NV, L>(from + r * n.groups, block.count, row);
       A part[width];
-#pragma GCC unroll 4
+#pragma GCC unroll 8
       for (int v = 0; v < NV; ++v) {
         const int64_t at = r * width + v * lanes;
-        const V by_weighed = grad[p] + where_growing<A>(growth, row[v], by_product[v]);
+        const V by_weighed = grad[p] + where_growing<L>(growth, row[v], by_product[v]);
         store(s.grad_weights + at, load<V>(s.grad_weights + at) + by_weighed * row[v]);
         store(part + v * lanes, by_weighed * load<V>(s.weights + at));
       }
       A* to = to_row + r * n.groups;
       if (block.count == width) {
-#pragma GCC unroll 4
+#pragma GCC unroll 8
         for (int v = 0; v < NV; ++v) store(to + v * lanes, load<V>(to + v * lanes) + load<V>(part + v * lanes));
       } else {
         for (int64_t g = 0; g < block.count; ++g) to[g] += part[g];
@@ -380,13 +392,14 @@ DMF_HOST_DEVICE void backward_pair(const Regrouped& n, const Growth& growth, con
       const A w0 = s.weight[k], w1 = s.weight[k + positions], w2 = s.weight[k + 2 * positions],
               w3 = s.weight[k + 3 * positions];
       const A a = s.down[t * positions + p], b = s.right[t * positions + p];
-      V by_y = {}, by_x = {};
-#pragma GCC unroll 4
+      V by_0 = {}, by_1 = {}, by_2 = {}, by_3 = {};  // of the corners' weights
+#pragma GCC unroll 8
       for (int v = 0; v < NV; ++v) {
         const A* slab = s.slab + v * lanes;
-        const V s0 = load<V>(slab + c0), s1 = load<V>(slab + c1), s2 = load<V>(slab + c2), s3 = load<V>(slab + c3);
-        by_y += sum[v] * ((A(1) - b) * (s2 - s0) + b * (s3 - s1));
-        by_x += sum[v] * ((A(1) - a) * (s1 - s0) + a * (s3 - s2));
+        by_0 += sum[v] * load<V>(slab + c0);
+        by_1 += sum[v] * load<V>(slab + c1);
+        by_2 += sum[v] * load<V>(slab + c2);
+        by_3 += sum[v] * load<V>(slab + c3);
         // One after the other, because corners outside the map share a row.
         A* to = s.grad_slab + v * lanes;
         store(to + c0, load<V>(to + c0) + w0 * sum[v]);
@@ -394,7 +407,8 @@ DMF_HOST_DEVICE void backward_pair(const Regrouped& n, const Growth& growth, con
         store(to + c2, load<V>(to + c2) + w2 * sum[v]);
         store(to + c3, load<V>(to + c3) + w3 * sum[v]);
       }
-      const A y = lane_sum<A>(by_y), x = lane_sum<A>(by_x);
+      const A y = lane_sum<L>((A(1) - b) * (by_2 - by_0) + b * (by_3 - by_1));
+      const A x = lane_sum<L>((A(1) - a) * (by_1 - by_0) + a * (by_3 - by_2));
       const int64_t at = 2 * t * positions + p;
       to_class_offsets[at] += y;
       to_class_offsets[at + positions] += x;
@@ -404,22 +418,22 @@ DMF_HOST_DEVICE void backward_pair(const Regrouped& n, const Growth& growth, con
   }
 }
 
-template <int NV, typename T, typename A>
+template <int NV, typename L, typename T, typename A>
 DMF_HOST_DEVICE void backward_block(const Regrouped& n, const Growth& growth, const ScoreInputs<T, A>& in,
                                     const A* grad, int64_t b, Block block, Scratch<A>& s,
                                     const ScoreGradients<A>& to) {
-  constexpr int width = NV * kLanes<A>;
+  constexpr int width = NV * L::count;
   const int64_t positions = n.positions(), offsets = 2 * n.taps * positions;
   for (int64_t way = 0; way < n.ways; ++way) {
     const int64_t j = b * n.ways + way;
-    pack<NV>(n, in, j, block, s);
+    pack<NV, L>(n, in, j, block, s);
     std::fill(s.grad_slab, s.grad_slab + n.taps * (positions + 1) * width, A(0));
     std::fill(s.grad_weights, s.grad_weights + n.group_size * width, A(0));
     for (int64_t q = 0; q < n.queries; ++q) {
       const int64_t i = b * n.queries + q, query = i * positions * n.channels() + block.first;
       locate_all(n, in, j, i, width, s);
-      backward_pair<NV, T, A>(n, growth, in.query + query, grad + (i * n.ways + way) * positions, block, s,
-                              to.query + query, to.class_offsets + j * offsets, to.query_offsets + i * offsets);
+      backward_pair<NV, L>(n, growth, in.query + query, grad + (i * n.ways + way) * positions, block, s,
+                           to.query + query, to.class_offsets + j * offsets, to.query_offsets + i * offsets);
     }
     for (int64_t t = 0; t < n.taps; ++t) {
       for (int64_t p = 0; p < positions; ++p) {
@@ -439,70 +453,68 @@ DMF_HOST_DEVICE void backward_block(const Regrouped& n, const Growth& growth, co
   }
 }
 
-// Calls `run` with the number of vectors that hold `count` groups, as a compile-time constant.
-#define DMF_BY_VECTORS(count, lanes, run)          \
-  switch (((count) + (lanes) - 1) / (lanes)) {     \
-    case 1: run(1); break;                         \
-    case 2: run(2); break;                         \
-    default: run(4); break;                        \
+// Calls `run` with the number of vectors, a power of two and at most NV, that hold `count` groups.
+template <int NV, typename L, typename Run>
+DMF_HOST_DEVICE void by_vectors(int64_t count, const Run& run) {
+  if constexpr (NV > 1) {
+    if (count <= NV / 2 * L::count) return by_vectors<NV / 2, L>(count, run);
   }
+  run(std::integral_constant<int, NV>());
+}
 
-template <typename T, typename A>
+template <typename L>
+constexpr int kMost = vectors_per_block(sizeof(Vector<L>));
+template <typename L>
+constexpr int64_t kWidest = kMost<L> * L::count;
+
+template <typename L, typename T, typename A>
 DMF_HOST_DEVICE void forward_classes(const Regrouped& n, const Growth& growth, const ScoreInputs<T, A>& in, A* out,
                                      Scratch<A>& s, int64_t begin, int64_t end) {
-  constexpr int64_t widest = kVectorsPerBlock * kLanes<A>;
   for (int64_t bn = begin; bn < end; ++bn) {
-    for (int64_t first = 0; first < n.groups; first += widest) {
-      const Block block{first, std::min(widest, n.groups - first)};
-#define DMF_RUN(NV) forward_block<NV, T, A>(n, growth, in, bn, block, s, out)
-      DMF_BY_VECTORS(block.count, kLanes<A>, DMF_RUN)
-#undef DMF_RUN
+    for (int64_t first = 0; first < n.groups; first += kWidest<L>) {
+      const Block block{first, std::min(kWidest<L>, n.groups - first)};
+      by_vectors<kMost<L>, L>(block.count, [&](auto vectors) DMF_ALWAYS_INLINE {
+        forward_block<vectors(), L>(n, growth, in, bn, block, s, out);
+      });
     }
   }
 }
 
 // Computes pairs [begin, end) of B * parts, where a part is one block, or all blocks if blocks share filters. The
 // gradients of offsets from part k go to their k-th copy.
-template <typename T, typename A>
+template <typename L, typename T, typename A>
 DMF_HOST_DEVICE void backward_parts(const Regrouped& n, const Growth& growth, const ScoreInputs<T, A>& in,
                                     const A* grad, const ScoreGradients<A>& to, int64_t parts, Scratch<A>& s,
                                     int64_t begin, int64_t end) {
-  constexpr int64_t widest = kVectorsPerBlock * kLanes<A>;
   const int64_t offsets = 2 * n.taps * n.positions();
   for (int64_t pair = begin; pair < end; ++pair) {
     const int64_t b = pair / parts, k = pair % parts;
     ScoreGradients<A> mine = to;
     mine.class_offsets += k * n.episodes * n.ways * offsets;
     mine.query_offsets += k * n.episodes * n.queries * offsets;
-    for (int64_t first = k * widest; first < (parts == 1 ? n.groups : (k + 1) * widest); first += widest) {
-      const Block block{first, std::min(widest, n.groups - first)};
-#define DMF_RUN(NV) backward_block<NV, T, A>(n, growth, in, grad, b, block, s, mine)
-      DMF_BY_VECTORS(block.count, kLanes<A>, DMF_RUN)
-#undef DMF_RUN
+    for (int64_t first = k * kWidest<L>; first < (parts == 1 ? n.groups : (k + 1) * kWidest<L>); first += kWidest<L>) {
+      const Block block{first, std::min(kWidest<L>, n.groups - first)};
+      by_vectors<kMost<L>, L>(block.count, [&](auto vectors) DMF_ALWAYS_INLINE {
+        backward_block<vectors(), L>(n, growth, in, grad, b, block, s, mine);
+      });
     }
   }
 }
 
-// target_clones does not work on templates, hence one function per type. float64 is for comparisons and has no clones.
-#define DMF_ENTRIES(CLONES, T, A)                                                                                     \
-  CLONES void forward(const Regrouped& n, const Growth& growth, const ScoreInputs<T, A>& in, A* out, Scratch<A>& s,    \
-                      int64_t begin, int64_t end) {                                                                   \
-    forward_classes<T, A>(n, growth, in, out, s, begin, end);                                                         \
-  }                                                                                                                   \
-  CLONES void backward(const Regrouped& n, const Growth& growth, const ScoreInputs<T, A>& in, const A* grad,           \
-                       const ScoreGradients<A>& to, int64_t parts, Scratch<A>& s, int64_t begin, int64_t end) {        \
-    backward_parts<T, A>(n, growth, in, grad, to, parts, s, begin, end);                                              \
-  }
-DMF_ENTRIES(DMF_CLONES, float, float)
-DMF_ENTRIES(DMF_CLONES, BFloat16, float)
-DMF_ENTRIES(, double, double)
-#undef DMF_ENTRIES
-
+// How this process's vectors divide the groups into blocks.
 template <typename A>
-int64_t block_width(const Regrouped& n) {
-  const int64_t vectors = (n.groups + kLanes<A> - 1) / kLanes<A>;
-  return (vectors <= 2 ? vectors : kVectorsPerBlock) * kLanes<A>;
-}
+struct Blocking {
+  int64_t lanes, widest;  // numbers of a vector and of a whole block
+
+  Blocking() : lanes(vector_bytes() / sizeof(A)), widest(vectors_per_block(vector_bytes()) * lanes) {}
+
+  // The width of a block that holds `groups` groups, or of all of several blocks.
+  int64_t width(int64_t groups) const {
+    int64_t width = lanes;
+    while (width < groups && width < widest) width *= 2;
+    return width;
+  }
+};
 
 int64_t work_per_class(const Regrouped& n) {
   return n.queries * n.positions() * (4 * n.taps * (n.groups + 8) + n.channels());
@@ -510,19 +522,22 @@ int64_t work_per_class(const Regrouped& n) {
 
 template <typename T, typename A>
 void score_forward(const ScoreSizes& sizes, const Growth& growth, const ScoreInputs<T, A>& in, A* out, int) {
-  const Regrouped n = regrouped(sizes, kLanes<A>);
+  const Blocking<A> blocking;
+  const Regrouped n = regrouped(sizes, blocking.lanes);
   torch::stable::parallel_for(0, n.episodes * n.ways, grain(work_per_class(n)), [&](int64_t begin, int64_t end) {
-    Scratch<A> scratch(n, block_width<A>(n), false);
-    forward(n, growth, in, out, scratch, begin, end);
+    Scratch<A> scratch(n, blocking.width(n.groups), false);
+    with_vectors([&](auto bytes) DMF_ALWAYS_INLINE {
+      forward_classes<Lanes<A, bytes()>>(n, growth, in, out, scratch, begin, end);
+    });
   });
 }
 
 template <typename T, typename A>
 void score_backward(const ScoreSizes& sizes, const Growth& growth, const ScoreInputs<T, A>& in, const A* grad,
                     const ScoreGradients<A>& to, int) {
-  const Regrouped n = regrouped(sizes, kLanes<A>);
-  const int64_t widest = kVectorsPerBlock * kLanes<A>;
-  const int64_t parts = n.filters == n.groups ? (n.groups + widest - 1) / widest : 1;
+  const Blocking<A> blocking;
+  const Regrouped n = regrouped(sizes, blocking.lanes);
+  const int64_t parts = n.filters == n.groups ? (n.groups + blocking.widest - 1) / blocking.widest : 1;
   const int64_t per_map = 2 * n.taps * n.positions();
   const int64_t class_numbers = n.episodes * n.ways * per_map, query_numbers = n.episodes * n.queries * per_map;
   // With one part, the gradients of offsets go to their place; with more, each part has a copy, which are then summed.
@@ -535,8 +550,10 @@ void score_backward(const ScoreSizes& sizes, const Growth& growth, const ScoreIn
   }
   const int64_t work = 3 * n.ways * work_per_class(n) / parts;
   torch::stable::parallel_for(0, n.episodes * parts, grain(work), [&](int64_t begin, int64_t end) {
-    Scratch<A> scratch(n, block_width<A>(n), true);
-    backward(n, growth, in, grad, apart, parts, scratch, begin, end);
+    Scratch<A> scratch(n, blocking.width(n.groups), true);
+    with_vectors([&](auto bytes) DMF_ALWAYS_INLINE {
+      backward_parts<Lanes<A, bytes()>>(n, growth, in, grad, apart, parts, scratch, begin, end);
+    });
   });
   for (int64_t k = 0; k < copies; ++k) {
     for (int64_t i = 0; i < class_numbers; ++i) to.class_offsets[i] += class_offsets[k * class_numbers + i];

@@ -94,26 +94,6 @@ DMF_HOST_DEVICE void backward_pairs(const Sizes& n, const T* grad, const T* taps
   }
 }
 
-// target_clones does not work on templates, hence one function per type.
-DMF_CLONES void forward(const Sizes& n, const float* taps, const float* offsets, const float* zeros, float* out,
-                        int64_t begin, int64_t end) {
-  forward_rows(n, taps, offsets, zeros, out, begin, end);
-}
-DMF_CLONES void forward(const Sizes& n, const double* taps, const double* offsets, const double* zeros, double* out,
-                        int64_t begin, int64_t end) {
-  forward_rows(n, taps, offsets, zeros, out, begin, end);
-}
-DMF_CLONES void backward(const Sizes& n, const float* grad, const float* taps, const float* offsets,
-                         const float* zeros, float* discard, float* grad_taps, float* grad_offsets, int64_t begin,
-                         int64_t end) {
-  backward_pairs(n, grad, taps, offsets, zeros, discard, grad_taps, grad_offsets, begin, end);
-}
-DMF_CLONES void backward(const Sizes& n, const double* grad, const double* taps, const double* offsets,
-                         const double* zeros, double* discard, double* grad_taps, double* grad_offsets, int64_t begin,
-                         int64_t end) {
-  backward_pairs(n, grad, taps, offsets, zeros, discard, grad_taps, grad_offsets, begin, end);
-}
-
 template <typename T>
 void forward_all(const Sizes& n, const Tensor& taps, const Tensor& offsets, Tensor& out) {
   const T *in = taps.const_data_ptr<T>(), *at = offsets.const_data_ptr<T>();
@@ -121,7 +101,7 @@ void forward_all(const Sizes& n, const Tensor& taps, const Tensor& offsets, Tens
   const int64_t work = n.width * n.taps * 4 * (n.groups + 8);
   torch::stable::parallel_for(0, n.maps * n.queries * n.height, grain(work), [&](int64_t begin, int64_t end) {
     const std::vector<T> zeros(n.groups, T(0));
-    forward(n, in, at, zeros.data(), to, begin, end);
+    with_vectors([&](auto) DMF_ALWAYS_INLINE { forward_rows(n, in, at, zeros.data(), to, begin, end); });
   });
 }
 
@@ -134,16 +114,26 @@ void backward_all(const Sizes& n, const Tensor& grad, const Tensor& taps, const 
   torch::stable::parallel_for(0, n.maps * n.taps, grain(work), [&](int64_t begin, int64_t end) {
     const std::vector<T> zeros(n.groups, T(0));
     std::vector<T> discard(n.groups, T(0));
-    backward(n, from, in, at, zeros.data(), discard.data(), to_taps, to_offsets, begin, end);
+    with_vectors([&](auto) DMF_ALWAYS_INLINE {
+      backward_pairs(n, from, in, at, zeros.data(), discard.data(), to_taps, to_offsets, begin, end);
+    });
   });
 }
+
+// For tests and benchmarks, which say what ran.
+int64_t bytes_of_vectors() { return vector_bytes(); }
 
 }  // namespace
 }  // namespace dmf
 
 STABLE_TORCH_LIBRARY(dmf, library) {
+  library.def("vector_bytes() -> int");
   library.def("sample_taps(Tensor taps, Tensor offsets, int[2] kernel_size) -> Tensor");
   library.def("sample_taps_backward(Tensor grad, Tensor taps, Tensor offsets, int[2] kernel_size) -> (Tensor, Tensor)");
+}
+
+STABLE_TORCH_LIBRARY_IMPL(dmf, CompositeExplicitAutograd, library) {
+  library.impl("vector_bytes", TORCH_BOX(&dmf::bytes_of_vectors));
 }
 
 STABLE_TORCH_LIBRARY_IMPL(dmf, CPU, library) {

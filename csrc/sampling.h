@@ -11,8 +11,11 @@
 
 #include <cmath>
 #include <cstdint>
+#include <cstdlib>
 #include <initializer_list>
+#include <string>
 #include <tuple>
+#include <type_traits>
 #include <vector>
 
 #ifdef __CUDACC__
@@ -23,11 +26,10 @@
 #define DMF_HOST_DEVICE inline
 #endif
 
-// Compiles a hot loop for three instruction sets; the loader picks one of them.
-#if defined(__x86_64__) && defined(__linux__) && defined(__GNUC__) && !defined(__clang__) && __GNUC__ >= 12
-#define DMF_CLONES __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
+#ifdef __GNUC__
+#define DMF_ALWAYS_INLINE __attribute__((always_inline))  // of a lambda
 #else
-#define DMF_CLONES
+#define DMF_ALWAYS_INLINE
 #endif
 
 namespace dmf {
@@ -109,5 +111,64 @@ DMF_HOST_DEVICE bool locate(const Grid& n, int64_t row, int64_t column, T dy, T 
 inline int64_t grain(int64_t work_per_item) {
   return work_per_item >= (1 << 17) ? 1 : (1 << 17) / (work_per_item > 0 ? work_per_item : 1);
 }
+
+#ifndef __CUDACC__
+
+// Hot loops are compiled for three instruction sets, with vectors that fill their registers: of 64 bytes for AVX-512
+// (x86-64-v4), 32 for AVX2 (x86-64-v3) and 16. Wider ones would be kept in memory, which takes up to nine times as long.
+#if defined(__x86_64__) && defined(__linux__) && defined(__GNUC__) && !defined(__clang__) && __GNUC__ >= 12
+
+// The bytes of this process's vectors. As in PyTorch, ATEN_CPU_CAPABILITY=avx2 or =default holds a process to less than
+// its processor has.
+inline int vector_bytes() {
+  static const int bytes = [] {
+    const char* given = std::getenv("ATEN_CPU_CAPABILITY");
+    const std::string most = given ? given : "";
+    if (most == "default" || !__builtin_cpu_supports("x86-64-v3")) return 16;
+    return most == "avx2" || !__builtin_cpu_supports("x86-64-v4") ? 32 : 64;
+  }();
+  return bytes;
+}
+
+template <typename Run>
+__attribute__((target("arch=x86-64-v4"))) void with_avx512(const Run& run) {
+  run(std::integral_constant<int, 64>());
+}
+
+template <typename Run>
+__attribute__((target("arch=x86-64-v3"))) void with_avx2(const Run& run) {
+  run(std::integral_constant<int, 32>());
+}
+
+// Calls `run`, a lambda that is always inlined, with the bytes of this process's vectors as a compile-time constant.
+template <typename Run>
+void with_vectors(const Run& run) {
+  switch (vector_bytes()) {
+    case 64: return with_avx512(run);
+    case 32: return with_avx2(run);
+    default: run(std::integral_constant<int, 16>());
+  }
+}
+
+#else
+
+// The compiler's options name the instruction set.
+#if defined(__AVX512F__)
+constexpr int kVectorBytes = 64;
+#elif defined(__AVX2__)
+constexpr int kVectorBytes = 32;
+#else
+constexpr int kVectorBytes = 16;
+#endif
+
+inline int vector_bytes() { return kVectorBytes; }
+
+template <typename Run>
+void with_vectors(const Run& run) {
+  run(std::integral_constant<int, kVectorBytes>());
+}
+
+#endif
+#endif
 
 }  // namespace dmf

@@ -39,7 +39,7 @@ def _small_rates(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_claim_holds_up_to_its_bound(bound: dict[str, float], measured: float, holds: bool) -> None:
     claim = Claim("it", measured, **bound)
     assert claim.holds is holds
-    assert claim.json() | {"measured": 0} == {"name": "it", "measured": 0, **bound, "holds": holds}
+    assert claim.json() | {"measured": 0} == {"name": "it", "measured": 0, **bound, "holds": holds, "seen": "any"}
 
 
 @pytest.mark.parametrize("bounds", [{}, {"at_least": 1.0, "at_most": 2.0}])
@@ -102,7 +102,7 @@ def measure(report: Report) -> None:
     report.times("nothing", {"a": [1.0, 2.0, 3.0]})
     report.state("cost", 2.5, "s")
     report.floor("rate", 1e9, "FLOP/s")
-    report.claim("met", 4, at_least=3, unit="x")
+    report.claim("met", 4, at_least=3, unit="x", seen=harness.AVX2)
     report.claim("missed", 4, at_most=3)
 
 
@@ -111,8 +111,8 @@ def test_json_on_stdout_is_the_contract(capsys: pytest.CaptureFixture[str], tmp_
     printed = capsys.readouterr()
     found = json.loads(printed.out)
     assert found["claims"] == [
-        {"name": "met", "measured": 4.0, "at_least": 3, "holds": True, "unit": "x"},
-        {"name": "missed", "measured": 4.0, "at_most": 3, "holds": False},
+        {"name": "met", "measured": 4.0, "at_least": 3, "holds": True, "seen": "AVX2", "unit": "x"},
+        {"name": "missed", "measured": 4.0, "at_most": 3, "holds": False, "seen": "any"},
     ]
     assert (found["subject"], found["short"], found["threads"], found["device"]) == ("nothing", True, 1, "cpu")
     assert found["stated"] == {"cost": {"measured": 2.5, "unit": "s"}}
@@ -173,15 +173,39 @@ def test_head_measures_what_it_claims(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(head, "SIDE", 4)
     monkeypatch.setattr(head, "QUERIES", {"training": 5, "evaluation": 5})
     monkeypatch.setattr(head, "GROUPS", (64,))
+    monkeypatch.setattr(harness, "has_bf16", lambda _: True)
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
     monkeypatch.setattr(
         head, "peak_bytes", lambda prepare, variant, *_, **__: {"literal": 60, "ours": 10}.get(variant, 5)
     )
     report = Report("head", Settings(short=True))
     head.run(report)
-    assert [(claim.at_least, claim.at_most) for claim in report.claims] == [(35, None), (None, 1 / 6), (35, None)]
-    assert report.claims[1].measured == 1 / 6 and report.claims[1].holds
+    bounds = [(claim.at_least, claim.at_most) for claim in report.claims]
+    assert bounds == [(35, None), (None, 1.8), (None, 1 / 6), (35, None)]
+    assert report.claims[2].measured == 1 / 6 and report.claims[2].holds
     assert all(claim.measured > 0 for claim in report.claims)
     assert {row["variant"] for row in report.tables[0][1]} == {"literal", "ours", "ours bf16", head.SAMPLING}
+    monkeypatch.setattr(harness, "has_bf16", lambda _: False)
+    report = Report("head", Settings(short=True))
+    head.run(report)
+    assert len(report.claims) == 4 and not any("bf16" in name for name in (*report.floors, *report.stated))
+    assert {row["variant"] for row in report.tables[0][1]} == {"literal", "ours", head.SAMPLING}
+
+
+@pytest.mark.parametrize(
+    ("capability", "bf16", "expected"),
+    [("AVX512", True, "AVX-512 with bfloat16"), ("AVX512", False, "AVX-512"), ("AVX2", True, "AVX2")],
+)
+def test_bf16_is_measured_where_there_are_instructions_for_it(
+    monkeypatch: pytest.MonkeyPatch, capability: str, bf16: bool, expected: str
+) -> None:
+    """A process that is held to AVX2 has none, whatever its processor has."""
+    monkeypatch.setattr(harness, "has_bf16", lambda _: bf16)
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    cpu = torch.device("cpu")
+    assert harness.machine_class(cpu) == expected
+    assert ("bf16" in harness.precisions(cpu)) is (expected == "AVX-512 with bfloat16")
+    assert ("bf16" in harness.state_rates(Report("rates"))) is (expected == "AVX-512 with bfloat16")
 
 
 def test_head_refuses_to_compare_different_numbers() -> None:
@@ -214,12 +238,16 @@ def test_loader_measures_what_it_claims(monkeypatch: pytest.MonkeyPatch) -> None
 def test_summary_has_a_row_per_claim(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     report = Report("head", Settings(short=True))
     report.claim("fast", 40.0, at_least=35, unit="x")
-    report.claim("small", 0.5, at_most=0.25)
+    report.claim("small", 0.5, at_most=0.25, seen=f"{harness.AVX512}; {harness.AVX2}")
+    report.skip("narrow", harness.NO_BF16)
+    (line,) = [line for line in report.markdown().splitlines() if "narrow" in line]
+    assert "not applicable here" in line and harness.NO_BF16 in line
     (tmp_path / "head.json").write_text(json.dumps(report.json()))
     assert summary.main([str(tmp_path / "head.json")]) == 0
-    fast, small = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| head")]
+    fast, small, narrow = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| head")]
     assert "40.00x" in fast and "at least 35" in fast and "holds" in fast
-    assert "0.500" in small and "at most 0.25" in small and "MISSED" in small
+    assert "0.500" in small and "at most 0.25" in small and "MISSED" in small and "bfloat16; AVX2" in small
+    assert "narrow" in narrow and "not applicable here" in narrow and "MISSED" not in narrow
     assert summary.main([str(tmp_path / "none.json")]) == 2
 
 
