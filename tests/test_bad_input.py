@@ -567,6 +567,20 @@ def blue_first(root: Path) -> None:
         np.savez(root / f"{split}_images.npz", images=images[..., ::-1])
 
 
+def dimmed(write: Write, channel: int) -> Write:
+    """A writer of images in which one channel is half as bright: the first, as in OpenCV's arrays, or the last."""
+
+    def dim(array: np.ndarray) -> np.ndarray:
+        factor = np.ones(3, np.uint8)
+        factor[channel] = 2
+        return array // factor
+
+    def dimly(root: Path, images: layouts.Images) -> None:
+        write(root, {split: {name: dim(array) for name, array in each.items()} for split, each in images.items()})
+
+    return dimly
+
+
 def in_json_deeper(root: Path, images: layouts.Images) -> None:
     """CloserLook's lists for images in `pictures/`, and other images of the same last two parts in `thumbs/`."""
     in_json(root, images)
@@ -858,6 +872,10 @@ READ = [
     # channels
     data("blue first", in_npz, blue_first, "the first channel's mean is 6", "the last one's 12", "unlike in most photo",
         "if OpenCV made the arrays, reverse the order of their channels"),
+    *(data(f"blue first in {name}", dimmed(write, 0), lambda root: None, "the first channel's mean is", "OpenCV made")
+        for name, write in (("a pickle", in_pickles), ("CIFAR's pickle", in_cifar), ("a cache pickle", in_cached))),
+    data("blue last", dimmed(in_npz, 2), lambda root: None, ""),
+    data("blue first in files, whose order is known", dimmed(in_csv, 0), lambda root: None, ""),
 ]  # fmt: skip
 
 

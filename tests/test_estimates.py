@@ -9,7 +9,10 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
+from dmf.backbones import conv64f, image_flops, map_shape
+from dmf.backbones.config import BackboneConfig
 from dmf.config import EvaluationConfig, ExperimentConfig, Pretraining
 from dmf.machine.device import device_name
 from dmf.records.checkpoints import write_checkpoint
@@ -416,6 +419,30 @@ def test_the_disk_that_a_sweep_takes_by_hand(
 )
 def test_weights_are_counted_by_hand(values: dict[str, Any], expected: int) -> None:
     assert parameters(ExperimentConfig().with_paths(values)) == expected
+
+
+class Own(nn.Module):
+    """A backbone of one's own: one convolution to the 64 channels of Conv64F, which steps by 4 pixels."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.layer = nn.Conv2d(channels, 64, 4, stride=4)
+
+    @staticmethod
+    def build(config: BackboneConfig, in_channels: int) -> Own:
+        return Own(in_channels)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.layer(images)
+
+
+def test_a_backbone_of_ones_own_is_counted_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(conv64f, "Conv64F", Own)
+    config = ExperimentConfig().with_paths({"model.method": "proto_net", "model.backbone": "conv64f"})
+    config = config.replace(data__image_size=37, data__channels=1)  # no other test counts this one
+    assert parameters(config) == 16 * 64 + 64 + 1
+    assert image_flops(config.model, 1, 37) == 2 * 16 * 64 * 9 * 9
+    assert map_shape(config.model, 1, 37) == (64, 9, 9)
 
 
 def test_weights_of_a_pre_training_are_counted() -> None:

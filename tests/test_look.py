@@ -78,6 +78,8 @@ LEARNT = ("model.method=proto_net", "model.backbone=conv64f", "model.last_poolin
         (["evaluation.way=5"], "test split: way=5 needs 5 classes, but the split has 3; lower evaluation.way"),
         (["evaluation.shot=4"], "shot=4 and queries=2 need 6 images per class, but the smallest class has 5 ('test0')"),
         (["evaluation.split=val", "evaluation.queries=5"], "val split: shot=1 and queries=5 need 6 images per class"),
+        (["data.root={one}", *LEARNT], "the val split has one class, 'val0', and an episode has two or more; give it"),
+        (["data.root={one}"], "the val split has one class, 'val0'"),
         (["data.root=/nowhere"], "data.root='/nowhere' does not exist; expected a folder or a zip archive"),
         (["data.name=mini_imagenet"], "3/3/3 classes (train/val/test), expected 64/16/20 for mini_imagenet"),
         (["evaluation.data.name=fish", "evaluation.data.root=/nowhere"], "data.root='/nowhere' does not exist"),
@@ -86,6 +88,8 @@ LEARNT = ("model.method=proto_net", "model.backbone=conv64f", "model.last_poolin
 def test_what_the_images_do_not_allow_is_told_once_by_the_plan_and_at_the_start(
     settings: list[str], told: str, root: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    shutil.copytree(root, "one", ignore=shutil.ignore_patterns("val[12]"))
+    settings = [setting.format(one=Path("one").absolute()) for setting in settings]
     for command in (["--plan"], ["--executor", "local"]):
         Path("own.yaml").write_text(PIXELS.format(root=root, more=""))
         assert main(["own.yaml", *command, *settings, "seeds=[0,1]", "training.episodes_per_epoch=4"]) == 2

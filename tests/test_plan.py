@@ -89,6 +89,15 @@ def test_labels_name_what_differs() -> None:
     assert sorted(told.values()) == ["shot=1 groups=1", "shot=1 groups=64", "shot=5 groups=1", "shot=5 groups=64"]
 
 
+def test_a_label_names_no_setting_that_its_method_lacks() -> None:
+    grid = {"model.alignment": [0, "ode"]}
+    parts = [{"table": "2d", "grid": grid}, {"table": "1", "set": {"model.method": "raw_pixels"}}]
+    told = labels(trial.config for trial in planned(parts=parts, seeds=[0, 1]).trials())
+    pixels = [label for label in told.values() if "raw_pixels" in label]
+    assert pixels == ["method=raw_pixels"], "once, whatever the seeds"
+    assert sum("alignment=ode" in label for label in told.values()) == 2
+
+
 def test_ten_thousand_trainings_are_planned_as_few_are() -> None:
     """The thirteenth of 10,000 learning rates and of 125 seeds is the same training as on its own."""
     rates = [round(0.01 + number / 10_000, 6) for number in range(10_000)]

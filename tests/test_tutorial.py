@@ -58,7 +58,7 @@ def test_every_step_of_the_tutorial_runs(tmp_path: Path) -> None:
         assert done.returncode == 0, (block, done.stdout, done.stderr)
         assert "Traceback" not in done.stderr
         said.append(done.stdout)
-    _, plan, calibrated, _, trained, status, table, more, classified, cleaned = said
+    _, plan, calibrated, _, trained, status, table, more, classified, asked, cleaned = said
     assert "photos, class folders" in plan and "7 distinct" in plan and "7 missing" not in plan
     assert "estimated: " in calibrated
     assert "7 trainings, 0 done, 7 to run" in trained and "7 done" in status
@@ -66,6 +66,9 @@ def test_every_step_of_the_tutorial_runs(tmp_path: Path) -> None:
         assert row in table, table
     assert "9 distinct" in more
     assert classified.count("kind ") == 10
+    assert asked.count("7 trainings, 0 done, 7 to run (all only to test)") == 3
+    for column in ("5-way 3-shot", "3-way 1-shot", "glyphs"):
+        assert column in asked.lower()
     assert "removed " in cleaned and "would remove decoded images (20 px)" in cleaned
     assert not (tmp_path / "look" / "sweeps" / "photos").exists() and (tmp_path / "runs" / "sweeps" / "photos").exists()
 

@@ -81,7 +81,7 @@ def check_name(name: str) -> None:
 
 
 def check_classes(config: DataConfig, splits: dict[str, RawSplit]) -> None:
-    """Raise ValueError if a class is in two splits, or if a known data set has the wrong number of classes."""
+    """Raise ValueError if a class is in two splits, or if there are too few, or not those of a known data set."""
     classes = {name: {folded(class_id): class_id for class_id in split.class_ids} for name, split in splits.items()}
     for one, other in itertools.combinations(SPLITS, 2):
         common = sorted(classes[one].keys() & classes[other].keys())
@@ -93,6 +93,13 @@ def check_classes(config: DataConfig, splits: dict[str, RawSplit]) -> None:
             raise ValueError(
                 f"{config.root}: {len(common)} classes are in both {one!r} and {other!r}, first {told}; "
                 f"expected splits without common classes{hint}"
+            )
+    for name, found in classes.items():
+        if len(found) < 2 and not config.rotations_as_classes:
+            only = next(iter(found.values()), "none")
+            raise ValueError(
+                f"{config.root}: the {name} split has one class, {only!r}, and an episode has two or more; give it "
+                "classes of another split"
             )
     facts, counts = DATASETS.get(config.name), tuple(len(set(splits[name].class_ids)) for name in SPLITS)
     if facts and facts.classes and counts != facts.classes:
