@@ -534,7 +534,7 @@ void score_forward(const ScoreSizes& sizes, const Growth& growth, const ScoreInp
 
 template <typename T, typename A>
 void score_backward(const ScoreSizes& sizes, const Growth& growth, const ScoreInputs<T, A>& in, const A* grad,
-                    const ScoreGradients<A>& to, int) {
+                    const ScoreGradients<A>& to, const Tensor&) {
   const Blocking<A> blocking;
   const Regrouped n = regrouped(sizes, blocking.lanes);
   const int64_t parts = n.filters == n.groups ? (n.groups + blocking.widest - 1) / blocking.widest : 1;

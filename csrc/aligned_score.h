@@ -102,7 +102,8 @@ struct ScoreGradients {
 };
 
 // The kernels: aligned_score.cpp defines them for CPU tensors, aligned_score.cu for CUDA tensors. All memory is
-// contiguous, `out` is filled with zeros beforehand, and `device` is the index of the CUDA device.
+// contiguous, `out` is filled with zeros beforehand, `device` is the index of the CUDA device, and `like` is a tensor on
+// the device of the type A, for memory.
 namespace {
 
 template <typename T, typename A>
@@ -110,7 +111,7 @@ void score_forward(const ScoreSizes& n, const Growth& growth, const ScoreInputs<
 
 template <typename T, typename A>
 void score_backward(const ScoreSizes& n, const Growth& growth, const ScoreInputs<T, A>& in, const A* grad,
-                   const ScoreGradients<A>& to, int device);
+                   const ScoreGradients<A>& to, const Tensor& like);
 
 struct ScoreTables {
   Tensor taps, class_offsets, query, query_offsets, weights;
@@ -269,7 +270,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> aligned_score_backward(
                               to_query.mutable_data_ptr<A>(), to_query_offsets.mutable_data_ptr<A>(),
                               to_weights.mutable_data_ptr<A>()};
     score_backward<T, A>(n, growth_of(coefficients, rectified), given.inputs<T, A>(nullptr, nullptr),
-                         grad.const_data_ptr<A>(), to, taps.get_device_index());
+                         grad.const_data_ptr<A>(), to, weights);
   });
   return {to_taps, to_class_offsets, to_query, to_query_offsets, to_weights};
 }

@@ -2,11 +2,16 @@
 //
 // Forward uses one thread per output number, with G fastest, so that neighbouring threads read neighbouring numbers. A
 // block covers a run of positions, and all threads of a position use the same samples. Nothing is shared, so results
-// are reproducible. Backward uses one warp per output position, with its lanes along G. Gradients of corners are added
-// atomically, so only the order of these sums can change between runs; gradients of offsets are sums over the warp.
+// are reproducible. Backward has one warp per output position for the gradients of its offsets, with the lanes along G,
+// and one per map, tap and 32 groups for those of the tap maps, which goes through all queries and positions in order.
+// No sum uses atomics, so these results are reproducible, too.
+//
+// tests/emulation.py compiles this file for a CPU.
 #include "cuda.cuh"
 
 #include "dynamic_sampling.h"
+
+#include <limits>
 
 namespace dmf {
 namespace {
@@ -44,8 +49,8 @@ __global__ void __launch_bounds__(kThreads) forward_kernel(Sizes n, const T* __r
 
 template <typename T>
 __global__ void __launch_bounds__(kThreads)
-    backward_kernel(Sizes n, const T* __restrict__ grad, const T* __restrict__ taps, const T* __restrict__ offsets,
-                    T* __restrict__ grad_taps, T* __restrict__ grad_offsets) {
+    offsets_kernel(Sizes n, const T* __restrict__ grad, const T* __restrict__ taps, const T* __restrict__ offsets,
+                   T* __restrict__ grad_offsets) {
   const int64_t positions = n.positions();
   const int64_t total = n.maps * n.queries * positions;
   const int lane = threadIdx.x % kWarp;
@@ -53,54 +58,61 @@ __global__ void __launch_bounds__(kThreads)
   // Every branch below depends only on the position, so the lanes of a warp stay together for warp_sum.
   for (int64_t i = (int64_t(blockIdx.x) * kThreads + threadIdx.x) / kWarp; i < total; i += warps) {
     const int64_t p = i % positions, mq = i / positions, m = mq / n.queries;
-    const int64_t y = p / n.width - n.top, x = p % n.width - n.left;
+    const int y = static_cast<int>(p / n.width), x = static_cast<int>(p % n.width);
     const T* upstream = grad + i * n.groups;
-    int64_t t = 0;
-    for (int64_t row = y; t < n.taps; ++row) {
-      for (int64_t column = x; column < x + n.kernel_width; ++column, ++t) {
-        const int64_t at = (mq * n.taps + t) * 2 * positions + p;
-        const int64_t map = (m * n.taps + t) * positions * n.groups;
-        Sample<T> sample;
-        if (!locate(n, row, column, offsets[at], offsets[at + positions], sample)) {
-          if (lane == 0) grad_offsets[at] = grad_offsets[at + positions] = T(0);
-          continue;
-        }
-        T products[4];
+    for (int t = 0; t < n.taps; ++t) {
+      const int64_t at = (mq * n.taps + t) * 2 * positions + p;
+      const T* map = taps + (m * n.taps + t) * positions * n.groups;
+      const Tap<T> tap = find_tap<T>(n, t, y, x, offsets[at], offsets[at + positions], 0, static_cast<int>(n.groups));
+      if (!tap.reaches) {
+        if (lane == 0) grad_offsets[at] = grad_offsets[at + positions] = T(0);
+        continue;
+      }
+      T by[4] = {};  // of the corners' weights
+      for (int g = lane; g < n.groups; g += kWarp) {
+        const T u = upstream[g];
 #pragma unroll
-        for (int c = 0; c < 4; ++c) {
-          const int64_t index = sample.index(c, n);
-          const T weight = sample.weight(c);
-          T product = 0;
-          if (index >= 0) {
-            const int64_t corner = map + index * n.groups;
-            for (int64_t g = lane; g < n.groups; g += kWarp) {
-              const T u = upstream[g];
-              product += u * taps[corner + g];
-              atomicAdd(grad_taps + corner + g, weight * u);
-            }
-          }
-          products[c] = warp_sum(product);
-        }
-        if (lane == 0) {
-          const T a = sample.a, b = sample.b;
-          grad_offsets[at] = (T(1) - b) * (products[2] - products[0]) + b * (products[3] - products[1]);
-          grad_offsets[at + positions] = (T(1) - a) * (products[1] - products[0]) + a * (products[3] - products[2]);
-        }
+        for (int c = 0; c < 4; ++c) by[c] += u * (tap.row[c] < 0 ? T(0) : map[tap.row[c] + g]);
+      }
+      const T by_row = warp_sum((T(1) - tap.b) * (by[2] - by[0]) + tap.b * (by[3] - by[1]));
+      const T by_column = warp_sum((T(1) - tap.a) * (by[1] - by[0]) + tap.a * (by[3] - by[2]));
+      if (lane == 0) {
+        grad_offsets[at] = by_row;
+        grad_offsets[at + positions] = by_column;
       }
     }
   }
 }
 
-unsigned int blocks(int64_t threads) {
-  return static_cast<unsigned int>(std::min(kMostBlocks, (threads + kThreads - 1) / kThreads));
+template <typename T>
+__global__ void __launch_bounds__(kWarp)
+    taps_kernel(Sizes n, const T* __restrict__ grad, const T* __restrict__ offsets, T* __restrict__ grad_taps,
+                bool sums_fit) {
+  extern __shared__ __align__(16) unsigned char shared[];
+  const int positions = static_cast<int>(n.positions()), count = static_cast<int>(n.taps),
+            groups = static_cast<int>(n.groups), width = static_cast<int>(n.width);
+  const unsigned int chunks = (groups + kWarp - 1) / kWarp, total = n.maps * count * chunks;
+  for (unsigned int block = blockIdx.x; block < total; block += gridDim.x) {
+    const int g = block % chunks * kWarp + threadIdx.x, t = block / chunks % count;
+    const int64_t m = block / chunks / count;
+    const auto find = [&](int q, int p, int stride) {
+      const T* offset = offsets + ((m * n.queries + q) * count + t) * 2 * positions + p;
+      return find_tap<T>(n, t, p / width, p % width, offset[0], offset[positions], 0, stride);
+    };
+    const auto upstream = [&](int q, int p) { return grad[((m * n.queries + q) * positions + p) * groups + g]; };
+    add_gradients<T>(n, static_cast<int>(n.queries), g < groups, sums_fit, shared,
+                     grad_taps + (m * count + t) * positions * groups + g, groups, find, upstream);
+  }
 }
+
+unsigned int blocks(int64_t threads) { return grid((threads + kThreads - 1) / kThreads); }
 
 template <typename T>
 void forward_all(const Sizes& n, const Tensor& taps, const Tensor& offsets, Tensor& out) {
-  const torch::stable::accelerator::DeviceGuard guard(taps.get_device_index());
-  const int64_t threads = n.maps * n.queries * n.positions() * n.groups;
-  if (threads == 0) return;  // an empty grid is a launch error
-  forward_kernel<T><<<blocks(threads), kThreads, 0, current_stream(taps.get_device_index())>>>(
+  const int device = taps.get_device_index();
+  const torch::stable::accelerator::DeviceGuard guard(device);
+  const unsigned int numbers = blocks(n.maps * n.queries * n.positions() * n.groups);
+  forward_kernel<T><<<numbers, kThreads, 0, current_stream(device)>>>(
       n, taps.const_data_ptr<T>(), offsets.const_data_ptr<T>(), out.mutable_data_ptr<T>());
   STD_CUDA_KERNEL_LAUNCH_CHECK();
 }
@@ -108,12 +120,20 @@ void forward_all(const Sizes& n, const Tensor& taps, const Tensor& offsets, Tens
 template <typename T>
 void backward_all(const Sizes& n, const Tensor& grad, const Tensor& taps, const Tensor& offsets, Tensor& grad_taps,
                   Tensor& grad_offsets) {
-  const torch::stable::accelerator::DeviceGuard guard(taps.get_device_index());
-  const int64_t threads = n.maps * n.queries * n.positions() * kWarp;
-  if (threads == 0) return;
-  backward_kernel<T><<<blocks(threads), kThreads, 0, current_stream(taps.get_device_index())>>>(
-      n, grad.const_data_ptr<T>(), taps.const_data_ptr<T>(), offsets.const_data_ptr<T>(),
-      grad_taps.mutable_data_ptr<T>(), grad_offsets.mutable_data_ptr<T>());
+  const int device = taps.get_device_index();
+  const torch::stable::accelerator::DeviceGuard guard(device);
+  constexpr int64_t most = std::numeric_limits<int>::max();
+  STD_TORCH_CHECK(2 * n.taps * n.positions() <= most && n.positions() * n.groups <= most,
+                  "dmf::sample_taps_backward: maps too large for a GPU");
+  const T *from = grad.const_data_ptr<T>(), *at = offsets.const_data_ptr<T>();
+  const unsigned int warps = blocks(n.maps * n.queries * n.positions() * kWarp);
+  offsets_kernel<T><<<warps, kThreads, 0, current_stream(device)>>>(
+      n, from, taps.const_data_ptr<T>(), at, grad_offsets.mutable_data_ptr<T>());
+  STD_CUDA_KERNEL_LAUNCH_CHECK();
+  const MapSums<T> room(n);
+  const unsigned int maps = grid(n.maps * n.taps * ((n.groups + kWarp - 1) / kWarp));
+  taps_kernel<T><<<maps, kWarp, room.bytes, current_stream(device)>>>(
+      n, from, at, grad_taps.mutable_data_ptr<T>(), room.fit);
   STD_CUDA_KERNEL_LAUNCH_CHECK();
 }
 

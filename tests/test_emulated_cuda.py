@@ -1,4 +1,4 @@
-"""The CUDA kernels of the fused score, emulated on a CPU, against the CPU's own kernels."""
+"""The CUDA kernels, emulated on a CPU, against the CPU's own."""
 
 from __future__ import annotations
 
@@ -26,15 +26,20 @@ def _emulated(tmp_path_factory: pytest.TempPathFactory) -> None:
 
 
 def tables(
-    rest: int, groups: int, reach: str = "near", kernel: tuple[int, int] = (3, 3), dtype: torch.dtype = torch.float64
+    rest: int,
+    groups: int,
+    reach: str = "near",
+    kernel: tuple[int, int] = (3, 3),
+    dtype: torch.dtype = torch.float64,
+    side: int = H,
 ) -> list[Tensor]:
     generator = torch.Generator().manual_seed(rest * groups)
     count = kernel[0] * kernel[1]
     shapes = (
-        (B * N, count, H, W, groups),
-        (B * N, 2 * count, H, W),
-        (B * Q, H, W, rest, groups),
-        (B * Q, 2 * count, H, W),
+        (B * N, count, side, side, groups),
+        (B * N, 2 * count, side, side),
+        (B * Q, side, side, rest, groups),
+        (B * Q, 2 * count, side, side),
         (B * N, rest, groups),
     )
     found = [torch.randn(shape, generator=generator, dtype=torch.float64) for shape in shapes]
@@ -81,8 +86,66 @@ def test_other_types(dtype: torch.dtype, rest: int, groups: int) -> None:
     assert_same(tables(rest, groups, dtype=dtype), (3, 3), *GROWTHS[1])
 
 
-def test_many_channels_leave_room_for_fewer_warps() -> None:
+def test_many_channels() -> None:
     assert_same(tables(2, 600), (3, 3), *GROWTHS[1])
+
+
+@pytest.mark.parametrize("groups", [5, 40])
+def test_maps_whose_sums_do_not_fit_into_shared_memory(groups: int) -> None:
+    assert_same(tables(1, groups, side=14), (3, 3), *GROWTHS[1])
+    taps, offsets = tables(1, groups, side=14)[0], tables(1, groups, side=14)[1][:, None]
+    assert_same_samples(taps, offsets, (3, 3))
+
+
+@pytest.mark.parametrize(("rest", "groups"), SIZES)
+def test_the_order_of_threads_changes_no_bit(rest: int, groups: int) -> None:
+    given, settings = [table.float() for table in tables(rest, groups)], (B, [3, 3], [1.0, 0.5], True)
+    grad = torch.randn(B, Q, N, H, W, generator=torch.Generator().manual_seed(3))
+    of_samples = torch.randn(B * N, Q, H, W, groups, generator=torch.Generator().manual_seed(4))
+    offsets = given[1].unflatten(0, (B * N, 1)) + given[3].unflatten(0, (B, 1, Q)).expand(B, N, -1, -1, -1, -1).flatten(
+        0, 1
+    )
+
+    def results() -> list[Tensor]:
+        return [
+            torch.ops.dmf_emulated.aligned_score(*given, *settings),
+            *torch.ops.dmf_emulated.aligned_score_backward(grad, *given, *settings),
+            torch.ops.dmf_emulated.sample_taps(given[0], offsets, [3, 3]),
+            *torch.ops.dmf_emulated.sample_taps_backward(of_samples, given[0], offsets, [3, 3]),
+        ]
+
+    once = results()
+    with emulation.other_order():
+        again = results()
+    assert all(torch.equal(one, other) for one, other in zip(once, again, strict=True))
+
+
+def assert_same_samples(taps: Tensor, offsets: Tensor, kernel: tuple[int, int]) -> None:
+    tolerance = TOLERANCE[taps.dtype]
+    close = {"atol": tolerance, "rtol": tolerance, "equal_nan": True}
+    expected = torch.ops.dmf.sample_taps(taps, offsets, kernel)
+    torch.testing.assert_close(torch.ops.dmf_emulated.sample_taps(taps, offsets, kernel), expected, **close)
+    grad = torch.randn(expected.shape, generator=torch.Generator().manual_seed(3), dtype=torch.float64).to(expected)
+    gradients = torch.ops.dmf.sample_taps_backward(grad, taps, offsets, kernel)
+    emulated = torch.ops.dmf_emulated.sample_taps_backward(grad, taps, offsets, kernel)
+    for one, other in zip(emulated, gradients, strict=True):
+        torch.testing.assert_close(one, other, **close)
+
+
+@pytest.mark.parametrize("reach", REACHES)
+@pytest.mark.parametrize("groups", [1, 5, 32, 64, 100])
+@pytest.mark.parametrize(
+    ("kernel", "dtype"), [((3, 3), torch.float64), ((3, 2), torch.float64), ((3, 3), torch.float32)]
+)
+def test_samples_are_those_of_the_cpu(reach: str, groups: int, kernel: tuple[int, int], dtype: torch.dtype) -> None:
+    given = tables(1, groups, reach, kernel, dtype)
+    offsets = given[1][:, None] + given[3][None]  # every query of both episodes with every map
+    assert_same_samples(given[0], offsets.contiguous(), kernel)
+
+
+@pytest.mark.parametrize(("maps", "queries", "groups"), [(0, 3, 4), (2, 0, 4), (2, 3, 0)])
+def test_no_samples_of_nothing(maps: int, queries: int, groups: int) -> None:
+    assert_same_samples(torch.zeros(maps, 9, H, W, groups), torch.zeros(maps, queries, 18, H, W), (3, 3))
 
 
 def test_rows_pick_classes_and_queries() -> None:

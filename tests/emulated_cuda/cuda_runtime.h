@@ -1,5 +1,6 @@
-// CUDA's language on a CPU, as far as csrc/aligned_score.cu uses it. Each thread of a block is a fiber; the fibers of a
-// block run in turn, each up to its next barrier. tests/emulation.py compiles with this folder before CUDA's.
+// CUDA's language on a CPU, as far as the sources in csrc use it: without atomics, so what needs one does not compile. Each
+// thread of a block is a fiber; the fibers of a block run in turn, each up to its next barrier. tests/emulation.py
+// compiles with this folder before CUDA's.
 #pragma once
 
 #include <setjmp.h>
@@ -50,6 +51,7 @@ inline ucontext_t unused;
 inline jmp_buf scheduler;
 inline std::vector<Fiber> fibers(1024);
 inline std::function<void()> body;
+inline bool other_order = false;  // of blocks and threads
 inline double lanes[2][1024];  // what each thread gives to a shuffle, and to the next one
 
 inline void wait(int barrier) {
@@ -93,7 +95,8 @@ inline void run_block(unsigned int threads) {
   while (!std::all_of(fibers.begin(), end, [](const Fiber& fiber) { return fiber.barrier == 3; })) {
     bool ran = false;
     // Backwards, so that a result that depends on the order of threads has another one than on a GPU's first lane.
-    for (size_t i = threads; i-- > 0;) {
+    for (size_t k = 0; k < threads; ++k) {
+      const size_t i = other_order ? k : threads - 1 - k;
       if (fibers[i].barrier != 0) continue;
       threadIdx.x = static_cast<unsigned int>(i);
       resume(fibers[i]);
@@ -110,7 +113,8 @@ void launch(unsigned int blocks, unsigned int threads, unsigned char* shared, si
   body = kernel;
   gridDim.x = blocks;
   blockDim.x = threads;
-  for (blockIdx.x = 0; blockIdx.x < blocks; ++blockIdx.x) {
+  for (unsigned int block = 0; block < blocks; ++block) {
+    blockIdx.x = other_order ? blocks - 1 - block : block;
     std::memset(shared, 0xff, bytes);  // NaN: shared memory has no values at first
     run_block(threads);
   }
@@ -130,7 +134,4 @@ T __shfl_down_sync(unsigned int, T value, int step) {
   return within ? static_cast<T>(lanes[threadIdx.x + step]) : value;
 }
 
-template <typename T>
-void atomicAdd(T* to, T value) {
-  *to += value;
-}
+extern "C" inline __attribute__((used)) void emulated_order(int other) { emulated::other_order = other != 0; }
