@@ -17,8 +17,10 @@ embedded glyphs, on which the tests train, matplotlib.
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -61,20 +63,24 @@ from dmf.backbones import image_flops
 from dmf.config import AugmentationConfig, DataConfig, DMFConfig, EvaluationConfig
 from dmf.data.augment import Augmentation
 from dmf.data.sets import DataSet
-from dmf.episodes import EpisodeSampler
+from dmf.episodes import Episode, EpisodeSampler
 from dmf.evaluation.bank import episode_bank
 from dmf.evaluation.evaluate import episode_accuracies
 from dmf.machine.device import has_bf16, has_tf32, set_up
 from dmf.machine.files import write_text
+from dmf.methods.base import FewShotMethod
 from dmf.training.images import TrainingImages
 
 ROOT = Path(__file__).resolve().parents[1]
 REHEARSAL = "DMF_GPU_TESTS_ON"
 """The environment variable that lets tests marked `gpu` run on another device, "cpu"; see tests/conftest.py."""
-SHARES = {"build": 0.2, "tests": 0.35}
-"""The most that building and the tests take of the minutes."""
+FOR_TESTS = 0.5
+"""The most that the tests take of the minutes that building has left."""
+INTERRUPT_SECONDS = 60
+"""What a test may take to end when it is interrupted."""
 EPISODES = 2000
 IMAGES_PER_SECOND, OVER_LITERAL, EVALUATION_SECONDS = 4000, 4, 15
+SEARCHED, COMPILED = "cudnn.benchmark", "compiled backbone"
 HEAD = {64: 0.05, 640: 0.12}
 """Goals on an H100: images/s of the bf16 step, its speed-up over the literal fp32 step, seconds of EPISODES 1-shot test
 episodes of miniImageNet's size, and the head's share of the bf16 step by groups."""
@@ -105,7 +111,7 @@ SIZES = {
 
 
 def build(seconds: float, out: Path) -> dict[str, Any]:
-    """Build the extension in this checkout."""
+    """Build the extension in this checkout, in whatever time that takes up to `seconds`: nothing else says as much."""
     command = [sys.executable, "setup.py", "build_ext", "--inplace"]
     with open(out / "build.log", "w") as log:
         done = subprocess.run(command, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT, timeout=seconds)
@@ -115,22 +121,36 @@ def build(seconds: float, out: Path) -> dict[str, Any]:
 
 
 def tests(seconds: float, out: Path, device: str) -> dict[str, Any]:
-    """Run the tests marked `gpu`, on `device`, and count how they ended."""
+    """Run the tests marked `gpu`, on `device`, and count how they ended; after `seconds`, stop before the next one."""
     files = sorted(str(path) for path in (ROOT / "tests").glob("test_*.py") if "pytest.mark.gpu" in path.read_text())
     report = out / "tests.xml"
     command = [sys.executable, "-m", "pytest", "-m", "gpu", "-q", "-p", "no:cacheprovider", f"--junitxml={report}"]
     environment = {**os.environ, "DMF_CACHE": str(out / "cache")} | ({REHEARSAL: "cpu"} if device == "cpu" else {})
     with open(out / "tests.log", "w") as log:
-        subprocess.run(
-            [*command, *files], cwd=ROOT, env=environment, stdout=log, stderr=subprocess.STDOUT, timeout=seconds
-        )
+        stopped = interrupted([*command, *files], seconds, cwd=ROOT, env=environment, stdout=log, stderr=log)
     if not report.is_file():
         raise RuntimeError(f"pytest has not run; {out / 'tests.log'} says why")
-    found = outcomes(report)
+    found = outcomes(report) | {"stopped": stopped}
     write_text(out / "tests.json", json.dumps(found, indent=1) + "\n")
     if found["failed"] or not found["passed"]:
         raise RuntimeError(f"{len(found['failed'])} tests failed and {found['passed']} passed; see {out / 'tests.log'}")
     return found
+
+
+def interrupted(command: list[str], seconds: float, **settings: Any) -> bool:
+    """Run a command, and interrupt it after `seconds`, upon which pytest still writes its report; whether it was."""
+    process = subprocess.Popen(command, **settings)
+    try:
+        process.wait(seconds)
+        return False
+    except subprocess.TimeoutExpired:
+        process.send_signal(signal.SIGINT)
+        try:
+            process.wait(INTERRUPT_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        return True
 
 
 def outcomes(report: Path) -> dict[str, Any]:
@@ -202,9 +222,14 @@ def _steps(report: Report, size: Size, device: torch.device, rates: dict[str, fl
             variants[f"step {precision} G={groups}"] = whole_step(method, images, precision)
             variants[f"head {precision} G={groups}"] = head_step(method, images, precision)
         variants[f"backbone {precision}"] = backbone_step(method, images, precision)
+    fastest = _precisions(device)[-1]
+    variants |= _tried(report, fresh_method(device, backbone=size.backbone, groups=first), images, fastest)
     times = alternate(variants, size.rounds, warmup=3 if device.type == "cuda" else 1)
     count = size.episodes * IMAGES_PER_EPISODE
     report.times(f"one training step of {size.backbone}, {count} images of {size.side} x {size.side}", times)
+    for name in (SEARCHED, COMPILED):
+        if name in times:
+            report.state(f"step {fastest} G={first}, {name}", ratio(times, f"step {fastest} G={first}", name), "x")
     flops = 3 * count * image_flops(DMFConfig(backbone=size.backbone), 3, size.side)
     parameters = sum(parameter.numel() for parameter in literal.parameters())
     report.floor("optimiser: five passes over the parameters at the copy rate", 20 * parameters / rates["copy"], "s")
@@ -226,6 +251,31 @@ def _steps(report: Report, size: Size, device: torch.device, rates: dict[str, fl
         report.claim("images/s of the bf16 step", speed, at_least=IMAGES_PER_SECOND, seen=NOWHERE)
         over = ratio(times, "literal fp32", fast)
         report.claim("bf16 step over the literal fp32 step", over, at_least=OVER_LITERAL, unit="x", seen=NOWHERE)
+
+
+def _tried(report: Report, method: FewShotMethod, images: Episode, precision: str) -> dict[str, Callable[[], object]]:
+    """Steps with what training does not use, because nothing has shown that it pays.
+
+    A backbone that cannot be compiled here, such as without Triton or a compiler, is left out with the reason.
+    """
+    on_gpu = images.query.is_cuda
+    step = whole_step(copy.deepcopy(method), images, precision)
+
+    def searched() -> None:
+        torch.backends.cudnn.benchmark = True
+        try:
+            step()
+        finally:
+            torch.backends.cudnn.benchmark = False
+
+    method.backbone.compile(backend="inductor" if on_gpu else "aot_eager")  # the rehearsal compiles nothing
+    compiled = whole_step(method, images, precision)
+    try:
+        compiled()
+    except RuntimeError as error:
+        report.state(COMPILED, f"not measured: {' '.join(str(error).split())[:200]}")
+        return {SEARCHED: searched}
+    return {SEARCHED: searched, COMPILED: compiled}
 
 
 def _loader(report: Report, size: Size, device: torch.device, rates: dict[str, float], data: DataSet) -> None:
@@ -332,15 +382,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     out.mkdir(parents=True, exist_ok=True)
     settings = Settings(short=options.device == "cpu", threads=options.threads, device=options.device)
 
-    def trainings() -> dict[str, Any]:
-        left = started + seconds - time.monotonic()
-        return gpu_trainings.run(out, options.device, options.images, left, options.threads)
+    def left() -> float:
+        return max(0.0, started + seconds - time.monotonic())
 
     parts: dict[str, Callable[[], dict[str, Any]]] = {
-        "build": lambda: build(SHARES["build"] * seconds, out),
-        "tests": lambda: tests(SHARES["tests"] * seconds, out, options.device),
+        "build": lambda: build(left(), out),
+        "tests": lambda: tests(FOR_TESTS * left(), out, options.device),
         "measures": lambda: measures(out, settings),
-        "trainings": trainings,
+        "trainings": lambda: gpu_trainings.run(out, options.device, options.images, left(), options.threads),
     }
     summary: dict[str, Any] = {"minutes": options.minutes, "parts": {}}
     for name in PARTS:

@@ -106,8 +106,8 @@ def sweep_file(shared: dict[str, Any], parts: list[dict[str, Any]], episodes: in
 def run(out: Path, device: str, images: str | None, seconds: float, threads: int) -> dict[str, Any]:
     """Train as many epochs of all trainings as fit in `seconds`, and write store and sweep file into `out`.
 
-    If not even two epochs of each fit, the last ones are left out. Trainings that are under way at the end are stopped;
-    the sweep file goes on with them.
+    If not even two epochs of each fit, the last ones are left out. Trainings that are under way at the end are stopped,
+    but not before one has ended, so that there is a record; the sweep file goes on with them.
     """
     end = time.monotonic() + seconds
     parts = parts_of(device)
@@ -185,12 +185,18 @@ def _pace(texts: list[str], steps: int, ready: Any, found: Queue[list[float]]) -
 def _train(
     configs: list[ExperimentConfig], folder: Path, evaluation: EvaluationConfig, beside: int, end: float
 ) -> None:
-    """Train and test each of `configs` in a folder below `folder`, `beside` at a time, until all end or time does."""
+    """Train and test each of `configs` in a folder below `folder`, `beside` at a time, until all end or `end` is past.
+
+    The first to end may end later than that.
+    """
     context: SpawnContext = multiprocessing.get_context("spawn")
     waiting, running = list(configs), []
-    while (waiting or running) and time.monotonic() < end:
+    while waiting or running:
         running = [process for process in running if process.is_alive()]
-        while waiting and len(running) < beside:
+        late = time.monotonic() >= end
+        if late and len(waiting) + len(running) < len(configs):
+            break
+        while waiting and len(running) < (1 if late else beside):
             config = waiting.pop(0)
             arguments = (config.model_dump_json(), folder / config.key, evaluation.model_dump_json())
             running.append(context.Process(target=_trial, args=arguments))
