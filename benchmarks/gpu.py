@@ -139,7 +139,10 @@ def tests(seconds: float, out: Path, device: str) -> dict[str, Any]:
 
 def interrupted(command: list[str], seconds: float, **settings: Any) -> bool:
     """Run a command, and interrupt it after `seconds`, upon which pytest still writes its report; whether it was."""
-    process = subprocess.Popen(command, **settings)
+    # A shell's background job ignores interrupts, and so would what it starts.
+    process = subprocess.Popen(
+        command, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler), **settings
+    )
     try:
         process.wait(seconds)
         return False

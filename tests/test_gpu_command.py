@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -102,9 +103,17 @@ def test_steps_that_are_tried_compute_the_same() -> None:
     assert report.stated[gpu.COMPILED]["measured"] == "not measured: no compiler here"
 
 
-def test_a_command_is_interrupted_when_its_time_is_over() -> None:
-    assert not gpu.interrupted([sys.executable, "-S", "-c", ""], 600)
-    assert gpu.interrupted([sys.executable, "-S", "-c", "import time; time.sleep(600)"], 0.5)
+def test_a_command_is_interrupted_when_its_time_is_over(tmp_path: Path) -> None:
+    """Also below a process that ignores interrupts; the command has time to write its report."""
+    report = tmp_path / "report"
+    sleeps = f"import time\ntry:\n    time.sleep(600)\nfinally:\n    open({str(report)!r}, 'w')"
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        assert not gpu.interrupted([sys.executable, "-S", "-c", ""], 600)
+        assert gpu.interrupted([sys.executable, "-S", "-c", sleeps], 5, stderr=subprocess.DEVNULL)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert report.exists()
 
 
 def test_a_training_is_left_however_little_time_there_is(tmp_path: Path) -> None:
