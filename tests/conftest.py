@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,8 @@ ALONE = (
 """Files that start Ray, which uses the whole machine, or depend on time: no two of them run at the same time."""
 
 os.environ.pop("MLFLOW_TRACKING_URI", None)  # keeps tests away from a user's server
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # in a shell's background job; commands of tests would inherit it
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_configure(config: pytest.Config) -> None:
