@@ -135,6 +135,13 @@ def ended(tmp_path_factory: pytest.TempPathFactory) -> tuple[SweepPlan, Path, Tr
     return planned, store, run(planned, store)
 
 
+@pytest.fixture
+def copied(tmp_path: Path, ended: tuple[SweepPlan, Path, Trainer]) -> tuple[SweepPlan, Ledger]:
+    """A copy of its store."""
+    planned, store, _ = ended
+    return planned, Ledger(shutil.copytree(store, tmp_path / "store"))
+
+
 def test_decide_names_tables_and_rows() -> None:
     def named(decide: Any) -> dict[str, list[str]]:
         rule = deciding(decide).rule
@@ -420,12 +427,8 @@ def test_rows_outside_the_rule_have_an_interval_and_no_verdict(tmp_path: Path) -
     assert all(row.p_holm is not None and row.verdict for row in free.values())
 
 
-def test_a_training_that_has_changed_since_its_look_has_no_verdict(
-    tmp_path: Path, ended: tuple[SweepPlan, Path, Trainer]
-) -> None:
-    planned, store, _ = ended
-    shutil.copytree(store, tmp_path / "store")
-    ledger = Ledger(tmp_path / "store")
+def test_a_training_that_has_changed_since_its_look_has_no_verdict(copied: tuple[SweepPlan, Ledger]) -> None:
+    planned, ledger = copied
     (cell,) = [cell for cell in planned.cells if cell.table == "2c" and cell.config.at("model.groups") == 4]
     records = InMemory()
     ledger.write_evaluation(records.tested(cell, drawn(cell, 0) * 0.9, 0))
@@ -435,11 +438,9 @@ def test_a_training_that_has_changed_since_its_look_has_no_verdict(
 
 
 def test_a_rule_is_not_changed_after_a_look_but_for_more_seeds_which_cost(
-    tmp_path: Path, ended: tuple[SweepPlan, Path, Trainer]
+    copied: tuple[SweepPlan, Ledger], ended: tuple[SweepPlan, Path, Trainer]
 ) -> None:
-    planned, store, _ = ended
-    shutil.copytree(store, tmp_path / "store")
-    ledger = Ledger(tmp_path / "store")
+    (planned, ledger), (_, store, _) = copied, ended
     with pytest.raises(ValueError, match="a rule that changes after a look decides nothing"):
         decide_rows(deciding(["2c"]), ledger, True, Trainer(planned, ledger))
     longer = deciding("all", at_most=7)
@@ -591,11 +592,9 @@ def test_claims_are_judged_by_the_intervals_of_the_looks(ended: tuple[SweepPlan,
 
 
 def test_a_claim_is_not_judged_by_a_look_at_other_trainings_or_before_the_first_one(
-    tmp_path: Path, ended: tuple[SweepPlan, Path, Trainer]
+    copied: tuple[SweepPlan, Ledger],
 ) -> None:
-    planned, store, _ = ended
-    shutil.copytree(store, tmp_path / "store")
-    ledger = Ledger(tmp_path / "store")
+    planned, ledger = copied
     assert planned.rule is not None
     kept = agreed(planned.rule, ledger.looks(planned.name))
     (cell,) = [cell for cell in planned.cells if cell.table == "2c" and cell.config.at("model.groups") == 4]
