@@ -11,13 +11,13 @@ import argparse
 import functools
 import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import jinja2
 
-from dmf.config import ExperimentConfig
+from dmf.config import AnyTraining, ExperimentConfig
 from dmf.machine.files import write_text
 from orchestrator.spec.plan import SweepPlan
 from orchestrator.store.archive import SUFFIX, Archive
@@ -97,20 +97,12 @@ class Told:
     @property
     def steps(self) -> int:
         """Optimiser steps of each training. Raises ValueError if they differ, or nothing is trained on episodes."""
-        trained = (cell.config for cell in self.plan.cells if isinstance(cell.config, ExperimentConfig))
-        found = {_steps(config) for config in trained if config.model.method != "raw_pixels"}
-        if len(found) != 1:
-            raise ValueError(f"the trainings of {self.plan.name} have {sorted(found)} steps, not one number of them")
-        return found.pop()
+        return _steps(self.plan.name, (cell.config for cell in self.plan.cells))
 
     def steps_of(self, cell: Cell) -> int:
-        """Optimiser steps of each training of a cell."""
+        """Optimiser steps of each training of a cell. Raises ValueError likewise."""
         keys = {origin.training_key for origin in cell.origins}
-        trials = (trial.config for trial in self.plan.trials() if trial.key in keys)
-        found = {_steps(config) for config in trials if isinstance(config, ExperimentConfig)}
-        if len(found) != 1:
-            raise ValueError(f"the trainings of {cell.name} have {sorted(found)} steps, not one number of them")
-        return found.pop()
+        return _steps(cell.name, (trial.config for trial in self.plan.trials() if trial.key in keys))
 
     @functools.cached_property
     def made(self) -> Made:
@@ -162,9 +154,12 @@ class Made:
         )
 
 
-def _steps(config: ExperimentConfig) -> int:
-    training = config.training
-    return training.epochs * training.episodes_per_epoch // training.episodes_per_step
+def _steps(name: str, configs: Iterable[AnyTraining]) -> int:
+    trained = [c.training for c in configs if isinstance(c, ExperimentConfig) and c.model.method != "raw_pixels"]
+    found = {each.epochs * each.episodes_per_epoch // each.episodes_per_step for each in trained}
+    if len(found) != 1:
+        raise ValueError(f"the trainings of {name} have {sorted(found)} steps, not one number of them")
+    return found.pop()
 
 
 def _lowered(markdown: str, level: int) -> str:
