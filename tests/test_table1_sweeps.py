@@ -18,7 +18,7 @@ SWEEPS = Path(__file__).parents[1] / "sweeps"
 OF_OTHER_SWEEPS = {"ideme_net", "fine_tuning", "centroid_alignment", "adversarial_alignment"}
 """Methods whose published protocols have sweeps of their own."""
 MINI, TINY = "table1_mini_imagenet", "table1_tinyimagenet"
-IMAGES = 170_000
+IMAGES = 55_440
 """Most images that a training of `table1_tinyimagenet` takes through its network, with its pre-training."""
 
 
