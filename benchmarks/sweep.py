@@ -11,6 +11,9 @@ A command's start-up ends when as many trainings have ended as run at a time, be
 opened what they need. The wall time per trial is the time from there to the end of the command (which for ours includes
 updating MLflow and writing tables), divided by the number of remaining trainings. The overhead is its excess over
 `alone`.
+
+Another sweep, of one training with feature maps of megabytes, compares the CPU time of its steps in a worker of Ray
+with that in the command's own process (`--executor local`), which runs them in its main thread.
 """
 
 from __future__ import annotations
@@ -68,6 +71,28 @@ parts:
 """
 
 
+WORKER_AT_MOST = 1.15
+HEAVY = """
+name: heavy
+about: "one training with feature maps of megabytes"
+set:
+  data.name: glyphs
+  data.image_size: 64
+  model.backbone: conv64f
+  model.method: proto_net
+  training.precision: fp32
+  training.epochs: 1
+  training.warmup_epochs: 0
+  training.episodes_per_epoch: {episodes}
+  training.validation_episodes: 2
+  training.device: cpu
+seeds: [0]
+evaluation: {{episodes: 2}}
+parts:
+  - table: "1"
+"""
+
+
 @dataclass(frozen=True)
 class Course:
     """Seconds from a command's start to the end of each of its trainings, and to its own end."""
@@ -117,6 +142,7 @@ def run(report: Report) -> None:
         alternate(variants, report.settings.repeats, warmup=0)
         tell(report, courses, count)
         shares(report, planned, room)
+        in_a_worker(report, room)
 
 
 def tell(report: Report, courses: dict[str, list[Course]], count: int) -> None:
@@ -184,6 +210,36 @@ def shares(report: Report, planned: SweepPlan, room: Path) -> None:
     report.state("of a trial, one checkpoint with its fsync", 1e3 * checkpoint, "ms", note)
     report.state("of a trial, ledger and log", 1e3 * (whole - bare), "ms", note)
     report.state("of a trial, MLflow, in a thread beside the trials", 1e3 * mirrored, "ms", note)
+
+
+def in_a_worker(report: Report, room: Path) -> None:
+    """Report the CPU time of a training in a worker of Ray, relative to the same in the command's own process."""
+    spec = room / "heavy.yaml"
+    spec.write_text(HEAVY.format(episodes=40 if report.settings.short else 160))
+    (trial,) = plan(read_spec(spec, ())).trials()
+    times: dict[str, list[float]] = {"ray": [], "local": []}
+
+    def timed(executor: str) -> Callable[[], None]:
+        def call() -> None:
+            with TemporaryDirectory(dir=room) as folder:
+                place = Path(folder)
+                listen([*sweep_command(spec, place), "--executor", executor], place, lambda *line: None, lambda: True)
+                record = Ledger(place / "runs").training(trial.key)
+                assert record is not None and record.cpu_seconds is not None
+                times[executor].append(record.cpu_seconds)
+
+        return call
+
+    alternate({name: timed(name) for name in times}, report.settings.repeats, warmup=0)
+    ratios = [worker / local for worker, local in zip(times["ray"], times["local"], strict=True)]
+    report.claim(
+        "CPU time of a training in a worker of Ray, over the same in the command's process",
+        median(ratios),
+        at_most=WORKER_AT_MOST,
+        unit="x",
+        note=f"Conv64F at 64 px; rounds {min(ratios):.2f} to {max(ratios):.2f}",
+        seen=AVX512,
+    )
 
 
 def seconds_each(trials: tuple[Trial, ...], call: Callable[[Trial], object]) -> float:

@@ -8,8 +8,12 @@ from __future__ import annotations
 
 import gc
 import os
+import platform
 import re
 import signal
+import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -287,6 +291,65 @@ def test_a_trial_must_fit_on_one_node(resources: dict[str, float], nodes: list[d
         cluster.request(ExperimentConfig(), Resources.from_dict(resources), nodes)
     enough = [*nodes, {"CPU": 8.0, "GPU": 1.0}]
     assert cluster.request(ExperimentConfig(), Resources.from_dict(resources), enough)["CPU"] >= 2
+
+
+FAULTS = """
+import platform, resource, sys, threading
+from pathlib import Path
+import ray
+from orchestrator.running.cluster import cluster
+from orchestrator.running.interrupts import Signals
+
+def faults():
+    import torch
+    from dmf.machine.device import set_up
+    set_up(1)
+    found = []
+    def passes():
+        for _ in range(20):
+            before = resource.getrusage(resource.RUSAGE_THREAD).ru_minflt
+            for megabytes in (8, 40, 150):  # within a thread's arena, all of it, and beyond
+                torch.zeros(megabytes * 2**18)
+            found.append(resource.getrusage(resource.RUSAGE_THREAD).ru_minflt - before)
+    thread = threading.Thread(target=passes)  # as Tune runs a trial
+    thread.start()
+    thread.join()
+    return found
+
+if __name__ == "__main__":
+    with cluster(None, Signals(), Path(sys.argv[1])):
+        print(*ray.get(ray.remote(faults).remote()))
+"""
+"""Prints the page faults of passes over blocks of 200 MB in all, freed in between, in a thread of a worker."""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="mallopt is glibc's")
+def test_a_worker_s_thread_keeps_the_memory_that_a_step_frees(tmp_path: Path) -> None:
+    script = tmp_path / "faults.py"
+    script.write_text(FAULTS)
+    environment = {name: value for name, value in os.environ.items() if name != cluster.ARENAS}
+    environment["PYTHONPATH"] = str(ROOT)
+    command = [sys.executable, str(script), str(ROOT)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    first, *others = map(int, done.stdout.split())
+    assert first > 10_000 and statistics.median(others[9:]) < 1000, done.stdout
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_workers_of_a_cluster_have_one_memory_arena_too(monkeypatch: pytest.MonkeyPatch, shared: bool) -> None:
+    started: list[dict[str, Any]] = []
+    monkeypatch.setattr(cluster, "_probe", lambda address: None)
+    monkeypatch.setattr(cluster.ray, "init", lambda *arguments, runtime_env, **named: started.append(runtime_env))
+    monkeypatch.setattr(cluster.ray, "nodes", list)
+    monkeypatch.setattr(cluster.ray, "shutdown", lambda: None)
+    for given, expected in ((None, "1"), ("4", "4")):
+        if given is None:
+            monkeypatch.delenv(cluster.ARENAS, raising=False)
+        else:
+            monkeypatch.setenv(cluster.ARENAS, given)
+        with cluster.cluster("127.0.0.1:6379", Signals(), ROOT, shared):
+            pass
+        assert started.pop()["env_vars"][cluster.ARENAS] == expected
 
 
 def test_nothing_is_collected_while_ray_shuts_down(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -44,6 +44,13 @@ SHORT_ROOM = "/tmp/ray"
 """Where Ray has its sockets and logs if TMPDIR is too long for them."""
 LONGEST_ROOM = 40
 """In bytes: a socket's path has at most 107, and Ray adds up to 65 (/session_<time>_<process>/sockets/plasma_store)."""
+ARENAS = "MALLOC_ARENA_MAX"
+"""glibc's variable for the number of memory arenas that the threads of a process share.
+
+Ray runs a trial in a thread that is not a worker's main one. Such a thread has an arena that returns large blocks to
+the kernel whatever `dmf.machine.device.set_up` says, and gets them back page by page in every step. With one arena for
+all threads, freed memory is kept. glibc reads the variable when a process starts, so it is set before a worker starts.
+"""
 ANSWER_S = 10.0
 """How long a Ray may take to answer."""
 SECONDS_BETWEEN_LOOKS = 5.0
@@ -77,18 +84,19 @@ def cluster(address: str | None, signals: Signals, code: Path, shared: bool = Tr
 
 def _start(address: str | None, code: Path, shared: bool) -> None:
     path = os.pathsep.join(filter(None, [str(code), os.environ.get("PYTHONPATH")]))
+    variables = {ARENAS: os.environ.get(ARENAS, "1")}
     quiet: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
     if address:
+        if shared:
+            workers: dict[str, Any] = {"env_vars": variables | {"PYTHONPATH": path}}
+        else:
+            workers = {"env_vars": variables, "working_dir": str(code)}
         try:
-            ray.init(
-                address,
-                runtime_env={"env_vars": {"PYTHONPATH": path}} if shared else {"working_dir": str(code)},
-                **quiet,
-            )
+            ray.init(address, runtime_env=workers, **quiet)
         except (ConnectionError, RuntimeError, RayError) as error:
             raise ValueError(_no_answer(address, str(error).strip().splitlines()[-1])) from None
     else:
-        with environment("PYTHONPATH", path):
+        with environment(**variables, PYTHONPATH=path):
             _start_here(quiet)
 
 
@@ -211,17 +219,18 @@ def _no_collection() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def environment(name: str, value: str) -> Iterator[None]:
-    """Set an environment variable inside the block."""
-    before = os.environ.get(name)
-    os.environ[name] = value
+def environment(**variables: str) -> Iterator[None]:
+    """Set environment variables inside the block."""
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
     try:
         yield
     finally:
-        if before is None:
-            del os.environ[name]
-        else:
-            os.environ[name] = before
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 def request(config: AnyTraining, resources: Resources, nodes: list[dict[str, float]]) -> dict[str, float]:

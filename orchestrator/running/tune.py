@@ -171,7 +171,7 @@ class RayTune:
             reuse_actors=True,
             trial_dirname_creator=_folder_of,
         )
-        with environment("TUNE_MAX_PENDING_TRIALS_PG", str(PENDING)):
+        with environment(TUNE_MAX_PENDING_TRIALS_PG=str(PENDING)):
             self.fit(tune.with_resources(train_job, _needs_of), tune_config, needs.values(), watcher, _key_of, avoided)
 
     def _launch(self, trial: Trial, needs: dict[str, float], avoided: Avoided) -> dict[str, Any]:
