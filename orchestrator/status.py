@@ -180,7 +180,7 @@ def _main(options: argparse.Namespace) -> int:
         if options.verify:
             raise ValueError(f"--verify reads every file of the store; leave out {options.what}")
         return _show_training(options.what, ledger)
-    wrong = damaged_files(ledger) if options.verify else []
+    count, wrong = damaged_files(ledger) if options.verify else (0, [])
     ledger.index.look_once()
     chosen = _chosen(options, ledger)
     found: dict[str, list[Row]] = {}
@@ -208,6 +208,8 @@ def _main(options: argparse.Namespace) -> int:
                 console.print(plain(line))
         if others:
             console.print(plain(f"in no sweep's plan, kept: {_few(others)}"))
+        if options.verify:
+            console.print(plain(f"{count} files read, {len(wrong) or 'none'} damaged"))
     for why in [*(f"{name}: {why}" for name, why in damaged.items()), *wrong]:
         complain(f"error: {why}")
     return 0 if not (damaged or wrong) and all(row.state in ENDED for each in found.values() for row in each) else 1

@@ -16,24 +16,27 @@ from orchestrator.store.searches import SEARCH, SearchResults
 from reports.looks import Looks
 
 
-def damaged_files(ledger: Ledger) -> list[str]:
-    """What is wrong with files of a store, one sentence each. Forgets the index, which is then made again.
+def damaged_files(ledger: Ledger) -> tuple[int, list[str]]:
+    """How many files of a store were read, and what is wrong with them, one sentence each.
+
+    Forgets the index, which is then made again.
 
     Reading takes about 0.6 s per gigabyte of weights. Raises ValueError for a store that is not in a folder.
     """
     if not ledger.shared:
         raise ValueError("--verify reads the files of a folder; an object store has checksums of its own")
     ledger.index.clear()
-    found = []
+    count, found = 0, []
     for read, path in _files(ledger):
         alive()
+        count += 1
         try:
             read(path)
         except FileNotFoundError:  # a sweep that runs has removed or replaced it
-            continue
+            count -= 1
         except ValueError as error:
             found.append(" ".join(str(error).split()))
-    return found
+    return count, found
 
 
 def _files(ledger: Ledger) -> list[tuple[Callable[[Path], object], Path]]:

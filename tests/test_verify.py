@@ -75,16 +75,21 @@ def test_other_files_that_decide_something(name: str, site: Site, capsys: pytest
         text = path.read_text()
         path.write_text(text.replace('"image_size": 28', '"image_size": 29'))
         assert path.read_text() != text
-    (told,) = damaged_files(site.ledger)
+    count, (told,) = damaged_files(site.ledger)
     assert str(path) in told
     if name != PLAN:
         code, found, said = states(site, "--verify", capsys=capsys)
         assert code == 1 and f"error: {told}" in said and set(found.values()) == {"done", "diverged"}
+        assert status.main(["--store", str(site.ledger.store), "--verify"]) == 1
+        assert f"\n{count} files read, 1 damaged\n" in capsys.readouterr().out
 
 
 def test_a_sound_store_has_nothing_to_tell(site: Site, capsys: pytest.CaptureFixture[str]) -> None:
     code, before, said = states(site, "--verify", capsys=capsys)
-    assert (code, said, damaged_files(site.ledger)) == (0, "", [])
+    count, wrong = damaged_files(site.ledger)
+    assert (code, said, wrong) == (0, "", []) and count > 3 * len(before)
+    assert status.main(["--store", str(site.ledger.store), "--verify"]) == 0
+    assert f"\n{count} files read, none damaged\n" in capsys.readouterr().out
     assert status.main(["--store", str(site.ledger.store), "--verify", site.trials()[0].key]) == 2
     assert "--verify reads every file of the store; leave out" in capsys.readouterr().err
     assert states(site, capsys=capsys)[1] == before and set(before.values()) == {"done", "diverged"}
@@ -94,4 +99,4 @@ def test_a_store_of_an_older_format_is_sound(tmp_path: Path) -> None:
     old = Path(__file__).parent / "format_1"
     store = shutil.copytree(old, tmp_path / "store")
     ledger = Ledger(store)
-    assert ledger.kept_keys() and damaged_files(ledger) == []
+    assert ledger.kept_keys() and damaged_files(ledger)[1] == []
