@@ -91,10 +91,11 @@ def report(
 ) -> list[Path]:
     """Write a sweep's tables and claims to `output`/<sweep>, print them, and return the paths.
 
-    `tables` are names, by default all that the plan has cells for. With `html` among `formats`, an index.html holds all
-    of them, with the MLflow runs of trainings (`runs`, by key). Stale records count only if `today` accepts them (None:
-    all count). `looks` are those that the sweep has taken; this takes none. The folder is of `owner` alone, and
-    files that its earlier reports wrote about tables that are no longer in the plan are deleted.
+    `tables` are names, by default all that the plan has cells for. Of the claims, those about `tables` are printed, and
+    all are written. With `html` among `formats`, an index.html holds all tables, if all are asked for, with the MLflow
+    runs of trainings (`runs`, by key). Stale records count only if `today` accepts them (None: all count). `looks` are
+    those that the sweep has taken; this takes none. The folder is of `owner` alone, and files that its earlier reports
+    wrote about tables that are no longer in the plan are deleted.
 
     Raises:
         ValueError: for an unknown table, or one without cells in the plan; if the folder is another owner's.
@@ -115,7 +116,8 @@ def report(
     if HTML in formats and tabulated:
         page = Page(tabulated, records.curves, runs)
         texts |= {f"table_{table.name}.html": page.of(number) for number, table in enumerate(tabulated)}
-        texts["index.html"] = page.of_all(plan.name, about, render_claims.for_page(claims))
+        if len(tabulated) == len(plan.layouts):
+            texts["index.html"] = page.of_all(plan.name, about, render_claims.for_page(claims))
     folder = output / plan.name
     if owner is not None:
         check_owner(folder, owner)
@@ -126,8 +128,8 @@ def report(
     bare = console.color_system is None or console.no_color
     for table in tabulated:
         console.print(to_terminal(table, console.width, bare))
-    if claims:
-        console.print(render_claims.to_terminal(claims))
+    if about_these := [claim for claim in claims if claim.table in {table.name for table in tabulated}]:
+        console.print(render_claims.to_terminal(about_these))
     for path in paths:
         console.print(plain(str(path)), soft_wrap=True)
     return paths

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
+import json
 import os
 import re
 import subprocess
@@ -102,6 +104,20 @@ def test_without_names_every_sweep_that_has_tables_is_reported(store: Path, tmp_
     assert main(["--store", str(store), "--output", str(tmp_path / "out"), "--table", "2c", "--formats", "json"]) == 0
     written = {path.relative_to(tmp_path / "out") for path in (tmp_path / "out").rglob("[!.]*.*")}
     assert written == {Path("demo/table_2c.json"), Path("demo/claims.json")}
+
+
+def test_claims_are_judged_together_whichever_tables_are_asked_for(store: Path, tmp_path: Path) -> None:
+    """Adjusted for the claims about one table alone, more of them would hold."""
+    written = []
+    for arguments in ([], ["--table", "2d"], ["--table", "2c"]):
+        console = io.StringIO()
+        with contextlib.redirect_stdout(console):
+            assert main(["demo", "--store", str(store), "--output", str(tmp_path), "--accept-stale", *arguments]) == 0
+        written.append((tmp_path / "demo" / "claims.json").read_text())
+        assert ("One group is worst." in console.getvalue()) == (arguments != ["--table", "2d"])
+    assert len(set(written)) == 1
+    (one_group,) = (each for each in json.loads(written[0]) if each["sentence"] == "One group is worst.")
+    assert one_group["ours"] == "undecided"
 
 
 @pytest.mark.parametrize(

@@ -23,15 +23,18 @@ def filled(
     looks: Looks | None = None,
     tables: Sequence[str] | None = None,
 ) -> tuple[list[Table], tuple[Judged, ...]]:
-    """The tables named in `tables`, by default all that the plan has cells for, and the claims about them.
+    """The tables named in `tables`, by default all that the plan has cells for, and all claims about its tables.
 
-    Stale records count only if `today` accepts them (None: all count). `looks` are those that the sweep has taken; this
-    takes none. Raises ValueError for an unknown table.
+    Claims do not depend on `tables`: their p-values are adjusted for all that the plan can test. Stale records count
+    only if `today` accepts them (None: all count). `looks` are those that the sweep has taken; this takes none. Raises
+    ValueError for an unknown table.
     """
+    chosen = _chosen(plan, tables)
     cells = plan.asked(looks).cells
     own, earlier = (agreed(plan.rule, looks), None) if plan.rule else (None, looks)
-    gathered = [gather(layout, cells, records, today, own, earlier) for layout in _layouts(plan, tables)]
-    return [tabulate(each) for each in gathered], judge(_claims(plan, gathered), gathered)
+    gathered = {layout.name: gather(layout, cells, records, today, own, earlier) for layout in plan.layouts}
+    every = list(gathered.values())
+    return [tabulate(gathered[layout.name]) for layout in chosen], judge(_claims(plan, every), every)
 
 
 def _claims(plan: SweepPlan, tables: Sequence[Gathered]) -> list[Claim]:
@@ -41,7 +44,7 @@ def _claims(plan: SweepPlan, tables: Sequence[Gathered]) -> list[Claim]:
     return [*paper, *(claim for claim in plan.claims if claim.table in names)]
 
 
-def _layouts(plan: SweepPlan, tables: Sequence[str] | None) -> list[TableLayout]:
+def _chosen(plan: SweepPlan, tables: Sequence[str] | None) -> list[TableLayout]:
     known = {layout.name: layout for layout in plan.layouts}
     unknown = [name for name in tables or () if name not in known]
     if unknown:
