@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import jinja2
+from scipy.stats import spearmanr
 
 from dmf.config import AnyTraining, ExperimentConfig
 from dmf.machine.files import write_text
@@ -25,6 +26,7 @@ from orchestrator.store.filled import filled
 from orchestrator.text import complain
 from reports.cells import Cell, Table
 from reports.judge import Judged
+from reports.published import Published, in_library, in_paper
 from reports.render import texts
 from reports.render.along import along
 from reports.render.claims import to_markdown as claims_to_markdown
@@ -94,6 +96,21 @@ class Told:
         (found,) = [cell for cell in self.table(table).sections[section].cells if cell.is_baseline]
         return found
 
+    def order(self, table: str, section: int = 0) -> Order:
+        """The methods of a section by our accuracy, best first, with what is published of them on miniImageNet.
+
+        These are the numbers for four convolutional layers, by the paper or the source that it lacks, else the first of
+        LibFewShot's; methods without any are left out.
+        """
+        found = self.table(table).sections[section]
+        rows = []
+        for cell in sorted(found.cells, key=lambda cell: cell.accuracy or 0.0, reverse=True):
+            place = (cell.label, "conv64f", "mini_imagenet", found.way, found.shot)
+            theirs = in_paper(*place) or next(iter(in_library(*place)), None)
+            if theirs and cell.accuracy is not None:
+                rows.append((cell, theirs))
+        return Order(tuple(rows))
+
     @property
     def steps(self) -> int:
         """Optimiser steps of each training. Raises ValueError if they differ, or nothing is trained on episodes."""
@@ -124,6 +141,19 @@ class Told:
             core_hours=sum(minutes) / 60,
             core_minutes=(min(minutes), max(minutes)),
         )
+
+
+@dataclass(frozen=True)
+class Order:
+    """Our accuracies and published ones of the same methods, on other images and at other lengths of training."""
+
+    rows: tuple[tuple[Cell, Published], ...]
+
+    @property
+    def correlation(self) -> float:
+        """Spearman's rank correlation of the two, in [-1, 1]."""
+        ours, theirs = zip(*((cell.accuracy, their.accuracy) for cell, their in self.rows), strict=True)
+        return float(spearmanr(ours, theirs).statistic)
 
 
 @dataclass(frozen=True)

@@ -101,6 +101,27 @@ def test_a_figure_is_a_file_that_is_checked_like_a_document(tmp_path: Path) -> N
     assert "20: 0.00 " in figure and "40: +8.00 " in figure and "80: +20.00 " in figure
 
 
+def test_our_order_of_methods_is_compared_with_the_published_one(tmp_path: Path) -> None:
+    """By hand: ranks 1, 2, 3 beside 1, 3, 2 have Spearman's correlation 1 - 6 (1 + 1) / (3 * 8)."""
+    ours = {"proto_net": 0.5, "relation_net": 0.7, "matching_net": 0.6, "raw_pixels": 0.3}
+    ledger, records, cells = Ledger(tmp_path / "runs"), InMemory(), []
+    for method, accuracy in ours.items():
+        paths = {"model__method": method} | ({"model__backbone": "conv64f"} if method != "raw_pixels" else {})
+        cells.append(planned("1", TEN, (0,), **paths))
+        records.tested(cells[-1], episodes(accuracy, 10))
+    ledger.write_plan(SweepPlan(format=2, name="s", about="", cells=tuple(cells)))
+    for record in records.trainings.values():
+        ledger.write_training(record)
+    for exam in records.evaluations.values():
+        ledger.write_evaluation(exam)
+    write_archive(ledger, ["s"], tmp_path / "s.dmfa")
+    order = documents.Told("s", tmp_path).order("1")
+    published = {cell.label: theirs.accuracy for cell, theirs in order.rows}
+    assert published == {"RelationNet": 0.5044, "MatchingNet": 0.4356, "ProtoNet": 0.4942}
+    assert list(published) == ["RelationNet", "MatchingNet", "ProtoNet"]
+    assert order.correlation == pytest.approx(0.5)
+
+
 def test_a_document_that_says_otherwise_is_told(
     docs: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
