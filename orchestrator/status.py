@@ -294,7 +294,9 @@ def _show_training(key: str, ledger: Ledger) -> int:
         say(f"code {made.code or 'unknown'}, commit {made.git_commit}, on {made.device}")
     for test in tests:
         on = f"{test.config.data.name} " if test.config.data else ""
-        say(f"{on}{test.config.split}, {test.config.way}-way {test.config.shot}-shot: {100 * test.accuracy:.2f} %")
+        task = f"{test.config.way}-way {test.config.shot}-shot, {test.config.queries} queries per class"
+        episodes = f"{len(test.accuracies):,} episodes"
+        say(f"{on}{test.config.split}, {task}, {episodes}: {100 * test.accuracy:.2f} %")
     if record.failure:
         say(f"{record.failure.kind}: {record.failure.reason}\n{record.failure.traceback}".rstrip())
     return 0 if record.outcome == "finished" else 1

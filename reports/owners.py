@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from dmf.values import Checked, Value
+from dmf.values import Checked, Damaged, Value
 
 FILE = ".owner.json"
 
@@ -70,3 +70,7 @@ def _written(folder: Path) -> Written | None:
         return Written.read(folder / FILE)
     except (FileNotFoundError, NotADirectoryError):
         return None
+    except Damaged:
+        raise Damaged(
+            f"{folder / FILE} does not say whose the files beside it are; if they may be overwritten, remove it"
+        ) from None

@@ -18,7 +18,7 @@ from orchestrator.spec.plan import SweepPlan, plan
 from orchestrator.status import Row, _show, main
 from orchestrator.store.ledger import Ledger
 from orchestrator.store.searches import SearchResults, Tried, results_path
-from tests.records_in_memory import evaluation_of
+from tests.records_in_memory import InMemory, evaluation_of, planned
 from tests.test_sweep import SPEC
 
 
@@ -95,6 +95,21 @@ def test_of_one_training_everything_is_told(site: Path, capsys: pytest.CaptureFi
     ):
         assert main([key, "--store", str(ledger.store)]) == status
         assert said in capsys.readouterr().out
+
+
+def test_two_tests_of_a_training_are_told_apart(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    ledger, records, cell = Ledger(tmp_path), InMemory(), planned("2c", EvaluationConfig(episodes=10), (0,))
+    other = planned("2c", EvaluationConfig(episodes=4, queries=5), (0,))
+    for each, accuracy in ((cell, 0.5), (other, 0.75)):
+        records.tested(each, [accuracy] * each.evaluation.episodes)
+    for record in records.trainings.values():
+        ledger.write_training(record)
+    for exam in records.evaluations.values():
+        ledger.write_evaluation(exam)
+    main([cell.trainings[0].key, "--store", str(ledger.store)])
+    said = capsys.readouterr().out
+    assert "test, 5-way 1-shot, 15 queries per class, 10 episodes: 50.00 %" in said
+    assert "test, 5-way 1-shot, 5 queries per class, 4 episodes: 75.00 %" in said
 
 
 @pytest.mark.parametrize(
