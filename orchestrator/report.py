@@ -105,6 +105,7 @@ def report(
     console = console or Console()
     about = printable(plan.about, lines=True)
     tabulated, claims = filled(plan, records, today, looks, tables)
+    whole = len(tabulated) == len(plan.layouts)
     texts = {
         f"table_{table.name}.{suffix}": write(table)
         for table in tabulated
@@ -116,7 +117,7 @@ def report(
     if HTML in formats and tabulated:
         page = Page(tabulated, records.curves, runs)
         texts |= {f"table_{table.name}.html": page.of(number) for number, table in enumerate(tabulated)}
-        if len(tabulated) == len(plan.layouts):
+        if whole:
             texts["index.html"] = page.of_all(plan.name, about, render_claims.for_page(claims))
     folder = output / plan.name
     if owner is not None:
@@ -128,7 +129,7 @@ def report(
     bare = console.color_system is None or console.no_color
     for table in tabulated:
         console.print(to_terminal(table, console.width, bare))
-    if about_these := [claim for claim in claims if claim.table in {table.name for table in tabulated}]:
+    if about_these := [claim for claim in claims if whole or claim.table in {table.name for table in tabulated}]:
         console.print(render_claims.to_terminal(about_these))
     for path in paths:
         console.print(plain(str(path)), soft_wrap=True)

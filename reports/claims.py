@@ -55,6 +55,8 @@ class Claim(Value):
     """The shots of the test episodes that it is about; empty: any."""
     as_published: bool = False
     """Whether it is only about rows that the paper has too, such as 64 groups of 640 channels."""
+    of_all: bool = False
+    """Whether it is about every row that the paper has for the backbone, so that it holds only if all are planned."""
 
     @model_validator(mode="after")
     def _is_one_kind(self) -> Self:

@@ -218,7 +218,7 @@ def among_best(section: Sequence[Place], spread: SeedSpread) -> set[Place]:
     return {
         place
         for place in rivals
-        if not any(_below(place, rival, spread, len(rivals)) for rival in rivals if _accuracy(rival) > _accuracy(place))
+        if not any(_below(place, rival, spread, len(rivals)) for rival in rivals if rival is not place)
     }
 
 
@@ -226,8 +226,3 @@ def _below(place: Place, rival: Place, spread: SeedSpread, rows: int) -> bool:
     if place.found.bank != rival.found.bank or not common_seeds(place, rival):
         return False
     return shown_below(compare(rival, place, spread).method, rows)
-
-
-def _accuracy(place: Place) -> float:
-    assert place.found.accuracies is not None
-    return float(place.found.accuracies.mean())

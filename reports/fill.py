@@ -195,7 +195,7 @@ def _departures(layout: TableLayout, place: Place, theirs: Published | None) -> 
     """In a table of methods, in what a row's training differs from the published one."""
     if layout.components or place.planned is None or theirs is None:
         return None
-    return published.departures(place.planned.config, (*layout.row_paths, *layout.columns))
+    return published.departures(place.planned.config, layout.row_paths)
 
 
 def published_number(layout: TableLayout, place: Place) -> Published | None:
@@ -240,7 +240,7 @@ def _to_published(
     }
     their_ci95 = published.assumed_ci95(theirs)
     obstacles = tuple(what for what, equal in same.items() if not equal)
-    departures = () if obstacles else published.departures(config, (*layout.row_paths, *layout.columns))
+    departures = () if obstacles else published.departures(config, layout.row_paths)
     obstacles += published.parts_of(departures)
     if obstacles or their_ci95 is None:
         return Comparison(obstacles=obstacles or ("no interval published",), departures=departures)

@@ -8,7 +8,7 @@ Where a sweep adds seeds until rows are decided, claims are judged by the interv
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
@@ -21,7 +21,7 @@ from reports.collect import State
 from reports.comparisons import margin_of, needed_for, obstacle
 from reports.deciding import without_look
 from reports.fill import Gathered
-from reports.layouts import TABLES, TableLayout, is_same
+from reports.layouts import TABLES, RowValue, TableLayout, is_same
 from reports.looks import Course, courses, name_of
 from reports.places import Place, nearest
 from reports.published import ABLATED, DATASETS
@@ -62,6 +62,26 @@ class Judged(Value):
 
 
 @dataclass(frozen=True)
+class _Looked:
+    """A difference as the last look at it found it, over the seeds that there were."""
+
+    mean: float
+    low: float
+    high: float
+    goes_on: bool
+    """Whether the sweep will look again, with more seeds."""
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        return self.low, self.high
+
+    @property
+    def reversed(self) -> _Looked:
+        """The difference the other way round."""
+        return _Looked(-self.mean, -self.high, -self.low, self.goes_on)
+
+
+@dataclass(frozen=True)
 class _Tried:
     """A relation of two of our rows."""
 
@@ -72,8 +92,8 @@ class _Tried:
     sd: float
     """Of a training's residual, as in `SeedSpread.sd_of`."""
     margin: float
-    looked: tuple[float, float] | None = None
-    """The interval of the sweep's looks, if these compare the two rows: it is right at every look."""
+    looked: _Looked | None = None
+    """What the sweep's looks say, if they compare the two rows: their interval is right at every look."""
 
     @property
     def from_bound(self) -> Compared:
@@ -89,14 +109,14 @@ class _Tried:
     def p_holds(self) -> float:
         """Of the hypothesis that it does not hold; 0 or 1 where looks decide."""
         if self.looked:
-            return 0.0 if _within(self.relation, self.looked, self.margin) else 1.0
+            return 0.0 if _within(self.relation, self.looked.interval, self.margin) else 1.0
         return _p_holds(self.relation, self.compared.method, self.margin) if self.compared.seeds > 1 else 1.0
 
     @property
     def p_fails(self) -> float:
         """Of the hypothesis that it holds; 0 or 1 where looks decide."""
         if self.looked:
-            return 0.0 if _outside(self.relation, self.looked, self.margin) else 1.0
+            return 0.0 if _outside(self.relation, self.looked.interval, self.margin) else 1.0
         return _p_fails(self.relation, self.compared.method, self.margin) if self.compared.seeds > 1 else 1.0
 
 
@@ -142,14 +162,13 @@ def _case(claim: Claim, gathered: Gathered, section: Sequence[Place], backbone: 
     values = [place.row.value for place in rows]
     distinct = [value for number, value in enumerate(values) if not any(is_same(value, v) for v in values[:number])]
     tried, obstacles = [], []
-    asserted = relations(claim, distinct)
+    asserted = relations(claim, [*distinct, *_absent(claim, layout, backbone, distinct)])
     by_looks = courses(gathered.looks, layout.name) if gathered.looks else {}
     for relation in asserted:
         ours, theirs = ([place for place in rows if is_same(place.row.value, value)] for value in relation[:2])
         missing = [value for value, found in zip(relation[:2], (ours, theirs), strict=True) if not found]
         obstacles += [f"{layout.name_of(layout.label_of(value))}: {State.NOT_PLANNED}" for value in missing]
-        for place in ours if theirs else ():
-            other = nearest(layout, place, theirs)
+        for place, other in _pairs(layout, ours, theirs):
             names = f"{_name(place)} − {_name(other)}" if other else _name(place)
             why = obstacle(layout, place, other) if other else "no row to compare it with"
             looked = None
@@ -163,11 +182,33 @@ def _case(claim: Claim, gathered: Gathered, section: Sequence[Place], backbone: 
                 tried.append(_Tried(relation, names, each, sd, margin, looked))
     if not asserted:
         obstacles.append("its rows are not planned")
+    if claim.kind == "saturates" and not any(each.says is Says.NOT_ABOVE for each in asserted):
+        obstacles.append(f"no row above {layout.name_of(layout.label_of(claim.saturates))}: {State.NOT_PLANNED}")
     return _Case(claim, gathered, section, backbone, tuple(tried), tuple(dict.fromkeys(obstacles)))
 
 
-def _looked(by_looks: dict[str, Course], place: Place, other: Place) -> tuple[tuple[float, float] | None, str]:
-    """The interval of a row less another by the last look at them, or why there is none."""
+def _absent(claim: Claim, layout: TableLayout, backbone: str, planned: Sequence[RowValue]) -> list[RowValue]:
+    """The rows that a claim about all the paper's rows needs, and that are not planned."""
+    if not claim.of_all or layout.other_channels(backbone):
+        return []
+    needed = [row.value for row in layout.values if row.published]
+    return [value for value in needed if not any(is_same(value, there) for there in planned)]
+
+
+def _pairs(layout: TableLayout, ours: Sequence[Place], theirs: Sequence[Place]) -> Iterator[tuple[Place, Place | None]]:
+    """Every variant of two rows, each with the variant of the other row that is most like it; each is in some pair."""
+    paired: list[Place] = []
+    for place in ours if theirs else ():
+        other = nearest(layout, place, theirs)
+        paired += [other] if other else []
+        yield place, other
+    for other in theirs if ours else ():
+        if other not in paired and (place := nearest(layout, other, ours)):
+            yield place, other
+
+
+def _looked(by_looks: dict[str, Course], place: Place, other: Place) -> tuple[_Looked | None, str]:
+    """A row less another by the last look at them, or why there is none."""
     for row, baseline, sign in ((place, other, 1), (other, place, -1)):
         assert row.planned is not None and baseline.planned is not None
         course = by_looks.get(name_of(row.planned))
@@ -176,8 +217,10 @@ def _looked(by_looks: dict[str, Course], place: Place, other: Place) -> tuple[tu
         if why := without_look(course, row, baseline):
             return None, why
         answer = course.answer
-        assert answer is not None and answer.low is not None and answer.high is not None
-        return (answer.low, answer.high) if sign > 0 else (-answer.high, -answer.low), ""
+        assert answer is not None and answer.difference is not None
+        assert answer.low is not None and answer.high is not None
+        looked = _Looked(answer.difference, answer.low, answer.high, course.goes_on)
+        return looked if sign > 0 else looked.reversed, ""
     return None, "the looks do not compare them"
 
 
@@ -217,7 +260,7 @@ def _p_holds(relation: Relation, method: Estimate, margin: float) -> float:
     if not method.error > 0:
         return 1.0
     if relation.says is Says.BY:
-        return float(max(method.p_at_most(relation.by - margin), method.p_at_least(relation.by + margin)))
+        return _doubled(max(method.p_at_most(relation.by - margin), method.p_at_least(relation.by + margin)))
     return _doubled(method.p_at_most(0.0) if relation.says is Says.ABOVE else method.p_at_least(margin))
 
 
@@ -315,8 +358,12 @@ def _shown(tried: _Tried) -> str:
     """`alignments ODE − alignments 0: +1.20 [+0.40, +2.00]`, and what is claimed if it is not that this is above 0."""
     several = tried.compared.seeds > 1
     shown = tried.compared.method if several else of_two_models(tried.compared.pair)
-    low, high = tried.looked or (float(shown.low), float(shown.high))
-    text = f"{tried.names}: {percent(float(shown.mean), signed=True)} {interval(low, high)}"
+    looked = tried.looked
+    low, high = looked.interval if looked else (float(shown.low), float(shown.high))
+    mean = looked.mean if looked else float(shown.mean)
+    text = f"{tried.names}: {percent(mean, signed=True)} {interval(low, high)}"
+    if looked and looked.goes_on:
+        text += ", goes on"
     if tried.relation.says is Says.NOT_ABOVE:
         text += f", claimed: below {points(tried.margin)}"
     if tried.relation.says is Says.BY:
@@ -325,11 +372,13 @@ def _shown(tried: _Tried) -> str:
 
 
 def _more_seeds(case: _Case, comparisons: int) -> int | None:
-    """Enough for each relation that is not decided alone; None where seeds would not do."""
+    """Enough for each relation that is not decided alone; None where seeds would not do, or looks decide on them."""
     rows = sum(place.found.accuracies is not None for place in case.section)
     found = []
     for each in case.tried:
         if min(each.p_holds, each.p_fails) >= LEVEL / comparisons:
+            if each.looked:
+                return None
             more = needed_for(each.from_bound, each.sd, rows, comparisons, each.margin).more_seeds
             if more is None:
                 return None

@@ -140,7 +140,7 @@ class TableLayout(Value):
             return method_label(config.model.method)
         text = self.label_of(self.value_of(config))
         backbone = config.model.backbone_name
-        return f"{text} of {CHANNELS[backbone]} channels" if self._other_channels(backbone) else text
+        return f"{text} of {CHANNELS[backbone]} channels" if self.other_channels(backbone) else text
 
     def name_of(self, label: str) -> str:
         """A row's name outside the table, from its label."""
@@ -169,10 +169,14 @@ class TableLayout(Value):
 
     def published(self, config: ExperimentConfig) -> str | None:
         """The method in `published.csv` that corresponds to a training's row, if any."""
-        if self.is_reference(config) or self._other_channels(config.model.backbone_name):
+        if self.is_reference(config) or self.other_channels(config.model.backbone_name):
             return None
         known = self._named(self.value_of(config))
         return known.published if known else None
+
+    def other_channels(self, backbone: str) -> bool:
+        """Whether rows are numbers of groups, and the backbone has another number of channels than the paper's."""
+        return self.rows == "model.groups" and CHANNELS.get(backbone) != CHANNELS["resnet12"]
 
     def also_differs(self, config: ExperimentConfig, baseline: ExperimentConfig) -> tuple[str, ...]:
         """Dotted paths, other than those that the rows vary, in which a row's training differs from its baseline's.
@@ -220,10 +224,6 @@ class TableLayout(Value):
 
     def _named(self, value: RowValue) -> NamedRow | None:
         return next((row for row in self.values if is_same(row.value, value)), None)
-
-    def _other_channels(self, backbone: str) -> bool:
-        """Whether rows are numbers of groups, and the backbone has another number of channels than the paper's."""
-        return self.rows == "model.groups" and CHANNELS.get(backbone) != CHANNELS["resnet12"]
 
 
 def is_same(one: RowValue, other: RowValue) -> bool:

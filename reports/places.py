@@ -25,12 +25,13 @@ class Place:
 
     @property
     def shares_one_training(self) -> bool:
-        """Whether all its seeds are one training, whose luck they do not show: its pre-training has a fixed seed.
+        """Whether all its seeds are one training, whose luck they do not show.
 
-        Raw pixels are one training too, but no luck is in it.
+        Its pre-training has a fixed seed, or its weights come from a file. Raw pixels are one training too, but no luck
+        is in it.
         """
         config = self.planned.config if self.planned else None
-        return config is not None and not config.seeded and config.stage is not None
+        return config is not None and not config.seeded and (config.stage is not None or any(config.weights))
 
 
 def places_of(

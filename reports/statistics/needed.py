@@ -29,14 +29,15 @@ def needed(pair: Pair, variance: float, rows: int, comparisons: int, margin: flo
 
     A verdict comes with `POWER` where the standard error is small enough for the difference found to be told from 0,
     or from the margin, at this table's level. Where the error that the episodes leave is too large for any number of
-    seeds, the answer is the number of episodes at which they leave half of the error that would do.
+    seeds, the answer is the number of episodes at which they leave half of the error that would do. Where difference
+    and margin are 0, as at 100 %, nothing would do.
     """
     seeds = np.arange(pair.seeds + 1, MOST_SEEDS + 1)
     own = (seeds - 1).astype(np.float64)
     freedom = np.asarray(freedom_of_methods(own, max(rows - 2, 0) * own))
     enough = _error_that_decides(float(pair.mean), freedom, comparisons, margin)
     error = np.sqrt(2 * variance / seeds + pair.episodes_part)
-    doing = seeds[error <= enough]
+    doing = seeds[(error <= enough) & (enough > 0)]
     if doing.size:
         return Needed(more_seeds=int(doing[0]) - pair.seeds)
     limit = float(_error_that_decides(float(pair.mean), np.array([np.inf]), comparisons, margin)[0])
