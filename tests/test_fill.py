@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from scipy import stats
@@ -342,6 +344,7 @@ def test_differences_that_agree_by_chance_or_never_vary_decide_nothing(records: 
     saturated = only(fill(TABLES["2a"], cells, records))["with dynamic sampling"]
     assert saturated.to_baseline is not None and saturated.to_baseline.verdict is Verdict.UNDECIDED
     assert saturated.to_published is not None and saturated.to_published.verdict == "undecided"
+    assert (saturated.to_baseline.more_seeds, saturated.to_baseline.episodes_needed) == (None, None)
 
 
 def test_a_row_that_is_the_baselines_training_is_not_tested(records: InMemory) -> None:
@@ -353,10 +356,15 @@ def test_a_row_that_is_the_baselines_training_is_not_tested(records: InMemory) -
     assert against is not None and (against.obstacle, against.verdict) == ("the same training as the baseline", None)
 
 
-def test_a_pre_training_of_one_seed_is_one_training_however_many_seeds_start_from_it(records: InMemory) -> None:
-    config = ExperimentConfig().with_paths(
-        {"model.method": "classifier_baseline", "start.head": "linear", "start.seed": 0}
-    )
+@pytest.mark.parametrize(
+    "pre_trained",
+    [{"start.head": "linear", "start.seed": 0}, {"model.weights": "w.safetensors", "model.weights_sha256": "a" * 64}],
+    ids=["a pre-training of one seed", "weights from a file"],
+)
+def test_one_pre_training_is_one_training_however_many_seeds_start_from_it(
+    records: InMemory, pre_trained: dict[str, Any]
+) -> None:
+    config = ExperimentConfig().with_paths({"model.method": "classifier_baseline", **pre_trained})
     tested = EvaluationConfig(episodes=60)
     one = PlannedCell(table="1", config=config, evaluation=tested.resolve(config), seeds=(0, 1, 2))
     several_trainings = planned("1", tested, (0, 1, 2), model__method="proto_net")
@@ -439,6 +447,20 @@ def test_accuracies_over_other_seeds_than_the_difference_are_marked(records: InM
     assert found["without dynamic sampling"].accuracy == pytest.approx(0.46), "of seeds 0, 1 and 2, by chance"
 
 
+def test_bold_is_no_row_that_another_one_exceeds_on_their_common_seeds(records: InMemory) -> None:
+    """Row 64 has the lucky seeds alone, and so the highest mean, but on each of them the baseline is above it."""
+    luck = (0.05, 0.05, 0.0, -0.05, -0.05)
+    cells = [planned("2c", EvaluationConfig(episodes=60), (0, 1, 2, 3, 4), model__groups=g) for g in (1, 64)]
+    random = np.random.default_rng(0)
+    for cell, mean, seeds in zip(cells, (0.60, 0.58), ((0, 1, 2, 3, 4), (0, 1)), strict=True):
+        for seed in seeds:
+            records.tested(cell, mean + luck[seed] + random.normal(0, 1e-4) + random.normal(0, 0.005, 60), seed)
+    one, sixty_four = (only(fill(TABLES["2c"], cells, records))[label] for label in ("1", "64"))
+    assert one.accuracy is not None and sixty_four.accuracy is not None and sixty_four.accuracy > one.accuracy + 0.01
+    assert sixty_four.to_baseline is not None and sixty_four.to_baseline.verdict is Verdict.WORSE
+    assert (one.best, sixty_four.best) == (True, False)
+
+
 def test_bold_are_all_that_are_not_shown_to_be_below_the_best(records: InMemory) -> None:
     cells = several("2c", {1: 0.50, 64: 0.604, 160: 0.600}, records, "model__groups", (0, 1, 2))
     found = only(fill(TABLES["2c"], cells, records))
@@ -502,6 +524,21 @@ def test_a_shortened_training_is_marked(records: InMemory) -> None:
     assert to_paper is not None and to_paper.departures == ("training.epochs=9",)
     assert (to_paper.words, to_paper.difference) == ("not comparable (recipe)", None)
     assert any("training.epochs=9" in note for note in table.notes)
+
+
+def test_a_shortened_training_is_not_excused_by_a_section_for_its_length(records: InMemory) -> None:
+    layout = TABLES["2d"].replace(name="length", columns=("training.epochs",))
+    cells = [planned("length", FOUR, training__epochs=epochs) for epochs in (ExperimentConfig().training.epochs, 9)]
+    for cell in cells:
+        records.tested(cell, [0.4, 0.6, 0.4, 0.5])
+    table = fill(layout, cells, records)
+    published = {
+        section.settings: cell.to_published for section in table.sections for cell in section.cells if cell.accuracy
+    }
+    whole, short = published.values()
+    assert whole is not None and whole.obstacles == ()
+    assert short is not None and (short.words, short.difference) == ("not comparable (recipe)", None)
+    assert short.departures == ("training.epochs=9",)
 
 
 def test_other_data_and_backbones_are_not_compared(records: InMemory) -> None:

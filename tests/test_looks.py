@@ -27,6 +27,7 @@ from orchestrator.tracking.reader import MLflowRecords
 from reports import words
 from reports.cells import AgainstBaseline, Table
 from reports.claims import Claim
+from reports.deciding import take_look
 from reports.fill import fill, gather
 from reports.judge import Outcome, judge
 from reports.layouts import TABLES
@@ -589,6 +590,36 @@ def test_claims_are_judged_by_the_intervals_of_the_looks(ended: tuple[SweepPlan,
     assert words.interval(better.low, better.high) in holds.evidence
     assert words.interval(-better.high, -better.low) in fails.evidence
     assert "the looks do not compare them" in other.evidence
+
+
+def test_a_claim_is_told_as_the_look_found_it_though_more_seeds_are_there() -> None:
+    planned = deciding("all")
+    assert planned.rule is not None
+    kept = agreed(planned.rule, None)
+    records = InMemory()
+
+    def train() -> tuple[PlannedCell, ...]:
+        cells = asked_now(planned.cells, kept)
+        for cell in cells:
+            for seed in cell.seeds:
+                groups = cell.config.flat().get("model.groups")
+                late = 0.06 if (groups, seed) == (16, 2) else 0.0
+                own = np.random.default_rng([groups or 0, seed])
+                records.tested(cell, 0.5 + late + own.normal(0, 0.004) + own.normal(0, 0.05, EPISODES), seed)
+        return cells
+
+    cells = train()
+    ready = {(each.table, question.row) for each in planned.rule.tables for question in each.questions}
+    kept = kept.model_copy(update={"taken": (take_look(kept, planned.layouts, cells, ready, records),)})
+    cells = train()  # the third seeds, before the next look
+    claim = Claim.from_dict({"say": "x", "table": "2c", "above": [16, 1]})
+    (judged,) = judge([claim], [gather(TABLES["2c"], cells, records, None, kept)])
+    (answer,) = (c.answer for c in courses(kept, "2c").values() if "16 of 64" in c.question.said)
+    assert answer is not None and answer.difference is not None
+    assert answer.low is not None and answer.high is not None
+    told = f"{words.percent(answer.difference, signed=True)} {words.interval(answer.low, answer.high)}, goes on"
+    assert (judged.ours, judged.more_seeds) == (Outcome.UNDECIDED, None)
+    assert judged.evidence.endswith(told)
 
 
 def test_a_claim_is_not_judged_by_a_look_at_other_trainings_or_before_the_first_one(
