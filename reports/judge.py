@@ -202,9 +202,10 @@ def _pairs(layout: TableLayout, ours: Sequence[Place], theirs: Sequence[Place]) 
         other = nearest(layout, place, theirs)
         paired += [other] if other else []
         yield place, other
-    for other in theirs if ours else ():
-        if other not in paired and (place := nearest(layout, other, ours)):
-            yield place, other
+    for left in theirs if ours else ():
+        alike = None if left in paired else nearest(layout, left, ours)
+        if alike:
+            yield alike, left
 
 
 def _looked(by_looks: dict[str, Course], place: Place, other: Place) -> tuple[_Looked | None, str]:
