@@ -46,8 +46,8 @@ def _import(options: argparse.Namespace) -> int:
     with Ledger.at(options.store).driving() as ledger:
         done = import_archive(archive, ledger)
     say(f"{options.file}: {_told(archive.manifest)}; {len(done.added)} files added, {done.there} were there")
-    for path in done.conflicts[:SHOWN]:
-        complain(f"conflict: {path} has other contents in {options.store}; it was left as it is")
+    for conflict in done.conflicts[:SHOWN]:
+        complain(f"conflict: {conflict.path} has other contents in {options.store}; {conflict.told}")
     if len(done.conflicts) > SHOWN:
         complain(f"conflict: ... and {len(done.conflicts) - SHOWN} more")
     return 1 if done.conflicts else 0
