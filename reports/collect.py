@@ -117,19 +117,20 @@ class Collected:
 def collect(cell: PlannedCell, records: Records, today: Today | None = None) -> Collected:
     """Read the records of a planned cell; if `today` is given, stale records count only if it accepts them.
 
-    A record that is damaged, or contradicts itself or the plan, does not count.
+    A record that is damaged, or contradicts itself or the plan, does not count, nor does the test of a training that
+    failed or diverged.
     """
     found: list[tuple[int, Ended | None, Tested]] = []
     absent: dict[int, Absence] = {}
     asked = cell.evaluation.key
     for seed, key in zip(cell.seeds, cell.training_keys, strict=True):
         try:
-            tested = records.how_tested(key, asked)
-            if tested is None:
+            tested, ended = records.how_tested(key, asked), records.how_ended(key)
+            if tested is None or (ended is not None and ended.outcome != "finished"):
                 absent[seed] = _absence(cell.of_seed(seed), key, records)
                 continue
             _check(tested, f"{key}/{asked}", cell.evaluation)
-            found.append((seed, records.how_ended(key), tested))
+            found.append((seed, ended, tested))
         except Damaged as error:
             absent[seed] = Absence(State.DAMAGED, f"damaged: {printable(' '.join(str(error).split()))}")
     accuracies = np.array([tested.accuracies for _, _, tested in found])
