@@ -222,8 +222,9 @@ def for_other_classes(sections: Sequence[Section]) -> tuple[str, ...]:
 def of_costs(sections: Sequence[Section]) -> tuple[str, ...]:
     """What the columns of costs mean, for the formats that have them; nothing if no cost is known."""
     cells = [cell for section in sections for cell in section.cells if cell.training_minutes is not None]
+    mixed = _on_both_devices(sections)
     if not cells:
-        return ()
+        return mixed
     parts = []
     if not all(cell.on_gpu for cell in cells):
         parts.append("core-minutes are CPU time, or wall time times threads where a record does not hold it")
@@ -231,7 +232,20 @@ def of_costs(sections: Sequence[Section]) -> tuple[str, ...]:
         parts.append("GPU-minutes are wall time")
     if any(cell.pre_trained for cell in cells):
         parts.append("rows that start from one pre-training each name the whole of it")
-    return (f"Costs are means over seeds, validation included; {'; '.join(parts)}.",)
+    return (f"Costs are means over seeds, validation included; {'; '.join(parts)}.", *mixed)
+
+
+def _on_both_devices(sections: Sequence[Section]) -> tuple[str, ...]:
+    """Whose costs are left out, although their records hold them."""
+    names = [
+        f"{_name(cell)} ({section.label})"
+        for section in sections
+        for cell in section.cells
+        if cell.training_minutes is None and any(o.counts and o.seconds is not None for o in cell.origins)
+    ]
+    if not names:
+        return ()
+    return (f"No costs: CPUs trained some seeds and GPUs others, whose minutes have no mean: {', '.join(names)}.",)
 
 
 def _decided(cells: Sequence[tuple[Section, Cell]]) -> list[AgainstBaseline]:
