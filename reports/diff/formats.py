@@ -54,11 +54,21 @@ def _verdict(row: DiffRow) -> str:
     text = found.verdict.value
     if found.verdict is Verdict.SAME:
         text = f"same within {points(found.margin)}"
+    text += _over(row)
     if found.of == "models":
         return f"these two models: {text}; method: {Verdict.UNDECIDED} (1 seed)"
-    if row.a and row.b and not set(found.seeds) == set(row.a.seeds) == set(row.b.seeds):
-        text += f" (seeds {', '.join(map(str, found.seeds))})"
     return text
+
+
+def _over(row: DiffRow) -> str:
+    """The seeds and episodes that are compared, where one side has more."""
+    found, where = row.difference, []
+    assert found is not None and row.a is not None and row.b is not None
+    if found.of == "methods" and not set(found.seeds) == set(row.a.seeds) == set(row.b.seeds):
+        where.append(f"seeds {', '.join(map(str, found.seeds))}")
+    if row.a.episodes != row.b.episodes:
+        where.append(f"on the first {found.episodes:,} episodes: {percent(found.b)} − {percent(found.a)}")
+    return f" ({', '.join(where)})" if where else ""
 
 
 def summary(table: DiffTable) -> str:
@@ -185,11 +195,13 @@ def _fields(section: str, row: DiffRow) -> dict[str, str]:
             f"{name}_state": side.state.value if side else "not planned",
             f"{name}_percent": plain(side.accuracy if side else None),
             f"{name}_ci95": plain(side.ci95 if side else None),
+            f"{name}_episodes": str(side.episodes or "") if side else "",
             f"{name}_seeds": " ".join(map(str, side.seeds)) if side else "",
             f"{name}_records": " ".join(side.records) if side else "",
         }
     return fields | {
         "change": row.change.value,
+        "episodes": str(found.episodes) if found else "",
         "b_minus_a": plain(found.difference if found else None),
         "low": plain(found.low if found else None),
         "high": plain(found.high if found else None),
