@@ -82,7 +82,7 @@ class AgainstBaseline(Value):
     """With one seed, the interval of the methods' difference if the standard deviation of seeds is `sd_used`."""
     sd_used: float | None = None
     sd_freedom: float | None = None
-    """Degrees of freedom of that interval; None if `sd_used` is assumed."""
+    """Degrees of freedom of `sd_used`; None if it is assumed."""
     single: bool = False
     """Whether one side is a single training however many seeds are asked for, since its pre-training has a fixed one:
     no further seeds decide it."""

@@ -8,6 +8,9 @@ from reports.cells import AgainstBaseline, OtherClasses, Table
 from reports.statistics.pairs import PairedTest
 from reports.statistics.verdicts import Verdict
 
+KNOWN_FROM = 10
+"""Degrees of freedom from which on a standard deviation is not said to be known poorly."""
+
 
 def percent(fraction: float, signed: bool = False) -> str:
     """0.6776 -> 67.76, signed +67.76; halves are rounded away from zero, as on paper."""
@@ -26,6 +29,12 @@ def points(margin: float) -> str:
 def interval(low: float, high: float) -> str:
     """A difference's: [+0.80, +1.30]."""
     return f"[{percent(low, signed=True)}, {percent(high, signed=True)}]"
+
+
+def freedom(degrees: float) -> str:
+    """`1 degree of freedom`, `36 degrees of freedom`, `43.1 degrees of freedom`."""
+    number = f"{degrees:.1f}".removesuffix(".0")
+    return f"{number} degree{'' if number == '1' else 's'} of freedom"
 
 
 def verdict(comparison: AgainstBaseline) -> str:
@@ -86,7 +95,8 @@ def _of_models(comparison: AgainstBaseline) -> str:
     seeds = "a single training" if comparison.single else "1 seed"
     known = f"if the seeds' sd is {percent(sd)}"
     if comparison.sd_freedom is not None:
-        known = f"by a seeds' sd of {percent(sd)}, known poorly ({comparison.sd_freedom:.2g} degrees of freedom)"
+        poorly = ", known poorly" if comparison.sd_freedom < KNOWN_FROM else ""
+        known = f"by a seeds' sd of {percent(sd)}{poorly} ({freedom(comparison.sd_freedom)})"
     return (
         f"these two models: {percent(difference, signed=True)} {interval(low, high)}; "
         f"method: {Verdict.UNDECIDED} ({seeds}), {interval(method_low, method_high)} {known}"
