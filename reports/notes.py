@@ -16,7 +16,7 @@ from reports.statistics.paper import PAPER_MARGIN
 from reports.statistics.spread import ENOUGH
 from reports.statistics.verdicts import Verdict
 from reports.tables import Column, PlannedCell
-from reports.words import explained, freedom, holds, interval, over_classes, percent, points
+from reports.words import counted, explained, freedom, holds, interval, over_classes, percent, points
 from reports.words import verdict as word_of
 
 PLAIN = frozenset({State.NOT_PLANNED, State.MISSING, State.RUNNING, State.NOT_EVALUATED})
@@ -33,7 +33,7 @@ def verdict(sections: Sequence[Section], baseline: str) -> str:
     """One line: the number of cells done, and the verdicts against the baseline and against the paper."""
     planned = [cell for section in sections for cell in section.cells if cell.seeds_planned]
     states = Counter(cell.state for cell in planned)
-    parts = [f"{states[State.DONE]} of {len(planned)} cells {State.DONE}"]
+    parts = [f"{states[State.DONE]} of {counted(len(planned), 'cell')} {State.DONE}"]
     parts += [f"{count} {state}" for state, count in sorted(states.items()) if state != State.DONE]
     sentences = [", ".join(parts)]
     against = Counter(

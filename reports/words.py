@@ -5,7 +5,7 @@ from __future__ import annotations
 from decimal import ROUND_HALF_UP, Decimal
 
 from reports.cells import AgainstBaseline, OtherClasses, Table
-from reports.statistics.pairs import PairedTest
+from reports.statistics.pairs import LEVEL, PairedTest
 from reports.statistics.verdicts import Verdict
 
 KNOWN_FROM = 10
@@ -24,6 +24,25 @@ def percent(fraction: float, signed: bool = False) -> str:
 def points(margin: float) -> str:
     """A margin: 0.005 -> 0.5."""
     return f"{100 * margin:g}"
+
+
+def counted(count: int, what: str) -> str:
+    """`1 look`, `1,200 looks`."""
+    return f"{count:,} {what}{'' if count == 1 else 's'}"
+
+
+def p_value(p: float) -> str:
+    """`<0.001`, `0.032`; one below the level of verdicts does not read as the level, but `<0.05`."""
+    if p < 0.001:
+        return "<0.001"
+    text = f"{p:.3f}"
+    return f"<{LEVEL}" if p < LEVEL <= float(text) else text
+
+
+def p_field(p: float) -> str:
+    """The same for programs: three digits, or all where three would make it the level."""
+    text = f"{p:.3g}"
+    return repr(p) if p < LEVEL <= float(text) else text
 
 
 def interval(low: float, high: float) -> str:

@@ -62,6 +62,7 @@ def test_the_same_records_are_identical() -> None:
     row = row_of(cell(4), cell(4), a, b)
     assert (row.change, row.difference, outcome(row), row.differs) == (Change.IDENTICAL, None, "identical", ())
     assert row.a is not None and row.a.accuracy == pytest.approx(episodes(0.5, 40).mean())
+    assert summary(table_of([cell(4)], [cell(4)], a, b)) == "1 cell: 1 identical."
 
 
 def test_with_one_seed_the_models_are_compared_by_a_paired_t_test() -> None:

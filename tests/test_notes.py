@@ -13,7 +13,7 @@ from reports.spreads import compare
 from reports.statistics.pairs import PairedTest
 from reports.statistics.verdicts import Verdict
 from reports.tables import PlannedCell
-from reports.words import explained, freedom
+from reports.words import counted, explained, freedom, p_field, p_value
 from tests.records_in_memory import InMemory, planned
 
 TEST = EvaluationConfig(episodes=40)
@@ -99,3 +99,25 @@ def test_only_a_spread_of_few_degrees_of_freedom_is_known_poorly(degrees: float,
 
 def test_degrees_of_freedom_are_never_in_powers_of_ten() -> None:
     assert freedom(1234.0) == "1234 degrees of freedom"
+
+
+@pytest.mark.parametrize(
+    ("p", "told", "field"),
+    [
+        (0.0004, "<0.001", "0.0004"),
+        (0.032, "0.032", "0.032"),
+        (0.0494, "0.049", "0.0494"),
+        (0.0496, "<0.05", "0.0496"),
+        (0.049999, "<0.05", "0.049999"),
+        (0.05, "0.050", "0.05"),
+        (0.0504, "0.050", "0.0504"),
+        (1.0, "1.000", "1"),
+    ],
+)
+def test_a_p_below_the_level_does_not_read_as_the_level(p: float, told: str, field: str) -> None:
+    assert (p_value(p), p_field(p)) == (told, field)
+
+
+def test_one_is_singular() -> None:
+    assert [counted(count, "look") for count in (0, 1, 2, 1200)] == ["0 looks", "1 look", "2 looks", "1,200 looks"]
+    assert fill(TABLES["2c"], [row(1, (0,))], InMemory()).verdict.startswith("0 of 1 cell done")

@@ -17,7 +17,7 @@ from reports.published import BACKBONES
 from reports.render.markdown import escaped
 from reports.render.wrapping import harmless
 from reports.statistics.verdicts import Verdict
-from reports.words import interval, percent, points
+from reports.words import counted, interval, p_field, p_value, percent, points
 
 NOTHING = "–"
 P_FROM = 100
@@ -79,7 +79,7 @@ def summary(table: DiffTable) -> str:
         of_verdict = Counter(f"{found.verdict.value}{' (models)' if found.of == 'models' else ''}" for found in tested)
         verdicts = ", ".join(f"{number} {verdict}" for verdict, number in of_verdict.items())
         told.append(f"{len(tested)} changed: {verdicts}")
-    return f"{len(table.rows)} cells: {'; '.join(told)}."
+    return f"{counted(len(table.rows), 'cell')}: {'; '.join(told)}."
 
 
 def what_differs(table: DiffTable) -> list[str]:
@@ -112,7 +112,7 @@ def _p(row: DiffRow) -> str:
     found = row.difference
     if found is None:
         return NOTHING
-    return "<0.001" if found.p_holm < 0.001 else f"{found.p_holm:.3f}"
+    return p_value(found.p_holm)
 
 
 def _columns(table: DiffTable) -> dict[str, Callable[[DiffRow], str]]:
@@ -206,9 +206,9 @@ def _fields(section: str, row: DiffRow) -> dict[str, str]:
         "low": plain(found.low if found else None),
         "high": plain(found.high if found else None),
         "of": found.of if found else "",
-        "p": f"{found.p:.3g}" if found else "",
-        "p_holm": f"{found.p_holm:.3g}" if found else "",
-        "p_same_holm": f"{found.p_same_holm:.3g}" if found else "",
+        "p": p_field(found.p) if found else "",
+        "p_holm": p_field(found.p_holm) if found else "",
+        "p_same_holm": p_field(found.p_same_holm) if found else "",
         "margin": plain(found.margin if found else None),
         "verdict": found.verdict.value if found else "",
         "obstacle": row.obstacle,
