@@ -15,7 +15,7 @@ import pytest
 from dmf.config import EvaluationConfig
 from dmf.records.records import EvaluationRecord, Failure, Provenance
 from dmf.values import Value
-from orchestrator import archive, forget, report, results
+from orchestrator import archive, forget, report, results, status
 from orchestrator.spec.plan import SweepPlan
 from orchestrator.store.archive import Archive, import_archive, write_archive
 from orchestrator.store.ledger import Ledger
@@ -242,6 +242,21 @@ def test_weights_travel_where_asked(trainings: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="were not kept; leave out --weights"):
         write_archive(store, [], tmp_path / "x.dmfa", weights=True)
     assert not (tmp_path / "x.dmfa").exists()
+
+
+def test_one_of_a_thing_is_singular(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    cell = planned("1", TEN, data__name="birds", model__method="proto_net")
+    ledger, records = Ledger(tmp_path / "runs"), InMemory()
+    ledger.write_plan(SweepPlan(format=2, name="s", about="", cells=(cell,)))
+    records.ended(cell.config)
+    ledger.write_training(records.trainings[cell.config.key])
+    ledger.write_evaluation(counted(cell, cell.config.key, 0))
+    assert archive.main(["export", "--store", str(ledger.store), "-o", str(tmp_path / "a.dmfa")]) == 0
+    assert archive.main(["show", str(tmp_path / "a.dmfa")]) == 0
+    said = capsys.readouterr().out
+    assert said.count("1 sweep, 1 training, 1 evaluation,") == 2 and "s: 1 of 1 training; " in said
+    status.main(["--store", str(ledger.store), "--accept-stale"])
+    assert "s: 1 training: 1 done" in capsys.readouterr().out
 
 
 def plain(cell: dict[str, object]) -> dict[str, object]:
