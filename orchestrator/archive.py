@@ -17,6 +17,7 @@ from dmf.machine.trouble import sentence
 from orchestrator.store.archive import SUFFIX, Archive, Manifest, import_archive, write_archive
 from orchestrator.store.ledger import Ledger
 from orchestrator.text import complain, say
+from reports.words import counted
 
 SHOWN = 10
 """The most conflicts that are listed."""
@@ -45,9 +46,10 @@ def _import(options: argparse.Namespace) -> int:
     archive = Archive(options.file)
     with Ledger.at(options.store).driving() as ledger:
         done = import_archive(archive, ledger)
-    say(f"{options.file}: {_told(archive.manifest)}; {len(done.added)} files added, {done.there} were there")
-    for path in done.conflicts[:SHOWN]:
-        complain(f"conflict: {path} has other contents in {options.store}; it was left as it is")
+    came = f"{counted(len(done.added), 'file')} added, {done.there:,} {'was' if done.there == 1 else 'were'} there"
+    say(f"{options.file}: {_told(archive.manifest)}; {came}")
+    for conflict in done.conflicts[:SHOWN]:
+        complain(f"conflict: {conflict.path} has other contents in {options.store}; {conflict.told}")
     if len(done.conflicts) > SHOWN:
         complain(f"conflict: ... and {len(done.conflicts) - SHOWN} more")
     return 1 if done.conflicts else 0
@@ -59,14 +61,15 @@ def _show(options: argparse.Namespace) -> int:
     for name, plan in archive.plans().items():
         keys = {trial.key for trial in plan.trials()}
         ended = len(keys & archive.trainings.keys())
-        say(f"  {name}: {ended} of {len(keys)} trainings; {' '.join(plan.about.split()) or 'no description'}")
+        about = " ".join(plan.about.split()) or "no description"
+        say(f"  {name}: {ended} of {counted(len(keys), 'training')}; {about}")
     return 0
 
 
 def _told(manifest: Manifest) -> str:
-    sweeps = f"{len(manifest.sweeps)} sweep{'' if len(manifest.sweeps) == 1 else 's'}"
     weights = sum(name.startswith("weights/") for name in manifest.sha256)
-    told = f"{sweeps}, {manifest.trainings:,} trainings, {manifest.evaluations:,} evaluations"
+    counts = {"sweep": len(manifest.sweeps), "training": manifest.trainings, "evaluation": manifest.evaluations}
+    told = ", ".join(counted(count, what) for what, count in counts.items())
     return f"{told}, {weights:,} with weights" if weights else told
 
 

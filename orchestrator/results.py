@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dmf.records.facts import Ended, Tested
 from dmf.values import Damaged
 from orchestrator.spec.plan import SweepPlan
 from orchestrator.store.archive import Archive
@@ -77,7 +78,7 @@ def episodes(store: str = "runs", sweeps: Sequence[str] | None = None) -> pd.Dat
     parts = []
     for training_key, evaluation_key in keys:
         try:
-            tested = ledger.how_tested(training_key, evaluation_key)
+            tested = _tested(ledger, ledger.how_ended(training_key), training_key, evaluation_key)
         except Damaged:  # `frame` says so
             continue
         if tested:
@@ -95,6 +96,11 @@ def _opened(store: str, sweeps: Sequence[str] | None) -> tuple[Ledger | Archive,
     return ledger, [plans[name] for name in sweeps or sorted(plans)]
 
 
+def _tested(ledger: Ledger | Archive, ended: Ended | None, training_key: str, evaluation_key: str) -> Tested | None:
+    """The test of a training, which counts unless the training failed or diverged, as in tables."""
+    return ledger.how_tested(training_key, evaluation_key) if ended is None or ended.outcome == "finished" else None
+
+
 def _rows(plan: SweepPlan, ledger: Ledger | Archive, settings: bool) -> Iterator[dict[str, Any]]:
     layouts = {layout.name: layout for layout in plan.layouts}
     for cell in plan.cells:
@@ -108,7 +114,8 @@ def _row(
 ) -> dict[str, Any]:
     column = Column.of(cell)
     try:
-        ended, tested = ledger.how_ended(key), ledger.how_tested(key, cell.evaluation.key)
+        ended = ledger.how_ended(key)
+        tested = _tested(ledger, ended, key, cell.evaluation.key)
         state: str = "done" if tested else ended.outcome if ended else "running" if ledger.running(key) else "missing"
     except Damaged:
         ended, tested, state = None, None, "damaged"

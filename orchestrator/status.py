@@ -51,6 +51,7 @@ from orchestrator.text import complain, duration, plain, say
 from orchestrator.verify import damaged_files
 from reports.look_notes import state_lines
 from reports.looks import Looks, agreed
+from reports.words import counted
 
 ENDED = ("diverged", "impossible", "stopped", "done")
 """Final states; only a search has `stopped` (by ASHA) and `impossible` (values that no model can have)."""
@@ -209,7 +210,7 @@ def _main(options: argparse.Namespace) -> int:
         if others:
             console.print(plain(f"in no sweep's plan, kept: {_few(others)}"))
         if options.verify:
-            console.print(plain(f"{count} files read, {len(wrong) or 'none'} damaged"))
+            console.print(plain(f"{counted(count, 'file')} read, {len(wrong) or 'none'} damaged"))
     for why in [*(f"{name}: {why}" for name, why in damaged.items()), *wrong]:
         complain(f"error: {why}")
     return 0 if not (damaged or wrong) and all(row.state in ENDED for each in found.values() for row in each) else 1
@@ -240,7 +241,7 @@ def _show(console: Console, name: str, found: list[Row], removed: list[str], eve
     counts = Counter(row.state for row in found)
     told = ", ".join(f"{counts[state]} {state}" for state in ORDER if counts[state])
     left = sum(row.seconds_left or 0.0 for row in found)
-    table = Table(title=plain(f"{name}: {len(found)} trainings: {told}"), title_justify="left")
+    table = Table(title=plain(f"{name}: {counted(len(found), 'training')}: {told}"), title_justify="left")
     for column in ("training", "what differs", "table", "state", "epoch", "validation", "left", "why"):
         table.add_column(column, overflow="fold", no_wrap=column not in ("what differs", "table", "why"))
     shown = found if everything else found[:ROWS]

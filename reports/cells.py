@@ -82,7 +82,7 @@ class AgainstBaseline(Value):
     """With one seed, the interval of the methods' difference if the standard deviation of seeds is `sd_used`."""
     sd_used: float | None = None
     sd_freedom: float | None = None
-    """Degrees of freedom of that interval; None if `sd_used` is assumed."""
+    """Degrees of freedom of `sd_used`; None if it is assumed."""
     single: bool = False
     """Whether one side is a single training however many seeds are asked for, since its pre-training has a fixed one:
     no further seeds decide it."""
@@ -181,11 +181,12 @@ class Cell(Value):
     training_seconds: float | None = None
     """Wall time, as a mean over the seeds done."""
     training_minutes: float | None = None
-    """Mean core-minutes, or GPU-minutes, of the training without what it starts from (`Ended.minutes`)."""
+    """Mean core-minutes, or GPU-minutes, of the training without what it starts from (`Ended.minutes`); None if CPUs
+    trained some of its seeds and GPUs others."""
     pre_trained: bool = False
     """Whether its training starts from another, such as a pre-training."""
     stage_minutes: float | None = None
-    """The same of what it starts from, which other rows may start from too."""
+    """The same, in the same unit, of what it starts from, which other rows may start from too."""
     on_gpu: bool = False
     """Whether these are GPU-minutes."""
     episode_seconds: float | None = None

@@ -82,13 +82,14 @@ class Collected:
     parameters: int | None = None
     image_flops: int | None = None
     training_seconds: float | None = None
-    """Mean over the seeds done."""
+    """Mean over the seeds done. This and what follows is None where CPUs trained some of them and GPUs others."""
     training_minutes: float | None = None
     """Mean core-minutes of the trainings, or GPU-minutes (`Ended.minutes`)."""
     stage_minutes: float | None = None
-    """The same of the trainings that they start from; None if they start from none, or there is no record."""
+    """The same of the trainings that they start from; None if they start from none, there is no record, or other
+    devices trained them, whose minutes are others."""
     on_gpu: bool = False
-    """Whether these are GPU-minutes."""
+    """Whether a GPU trained them, so that these are GPU-minutes."""
     test_seconds: float | None = None
     """Mean time of their tests: wall time on a GPU, and CPU time on a CPU where it is known."""
     image_sizes: tuple[str, ...] = ()
@@ -117,19 +118,20 @@ class Collected:
 def collect(cell: PlannedCell, records: Records, today: Today | None = None) -> Collected:
     """Read the records of a planned cell; if `today` is given, stale records count only if it accepts them.
 
-    A record that is damaged, or contradicts itself or the plan, does not count.
+    A record that is damaged, or contradicts itself or the plan, does not count, nor does the test of a training that
+    failed or diverged.
     """
     found: list[tuple[int, Ended | None, Tested]] = []
     absent: dict[int, Absence] = {}
     asked = cell.evaluation.key
     for seed, key in zip(cell.seeds, cell.training_keys, strict=True):
         try:
-            tested = records.how_tested(key, asked)
-            if tested is None:
+            tested, ended = records.how_tested(key, asked), records.how_ended(key)
+            if tested is None or (ended is not None and ended.outcome != "finished"):
                 absent[seed] = _absence(cell.of_seed(seed), key, records)
                 continue
             _check(tested, f"{key}/{asked}", cell.evaluation)
-            found.append((seed, records.how_ended(key), tested))
+            found.append((seed, ended, tested))
         except Damaged as error:
             absent[seed] = Absence(State.DAMAGED, f"damaged: {printable(' '.join(str(error).split()))}")
     accuracies = np.array([tested.accuracies for _, _, tested in found])
@@ -155,8 +157,10 @@ def collect(cell: PlannedCell, records: Records, today: Today | None = None) -> 
     if len(banks) > 1:
         return Collected(State.REFUSED, (f"its seeds were tested on different episodes ({', '.join(sorted(banks))})",))
     trainings = [training for _, training, _ in done if training is not None]
-    before = [_stage_minutes(cell.of_seed(seed), records) for seed, _, _ in done]
     on_gpu = any(training.on_gpu for training in trainings)
+    before = [_stage_minutes(cell.of_seed(seed), records, on_gpu) for seed, _, _ in done]
+    mixed = len({training.on_gpu for training in trainings}) > 1
+    timed = [] if mixed else trainings  # minutes of CPUs and of GPUs have no mean
     return Collected(
         State.PARTIAL if absent else State.DONE,
         reasons,
@@ -167,11 +171,11 @@ def collect(cell: PlannedCell, records: Records, today: Today | None = None) -> 
         tuple(tested.name for _, _, tested in done),
         trainings[0].parameters if trainings else None,
         trainings[0].image_flops if trainings else None,
-        sum(training.seconds for training in trainings) / len(trainings) if trainings else None,
-        sum(training.minutes for training in trainings) / len(trainings) if trainings else None,
-        sum(filter(None, before)) / len(before) if None not in before else None,
+        sum(training.seconds for training in timed) / len(timed) if timed else None,
+        sum(training.minutes for training in timed) / len(timed) if timed else None,
+        sum(filter(None, before)) / len(before) if not mixed and None not in before else None,
         on_gpu,
-        sum(_test_seconds(tested, on_gpu) for _, _, tested in done) / len(done),
+        None if mixed else sum(_test_seconds(tested, on_gpu) for _, _, tested in done) / len(done),
         tuple(sorted({t.provenance.image_sizes for t in trainings if t.provenance and t.provenance.image_sizes})),
         tuple(sorted(doubted)),
         _data_doubts(cell, done),
@@ -183,15 +187,19 @@ def _test_seconds(tested: Tested, on_gpu: bool) -> float:
     return tested.seconds if on_gpu or tested.cpu_seconds is None else tested.cpu_seconds
 
 
-def _stage_minutes(config: ExperimentConfig, records: Records) -> float | None:
-    """Minutes of all trainings that one starts from; None if there are none, or a record is missing or damaged."""
+def _stage_minutes(config: ExperimentConfig, records: Records, on_gpu: bool) -> float | None:
+    """Minutes, of GPUs or of CPUs, of all trainings that one starts from.
+
+    None if there are none, a record is missing or damaged, or one was trained on the other.
+    """
     found = []
     for stage in config.stages:
         try:
             found.append(records.how_ended(stage.key))
         except Damaged:
             return None
-    return sum(ended.minutes for ended in found if ended) if found and all(found) else None
+    known = [ended.minutes for ended in found if ended and ended.on_gpu == on_gpu]
+    return sum(known) if known and len(known) == len(found) else None
 
 
 def _class_sums(done: Sequence[Tested], asked: EvaluationConfig) -> Samples | None:

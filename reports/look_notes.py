@@ -5,7 +5,7 @@ from __future__ import annotations
 from reports.looks import Course, Looks, TableRule, chance_spent, courses
 from reports.statistics.pairs import LEVEL
 from reports.statistics.sequential import FIRST, LEFT_BY_DECIDED
-from reports.words import points
+from reports.words import counted, points
 
 LEVELS_SHOWN = 12
 
@@ -22,11 +22,11 @@ def look_notes(table: str, looks: Looks | None, earlier: Looks | None) -> tuple[
 
 def state_lines(looks: Looks) -> list[str]:
     """How far the looks of a sweep have come: one line for each table that it decides, and one for each open row."""
-    lines = [f"{len(looks.taken)} looks taken, at most {looks.at_most} seeds"]
+    lines = [f"{counted(len(looks.taken), 'look')} taken, at most {looks.at_most} seeds"]
     for rule in looks.rule.tables:
         found = courses(looks, rule.table)
         decided, going = sum(c.decided for c in found.values()), sum(c.goes_on for c in found.values())
-        lines.append(f"table {rule.table}: {decided} of {len(found)} rows decided, {going} to go on")
+        lines.append(f"table {rule.table}: {decided} of {counted(len(found), 'row')} decided, {going} to go on")
         lines += [
             f"  {course.question.said}: undecided with {course.asked} seeds{', goes on' if course.goes_on else ''}"
             for course in found.values()

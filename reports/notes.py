@@ -16,7 +16,7 @@ from reports.statistics.paper import PAPER_MARGIN
 from reports.statistics.spread import ENOUGH
 from reports.statistics.verdicts import Verdict
 from reports.tables import Column, PlannedCell
-from reports.words import explained, holds, interval, over_classes, percent, points
+from reports.words import counted, explained, freedom, holds, interval, over_classes, percent, points
 from reports.words import verdict as word_of
 
 PLAIN = frozenset({State.NOT_PLANNED, State.MISSING, State.RUNNING, State.NOT_EVALUATED})
@@ -33,7 +33,7 @@ def verdict(sections: Sequence[Section], baseline: str) -> str:
     """One line: the number of cells done, and the verdicts against the baseline and against the paper."""
     planned = [cell for section in sections for cell in section.cells if cell.seeds_planned]
     states = Counter(cell.state for cell in planned)
-    parts = [f"{states[State.DONE]} of {len(planned)} cells {State.DONE}"]
+    parts = [f"{states[State.DONE]} of {counted(len(planned), 'cell')} {State.DONE}"]
     parts += [f"{count} {state}" for state, count in sorted(states.items()) if state != State.DONE]
     sentences = [", ".join(parts)]
     against = Counter(
@@ -56,12 +56,13 @@ def _counted(counts: Counter[str]) -> str:
 def notes(sections: Sequence[Section], planned: Sequence[PlannedCell], spread: SeedSpread) -> tuple[str, ...]:
     """The table's notes, those first that hold for all of it."""
     cells = [(section, cell) for section in sections for cell in section.cells]
+    compared = _compared(sections)
     said = [
         _protocol(planned),
         _intervals(cells, spread),
-        _methods(cells, spread),
-        _looked_at(cells, spread),
-        _models(cells, spread),
+        _methods(compared, spread),
+        _looked_at(compared, spread),
+        _models(compared, cells, spread),
         _other_classes(cells),
         *_asked(sections),
         *_recipes(cells),
@@ -77,6 +78,17 @@ def notes(sections: Sequence[Section], planned: Sequence[PlannedCell], spread: S
         *_absences(cells),
     ]
     return tuple(note for note in said if note)
+
+
+def _compared(sections: Sequence[Section]) -> list[AgainstBaseline]:
+    """The comparisons of a table: of its rows with their baselines, then the further pairs that the sweep asks for."""
+    to_baseline = [cell.to_baseline for section in sections for cell in section.cells if cell.to_baseline]
+    return [*to_baseline, *(each.against for section in sections for each in section.asked)]
+
+
+def _of_methods(compared: Sequence[AgainstBaseline]) -> list[AgainstBaseline]:
+    """Those whose p-values are adjusted together."""
+    return [each for each in compared if each.p_holm is not None]
 
 
 def _protocol(planned: Sequence[PlannedCell]) -> str:
@@ -111,25 +123,29 @@ def _intervals(cells: Sequence[tuple[Section, Cell]], spread: SeedSpread) -> str
     if spread.cell_freedom > 0:
         text += (
             f" Total covers episodes and seeds, with a cell's sd over seeds of {percent(spread.cell_variance**0.5)}, "
-            f"pooled over cells ({spread.cell_freedom:.3g} degrees of freedom, Student's t)."
+            f"pooled over cells ({freedom(spread.cell_freedom)}, Student's t)."
         )
     return text
 
 
-def _methods(cells: Sequence[tuple[Section, Cell]], spread: SeedSpread) -> str:
-    made = [cell.to_baseline for _, cell in cells if cell.to_baseline and cell.to_baseline.p_holm is not None]
+def _methods(compared: Sequence[AgainstBaseline], spread: SeedSpread) -> str:
+    made = _of_methods(compared)
     if not made:
         return ""
     margin = _margins(made)
+    adjusted = (
+        "the one comparison of methods in this table and its two hypotheses"
+        if len(made) == 1
+        else f"the {len(made)} comparisons of methods in this table and the two hypotheses of each"
+    )
     text = f"Differences from {made[0].baseline} on the same episodes and seeds, with 95 % intervals in brackets. "
     text += _blocks(spread)
     text += (
-        f"p is for no difference, adjusted by Holm's method for the {len(made)} comparisons of methods in this table "
-        f"and the two hypotheses of each. Better and worse: p below 0.05. Same within {margin}: two one-sided tests at "
-        f"the same level show a difference of less than {margin} points, which is given if it also differs from 0. "
-        "Undecided: neither."
+        f"p is for no difference, adjusted by Holm's method for {adjusted}. Better and worse: p below 0.05. Same "
+        f"within {margin}: two one-sided tests at the same level show a difference of less than {margin} points, which "
+        "is given if it also differs from 0. Undecided: neither."
     )
-    return text + _own_variance(made) + _needed([cell for _, cell in cells])
+    return text + _own_variance(made) + _needed(compared)
 
 
 def _blocks(spread: SeedSpread) -> str:
@@ -137,7 +153,7 @@ def _blocks(spread: SeedSpread) -> str:
         return ""
     return (
         f"Seeds are blocks: beyond the effects of its row and of its seed, a training's accuracy has an sd of "
-        f"{percent(spread.sd)} ({_freedom(spread.residual.freedom)}, from {spread.source}; a section with "
+        f"{percent(spread.sd)} ({freedom(spread.residual.freedom)}, from {spread.source}; a section with "
         f"{ENOUGH} of its own uses its own). "
     )
 
@@ -151,18 +167,17 @@ def _own_variance(made: Sequence[AgainstBaseline]) -> str:
     )
 
 
-def _looked_at(cells: Sequence[tuple[Section, Cell]], spread: SeedSpread) -> str:
+def _looked_at(compared: Sequence[AgainstBaseline], spread: SeedSpread) -> str:
     """What the intervals of looks rest on; `look_notes` says by what rule they decide."""
-    made = [cell.to_baseline for _, cell in cells if cell.to_baseline and cell.to_baseline.look_level is not None]
+    made = [each for each in compared if each.look_level is not None]
     if not made:
         return ""
     text = f"Differences from {made[0].baseline} on the same episodes and seeds, as looks found them. "
-    return text + _blocks(spread).rstrip() + _own_variance(made) + _needed([cell for _, cell in cells])
+    return text + _blocks(spread).rstrip() + _own_variance(made) + _needed(compared)
 
 
-def _models(cells: Sequence[tuple[Section, Cell]], spread: SeedSpread) -> str:
-    made = [cell for _, cell in cells if cell.to_baseline and cell.to_baseline.is_of_models]
-    against = [cell.to_baseline for cell in made if cell.to_baseline]
+def _models(compared: Sequence[AgainstBaseline], cells: Sequence[tuple[Section, Cell]], spread: SeedSpread) -> str:
+    against = [each for each in compared if each.is_of_models]
     if not against:
         return ""
     margin = _margins(against)
@@ -171,17 +186,18 @@ def _models(cells: Sequence[tuple[Section, Cell]], spread: SeedSpread) -> str:
         f"the one for the method takes a seeds' sd of {_range([each.sd_used or 0.0 for each in against], percent)}, "
     )
     if spread.source is Source.ASSUMED:
-        text += "which is assumed, because nothing here was trained with several seeds."
+        several = any(cell.seed_sd is not None for _, cell in cells)
+        why = "no two rows of a section have two seeds in common" if several else "no row here has several seeds"
+        text += f"which is assumed, because {why}."
     else:
-        text += f"as found in {spread.source} ({_freedom(spread.residual.freedom)})."
+        text += f"as found in {spread.source} ({freedom(spread.residual.freedom)})."
     text += f" The margin of a verdict is {margin} points."
     if any(each.single for each in against):
         text += (
             " A single training: its pre-training has a fixed seed and nothing is trained after it, so that further "
             "seeds would add nothing to it."
         )
-    several = any(c.to_baseline and c.to_baseline.p_holm is not None for _, c in cells)
-    return text if several else text + _needed(made)
+    return text if _of_methods(compared) else text + _needed(against)
 
 
 def _other_classes(cells: Sequence[tuple[Section, Cell]]) -> str:
@@ -222,8 +238,9 @@ def for_other_classes(sections: Sequence[Section]) -> tuple[str, ...]:
 def of_costs(sections: Sequence[Section]) -> tuple[str, ...]:
     """What the columns of costs mean, for the formats that have them; nothing if no cost is known."""
     cells = [cell for section in sections for cell in section.cells if cell.training_minutes is not None]
+    mixed = _on_both_devices(sections)
     if not cells:
-        return ()
+        return mixed
     parts = []
     if not all(cell.on_gpu for cell in cells):
         parts.append("core-minutes are CPU time, or wall time times threads where a record does not hold it")
@@ -231,7 +248,20 @@ def of_costs(sections: Sequence[Section]) -> tuple[str, ...]:
         parts.append("GPU-minutes are wall time")
     if any(cell.pre_trained for cell in cells):
         parts.append("rows that start from one pre-training each name the whole of it")
-    return (f"Costs are means over seeds, validation included; {'; '.join(parts)}.",)
+    return (f"Costs are means over seeds, validation included; {'; '.join(parts)}.", *mixed)
+
+
+def _on_both_devices(sections: Sequence[Section]) -> tuple[str, ...]:
+    """Whose costs are left out, although their records hold them."""
+    names = [
+        f"{_name(cell)} ({section.label})"
+        for section in sections
+        for cell in section.cells
+        if cell.training_minutes is None and any(o.counts and o.seconds is not None for o in cell.origins)
+    ]
+    if not names:
+        return ()
+    return (f"No costs: CPUs trained some seeds and GPUs others, whose minutes have no mean: {', '.join(names)}.",)
 
 
 def _decided(cells: Sequence[tuple[Section, Cell]]) -> list[AgainstBaseline]:
@@ -291,13 +321,8 @@ def _range(values: Sequence[float], text: Callable[[float], str]) -> str:
     return " to ".join(dict.fromkeys((text(min(values)), text(max(values)))))
 
 
-def _freedom(count: int) -> str:
-    return f"{count} degree{'' if count == 1 else 's'} of freedom"
-
-
-def _needed(cells: Sequence[Cell]) -> str:
-    asked = [c.to_baseline for c in cells if c.to_baseline]
-    if not any(each.more_seeds is not None or each.episodes_needed is not None for each in asked):
+def _needed(compared: Sequence[AgainstBaseline]) -> str:
+    if not any(each.more_seeds is not None or each.episodes_needed is not None for each in compared):
         return ""
     return (
         " More seeds, or more episodes where seeds alone would not suffice: enough for a verdict in "
@@ -325,7 +350,7 @@ def _published(cells: Sequence[tuple[Section, Cell]], spread: SeedSpread) -> str
     if compared:
         sd, margin = percent(spread.cell_variance**0.5), points(PAPER_MARGIN)
         known = (
-            f"of {sd} ({spread.cell_freedom:.3g} degrees of freedom)"
+            f"of {sd} ({freedom(spread.cell_freedom)})"
             if spread.cell_freedom > 0
             else f"of {sd}, which is assumed, so nothing is decided"
         )

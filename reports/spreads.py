@@ -27,7 +27,7 @@ from reports.statistics.spread import ENOUGH, Spread, cell_spread, pooled, secti
 from reports.tables import Column, PlannedCell, Records
 
 ASSUMED_SD = 0.005
-"""Over seeds, of a training's residual, where no two trainings differ in their seed alone: half a point."""
+"""Over seeds, of a training's residual, where no two rows have two seeds in common: half a point."""
 
 
 Trained = tuple[PlannedCell, Collected]
@@ -200,6 +200,8 @@ class Compared:
     test: PairedTest
     assumed: bool = False
     """Whether the seeds' standard deviation is."""
+    sd_freedom: float | None = None
+    """With one seed in common, degrees of freedom of the standard deviation of other rows; None if it is assumed."""
     single: bool = False
     """Whether one of the two is a single training (`Place.shares_one_training`), so that no further seed adds to it."""
 
@@ -217,7 +219,8 @@ def compare(ours: Place, theirs: Place, spread: SeedSpread) -> Compared:
         known = spread.source is not Source.ASSUMED
         method = of_methods(pair, spread.of(ours)) if known else of_methods_assumed(pair, ASSUMED_SD)
         single = ours.shares_one_training or theirs.shares_one_training
-        return Compared(pair, method, PairedTest.TWO_MODELS, assumed=not known, single=single)
+        freedom = float(spread.of(ours).freedom) if known else None
+        return Compared(pair, method, PairedTest.TWO_MODELS, assumed=not known, sd_freedom=freedom, single=single)
     # A method without a seed has no luck to share: the seeds' common part stays in the difference.
     both_seeded = all(place.planned is not None and place.planned.config.seeded for place in (ours, theirs))
     odd = bool(spread.odd & {*ours.found.training_keys, *theirs.found.training_keys})

@@ -5,8 +5,11 @@ from __future__ import annotations
 from decimal import ROUND_HALF_UP, Decimal
 
 from reports.cells import AgainstBaseline, OtherClasses, Table
-from reports.statistics.pairs import PairedTest
+from reports.statistics.pairs import LEVEL, PairedTest
 from reports.statistics.verdicts import Verdict
+
+KNOWN_FROM = 10
+"""Degrees of freedom from which on a standard deviation is not said to be known poorly."""
 
 
 def percent(fraction: float, signed: bool = False) -> str:
@@ -23,9 +26,34 @@ def points(margin: float) -> str:
     return f"{100 * margin:g}"
 
 
+def counted(count: int, what: str) -> str:
+    """`1 look`, `1,200 looks`."""
+    return f"{count:,} {what}{'' if count == 1 else 's'}"
+
+
+def p_value(p: float) -> str:
+    """`<0.001`, `0.032`; one below the level of verdicts does not read as the level, but `<0.05`."""
+    if p < 0.001:
+        return "<0.001"
+    text = f"{p:.3f}"
+    return f"<{LEVEL}" if p < LEVEL <= float(text) else text
+
+
+def p_field(p: float) -> str:
+    """The same for programs: three digits, or all where three would make it the level."""
+    text = f"{p:.3g}"
+    return repr(p) if p < LEVEL <= float(text) else text
+
+
 def interval(low: float, high: float) -> str:
     """A difference's: [+0.80, +1.30]."""
     return f"[{percent(low, signed=True)}, {percent(high, signed=True)}]"
+
+
+def freedom(degrees: float) -> str:
+    """`1 degree of freedom`, `36 degrees of freedom`, `43.1 degrees of freedom`."""
+    number = f"{degrees:.1f}".removesuffix(".0")
+    return f"{number} degree{'' if number == '1' else 's'} of freedom"
 
 
 def verdict(comparison: AgainstBaseline) -> str:
@@ -86,7 +114,8 @@ def _of_models(comparison: AgainstBaseline) -> str:
     seeds = "a single training" if comparison.single else "1 seed"
     known = f"if the seeds' sd is {percent(sd)}"
     if comparison.sd_freedom is not None:
-        known = f"by a seeds' sd of {percent(sd)}, known poorly ({comparison.sd_freedom:.2g} degrees of freedom)"
+        poorly = ", known poorly" if comparison.sd_freedom < KNOWN_FROM else ""
+        known = f"by a seeds' sd of {percent(sd)}{poorly} ({freedom(comparison.sd_freedom)})"
     return (
         f"these two models: {percent(difference, signed=True)} {interval(low, high)}; "
         f"method: {Verdict.UNDECIDED} ({seeds}), {interval(method_low, method_high)} {known}"

@@ -15,7 +15,7 @@ import pytest
 from dmf.config import EvaluationConfig
 from dmf.records.records import EvaluationRecord, Failure, Provenance
 from dmf.values import Value
-from orchestrator import archive, report, results
+from orchestrator import archive, forget, report, results, status
 from orchestrator.spec.plan import SweepPlan
 from orchestrator.store.archive import Archive, import_archive, write_archive
 from orchestrator.store.ledger import Ledger
@@ -169,6 +169,46 @@ def test_a_conflict_is_named_and_left_as_it_is(
     assert kept is not None and kept.seconds == 99.0
 
 
+def other_store(ledger: Ledger, there: Ledger) -> str:
+    """Another training of each key, the first of which diverged, without its tests; return the first's key."""
+    there.write_plan(ledger.plan("s"))
+    keys = [key for key in ledger.kept_keys() if ledger.evaluations(key)]
+    for key in keys:
+        record = ledger.training(key)
+        assert record is not None
+        ended = {"outcome": "diverged", "failure": Failure(reason="no")} if key == keys[0] else {"seconds": 99.0}
+        there.write_training(record.replace(**ended))
+    return keys[0]
+
+
+def test_no_test_of_another_training_of_a_key_is_imported(ledger: Ledger, file: Path, tmp_path: Path) -> None:
+    there = Ledger(tmp_path / "there")
+    other_store(ledger, there)
+    keys = there.kept_keys()
+    done = import_archive(Archive(file), there)
+    assert [conflict.path for conflict in done.conflicts] == [f"trainings/{key}/training.json" for key in keys]
+    assert not [name for name in done.added for key in keys if key in name]
+    assert not any(there.evaluations(key) for key in keys)
+    assert {name.split("/")[1] for name in done.added if name.startswith("trainings/")} == set(
+        ledger.kept_keys()
+    ) - set(keys)
+
+
+def test_a_conflict_with_a_training_that_did_not_finish_says_how_to_take_the_finished_one(
+    ledger: Ledger, file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    there = Ledger(tmp_path / "there")
+    key = other_store(ledger, there)
+    assert archive.main(["import", str(file), "--store", str(there.store)]) == 1
+    told = [line for line in capsys.readouterr().err.splitlines() if "the training diverged there" in line]
+    assert len(told) == 1 and key in told[0]
+    command = told[0].split("`")[1].split()[2:]
+    assert command == ["orchestrator.forget", "training", key, "--store", str(there.store), "--yes"]
+    assert forget.main(command[1:]) == 0
+    archive.main(["import", str(file), "--store", str(there.store)])
+    assert there.evaluations(key) == ledger.evaluations(key)
+
+
 def test_what_several_machines_trained_is_joined(ledger: Ledger, tmp_path: Path) -> None:
     keys = ledger.kept_keys()
     halves = []
@@ -202,6 +242,21 @@ def test_weights_travel_where_asked(trainings: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="were not kept; leave out --weights"):
         write_archive(store, [], tmp_path / "x.dmfa", weights=True)
     assert not (tmp_path / "x.dmfa").exists()
+
+
+def test_one_of_a_thing_is_singular(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    cell = planned("1", TEN, data__name="birds", model__method="proto_net")
+    ledger, records = Ledger(tmp_path / "runs"), InMemory()
+    ledger.write_plan(SweepPlan(format=2, name="s", about="", cells=(cell,)))
+    records.ended(cell.config)
+    ledger.write_training(records.trainings[cell.config.key])
+    ledger.write_evaluation(counted(cell, cell.config.key, 0))
+    assert archive.main(["export", "--store", str(ledger.store), "-o", str(tmp_path / "a.dmfa")]) == 0
+    assert archive.main(["show", str(tmp_path / "a.dmfa")]) == 0
+    said = capsys.readouterr().out
+    assert said.count("1 sweep, 1 training, 1 evaluation,") == 2 and "s: 1 of 1 training; " in said
+    status.main(["--store", str(ledger.store), "--accept-stale"])
+    assert "s: 1 training: 1 done" in capsys.readouterr().out
 
 
 def plain(cell: dict[str, object]) -> dict[str, object]:

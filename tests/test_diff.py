@@ -13,7 +13,7 @@ import pytest
 from rich.console import Console
 from scipy import stats
 
-from dmf.config import EvaluationConfig
+from dmf.config import EvaluationConfig, ExperimentConfig
 from dmf.records.records import Failure, Provenance
 from orchestrator.differences import FORMATS_OF_DIFF, Source, report_diff
 from orchestrator.report import NOTHING_FOUND, main
@@ -26,9 +26,13 @@ from reports.layouts import TABLES
 from reports.owners import Owner
 from reports.statistics.verdicts import Verdict
 from reports.tables import PlannedCell
+from reports.words import percent
 from tests.records_in_memory import InMemory, episodes, planned
 
 TEST = EvaluationConfig(episodes=40)
+ADAPTED = ExperimentConfig().replace(
+    data__name="glyphs", model__method="centroid_alignment", model__backbone="conv64f", start__head="arc"
+)
 
 
 def cell(groups: int, seeds: tuple[int, ...] = (0,), **paths: object) -> PlannedCell:
@@ -58,6 +62,7 @@ def test_the_same_records_are_identical() -> None:
     row = row_of(cell(4), cell(4), a, b)
     assert (row.change, row.difference, outcome(row), row.differs) == (Change.IDENTICAL, None, "identical", ())
     assert row.a is not None and row.a.accuracy == pytest.approx(episodes(0.5, 40).mean())
+    assert summary(table_of([cell(4)], [cell(4)], a, b)) == "1 cell: 1 identical."
 
 
 def test_with_one_seed_the_models_are_compared_by_a_paired_t_test() -> None:
@@ -169,6 +174,54 @@ def test_more_seeds_of_the_same_are_no_change_that_could_be_tested() -> None:
             records.tested(cell(4, seeds), episodes(0.5, 40, seed), seed)
     row = row_of(cell(4), cell(4, (0, 1)), a, b)
     assert outcome(row) == "identical in seed 0, the others are in one only" and row.difference is None
+
+
+def of_fewer_episodes(records: InMemory, few: int | None, end: float) -> PlannedCell:
+    """A row that is tested on the first `few` of 200 episodes, or on all; the last 150 are `end` harder."""
+    test = EvaluationConfig(episodes=200, adapted_episodes=few).resolve(ADAPTED)
+    found = PlannedCell(table="1", config=ADAPTED, evaluation=test, seeds=(0, 1))
+    for seed in found.seeds:
+        accuracies = episodes(0.6, 200, seed)
+        accuracies[50:] -= end
+        records.tested(found, accuracies[: test.tested], seed)
+    return found
+
+
+def test_a_test_on_more_episodes_is_not_identical() -> None:
+    a, b = InMemory(), InMemory()
+    fewer, whole = of_fewer_episodes(a, 50, 0.04), of_fewer_episodes(b, None, 0.04)
+    (row,) = table_of([fewer], [whole], a, b, "1").rows
+    assert row.a is not None and row.b is not None and (row.a.episodes, row.b.episodes) == (50, 200)
+    assert (row.change, row.difference) == (Change.UNTESTED, None)
+    assert outcome(row) == "identical in the first 50 episodes, the others are in one only"
+
+
+def test_a_difference_on_shared_episodes_names_them_with_both_accuracies() -> None:
+    a, b = InMemory(), InMemory()
+    fewer, whole = of_fewer_episodes(a, 50, 0.0), of_fewer_episodes(b, None, 0.0)
+    for seed in whole.seeds:
+        accuracies = episodes(0.6, 200, seed) + 0.02 + noise(200, seed, 0.005)
+        accuracies[50:] -= 0.1
+        b.tested(whole, accuracies, seed)
+    (row,) = table_of([fewer], [whole], a, b, "1").rows
+    found = row.difference
+    assert found is not None and row.a is not None and row.b is not None
+    firsts = [b.evaluations[key, whole.evaluation.key].episode_accuracies[:50] for key in whole.training_keys]
+    assert (found.episodes, found.a, found.b) == (50, row.a.accuracy, pytest.approx(np.mean(firsts)))
+    assert found.difference == pytest.approx(found.b - found.a) and row.b.accuracy < row.a.accuracy < found.b
+    assert outcome(row).endswith(f" (on the first 50 episodes: {percent(found.b)} − {percent(found.a)})")
+
+
+def test_origins_are_compared_between_equal_seeds_and_for_all_of_them() -> None:
+    ones, others = cell(4, (0, 1, 2)), cell(4, (1, 2, 3))
+    a, b = InMemory(), InMemory()
+    for records, each, changed in ((a, ones, 3), (b, others, 2)):
+        for seed in each.seeds:
+            code = "bbbbbbbbbb" if seed >= changed else "aaaaaaaaaa"
+            records.tested(each, episodes(0.5, 40, seed), seed, code=code)
+    assert row_of(ones, others, a, b).differs == ("test's code: aaaaaaaa -> bbbbbbbb (seed 2)",)
+    alone = row_of(cell(4, (0, 1)), cell(4, (2, 3)), a, b)  # no seed in common
+    assert alone.differs == ("test's code: aaaaaaaa -> bbbbbbbb",)
 
 
 def test_cells_that_only_one_has_say_why() -> None:

@@ -69,6 +69,16 @@ def test_episodes_are_those_of_each_training_once(store: str, plan: SweepPlan) -
     np.testing.assert_allclose(means.sort_index(), joined["accuracy"].sort_index(), atol=1e-12)
 
 
+def test_the_test_of_a_training_that_failed_does_not_count(store: str, plan: SweepPlan) -> None:
+    ledger, key = Ledger(Path(store)), plan.cells[0].training_keys[0]
+    record = ledger.training(key)
+    assert record is not None
+    ledger.write_training(record.replace(outcome="failed"))
+    found = results.frame(store)
+    assert found.loc[0, "state"] == "failed" and np.isnan(found.loc[0, "accuracy"])
+    assert key not in set(results.episodes(store)["training_key"])
+
+
 def test_an_unknown_sweep_or_store_is_named(store: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"no sweep 't' in .*; there are s"):
         results.frame(store, ["t"])

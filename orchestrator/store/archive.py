@@ -346,6 +346,16 @@ class Archive:
 
 
 @dataclass(frozen=True)
+class Conflict:
+    """A file of an archive that the store has with other contents, which were left as they are."""
+
+    path: str
+    """In the store."""
+    told: str
+    """What came of it, and what to do, in words."""
+
+
+@dataclass(frozen=True)
 class Imported:
     """What an import did."""
 
@@ -353,26 +363,34 @@ class Imported:
     """Paths in the store of the files that it wrote."""
     there: int
     """Files that the store had already, with the same contents."""
-    conflicts: tuple[str, ...]
-    """Paths of files that the store has with other contents; they were left as they are."""
+    conflicts: tuple[Conflict, ...]
+    """One for each training whose records differ, of which nothing was added, and for each other file."""
 
 
 def import_archive(archive: Archive, ledger: Ledger) -> Imported:
     """Add an archive's sweeps, records and weights to a store. Nothing is overwritten.
 
-    All of the archive is read and checked before anything is written.
+    A training that ended otherwise in the store is another model, so the archive's tests and weights of it are left out
+    with its record. All of the archive is read and checked before anything is written.
     """
     wanted = {name: _checked(data) for name, data in archive.sweep_files().items()}
     archive.plans()
+    others: list[Conflict] = []
     for key, training in archive.trainings.items():
+        if conflict := _other_model(training, ledger):
+            others.append(conflict)
+            continue
         wanted[f"trainings/{key}/config.json"] = _file(training.config)
-        wanted[f"trainings/{key}/{RECORD}"] = _file(training)
+        wanted[_record(key)] = _file(training)
+    other_models = {conflict.path for conflict in others}
     for training_key, evaluation_key in archive.exams:
         record = archive.evaluation(training_key, evaluation_key)
         assert record is not None
-        wanted[f"trainings/{training_key}/{EVALUATIONS}/{evaluation_key}.json"] = _file(record)
+        if _record(training_key) not in other_models:
+            wanted[f"trainings/{training_key}/{EVALUATIONS}/{evaluation_key}.json"] = _file(record)
     for key, data in archive.weights():
-        wanted[f"trainings/{key}/{BEST}"] = data
+        if _record(key) not in other_models:
+            wanted[f"trainings/{key}/{BEST}"] = data
     added, there, conflicts = [], 0, []
     for name, data in wanted.items():
         path = ledger.store / name
@@ -381,12 +399,36 @@ def import_archive(archive: Archive, ledger: Ledger) -> Imported:
         elif _same(path, data):
             there += 1
         else:
-            conflicts.append(name)
+            conflicts.append(Conflict(name, "it was left as it is"))
     for name in added:
         _write(ledger.store / name, wanted[name])
     os.sync()
     ledger.keep(*(ledger.store / name for name in added))
-    return Imported(tuple(added), there, tuple(conflicts))
+    return Imported(tuple(added), there, (*others, *conflicts))
+
+
+def _record(key: str) -> str:
+    return f"trainings/{key}/{RECORD}"
+
+
+def _other_model(training: TrainingRecord, ledger: Ledger) -> Conflict | None:
+    """The conflict of an archive's training with another one of its key in the store; None if there is none."""
+    name = _record(training.key)
+    path = ledger.store / name
+    if not path.exists() or _same(path, _file(training)):
+        return None
+    told = "it was left as it is, and nothing of the archive's training, its tests and weights was added"
+    try:
+        ours = ledger.training(training.key)
+        how = "" if ours is None or ours.outcome == "finished" else f"the training {ours.outcome}"
+    except Damaged:
+        how = "its record is damaged"
+    if how and training.outcome == "finished":
+        told += (
+            f"; {how} there, and the archive's training finished: to take that one, first run `python -m "
+            f"orchestrator.forget training {training.key} --store {ledger.name} --yes`, then import again"
+        )
+    return Conflict(name, told)
 
 
 def _file(value: Value) -> bytes:

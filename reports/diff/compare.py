@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from reports.collect import collect
-from reports.diff.match import Match, matches, origins_that_differ, settings_that_differ
+from reports.diff.match import Match, matches, origins_that_differ, seeds_told, settings_that_differ
 from reports.diff.values import Change, Difference, DiffRow, DiffSection, DiffTable, Side
 from reports.layouts import TableLayout
 from reports.places import Place, common_seeds, on_both
@@ -35,6 +35,10 @@ class _Compared:
     estimate: Estimate
     seeds: tuple[int, ...]
     margin: float
+    a: float
+    b: float
+    """Their accuracies over these seeds and episodes."""
+    episodes: int
 
 
 @dataclass
@@ -116,28 +120,50 @@ def _of_row(layout: TableLayout, column: Column, match: Match, a: Records, b: Re
 
 def _of_both(layout: TableLayout, row: DiffRow, ours: Place, theirs: Place, a: Records, b: Records) -> _Found:
     assert ours.planned is not None and theirs.planned is not None
-    keys = ours.found.training_keys[0], theirs.found.training_keys[0]
-    tests = ours.planned.evaluation.key, theirs.planned.evaluation.key
-    row = row.replace(differs=row.differs + origins_that_differ(keys, tests, a, b))
     seeds = common_seeds(theirs, ours)
+    tests = ours.planned.evaluation.key, theirs.planned.evaluation.key
+    row = row.replace(differs=row.differs + origins_that_differ(_keys(ours, theirs, seeds), tests, a, b))
     if ours.found.bank != theirs.found.bank:
         return _Found(row.replace(change=Change.UNTESTED, obstacle="not paired: other episodes or images"))
     if not seeds:
         return _Found(row.replace(change=Change.UNTESTED, obstacle="not paired: other seeds"))
     accuracies = on_both(ours, theirs, seeds)
     if np.array_equal(*accuracies):
-        if set(ours.found.seeds) == set(theirs.found.seeds):
-            return _Found(row.replace(change=Change.IDENTICAL))
-        told = f"identical in {_seeds(seeds)}, the others are in one only"
-        return _Found(row.replace(change=Change.UNTESTED, obstacle=told))
-    pair = paired(accuracies[1], accuracies[0])
+        told = _what_only_one_has(ours, theirs, seeds, accuracies[0].shape[1])
+        change = Change.UNTESTED if told else Change.IDENTICAL
+        return _Found(row.replace(change=change, obstacle=told))
+    before, after = accuracies
+    pair = paired(after, before)
     estimate = of_methods_alone(pair) if pair.seeds > 1 else of_two_models(pair)
-    margin = margin_below(layout.margin, float(accuracies[0].mean()))
+    margin = margin_below(layout.margin, float(before.mean()))
     return _Found(
         row.replace(change=Change.TESTED),
-        _Compared(estimate, seeds, margin),
+        _Compared(estimate, seeds, margin, float(before.mean()), float(after.mean()), pair.episodes),
         (ours.found.records, theirs.found.records),
     )
+
+
+def _keys(ours: Place, theirs: Place, seeds: tuple[int, ...]) -> list[tuple[int, str, str]]:
+    """Each seed with its trainings' keys on both sides; without a common seed, each side's first one."""
+    a, b = (dict(zip(place.found.seeds, place.found.training_keys, strict=True)) for place in (ours, theirs))
+    if not seeds:
+        return [(ours.found.seeds[0], ours.found.training_keys[0], theirs.found.training_keys[0])]
+    return [(seed, a[seed], b[seed]) for seed in seeds]
+
+
+def _what_only_one_has(ours: Place, theirs: Place, seeds: tuple[int, ...], episodes: int) -> str:
+    """In how much two places are identical, if one has more seeds or episodes; else empty."""
+    where = []
+    if set(ours.found.seeds) != set(theirs.found.seeds):
+        where.append(seeds_told(seeds))
+    if _episodes(ours) != _episodes(theirs):
+        where.append(f"the first {episodes:,} episodes")
+    return f"identical in {' and '.join(where)}, the others are in one only" if where else ""
+
+
+def _episodes(place: Place) -> int:
+    assert place.found.accuracies is not None
+    return int(place.found.accuracies.shape[1])
 
 
 def _side(place: Place | None) -> Side | None:
@@ -150,6 +176,7 @@ def _side(place: Place | None) -> Side | None:
         reasons=found.reasons,
         accuracy=accuracy,
         ci95=ci95,
+        episodes=None if found.accuracies is None else _episodes(place),
         seeds=found.seeds,
         records=found.records,
     )
@@ -168,6 +195,9 @@ def _decided(compared: Sequence[_Compared]) -> list[Difference]:
         Difference(
             of="methods" if len(each.seeds) > 1 else "models",
             seeds=each.seeds,
+            episodes=each.episodes,
+            a=each.a,
+            b=each.b,
             difference=float(each.estimate.mean),
             low=float(each.estimate.low),
             high=float(each.estimate.high),
@@ -184,10 +214,6 @@ def _decided(compared: Sequence[_Compared]) -> list[Difference]:
 def _certain(each: _Compared, p: float) -> float:
     """Differences that are all equal say nothing about how they vary."""
     return p if float(each.estimate.error) > 0 else 1.0
-
-
-def _seeds(seeds: tuple[int, ...]) -> str:
-    return f"{'seeds' if len(seeds) > 1 else 'seed'} {', '.join(map(str, seeds))}"
 
 
 def _notes(sections: Sequence[DiffSection], comparisons: int) -> tuple[str, ...]:

@@ -17,7 +17,7 @@ from reports.published import BACKBONES
 from reports.render.markdown import escaped
 from reports.render.wrapping import harmless
 from reports.statistics.verdicts import Verdict
-from reports.words import interval, percent, points
+from reports.words import counted, interval, p_field, p_value, percent, points
 
 NOTHING = "–"
 P_FROM = 100
@@ -54,11 +54,21 @@ def _verdict(row: DiffRow) -> str:
     text = found.verdict.value
     if found.verdict is Verdict.SAME:
         text = f"same within {points(found.margin)}"
+    text += _over(row)
     if found.of == "models":
         return f"these two models: {text}; method: {Verdict.UNDECIDED} (1 seed)"
-    if row.a and row.b and not set(found.seeds) == set(row.a.seeds) == set(row.b.seeds):
-        text += f" (seeds {', '.join(map(str, found.seeds))})"
     return text
+
+
+def _over(row: DiffRow) -> str:
+    """The seeds and episodes that are compared, where one side has more."""
+    found, where = row.difference, []
+    assert found is not None and row.a is not None and row.b is not None
+    if found.of == "methods" and not set(found.seeds) == set(row.a.seeds) == set(row.b.seeds):
+        where.append(f"seeds {', '.join(map(str, found.seeds))}")
+    if row.a.episodes != row.b.episodes:
+        where.append(f"on the first {found.episodes:,} episodes: {percent(found.b)} − {percent(found.a)}")
+    return f" ({', '.join(where)})" if where else ""
 
 
 def summary(table: DiffTable) -> str:
@@ -69,7 +79,7 @@ def summary(table: DiffTable) -> str:
         of_verdict = Counter(f"{found.verdict.value}{' (models)' if found.of == 'models' else ''}" for found in tested)
         verdicts = ", ".join(f"{number} {verdict}" for verdict, number in of_verdict.items())
         told.append(f"{len(tested)} changed: {verdicts}")
-    return f"{len(table.rows)} cells: {'; '.join(told)}."
+    return f"{counted(len(table.rows), 'cell')}: {'; '.join(told)}."
 
 
 def what_differs(table: DiffTable) -> list[str]:
@@ -102,7 +112,7 @@ def _p(row: DiffRow) -> str:
     found = row.difference
     if found is None:
         return NOTHING
-    return "<0.001" if found.p_holm < 0.001 else f"{found.p_holm:.3f}"
+    return p_value(found.p_holm)
 
 
 def _columns(table: DiffTable) -> dict[str, Callable[[DiffRow], str]]:
@@ -185,18 +195,20 @@ def _fields(section: str, row: DiffRow) -> dict[str, str]:
             f"{name}_state": side.state.value if side else "not planned",
             f"{name}_percent": plain(side.accuracy if side else None),
             f"{name}_ci95": plain(side.ci95 if side else None),
+            f"{name}_episodes": str(side.episodes or "") if side else "",
             f"{name}_seeds": " ".join(map(str, side.seeds)) if side else "",
             f"{name}_records": " ".join(side.records) if side else "",
         }
     return fields | {
         "change": row.change.value,
+        "episodes": str(found.episodes) if found else "",
         "b_minus_a": plain(found.difference if found else None),
         "low": plain(found.low if found else None),
         "high": plain(found.high if found else None),
         "of": found.of if found else "",
-        "p": f"{found.p:.3g}" if found else "",
-        "p_holm": f"{found.p_holm:.3g}" if found else "",
-        "p_same_holm": f"{found.p_same_holm:.3g}" if found else "",
+        "p": p_field(found.p) if found else "",
+        "p_holm": p_field(found.p_holm) if found else "",
+        "p_same_holm": p_field(found.p_same_holm) if found else "",
         "margin": plain(found.margin if found else None),
         "verdict": found.verdict.value if found else "",
         "obstacle": row.obstacle,

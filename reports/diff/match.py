@@ -82,14 +82,32 @@ def _flat_test(cell: PlannedCell) -> dict[str, Any]:
     return {f"evaluation.{name}": value for name, value in cell.evaluation.model_dump(mode="json").items()}
 
 
-def origins_that_differ(keys: tuple[str, str], tests: tuple[str, str], a: Records, b: Records) -> tuple[str, ...]:
-    """The same of the code, images and formats of two records, given by their trainings' and tests' keys."""
-    sides = []
-    for records, key, test in zip((a, b), keys, tests, strict=True):
-        ended, tested = records.how_ended(key), records.how_tested(key, test)
-        made = ended.provenance if ended else None
-        sides.append({"training's code": _short(made.code if made else ""), **_of_test(tested)})
-    return _changes(sides[0], sides[1], "unknown")
+def origins_that_differ(
+    pairs: Sequence[tuple[int, str, str]], tests: tuple[str, str], a: Records, b: Records
+) -> tuple[str, ...]:
+    """The same of the code, images and formats of records, with the seeds where they differ if not in all of them.
+
+    `pairs` are a seed with its trainings' keys in A and B, `tests` the keys of their tests.
+    """
+    found: dict[str, list[int]] = {}
+    for seed, *keys in pairs:
+        sides = [_origin(records, key, test) for records, key, test in zip((a, b), keys, tests, strict=True)]
+        for change in _changes(sides[0], sides[1], "unknown"):
+            found.setdefault(change, []).append(seed)
+    return tuple(
+        change if len(seeds) == len(pairs) else f"{change} ({seeds_told(seeds)})" for change, seeds in found.items()
+    )
+
+
+def seeds_told(seeds: Sequence[int]) -> str:
+    """`seed 0`, or `seeds 0, 1`."""
+    return f"{'seeds' if len(seeds) > 1 else 'seed'} {', '.join(map(str, seeds))}"
+
+
+def _origin(records: Records, key: str, test: str) -> dict[str, Any]:
+    ended, tested = records.how_ended(key), records.how_tested(key, test)
+    made = ended.provenance if ended else None
+    return {"training's code": _short(made.code if made else ""), **_of_test(tested)}
 
 
 def _of_test(tested: Tested | None) -> dict[str, Any]:

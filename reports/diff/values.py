@@ -18,7 +18,7 @@ class Change(StrEnum):
     TESTED = "tested"
     """Both have a number on the same episodes and seeds."""
     UNTESTED = "not comparable"
-    """Both have a number, on other episodes or seeds."""
+    """Both have a number, on other episodes or seeds, or with the same results in those that both have."""
     ONLY_A = "only in A"
     ONLY_B = "only in B"
     NEITHER = "no number"
@@ -34,17 +34,23 @@ class Side(Value):
     """Mean over seeds and episodes."""
     ci95: float | None = None
     """Half-width over episodes."""
+    episodes: int | None = None
+    """How many it is tested on."""
     seeds: tuple[int, ...] = ()
     records: tuple[str, ...] = ()
     """`training key/evaluation key`."""
 
 
 class Difference(Value):
-    """B minus A over the seeds that both have, on the same episodes."""
+    """B minus A over the seeds and the episodes that both have."""
 
     of: Literal["methods", "models"]
     """`models`: there is one seed, so it is about the two trained models."""
     seeds: tuple[int, ...]
+    episodes: int
+    a: float
+    b: float
+    """Accuracies over these seeds and episodes."""
     difference: float
     low: float
     high: float

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from reports.cells import Cell
-from reports.words import holds, percent
+from reports.words import holds, p_field, percent
 from reports.words import verdict as word_of
 
 Fields = dict[str, str | int | None]
@@ -88,9 +88,9 @@ def p_holm(cell: Cell) -> Fields:
     """The p-values, unadjusted and adjusted, and the test."""
     comparison = cell.to_baseline
     return {
-        "p": f"{comparison.p:.3g}" if comparison and comparison.p is not None else None,
-        "p_holm": f"{comparison.p_holm:.3g}" if comparison and comparison.p_holm is not None else None,
-        "p_same_holm": f"{comparison.p_same_holm:.3g}" if comparison and comparison.p_same_holm is not None else None,
+        "p": p_field(comparison.p) if comparison and comparison.p is not None else None,
+        "p_holm": p_field(comparison.p_holm) if comparison and comparison.p_holm is not None else None,
+        "p_same_holm": p_field(comparison.p_same_holm) if comparison and comparison.p_same_holm is not None else None,
         "test": comparison.test if comparison else None,
     }
 

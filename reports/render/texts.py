@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from reports.cells import Cell
 from reports.published import BACKBONES, parts_of
-from reports.words import explained, holds, interval, percent
+from reports.words import explained, holds, interval, p_value, percent
 from reports.words import over_classes as interval_over
 
 NOTHING = "–"
@@ -124,7 +124,7 @@ def p_holm(cell: Cell) -> str:
     comparison = cell.to_baseline
     if comparison is None or comparison.p_holm is None:
         return NOTHING
-    return "<0.001" if comparison.p_holm < 0.001 else f"{comparison.p_holm:.3f}"
+    return p_value(comparison.p_holm)
 
 
 def verdict(cell: Cell) -> str:
