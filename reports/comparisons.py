@@ -149,7 +149,7 @@ def _estimates(each: Compared, sd: float) -> dict[str, object]:
             "method_low": float(each.method.low),
             "method_high": float(each.method.high),
             "sd_used": sd,
-            "sd_freedom": None if each.assumed else float(each.method.freedom),
+            "sd_freedom": each.sd_freedom,
             "single": each.single,
         }
     return numbers

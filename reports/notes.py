@@ -300,13 +300,14 @@ def _asked(sections: Sequence[Section]) -> list[str]:
 
 
 def _several_baselines(cells: Sequence[tuple[Section, Cell]]) -> list[str]:
-    """Which baseline's row each row is compared with, if not all with the same."""
+    """Which baseline's row each row is compared with, if a section has several."""
     found: dict[tuple[str, ...], list[str]] = {}
     for _, cell in cells:
         if cell.to_baseline and cell.to_baseline.difference is not None:
             rows = found.setdefault((cell.to_baseline.baseline, *cell.to_baseline.baseline_variant), [])
             rows += [name for name in [_name(cell)] if name not in rows]
-    if len(found) < 2:
+    baselines = Counter(section.label for section, cell in cells if cell.is_baseline)
+    if len(found) < 2 and max(baselines.values(), default=0) < 2:
         return []
     return [f"Compared with {', '.join(baseline)}: {'; '.join(rows)}." for baseline, rows in found.items()]
 

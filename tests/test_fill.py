@@ -666,9 +666,12 @@ def test_of_several_baselines_the_one_trained_alike_is_taken(records: InMemory) 
     cells.append(planned("2a", FOUR))
     for cell, mean in zip(cells, (0.1, 0.5, 0.9), strict=True):
         records.tested(cell, np.full(4, mean) + [0, 0.01, 0, 0.02])
-    (section,) = fill(TABLES["2a"], cells, records).sections
+    table = fill(TABLES["2a"], cells, records)
+    (section,) = table.sections
     (against,) = [cell.to_baseline for cell in section.cells if cell.to_baseline]
     assert (against.also_differs, against.difference) == ((), pytest.approx(0.4))
+    told = "Compared with without dynamic sampling, training.learning_rate=0.35: with dynamic sampling."
+    assert told in table.notes, "which of the two"
 
 
 def test_a_baseline_of_another_method_need_not_have_dmfs_fields(records: InMemory) -> None:
