@@ -72,5 +72,6 @@ def _written(folder: Path) -> Written | None:
         return None
     except Damaged:
         raise Damaged(
-            f"{folder / FILE} does not say whose the files beside it are; if they may be overwritten, remove it"
+            f"{folder / FILE} is damaged and does not say whose the files beside it are; if they may be overwritten, "
+            "remove it"
         ) from None

@@ -299,7 +299,7 @@ def test_every_sweep_file_is_sound_and_opens_with_its_command(path: Path) -> Non
     assert any(f"python -m orchestrator.sweep sweeps/{path.name}" in line for line in comments)
 
 
-OWN_TERMS = {"demo": 2, "aa": 6, "search": 1}
+OWN_TERMS = {"demo": 2, "aa": 6, "search": 1, "glyphs_5shot": 1, "glyphs_anil": 1}
 """Seeds of sweeps that are not about methods alone: the demo takes at most six minutes; an A/A test; a search."""
 
 
