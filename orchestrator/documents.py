@@ -13,6 +13,7 @@ import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from pathlib import Path
 
 import jinja2
@@ -104,12 +105,12 @@ class Told:
         """
         found = self.table(table).sections[section]
         rows = []
-        for cell in sorted(found.cells, key=lambda cell: cell.accuracy or 0.0, reverse=True):
+        for cell in found.cells:
             place = (cell.label, "conv64f", "mini_imagenet", found.way, found.shot)
             theirs = in_paper(*place) or next(iter(in_library(*place)), None)
             if theirs and cell.accuracy is not None:
-                rows.append((cell, theirs))
-        return Order(tuple(rows))
+                rows.append((cell.accuracy, cell, theirs))
+        return Order(tuple((cell, theirs) for _, cell, theirs in sorted(rows, key=itemgetter(0), reverse=True)))
 
     @property
     def steps(self) -> int:

@@ -15,6 +15,7 @@ from dmf.values import Damaged
 from orchestrator.spec.plan import SweepPlan
 from orchestrator.store.archive import Archive
 from orchestrator.store.ledger import Ledger
+from reports.collect import may_be_tested
 from reports.layouts import TableLayout
 from reports.tables import Column, PlannedCell
 
@@ -98,7 +99,7 @@ def _opened(store: str, sweeps: Sequence[str] | None) -> tuple[Ledger | Archive,
 
 def _tested(ledger: Ledger | Archive, ended: Ended | None, training_key: str, evaluation_key: str) -> Tested | None:
     """The test of a training, which counts unless the training failed or diverged, as in tables."""
-    return ledger.how_tested(training_key, evaluation_key) if ended is None or ended.outcome == "finished" else None
+    return ledger.how_tested(training_key, evaluation_key) if may_be_tested(ended) else None
 
 
 def _rows(plan: SweepPlan, ledger: Ledger | Archive, settings: bool) -> Iterator[dict[str, Any]]:

@@ -19,9 +19,8 @@ from reports.looks import Looks
 def damaged_files(ledger: Ledger) -> tuple[int, list[str]]:
     """How many files of a store were read, and what is wrong with them, one sentence each.
 
-    Forgets the index, which is then made again.
-
-    Reading takes about 0.6 s per gigabyte of weights. Raises ValueError for a store that is not in a folder.
+    Forgets the index, which is then made again. Reading takes about 0.6 s per gigabyte of weights. Raises ValueError
+    for a store that is not in a folder.
     """
     if not ledger.shared:
         raise ValueError("--verify reads the files of a folder; an object store has checksums of its own")
@@ -29,13 +28,13 @@ def damaged_files(ledger: Ledger) -> tuple[int, list[str]]:
     count, found = 0, []
     for read, path in _files(ledger):
         alive()
-        count += 1
         try:
             read(path)
         except FileNotFoundError:  # a sweep that runs has removed or replaced it
-            count -= 1
+            continue
         except ValueError as error:
             found.append(" ".join(str(error).split()))
+        count += 1
     return count, found
 
 

@@ -115,6 +115,11 @@ class Collected:
         return tuple(name.partition("/")[0] for name in self.records)
 
 
+def may_be_tested(ended: Ended | None) -> bool:
+    """Whether a training's tests count, by its record: not if it failed or diverged; yes if the record is absent."""
+    return ended is None or ended.outcome == "finished"
+
+
 def collect(cell: PlannedCell, records: Records, today: Today | None = None) -> Collected:
     """Read the records of a planned cell; if `today` is given, stale records count only if it accepts them.
 
@@ -127,7 +132,7 @@ def collect(cell: PlannedCell, records: Records, today: Today | None = None) -> 
     for seed, key in zip(cell.seeds, cell.training_keys, strict=True):
         try:
             tested, ended = records.how_tested(key, asked), records.how_ended(key)
-            if tested is None or (ended is not None and ended.outcome != "finished"):
+            if tested is None or not may_be_tested(ended):
                 absent[seed] = _absence(cell.of_seed(seed), key, records)
                 continue
             _check(tested, f"{key}/{asked}", cell.evaluation)
