@@ -29,6 +29,7 @@ from orchestrator.prune import carry_out
 from orchestrator.store.forgetting import asking_for, of_images, of_sweep, of_temporary_files, of_training
 from orchestrator.store.ledger import Ledger, local_folder
 from orchestrator.text import complain, log_to_terminal, say
+from reports.words import counted
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -48,7 +49,8 @@ def _sweep(options: argparse.Namespace) -> None:
     with Ledger.existing(options.store).driving(options.wait) as ledger:
         going, staying = of_sweep(ledger, options.name)
         if staying:
-            say(f"{len(staying)} trainings stay, since other sweeps ask for them: {_few(staying)}")
+            verb = "stays" if len(staying) == 1 else "stay"
+            say(f"{counted(len(staying), 'training')} {verb}, since other sweeps ask for them: {_few(staying)}")
         carry_out(going, options.yes)
 
 

@@ -284,19 +284,20 @@ def _show_training(key: str, ledger: Ledger) -> int:
     if record is None:
         at = _checkpoint(key, ledger)
         running = ", running" if ledger.running(key) else ""
-        say(f"no record yet: {len(at.history) if at else 0} epochs are done{running}; see log.txt")
+        done = counted(len(at.history) if at else 0, "epoch")
+        say(f"no record yet: {done} done{running}; see log.txt")
         return 1
     defaults = (ExperimentConfig() if record.config.kind == "experiment" else Pretraining()).flat()
     changed = {path: value for path, value in record.config.flat().items() if value != defaults.get(path)}
     say("differs from the defaults: " + ", ".join(f"{path}={value}" for path, value in changed.items()))
-    say(f"{record.outcome} after {len(record.history)} epochs, {duration(record.seconds)}")
+    say(f"{record.outcome} after {counted(len(record.history), 'epoch')}, {duration(record.seconds)}")
     if record.provenance:
         made = record.provenance
         say(f"code {made.code or 'unknown'}, commit {made.git_commit}, on {made.device}")
     for test in tests:
         on = f"{test.config.data.name} " if test.config.data else ""
         task = f"{test.config.way}-way {test.config.shot}-shot, {test.config.queries} queries per class"
-        episodes = f"{len(test.accuracies):,} episodes"
+        episodes = counted(len(test.accuracies), "episode")
         say(f"{on}{test.config.split}, {task}, {episodes}: {100 * test.accuracy:.2f} %")
     if record.failure:
         say(f"{record.failure.kind}: {record.failure.reason}\n{record.failure.traceback}".rstrip())

@@ -52,6 +52,7 @@ from orchestrator.text import complain, duration, log_to_terminal, say
 from orchestrator.tracking.beside import runs_beside
 from orchestrator.tracking.uris import page_of_runs, usable, without_password
 from reports.owners import check_owner
+from reports.words import counted
 
 if TYPE_CHECKING:
     from orchestrator.running.executor import Executor
@@ -179,7 +180,7 @@ def _calibrate(spec: SweepSpec, planned: SweepPlan, options: Options) -> None:
         if options.plan:  # which tells the costs
             return
         if not left:
-            say(f"{len(asked)} trainings, all done: nothing is left to estimate")
+            say(f"{counted(len(asked), 'training')}, all done: nothing is left to estimate")
         for line in costs_of(spec, planned, ledger, asked if options.only else None):
             say(line)
 
@@ -373,7 +374,7 @@ def _drive(spec: SweepSpec, planned: SweepPlan, ledger: Ledger, signals: Signals
     uri = tracking_uri(ledger.store, options.tracking_uri)
     left = ledger.no_longer_planned(planned)
     if left:
-        say(f"{len(left)} trainings of its last start are no longer in the file; they are kept: {', '.join(left[:10])}")
+        say(f"{counted(len(left), 'training')} of its last start, no longer in the file, kept: {', '.join(left[:10])}")
     ledger.write_plan(planned)
     tracker: Tracker | None = None
     status, interrupted = "FAILED", False
@@ -466,7 +467,8 @@ class Rounds:
             todo = _affordable(todo, costs, spec, options, self.names)
             self.signals.deadline = time.monotonic() + options.budget
         ended = sum(each.ended for each in before.values()) - sum(before[trial.key].ended for trial in todo)
-        say(f"{spec.name}: {len(asked)} trainings, {ended} done, {_work(before, [trial.key for trial in todo])}")
+        work = _work(before, [trial.key for trial in todo])
+        say(f"{spec.name}: {counted(len(asked), 'training')}, {ended} done, {work}")
         if not todo:
             return
         if not self.costs:  # looks go on with the same images
@@ -588,7 +590,7 @@ def _affordable(
             f"--budget: the first training to run, {names[first.key]}, takes {takes[first.key]}, which is "
             f"more than {told}{shorter}"
         )
-    say(f"{len(chosen)} of {len(todo)} trainings should end within {told}")
+    say(f"{len(chosen)} of {counted(len(todo), 'training')} should end within {told}")
     return chosen
 
 
@@ -621,7 +623,8 @@ def summary(
     What failed in an earlier start and was not `tried` now (keys) is told apart, once for each reason.
     """
     counts = Counter(each.state for each in standings.values())
-    lines = [f"{len(standings)} trainings: " + ", ".join(f"{number} {state}" for state, number in counts.items())]
+    states = ", ".join(f"{number} {state}" for state, number in counts.items())
+    lines = [f"{counted(len(standings), 'training')}: {states}"]
     earlier: dict[tuple[str, str], list[str]] = {}
     for trial in trials:
         key, stands = trial.key, standings[trial.key]

@@ -358,7 +358,9 @@ def test_what_does_not_fit_is_told(tmp_path: Path) -> None:
     costs = {trial.key: Cost(1.0, 1.0, 1.0, 6 * 10**9, "records") for trial in trials}
     assert shortages(trials, costs, Resources(), Machine(2, 16 * 10**9), tmp_path) == ()
     (memory,) = shortages(trials, costs, Resources(), Machine(2, 10 * 10**9), tmp_path)
-    assert memory.startswith("2 trainings at a time take up to 12.0 GB of memory, this machine has 10.0 GB")
+    assert memory.startswith(
+        "with 2 trainings at a time, up to 12.0 GB of memory is needed, but this machine has 10.0 GB"
+    )
     on_gpu = [Trial(trial.config.replace(training__device="auto"), ()) for trial in trials]
     gpu = Machine(2, 10 * 10**9, (8 * 10**9,))
     (device,) = shortages(on_gpu, costs, Resources(gpu=0.5), gpu, tmp_path)
@@ -370,7 +372,7 @@ def test_what_does_not_fit_is_told(tmp_path: Path) -> None:
     million = [Trial(ExperimentConfig(), ())] * 10**6
     unknown = {ExperimentConfig().key: UNKNOWN}
     (disk,) = shortages(million, unknown, Resources(), Machine(2, 10**9), tmp_path / "not" / "there")
-    assert disk.startswith("weights and checkpoints of 1000000 trainings take up to")
+    assert disk.startswith("weights and checkpoints of 1,000,000 trainings take up to")
     assert str(tmp_path) in disk and disk.endswith("or keep no weights with keep_weights: false")
     assert shortages(million, unknown, Resources(), Machine(2, 10**9), tmp_path, keep_weights=False) == ()
 

@@ -64,7 +64,7 @@ def test_a_sweep_goes_with_the_trainings_that_only_it_asks_for(
     assert main(["sweep", "one", *at]) == 0
     said = capsys.readouterr().out
     count = sum((ledger.store / name).stat().st_size for name in before if name.startswith(f"trainings/{own}"))
-    assert f"1 trainings stay, since other sweeps ask for them: {shared}" in said
+    assert f"1 training stays, since other sweeps ask for them: {shared}" in said
     assert f"would remove a training, with its records and weights: trainings/{own}, {size(count)}" in said
     assert "would remove the plan and the looks of a sweep: sweeps/one, " in said
     assert said.splitlines()[-1].startswith("2 folders and files, ") and "remove them with --yes" in said

@@ -160,7 +160,7 @@ def test_a_canary_finds_switches_that_do_something() -> None:
     said: list[str] = []
     assert canary(tables(), say=said.append) == ()
     assert len(said) == 4  # the full model is in both tables
-    assert said[-1] == "2 of 2 rows differ from their baselines after one step"
+    assert said[-1] == "2 of 2 rows gave other outputs than the baseline after one step"
 
 
 def test_a_canary_scores_methods_that_learn_nothing_from_episodes() -> None:
@@ -173,7 +173,7 @@ def test_a_canary_scores_methods_that_learn_nothing_from_episodes() -> None:
     said: list[str] = []
     asked = plan(spec_from({"name": "s", "set": GLYPHS, "parts": [{"table": table, "trials": trials}]}))
     assert canary(asked, say=said.append) == ()
-    assert said[-1] == "2 of 2 rows differ from their baselines after one step"
+    assert said[-1] == "2 of 2 rows gave other outputs than the baseline after one step"
 
 
 def test_a_canary_finds_switches_that_do_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -167,7 +167,7 @@ def test_it_does_without_ray(tmp_path: Path) -> None:
         command, cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
-    assert "1 trainings: 1 done" in done.stdout
+    assert "1 training: 1 done" in done.stdout
 
 
 @pytest.mark.parametrize(

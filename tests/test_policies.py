@@ -62,7 +62,7 @@ def test_stale_records_are_neither_used_nor_made_anew_unless_the_user_says_so(do
     before = path.stat().st_mtime_ns
 
     assert done.run() == 1, done.said
-    assert "1 trainings, 0 done, 0 to run, 1 left as they are" in done.said
+    assert "1 training, 0 done, 0 to run, 1 left as they are" in done.said
     assert "made by other code (0000000000000000, today's is " in done.said and "--accept-stale" in done.said
     table = done.folder / "results" / "tiny" / "table_2c.json"
     assert '"state": "stale"' in table.read_text()
@@ -95,11 +95,11 @@ def test_what_diverged_is_trained_anew_only_when_it_is_asked_for(tmp_path: Path)
     before, run = (path.read_bytes(), path.stat().st_mtime_ns), run_of(site, trial.key)
 
     assert site.run() == 0, site.said
-    assert "1 trainings, 1 done, 0 to run" in site.said
+    assert "1 training, 1 done, 0 to run" in site.said
     assert (path.read_bytes(), path.stat().st_mtime_ns) == before and run_of(site, trial.key) == run
 
     assert site.run("--retry-diverged") == 0, site.said
-    assert "1 trainings, 0 done, 1 to run" in site.said and site.states() == ["diverged"]
+    assert "1 training, 0 done, 1 to run" in site.said and site.states() == ["diverged"]
     assert path.stat().st_mtime_ns > before[1] and site.statuses() == ended
     assert run_of(site, trial.key) != run, "what diverged before is in the new run"
 
@@ -111,15 +111,15 @@ def test_a_part_of_a_sweep_and_what_fits_a_budget(tmp_path: Path) -> None:
     assert site.run("--budget", "1h") == 2
     assert "measure them with --calibrate" in site.said
     assert site.command("--calibrate", "--only", "groups=1") == 0, site.said
-    assert "1 of 1 rows differ from their baselines after one step\nestimated: " in site.said
+    assert "1 of 1 row gave other outputs than the baseline after one step\nestimated: " in site.said
     assert "  1 training from a calibration" in site.said
     assert site.run("--only", "groups=1") == 0, site.said
-    assert "1 trainings, 0 done, 1 to run" in site.said and site.states() == ["done", "missing"]
+    assert "1 training, 0 done, 1 to run" in site.said and site.states() == ["done", "missing"]
     assert site.run("--budget", "0.001s") == 2
     assert "--budget: the first training to run, groups=64, takes " in site.said
     assert "which is more than 0 s" in site.said
     assert site.run("--budget", "1h") == 0, site.said
-    assert "1 of 1 trainings should end within 1 h 0 min" in site.said and "actual / estimated" in site.said
+    assert "1 of 1 training should end within 1 h 0 min" in site.said and "actual / estimated" in site.said
     assert site.states() == ["done", "done"]
 
     first, second = site.trials()

@@ -90,8 +90,8 @@ def test_of_one_training_everything_is_told(site: Path, capsys: pytest.CaptureFi
     other = next(key for key in ledger.kept_keys() if key not in (failed.key, begun.key))
     for key, status, said in (
         (failed.key, 1, "error: ValueError: no images"),
-        (begun.key, 1, "no record yet: 2 epochs are done"),
-        (other, 0, "finished after 1 epochs"),
+        (begun.key, 1, "no record yet: 2 epochs done"),
+        (other, 0, "finished after 1 epoch"),
     ):
         assert main([key, "--store", str(ledger.store)]) == status
         assert said in capsys.readouterr().out

@@ -26,6 +26,7 @@ from dmf.training.run import Diverged, Run
 from orchestrator.costs.calibrate import untrained_start
 from orchestrator.spec.baselines import pairs
 from orchestrator.spec.plan import SweepPlan
+from reports.words import counted
 
 ONE_EPISODE = {
     "training.episodes_per_step": 1,
@@ -51,7 +52,8 @@ def canary(planned: SweepPlan, say: Callable[[str], None] = print) -> tuple[str,
         if outputs[pair.cell.config.key] == outputs[pair.baseline.config.key]
     )
     if compared:
-        say(f"{len(compared) - len(told)} of {len(compared)} rows differ from their baselines after one step")
+        rows = counted(len(compared), "row")
+        say(f"{len(compared) - len(told)} of {rows} gave other outputs than the baseline after one step")
     return told
 
 

@@ -14,6 +14,7 @@ from orchestrator.spec.plan import SweepPlan, Trial, labels, shortened
 from orchestrator.store.ledger import Ledger
 from orchestrator.store.standing import Standing, standing
 from reports.looks import agreed, cells_at_most
+from reports.words import counted
 
 SEEDS_SHOWN = 10
 PLANNED = {
@@ -72,11 +73,12 @@ def describe(
     tested = sum(len(each.tested) for each in stands.values())
     head = [
         f"Sweep {planned.name}: {planned.about}",
-        f"{cells} cells in {', '.join(f'table {name}: {n}' for name, n in tables.items())}; {_seeds(spec)}",
-        f"{wanted} trainings asked for, {distinct} distinct ({wanted - distinct} duplicates removed)"
+        f"{counted(cells, 'cell')} in {', '.join(f'table {name}: {n}' for name, n in tables.items())}; {_seeds(spec)}",
+        f"{counted(wanted, 'training')} asked for, {distinct} distinct "
+        f"({counted(wanted - distinct, 'duplicate')} removed)"
         + (f", and {_counted(stages)} that some start from" if stages else ""),
         f"{part}: " + ", ".join(f"{number} {state}" for state, number in counts.items()),
-        f"{evaluations} evaluations, {tested} done",
+        f"{counted(evaluations, 'evaluation')}, {tested} done",
         *alone,
         *(images.facts if images else ()),
         *_costs(planned, ledger, seen),
@@ -121,7 +123,7 @@ def _seeds(spec: SweepSpec) -> str:
 
 def _counted(stages: Counter[str]) -> str:
     """`1 pre-training and 2 earlier trainings`."""
-    return " and ".join(f"{number} {what}{'s' if number > 1 else ''}" for what, number in stages.items())
+    return " and ".join(counted(number, what) for what, number in stages.items())
 
 
 def _told(stands: Standing) -> str:
@@ -142,7 +144,7 @@ def describe_search(spec: SweepSpec, ledger: Ledger, images: Look | None = None)
 
     assert spec.search is not None
     results = resume(spec, ledger)
-    lines = [f"Search {spec.name}: {spec.search.trials} trainings over"]
+    lines = [f"Search {spec.name}: {counted(spec.search.trials, 'training')} over"]
     lines += [f"  {path}: {range_}" for path, range_ in spec.search.parameters.given().items()]
     lines.append(f"{len(results.tried)} tried, {max(0, spec.search.trials - len(results.tried))} to try")
     if images:

@@ -15,6 +15,7 @@ from dmf.data.survey import Survey, survey
 from dmf.evaluation.tasks import check_bank, check_base, check_episodes, reduced, validation_task
 from dmf.machine.paths import expanded
 from orchestrator.spec.plan import Trial
+from reports.words import counted
 
 MISTAKES_TOLD = 10
 """The most mistakes that a message has; the rest are counted."""
@@ -44,10 +45,7 @@ class Look:
     @property
     def told(self) -> str:
         """The mistakes, one a line, each with the number of its trainings."""
-        lines = [
-            f"{mistake} ({len(keys)} {'training' if len(keys) == 1 else 'trainings'})"
-            for mistake, keys in self.mistakes.items()
-        ]
+        lines = [f"{mistake} ({counted(len(keys), 'training')})" for mistake, keys in self.mistakes.items()]
         if len(lines) > MISTAKES_TOLD:
             lines = [*lines[:MISTAKES_TOLD], f"... and {len(lines) - MISTAKES_TOLD} more"]
         return "\n  ".join(lines)

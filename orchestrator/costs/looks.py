@@ -16,6 +16,7 @@ from reports.looks import Looks, TableRule, agreed, cells_at_most, courses, with
 from reports.places import Place
 from reports.spreads import ASSUMED_SD
 from reports.statistics.sequential import likely_seeds
+from reports.words import counted
 
 ASSUMED_DIFFERENCE = 0.01
 """Of a row that the paper does not have: one point."""
@@ -32,12 +33,13 @@ def look_lines(planned: SweepPlan, ledger: Ledger, seen: Preview) -> list[str]:
     found = bool(looks.taken)
     point, sd = f"{100 * ASSUMED_DIFFERENCE:g} point", f"{100 * ASSUMED_SD:g}"
     assumed = f"of the paper, {point} where it has none, and a seeds' sd of {sd}"
+    differences = "found so far" if found else assumed
     return [
         *_rule_lines(looks),
         *(state_lines(looks) if found else []),
-        f"expected: {len(expected)} trainings in all, with differences {'found so far' if found else assumed}",
+        f"expected: {counted(len(expected), 'training')} in all, with differences {differences}",
         *_costs(expected, seen),
-        f"at most: {len(most)} trainings in all",
+        f"at most: {counted(len(most), 'training')} in all",
         *_costs(most, seen),
     ]
 
@@ -45,7 +47,7 @@ def look_lines(planned: SweepPlan, ledger: Ledger, seen: Preview) -> list[str]:
 def _rule_lines(looks: Looks) -> list[str]:
     return [
         f"table {rule.table}: looks with 2 to {looks.at_most} seeds, to decide "
-        f"{len(rule.questions)} row{'s' if len(rule.questions) > 1 else ''}; levels, as long as none is decided: "
+        f"{counted(len(rule.questions), 'row')}; levels, as long as none is decided: "
         f"{', '.join(f'{100 * level:.2g}' for level in rule.levels)} %"
         for rule in looks.rule.tables
     ]

@@ -14,6 +14,7 @@ from orchestrator.costs.estimates import GPU_DRIVER, Cost
 from orchestrator.costs.rates import BASE_CLASSES, buffer_bytes, parameters
 from orchestrator.spec.model import Resources
 from orchestrator.spec.plan import Trial
+from reports.words import counted
 
 CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 BYTES_PER_PARAMETER = 4
@@ -86,8 +87,8 @@ def shortages(
     found = []
     if on_cpu and together * (peak := max(peak for peak, _ in on_cpu)) > machine.memory:
         found.append(
-            f"{together} trainings at a time take up to {_gigabytes(together * peak)} of memory, this machine has "
-            f"{_gigabytes(machine.memory)}; raise resources.cpu so that fewer run at a time"
+            f"with {counted(together, 'training')} at a time, up to {_gigabytes(together * peak)} of memory is needed, "
+            f"but this machine has {_gigabytes(machine.memory)}; raise resources.cpu so that fewer run at a time"
         )
     if on_gpu and machine.gpu_memory:
         peak, config = max(on_gpu, key=lambda one: one[0])
@@ -128,7 +129,7 @@ def _disk(
     free = shutil.disk_usage(here).free
     if needed <= free:
         return []
-    what = f"{len(trials)} trainings" if keep_weights else f"{together} trainings at a time"
+    what = counted(len(trials), "training") if keep_weights else f"{counted(together, 'training')} at a time"
     instead = ", or keep no weights with keep_weights: false" if keep_weights else ""
     return [
         (

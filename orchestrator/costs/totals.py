@@ -14,6 +14,7 @@ from orchestrator.costs.rates import cost_class, representative
 from orchestrator.spec.plan import labels
 from orchestrator.store.ledger import Ledger
 from orchestrator.text import duration
+from reports.words import counted
 
 KNOWN_FROM: dict[Source, str] = {
     "records": "from records of the same kind",
@@ -63,7 +64,7 @@ def told(costs: Sequence[Cost], at_a_time: int) -> list[str]:
         summed = total(left, at_a_time)
         lines = [
             f"estimated: {said(*summed.seconds)} of computing, {said(*summed.makespan)} with {at_a_time} at a time",
-            "  " + ", ".join(f"{_trainings(number)} {KNOWN_FROM[source]}" for source, number in sources.items()),
+            "  " + ", ".join(f"{counted(count, 'training')} {KNOWN_FROM[source]}" for source, count in sources.items()),
         ]
         guessed = total((cost for cost in left if cost.source == "FLOPs"), at_a_time).seconds
         if guessed[0] > ROUGH * guessed[1]:
@@ -72,12 +73,8 @@ def told(costs: Sequence[Cost], at_a_time: int) -> list[str]:
                 "small or it was busy; --calibrate measures"
             )
     if unknown:
-        lines.append(f"unknown: the cost of {unknown} of {len(left)} trainings; --calibrate measures it")
+        lines.append(f"unknown: the cost of {unknown} of {counted(len(left), 'training')}; --calibrate measures it")
     return lines
-
-
-def _trainings(number: int) -> str:
-    return "1 training" if number == 1 else f"{number} trainings"
 
 
 def said(seconds: float, low: float, high: float) -> str:

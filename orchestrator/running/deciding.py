@@ -13,7 +13,7 @@ from orchestrator.text import say
 from reports.deciding import take_look
 from reports.looks import Course, Look, Looks, agreed, courses, going_on, name_of
 from reports.tables import PlannedCell
-from reports.words import interval, percent
+from reports.words import counted, interval, percent
 
 Train = Callable[[tuple[Trial, ...]], None]
 """Trains and tests what is missing of these trials, and returns when all have ended."""
@@ -75,7 +75,7 @@ def told(look: Look, looks: Looks) -> Iterator[str]:
         course = by_table[answer.table][answer.row]
         yield f"  table {answer.table}, {course.question.said}: {_found(course, answer.level is not None)}"
     going = going_on(looks)
-    yield f"  {len(going)} go on with another seed" if going else "  all rows are decided or have the most seeds"
+    yield f"  {len(going)} to go on with another seed" if going else "  all rows are decided or have the most seeds"
 
 
 def _found(course: Course, tested: bool) -> str:
@@ -93,5 +93,5 @@ def _waiting(looks: Looks) -> Iterator[str]:
     if going:
         names = "; ".join(f"table {table}, {course.question.said}" for table, course in going[:10])
         more = f" and {len(going) - 10} more" if len(going) > 10 else ""
-        rows = "1 row waits" if len(going) == 1 else f"{len(going)} rows wait"
+        rows = f"{counted(len(going), 'row')} {'waits' if len(going) == 1 else 'wait'}"
         yield f"{rows} for trainings that have not ended, its own or its baseline's: {names}{more}"

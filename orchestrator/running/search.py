@@ -35,6 +35,7 @@ from orchestrator.store.searches import (
     training_or_none,
 )
 from orchestrator.text import say
+from reports.words import counted
 
 if TYPE_CHECKING:
     from orchestrator.running.tune import RayTune
@@ -151,7 +152,7 @@ def run_search(spec: SweepSpec, ledger: Ledger, tracker: Tracker, signals: Signa
     results = resume(spec, ledger)
     again = list({tried.key: tried.values for tried in kept(spec, ledger).open}.values())
     left = max(0, spec.search.trials - len(results.tried))
-    say(f"{spec.name}: {spec.search.trials} trials, {len(results.tried)} done, {left} to run")
+    say(f"{spec.name}: {counted(spec.search.trials, 'trial')}, {len(results.tried)} done, {left} to run")
     best = _best_trial(spec, results)
     if left or (best is not None and ledger.state(best) != "done"):
         results = _run_left(spec, results, again, left, ledger, tracker, signals, options)

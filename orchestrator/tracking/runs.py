@@ -27,6 +27,7 @@ from orchestrator.tracking.database import place
 from orchestrator.tracking.names import MIRRORED, OUTCOME, STORE, STORE_NAME, SWEEP, TRIAL, database_of
 from orchestrator.tracking.server import Points, is_gone, log_to, refuses, restore, runs_of, upload
 from orchestrator.tracking.shown import results, run_names
+from reports.words import counted
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -422,7 +423,8 @@ class SweepRuns:
         self._settle_elsewhere()
         self._keep_looks()
         if failed:
-            raise Incomplete(f"{len(failed)} runs could not be updated, such as that of {next(iter(failed.items()))}")
+            first = next(iter(failed.items()))
+            raise Incomplete(f"{counted(len(failed), 'run')} could not be updated, such as that of {first}")
 
     def _look_after_complete(self) -> None:
         """Count no run as complete that somebody has deleted since, or that is not below the sweep's run."""
