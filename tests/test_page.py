@@ -251,6 +251,30 @@ def test_differences_are_drawn_along_the_number_that_sections_differ_in() -> Non
     assert "5-way 1-shot: difference from alignment 0 against epochs, with its 95 % interval: ● ode" in plain(text)
 
 
+def test_the_band_is_each_comparisons_own_margin() -> None:
+    """Near 100 % the margin is less, so a difference outside it must not be drawn inside the band."""
+    cells, records = [], InMemory()
+    for length, accuracy in ((5, 0.5), (10, 0.97), (40, 0.99)):
+        for alignment in (0, "ode"):
+            paths = {"training__epochs": length, "model__alignment": alignment, "training__warmup_epochs": 1}
+            cells.append(planned("steps", TEN, (0, 1, 2), **paths))
+            for seed in (0, 1, 2):
+                records.tested(cells[-1], episodes(accuracy, 10, seed), seed)
+    table = fill(STEPS, cells, records)
+    margins = [section.cells[1].to_baseline.margin for section in table.sections if section.cells[1].to_baseline]
+    assert margins == sorted(margins, reverse=True) and len(set(margins)) == 3 and margins[0] == table.margin
+    ((_, _, figure),) = along(table, "a")
+    for drawn, across in ((figure, 1), (forest(table, "f"), 0)):
+        (shape,) = re.findall(r"<use href=\"#([^\"]+)\" [^>]*style=\"fill: var\(--band\)", drawn)
+        (path,) = re.findall(rf'id="{shape}" d="([^"]+)"', drawn)
+        ends = [float(point[across]) for point in re.findall(r"([-\d.]+) ([-\d.]+)", path)]
+        centre = (min(ends) + max(ends)) / 2
+        widths = sorted({round(abs(end - centre), 1) for end in ends}, reverse=True)
+        assert [width / widths[0] for width in widths] == pytest.approx(
+            [margin / margins[0] for margin in margins], rel=2e-3
+        )
+
+
 def test_two_values_or_several_numbers_make_no_figure_of_differences() -> None:
     assert along(longer(5, 10), "a") == []
     assert along(table_2c(), "a") == []

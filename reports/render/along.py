@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from reports.cells import AgainstBaseline, Cell, Section, Table
 from reports.render import texts
-from reports.render.drawing import COLOURS, cleaned, svg
+from reports.render.drawing import COLOURS, band, cleaned, svg
 from reports.render.forest import ends, number
 from reports.statistics.verdicts import Verdict
 from reports.words import verdict as word_of
@@ -35,7 +35,7 @@ def along(table: Table, name: str) -> list[tuple[str, list[str], str]]:
         values = sorted({value for line in lines.values() for value in line})
         if len(values) >= LEAST_VALUES and len(lines) <= MOST_LINES:
             title = f"Difference from {table.baseline} against {table.columns[0]}, {task}"
-            drawn = svg(f"{name}-{count}", title, _description(lines), HEIGHT, _draw(table, lines, values))
+            drawn = svg(f"{name}-{count}", title, _description(lines), HEIGHT, _draw(table.columns[0], lines, values))
             figures.append((task, list(lines), drawn))
     return figures
 
@@ -79,10 +79,12 @@ def _description(lines: dict[str, Line]) -> str:
     )
 
 
-def _draw(table: Table, lines: dict[str, Line], values: list[float]) -> Callable[[Figure], None]:
+def _draw(what: str, lines: dict[str, Line], values: list[float]) -> Callable[[Figure], None]:
     def draw(figure: Figure) -> None:
         axes = figure.add_axes((0.13, 0.19, 0.85, 0.75))
-        axes.axhspan(-100 * table.margin, 100 * table.margin, color=COLOURS["band"], linewidth=0)
+        least = [min(line[value].margin for line in lines.values() if value in line) for value in values]
+        sides = [place + side for place in range(len(values)) for side in (-0.5, 0.5)]
+        band(axes.fill_between, sides, [margin for margin in least for _ in range(2)])
         axes.axhline(0, color=COLOURS["quiet"], linewidth=0.9)
         places = {value: place for place, value in enumerate(values)}
         for count, line in enumerate(lines.values()):
@@ -105,9 +107,10 @@ def _draw(table: Table, lines: dict[str, Line], values: list[float]) -> Callable
                     markeredgewidth=1.4,
                 )
         axes.set_xticks(range(len(values)), [f"{value:,g}" for value in values])
-        axes.margins(x=0.08, y=0.1)
+        axes.set_xlim(sides[0], sides[-1])
+        axes.margins(y=0.1)
         axes.grid(axis="y")
-        axes.set_xlabel(cleaned(table.columns[0], 60))
+        axes.set_xlabel(cleaned(what, 60))
         axes.set_ylabel("difference, points")
 
     return draw

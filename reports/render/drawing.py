@@ -10,7 +10,7 @@ import html
 import io
 import re
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -79,6 +79,17 @@ def svg(name: str, title: str, description: str, height: float, draw: Callable[[
         lines = io.StringIO()
         figure.savefig(lines, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
     return _inlined(lines.getvalue(), name, title, description)
+
+
+def band(fill: Callable[..., Any], sides: Sequence[float], margins: Sequence[float]) -> None:
+    """The band of differences that are less than their margins, by an axis' `fill_between` or `fill_betweenx`.
+
+    Args:
+        sides: (n,), ascending, along the axis of the comparisons.
+        margins: (n,), fractions of 1, each at its side.
+    """
+    ends = [100 * margin for margin in margins]
+    fill(sides, [-end for end in ends], ends, color=COLOURS["band"], linewidth=0)
 
 
 def alone(figure: str) -> str:

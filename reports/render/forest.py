@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from reports.cells import AgainstBaseline, Cell, Section, Table
 from reports.render import texts
-from reports.render.drawing import COLOURS, cleaned, svg
+from reports.render.drawing import COLOURS, band, cleaned, svg
 from reports.statistics.verdicts import Verdict
 from reports.words import interval, percent
 from reports.words import verdict as word_of
@@ -34,7 +34,7 @@ def forest(table: Table, name: str) -> str:
         return ""
     height = ROW * count + HEADING * len(rows) + AXIS
     title = f"Differences from {table.baseline}, in percentage points"
-    return svg(name, title, _description(rows), height, lambda figure: _draw(figure, rows, height, table.margin))
+    return svg(name, title, _description(rows), height, lambda figure: _draw(figure, rows, height))
 
 
 def _rows(table: Table) -> Rows:
@@ -74,10 +74,11 @@ def ends(against: AgainstBaseline) -> tuple[float, float]:
     return low, high
 
 
-def _axis(rows: Rows, margin: float) -> tuple[float, float]:
-    """The ends of the axis, which holds every difference and the margin, and of the intervals what `WIDEST` allows."""
+def _axis(rows: Rows) -> tuple[float, float]:
+    """The ends of the axis, which holds every difference and margin, and of the intervals what `WIDEST` allows."""
     every = [against for _, found in rows for _, against in found]
     numbers = [each.difference or 0 for each in every] + [each.published_difference or 0 for each in every]
+    margin = max(each.margin for each in every)
     low, high = min([*numbers, -2 * margin]), max([*numbers, 2 * margin])
     furthest = WIDEST * max(-low, high)
     low = max(min([low, *(ends(each)[0] for each in every)]), -furthest)
@@ -86,12 +87,12 @@ def _axis(rows: Rows, margin: float) -> tuple[float, float]:
     return low - space, high + space
 
 
-def _draw(figure: Figure, rows: Rows, height: float, margin: float) -> None:
+def _draw(figure: Figure, rows: Rows, height: float) -> None:
     axes = figure.add_axes((0.02, (AXIS - 0.04) / height, 0.96, 1 - (AXIS - 0.04) / height))
-    axis = _axis(rows, margin)
+    axis = _axis(rows)
     axes.set_xlim(100 * axis[0], 100 * axis[1])
     axes.set_ylim(height - AXIS, 0)
-    axes.axvspan(-100 * margin, 100 * margin, color=COLOURS["band"], linewidth=0)
+    _draw_band(axes, rows)
     axes.axvline(0, color=COLOURS["quiet"], linewidth=0.9)
     axes.yaxis.set_visible(False)
     axes.spines["left"].set_visible(False)
@@ -103,6 +104,18 @@ def _draw(figure: Figure, rows: Rows, height: float, margin: float) -> None:
         for cell, against in found:
             _draw_row(axes, cell, against, place, axis)
             place += ROW
+
+
+def _draw_band(axes: Any, rows: Rows) -> None:
+    """Each row's margin, which a section's heading shares with its first row."""
+    sides, margins, place = [], [], 0.0
+    for _, found in rows:
+        heading = HEADING
+        for _, against in found:
+            sides += [place, place := place + heading + ROW]
+            margins += [against.margin] * 2
+            heading = 0.0
+    band(axes.fill_betweenx, sides, margins)
 
 
 def _draw_row(axes: Any, cell: Cell, against: AgainstBaseline, place: float, axis: tuple[float, float]) -> None:
