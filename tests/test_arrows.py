@@ -31,7 +31,7 @@ dmf.evaluation
 dmf.training
 dmf.released dmf.released_ideme_net dmf.released_associative
 dmf.train
-dmf.evaluate dmf.classifier
+dmf.evaluate dmf.classifier dmf.import_config
 dmf
 reports.statistics
 reports

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import textwrap
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,7 @@ from orchestrator.import_config.configuration import Unmapped, read_configuratio
 from orchestrator.import_config.translate import CLASSIFIERS, sweep_of
 from orchestrator.spec.file import parse_yaml, read_spec, spec_from
 
+ROOT = Path(__file__).resolve().parents[1]
 HEADERS = {
     "headers/data.yaml": "data_root: /images/miniImageNet--ravi\nimage_size: 84\naugment: True\naugment_times: 1\n",
     "headers/device.yaml": "device_ids: 0\nn_gpu: 1\nseed: 0\n",
@@ -327,6 +330,18 @@ def test_the_written_file_is_a_sweep_that_says_what_is_missing(
     assert "# - mystery=1: there is no such setting here\n" in (tmp_path / "r.yaml").read_text()
     spec = read_spec(tmp_path / "r.yaml")
     assert spec.name == "r2d2_5_1_mine" and spec.resolved[0].config == imported(path)[0]
+
+
+def test_both_names_of_the_command_write_the_same_file(tmp_path: Path) -> None:
+    path = written(tmp_path, PROTO_NET)
+    modules = ("dmf.import_config", "orchestrator.import_config")
+    commands = [[sys.executable, "-m", module, str(path)] for module in modules]
+    of_dmf, of_orchestrator = (
+        subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout for command in commands
+    )
+    assert of_dmf == of_orchestrator and "model.distance: sum" in of_dmf
+    refused = subprocess.run([*commands[0], "--name", "a b"], cwd=ROOT, capture_output=True, text=True)
+    assert refused.returncode == 2 and refused.stderr.startswith("error: ")
 
 
 def test_hostile_text_stays_text(tmp_path: Path) -> None:

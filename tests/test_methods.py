@@ -201,15 +201,23 @@ def test_gradients_reach_every_weight_of_dmf() -> None:
             assert parameter.grad is not None and parameter.grad.abs().max() > 0, name
 
 
-def test_proto_net_is_the_softmax_over_distances() -> None:
-    model = ProtoNet(nn.Identity(), initial_scale=3.0).double()
+def test_proto_net_scores_by_distances() -> None:
     prototypes = SUPPORT.mean(2)
     expected = torch.empty(B, Q, N, dtype=torch.float64)
     for b, q, n in itertools.product(range(B), range(Q), range(N)):
-        expected[b, q, n] = -3.0 * (QUERY[b, q] - prototypes[b, n]).square().mean()
-    torch.testing.assert_close(
-        model.score(SUPPORT, QUERY).log_softmax(-1), expected.log_softmax(-1), rtol=1e-6, atol=1e-6
-    )
+        expected[b, q, n] = -(QUERY[b, q] - prototypes[b, n]).square().sum()
+    torch.testing.assert_close(ProtoNet(nn.Identity(), "sum").double().score(SUPPORT, QUERY), expected)
+    of_mean = ProtoNet(nn.Identity(), initial_scale=3.0).double().score(SUPPORT, QUERY)
+    torch.testing.assert_close(of_mean, 3 * expected / QUERY[0, 0].numel(), rtol=1e-6, atol=1e-6)
+
+
+def test_proto_net_ranks_features_that_are_far_from_zero() -> None:
+    """In float32, |q|^2 - 2 qp + |p|^2 of features around 10 has nothing left of distances around 0.01."""
+    draws = torch.Generator().manual_seed(0)
+    maps = [10 + 0.01 * torch.randn(*shape, 640, 6, 6, generator=draws) for shape in ((1, 5, 1), (1, 75))]
+    model = ProtoNet(nn.Identity(), "sum")
+    exact = model.score(*(each.double() for each in maps))
+    torch.testing.assert_close(model.score(*maps).double(), exact, rtol=1e-3, atol=0)
 
 
 def test_raw_pixels_is_a_cosine() -> None:

@@ -111,9 +111,8 @@ def test_duals_equal_released(
     case = numbers(name)
     model = build(nn.Identity()).double()
     set_to(model.scale, case["param.scale"])
-    if isinstance(model, R2D2):
-        ridge = case.tensors.get("param.ridge")
-        set_to(model.log_ridge, ridge.log() if ridge is not None else torch.tensor(50.0).double().log())
+    if isinstance(model, R2D2) and model.log_ridge is not None:
+        set_to(model.log_ridge, case["param.ridge"].log())
     support, query, episode = case.episode()
     shift = case.tensors.get("param.shift", torch.zeros(1))  # no answer depends on it, and ours has none
     close(model.score(episode.support, episode.query) + shift, case["logits"], tolerance)

@@ -73,6 +73,7 @@ FLAT = "the source's embedding is the mean over positions; here, the flattened m
 SIX = "the source's maps have 5x5 positions, since its poolings round down; here, 6x6"
 WIDE_CROP = "the source's test images are the centre of images scaled to 115 %; here, to 92/84"
 ENLARGED = "the source crops images scaled to 92 pixels or more; here, images padded by 8"
+NORMAL = "the source draws all initial weights from N(0, 0.02); here, the fusion layer is He-normal, the rest PyTorch's"
 SMALL_TEST = "the source tests 600 episodes of 16 queries per class"
 
 
@@ -97,6 +98,7 @@ LFS_COSINE = {**SGD, "training.learning_rate": 0.1, "training.learning_rate_floo
 SNELL = {
     **CONV4,
     "model.method": "proto_net",
+    "model.distance": "sum",
     **augmented(UNTOUCHED),
     "episodes.queries": 15,
     **ADAM,
@@ -113,16 +115,16 @@ OF_SNELL = (
     "Snell et al., NeurIPS 2017: 30-way for 1 shot and 20-way for 5, 15 queries per class, Adam with 1e-3, halved "
     "every 2,000 episodes; jakesnell/prototypical-networks@3e543c8, run_train.py: 100 episodes per epoch, one per step"
 )
-SCALED = "the source does not scale the squared distance; here, it is a mean with a learnt scale"
 UNTIL = "the source stops when 200 epochs have not improved the validation; here, after 300 epochs"
 PROTO_NET = {
-    "proto_net_conv64f_1shot": Recipe({**SNELL, **ONE, "episodes.way": 30}, OF_SNELL, (SCALED, UNTIL)),
-    "proto_net_conv64f_5shot": Recipe({**SNELL, **FIVE, "episodes.way": 20}, OF_SNELL, (SCALED, UNTIL)),
+    "proto_net_conv64f_1shot": Recipe({**SNELL, **ONE, "episodes.way": 30}, OF_SNELL, (UNTIL,)),
+    "proto_net_conv64f_5shot": Recipe({**SNELL, **FIVE, "episodes.way": 20}, OF_SNELL, (UNTIL,)),
     "proto_net_resnet12": Recipe(
         {
             **LFS,
             **RESNET,
             "model.method": "proto_net",
+            "model.distance": "sum",
             **ADAM,
             "training.weight_decay": 5e-4,
             "training.learning_rate": 1e-3,
@@ -130,7 +132,7 @@ PROTO_NET = {
             "training.episodes_per_step": 1,
         },
         libfewshot("Proto/ProtoNet-miniImageNet--ravi-resnet12-5-1-Table2.yaml", "2663682"),
-        (SCALED, FLAT, SIX, ENLARGED),
+        (FLAT, SIX, ENLARGED),
     ),
 }
 
@@ -233,12 +235,12 @@ CAN = {
     "can_conv64f": Recipe(
         CAN_CONV4,
         libfewshot("CAN/CAN-miniImageNet--ravi-Conv64F-5-5-Table2.yaml", "3ae4f64"),
-        (ENLARGED,),
+        (ENLARGED, NORMAL),
     ),
     "can_transductive_conv64f": Recipe(
         {**CAN_CONV4, "model.method": "can_transductive"},
         libfewshot("CAN/CAN-miniImageNet--ravi-Conv64F-5-5-Table2.yaml", "3ae4f64"),
-        (ENLARGED, "the source is inductive; its training is the same"),
+        (ENLARGED, NORMAL, "the source is inductive; its training is the same"),
     ),
 }
 
@@ -369,6 +371,7 @@ DEEPEMD = {
             SIX,
             "the source normalises by 125.3, 123.0, 113.9 and 63.0, 62.1, 66.7 (of 255); here, by ImageNet's values",
             "the source's pre-training is validated by DeepEMD; here, by the nearest class mean",
+            "the source tests 5,000 episodes",
         ),
         tested=BOTH,
     ),

@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Literal, TypeVar
 
 from dmf.config import METHODS
-from dmf.config.other_recipes import ENLARGED, FLAT, MEAN, PADDED, SCALED, SIX, UNBOUNDED, UNTOUCHED, augmented, step_lr
+from dmf.config.other_recipes import ENLARGED, FLAT, MEAN, PADDED, SIX, UNBOUNDED, UNTOUCHED, augmented, step_lr
 from dmf.data.known import DATASETS
 from dmf.machine.paths import expanded
 from dmf.values import shown
@@ -45,8 +45,7 @@ def _none_of_its_own(given: Configuration) -> Settings:
 
 
 def _of_proto_net(given: Configuration) -> Settings:
-    given.tell("ProtoNet's score", SCALED)
-    return {}
+    return {"model.distance": "sum"}
 
 
 def _of_r2d2(given: Configuration) -> Settings:

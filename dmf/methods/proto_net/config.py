@@ -11,3 +11,5 @@ class ProtoNetConfig(EmbeddingMethodConfig):
     """Prototypical networks (Snell et al., NeurIPS 2017)."""
 
     method: Literal["proto_net"] = "proto_net"
+    distance: Literal["mean", "sum"] = "mean"
+    """Squared distance to the class mean: its mean over the features times a learnt scale, or its sum, as published."""

@@ -32,8 +32,8 @@ class RelationNet(FewShotMethod):
 
     Two differences from released code. The running statistics are averages, not those of the last batch
     (`relation_momentum` 1 brings that back). And maps of one position are not pooled again, so that small images work.
-    LibFewShot puts the query first, sums over the shots and never pads: a permutation and a scale of the first
-    convolution's weights.
+    LibFewShot puts the query first and sums over the shots: a permutation and a scale of the first convolution's
+    weights. It never pads, so it needs maps of at least 10x10.
     """
 
     needs_map_shape = True

@@ -23,8 +23,8 @@ class RFS(FewShotMethod):
 
     The regression minimises 1/2 |W|^2 + loss_weight * sum of cross-entropies, with biases free of the penalty. The
     released code stops scikit-learn's solver at its tolerance, 7e-4 from the minimum; here Newton's method reaches it,
-    for all episodes of a batch at once. In 1-shot tests, the released code fits five augmented copies of each support
-    image; here the image counts once, and `loss_weight` 5 gives it the weight of five.
+    for all episodes of a batch at once. By default, the released tests fit five augmented copies of each support image;
+    here the image counts once, and `loss_weight` 5 gives it the weight of five.
     """
 
     def __init__(self, backbone: nn.Module, loss_weight: float = 1.0) -> None:
