@@ -26,6 +26,7 @@ from dmf.evaluation.partial import Part, remove_partial
 from dmf.machine.device import device_of, set_up
 from dmf.machine.output import run
 from dmf.machine.paths import expanded, path_option
+from dmf.machine.precision import autocast
 from dmf.machine.trouble import sentence
 from dmf.methods import build_method
 from dmf.methods.ideme_net.config import IDeMeNetConfig
@@ -232,7 +233,11 @@ def _test_deforming(
         )
     device = device_of(config.training.device)
     fill_gallery(method, data.train, Augmentation(config.augmentation, config.data, torch.device("cpu")))
-    return evaluate(method.to(device), config, evaluation, data, epoch=0, base=data.train)
+    method = method.to(device)
+    if method.released and method.deformed:
+        with autocast(device, config.training.precision):
+            method.keep_gallery_features()
+    return evaluate(method, config, evaluation, data, epoch=0, base=data.train)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -23,15 +23,17 @@ OURS = {"attentionNet.": "deformation.", "toWeight.0.": "deformation.to_weights.
 """Beginnings of the released names of a whole model -> ours; the embedding's follow below."""
 EMBEDDINGS = ("CNet.resnet.convnet.", "CNet.", "convnet.")
 """What the released names of the embedding begin with. A whole model has it twice, as the same tensors."""
-OUR_OWN = re.compile(r"gallery\.|kept_features$")
-"""What no released checkpoint holds: the images of the gallery, and their embeddings."""
+OUR_OWN = re.compile(r"gallery\.|kept_features$|.*\.num_batches_tracked$")
+"""What released checkpoints do not hold, or need not: images of the gallery, their embeddings, and counters."""
 
 
 def load(source: str | Path | Mapping[str, Any], config: IDeMeNetConfig | None = None) -> IDeMeNet:
     """The model of a released checkpoint, given as a path or as a state dict in memory.
 
     `softRandom.t7` holds an embedding and its classifier only: the model then deforms no image. The gallery, which is
-    in no checkpoint, is still to be filled (`dmf.methods.ideme_net.gallery`). `config` says how many images of it there
+    in no checkpoint, is still to be filled (`dmf.methods.ideme_net.gallery`); the released protocol then wants
+    `keep_gallery_features`, which passes it through the embedding. Counters of batch normalisation, which files of
+    PyTorch before 0.4.1 lack, are 0 then. `config` says how many images of it there
     are and how many deformed ones; backbone, grid and numbers of branches and blocks are the released ones. Raises
     ValueError if keys are missing or unknown or have another shape.
     """

@@ -515,6 +515,14 @@ def test_official_checkpoints_load(numbers: Numbers, tmp_path: Path) -> None:
         released_ideme_net.load(tmp_path / "other.t7")
     with pytest.raises(ValueError, match="is no checkpoint of the released IDeMe-Net: it has neither fc nor"):
         released_ideme_net.load({"a": torch.ones(1)})
+    uncounted = {name: value for name, value in state.items() if "num_batches_tracked" not in name}
+    assert len(uncounted) < len(state)
+    older = released_ideme_net.load(uncounted)
+    assert all(
+        torch.equal(older.state_dict()[name], value)
+        for name, value in model.state_dict().items()
+        if "num_b" not in name
+    )
     with pytest.raises(ValueError, match="holds another model: 1 of its tensors differ, first scale: got nothing"):
         released_ideme_net.load({name: value for name, value in state.items() if name != "scale"})
 
@@ -557,6 +565,18 @@ def test_official_checkpoints_are_tested_with_a_gallery_of_their_images(
     assert evaluate.main([*line.split(), *settings]) == 0, capsys.readouterr().err
     assert "3-way 1-shot, 2 test episodes" in capsys.readouterr().out
     assert galleries[0].shape == (12, SIZE, SIZE, 3) and galleries[0].float().std() > 10, "two images of each class"
+    passes: list[Tensor] = []
+    keep = IDeMeNet.keep_gallery_features
+
+    def passed(model: IDeMeNet) -> None:
+        keep(model)
+        passes.append(model.kept_features.flatten(0, 1))
+
+    monkeypatch.setattr(IDeMeNet, "keep_gallery_features", passed)
+    if name == "metaNet_1shot.t7":  # the other deforms no image
+        assert evaluate.main([*line.split(), *settings, "model.protocol=released"]) == 0, capsys.readouterr().err
+        assert "2 test episodes" in capsys.readouterr().out
+        assert len(passes) == 1 and len(passes[0].unique(dim=0)) == 12, "images differ in their embeddings"
     assert evaluate.main([*line.split(), *settings, "data.image_size=84"]) == 2
     assert "data.image_size=84, but" in (said := capsys.readouterr().err) and "reads 224 pixels; leave it out" in said
     assert evaluate.main([*line.split(), *settings, "--groups", "4"]) == 2
@@ -564,6 +584,21 @@ def test_official_checkpoints_are_tested_with_a_gallery_of_their_images(
     torch.save(official(Numbers(COPY), softrandom=name == "softRandom.t7"), tmp_path / name)
     assert evaluate.main([*line.split(), *settings]) == 2
     assert "knows 64 base classes, but the training split of noise has 6" in capsys.readouterr().err
+
+
+def test_a_gallery_may_leave_one_image_for_the_last_chunk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Batch normalisation in training mode needs two values: maps of 1x1 have one for each image."""
+    monkeypatch.setattr("dmf.methods.ideme_net.model.GALLERY_CHUNK", 4)
+    config = IDeMeNetConfig(
+        backbone="resnet18_imagenet", gallery_per_class=3, gallery_candidates=2, protocol="released", deform_blocks=3
+    )
+    model = build_method(config, DataConfig(image_size=32), 3).eval()
+    assert isinstance(model, IDeMeNet)
+    pixels = torch.randint(0, 256, (9, 32, 32, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    model.gallery.fill(pixels, torch.zeros(3, 1, 1), torch.ones(3, 1, 1))
+    model.keep_gallery_features()
+    assert len(model.kept_features.flatten(0, 1).unique(dim=0)) == 9
+    assert not any(module.training for module in model.modules())
 
 
 def test_official_checkpoints_run_no_code(tmp_path: Path) -> None:

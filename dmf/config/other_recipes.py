@@ -665,6 +665,8 @@ IDEME_DIFFERS = (
     ON_TEST,
     "the source repeats the rounds and keeps the best of several models; here, there are two rounds",
     "the source's rate of the scale is constant; here, it falls with the others",
+    "the source does not train the embedding in a round's first epoch; here, it does",
+    "the source keeps the epoch of the lowest loss; here, that of the highest accuracy",
     "the source's pre-training reads 500 images of each class and keeps the epoch of the lowest training loss",
     "the source's test images are the centre of images whose shorter side is scaled to 256 pixels; here, both to 245",
 )

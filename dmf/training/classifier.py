@@ -37,7 +37,8 @@ class BaseHead(nn.Linear):
     - cosine: scale * (cos(w_c, x) - margin [c = y]); a negative margin is that of Liu et al. (ECCV 2020)
     - shifted: scale * (<w_c, x> - min_k <w_k, x> - margin [c = y]), the softmax head of the same paper
     - arc: scale * cos(w_c, x), with cos(angle + margin) for c = y where that cosine is positive (arcMax of Afrasiyabi
-      et al., ECCV 2020, whose softMax and cosMax are the linear and the cosine head)
+      et al., ECCV 2020, whose softMax and cosMax are the linear and the cosine head; the authors draw all initial
+      weights by Xavier, here only those of arc are)
     - weight_norm: scale * g_c * <w_c / |w_c|, x / (|x| + 1e-5)>, with learnt norms g (Baseline++)
     """
 

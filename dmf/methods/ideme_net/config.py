@@ -43,10 +43,11 @@ class IDeMeNetConfig(EmbeddingMethodConfig):
     gallery_candidates: Count = 15
     """How many of them, the nearest to a class's mean, its support images are mixed with."""
     protocol: Literal["clean", "released"] = "clean"
-    """`released` repeats what the released code does otherwise, all together: the gallery passes through the embedding
-    once at the start of a round, in training mode, which shifts the statistics of batch normalisation; a query of a
-    training episode may be one of its support images; the scale is also trained in even rounds; and episodes of the
-    test split select the epoch. The tests themselves are the same."""
+    """`released` does these as the released code does: the gallery passes through the embedding once at the start of a
+    round, in training mode, which shifts the statistics of batch normalisation; a query of a training episode may be
+    one of its support images; the scale is also trained in even rounds; and episodes of the test split select the
+    epoch, here by accuracy and there by loss. There, the embedding is not trained in the first epoch of an even round.
+    The tests themselves are the same."""
 
     @property
     def trains_embedding(self) -> bool:

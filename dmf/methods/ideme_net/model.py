@@ -308,7 +308,10 @@ class IDeMeNet(FewShotMethod):
 
     @torch.no_grad()
     def _gallery_pass(self) -> Iterator[Tensor]:
-        for rows in torch.arange(len(self.gallery), device=self.scale.device).split(GALLERY_CHUNK):
+        chunks = list(torch.arange(len(self.gallery), device=self.scale.device).split(GALLERY_CHUNK))
+        if len(chunks) > 1 and len(chunks[-1]) == 1:  # of one image, batch normalisation has no statistics
+            chunks[-2:] = [torch.cat(chunks[-2:])]
+        for rows in chunks:
             yield self.embed(self.gallery.images(rows))
 
     @torch.no_grad()
@@ -317,9 +320,11 @@ class IDeMeNet(FewShotMethod):
         norms = [each for each in self.backbone.modules() if isinstance(each, nn.BatchNorm2d)]
         for norm in norms:
             norm.train()
-        self.kept_features.copy_(torch.cat(list(self._gallery_pass())).view_as(self.kept_features))
-        for norm in norms:
-            norm.eval()
+        try:
+            self.kept_features.copy_(torch.cat(list(self._gallery_pass())).view_as(self.kept_features))
+        finally:
+            for norm in norms:
+                norm.eval()
 
     def _frozen(self) -> Callable[[Tensor], Tensor]:
         """`embed` with the weights of this moment, for gradients with respect to images only."""
