@@ -37,6 +37,8 @@ LAYOUTS = ((2, 5), (1, 4), (1, 2))
 """Sections and their rows: Table 2c with 1 and 5 shots; four rows; a single pair."""
 FACTORS = (1.5, 2.0)
 """By which one row may spread more than the others."""
+LENGTHS = ((2.0, 1.0, 0.5, 0.25, 0.12), (1.2, 0.7, 0.35, 0.35, 0.35), (1.5, 0.5, 0.4, 0.35, 0.35))
+"""A training's sd over seeds, in points, in sections of ever longer training: docs/study.md has such."""
 GAINS = (1.0, 1.28, 2.0, 3.56)
 """In points; the paper's Table 2 claims 1.28 for groups and 3.56 for the ODE, 1-shot."""
 TABLES, SHORT_TABLES = 10_000, 2_000
@@ -57,6 +59,8 @@ class Case:
     """Of the last row's."""
     last_section: float = 1.0
     """How many times as much its rows spread as those of the others."""
+    section_sds: tuple[float, ...] = ()
+    """Of a training's residual in each section, in points, in place of `seed_sd`."""
     missing: tuple[tuple[int, int], ...] = ()
     """(row, seed) that no section has; row 0 is the baseline."""
 
@@ -93,6 +97,8 @@ def draw(case: Case, tables: int, random: np.random.Generator) -> Drawn:
     drawn = Drawn([])
     for section in range(case.sections):
         factor = case.last_section if section == case.sections - 1 else 1.0
+        if case.section_sds:
+            factor = case.section_sds[section] / case.seed_sd
         shape = (tables, case.rows, case.seeds)
         means = truth[:, None] + factor * sds[:, None] * random.standard_normal(shape)
         means += random.standard_normal((tables, 1, case.seeds)) * case.seed_sd * POINT
@@ -229,10 +235,19 @@ class Found:
         }
 
 
-def measure(case: Case, tables: int, random: np.random.Generator, method: Method = of_methods) -> Found:
-    """Draw tables and judge them as the report does: pairs with one seed in common get no verdict."""
+def measure(
+    case: Case, tables: int, random: np.random.Generator, method: Method = of_methods, apart: bool = False
+) -> Found:
+    """Draw tables and judge them as the report does: pairs with one seed in common get no verdict.
+
+    If the sections differ in a setting, they are `apart` and share no variance.
+    """
     drawn = draw(case, tables, random)
-    answers, freedom = estimates(drawn, method)
+    if apart:
+        each = [estimates(Drawn([m], [p]), method) for m, p in zip(drawn.means, drawn.pairs, strict=True)]
+        answers, freedom = [answer for found, _ in each for answer in found], each[0][1]
+    else:
+        answers, freedom = estimates(drawn, method)
     several = [pair.seeds > 1 for pairs in drawn.pairs for pair in pairs]
     flat = [estimate for section in answers for estimate in section]
     truth = np.tile(np.array(case.differences) * POINT, case.sections)[several]
@@ -257,7 +272,7 @@ def measure(case: Case, tables: int, random: np.random.Generator, method: Method
 
 def _best_kept(case: Case, drawn: Drawn) -> float | None:
     """How often the baseline is bold where all rows are equally good, so that it is as good as the best."""
-    if any(case.differences) or case.missing or case.odd_sd or case.last_section != 1:
+    if any(case.differences) or case.missing or case.odd_sd or case.last_section != 1 or case.section_sds:
         return None
     spreads = section_spreads(drawn.means, pooled(drawn.means))
     kept = []
@@ -406,11 +421,27 @@ def run(report: Report) -> None:
     report.table("over a population of test classes: effects of classes on a difference, in points", classes)
     worst = min(float(str(each["coverage %"])) for each in classes)
     report.claim("coverage over test classes, worst", worst, at_least=93, unit=" %", note=f"{tables // 2:,} tables")
+    lengths = {
+        apart: [measure(_of_lengths(sds, s), tables, random, apart=apart) for sds in LENGTHS for s in (2, 3, 5)]
+        for apart in (False, True)
+    }
+    for separate, found in lengths.items():
+        which = "each by itself" if separate else "pooled over all lengths"
+        rows = [{"sds": ", ".join(map(str, each.case.section_sds)), **each.row} for each in found]
+        report.table(f"two rows in five lengths of training, {which}", rows)
+    what = "five lengths of training"
+    report.claim(f"coverage, {what}, worst row", _worst(lengths[True]), at_least=low, unit=" %", note=least)
+    report.claim(f"false tables, {what}, worst", _most_false(lengths[True]), at_most=bound, unit=" %", note=note)
 
 
 def _one_odd(sections: int, rows: int, seeds: int, factor: float) -> Case:
     """The last row of each section spreads `factor` times as much as the others."""
     return Case((0.0,) * (rows - 1), sections, seeds, 2_000, 0.5, odd_sd=0.5 * factor)
+
+
+def _of_lengths(sds: tuple[float, ...], seeds: int) -> Case:
+    """Two rows in sections whose trainings have these sds over seeds."""
+    return Case((0.0,), len(sds), seeds, 2_000, 0.5, section_sds=sds)
 
 
 def power(tables: int, random: np.random.Generator) -> list[dict[str, object]]:

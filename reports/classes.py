@@ -9,7 +9,6 @@ import numpy as np
 from dmf.config import EvaluationConfig
 from dmf.records.classes import drawn_classes
 from reports.cells import OtherClasses
-from reports.collect import Collected
 from reports.places import Place, common_seeds
 from reports.spreads import Compared
 from reports.statistics.cells import Samples
@@ -24,7 +23,7 @@ TOO_FEW = "{way}-way episodes of {classes} classes leave too few of them out"
 def difference_over_classes(ours: Place, theirs: Place, compared: Compared) -> OtherClasses:
     """The interval of `ours` less `theirs` over classes too, or why there is none."""
     seeds = common_seeds(ours, theirs)
-    our_sums, their_sums = _sums(ours.found, seeds), _sums(theirs.found, seeds)
+    our_sums, their_sums = _sums(ours, seeds), _sums(theirs, seeds)
     assert ours.planned is not None and theirs.planned is not None
     if ours.planned.evaluation.tested != theirs.planned.evaluation.tested:
         return OtherClasses(obstacle=FEWER)
@@ -44,7 +43,7 @@ def cell_over_classes(place: Place, accuracies: Samples) -> float | None:
     `accuracies` [E] are those of its episodes, averaged over seeds.
     """
     assert place.planned is not None
-    sums = _sums(place.found, place.found.seeds)
+    sums = _sums(place, place.found.seeds)
     design = None if sums is None else design_of(place.planned.evaluation, len(sums))
     if sums is None or design is None:
         return None
@@ -61,9 +60,11 @@ def _design_of(evaluation: EvaluationConfig, classes: int) -> ClassDesign | None
     return class_design(drawn_classes(evaluation, classes), classes)
 
 
-def _sums(found: Collected, seeds: tuple[int, ...]) -> Samples | None:
+def _sums(place: Place, seeds: tuple[int, ...]) -> Samples | None:
     """[C], averaged over `seeds`: sums of accuracies over the episodes that draw a class."""
+    found = place.found
     if found.class_sums is None:
         return None
-    mean: Samples = found.class_sums[np.isin(found.seeds, seeds)].mean(axis=0)
+    counted = np.isin(found.seeds, found.seeds[:1] if place.has_no_luck else seeds)
+    mean: Samples = found.class_sums[counted].mean(axis=0)
     return mean

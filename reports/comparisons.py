@@ -15,10 +15,10 @@ from reports.layouts import RowValue, TableLayout, is_same
 from reports.looks import Looks, courses
 from reports.places import Place, baseline_of, common_seeds, nearest, on_both
 from reports.published import Published
-from reports.spreads import Compared, SeedSpread, compare
+from reports.spreads import Compared, SeedSpread, compare, compare_unpaired
 from reports.statistics.best import shown_below
 from reports.statistics.needed import Needed, needed
-from reports.statistics.pairs import PairedTest, of_two_models
+from reports.statistics.pairs import of_two_models
 from reports.statistics.verdicts import Verdict, adjust, margin_below, verdicts
 
 
@@ -83,9 +83,8 @@ def answers(
     margins = {q: margin_of(layout, q.place, q.other) for q in compared if q.other}
     decided = _decide({q: (each, margins[q]) for q, each in compared.items() if each.seeds > 1})
     for question, each in compared.items():
-        sd = spread.sd_of(question.place)
         answer = found[question].replace(
-            **_estimates(each, sd),
+            **_estimates(each),
             other_classes=over_classes[question],
             margin=margins[question],
             verdict=Verdict.UNDECIDED,
@@ -96,19 +95,17 @@ def answers(
         if by_looks and question.other is not None:
             answer = with_looks(answer, question.place, question.other, by_looks)
         if answer.verdict is Verdict.UNDECIDED and not answer.goes_on:
-            more = needed_for(each, sd, rows[question], len(by_looks or compared), margins[question])
+            more = needed_for(each, rows[question], len(by_looks or compared), margins[question])
             answer = answer.replace(more_seeds=more.more_seeds, episodes_needed=more.episodes)
         found[question] = answer
     return found
 
 
-def needed_for(each: Compared, sd: float, rows: int, comparisons: int, margin: float) -> Needed:
-    """What would decide one of a table's `comparisons`, in a section of `rows`, if seeds have the residual `sd`."""
+def needed_for(each: Compared, rows: int, comparisons: int, margin: float) -> Needed:
+    """What would decide one of a table's `comparisons`, in a section of `rows`."""
     if each.single:
         return Needed()
-    own = each.test is PairedTest.OWN
-    variance = float(each.pair.over_seeds) / 2 if own else sd**2
-    return needed(each.pair, variance, 2 if own else rows, comparisons, margin)
+    return needed(each.pair, each.seed_variance / 2, rows if each.pooled else 2, comparisons, margin)
 
 
 def margin_of(layout: TableLayout, place: Place, other: Place) -> float:
@@ -134,7 +131,7 @@ def _decide(tested: Mapping[Question, tuple[Compared, float]]) -> dict[Question,
     }
 
 
-def _estimates(each: Compared, sd: float) -> dict[str, object]:
+def _estimates(each: Compared) -> dict[str, object]:
     """The interval of the methods or, with one seed, that of these two models and beside it the methods'."""
     shown = each.method if each.seeds > 1 else of_two_models(each.pair)
     numbers: dict[str, object] = {
@@ -148,7 +145,7 @@ def _estimates(each: Compared, sd: float) -> dict[str, object]:
         numbers |= {
             "method_low": float(each.method.low),
             "method_high": float(each.method.high),
-            "sd_used": sd,
+            "sd_used": each.sd,
             "sd_freedom": each.sd_freedom,
             "single": each.single,
         }
@@ -183,7 +180,8 @@ def _unpaired_answer(
         obstacle=why,
     )
     same_episodes = place.planned.evaluation.tested == base.planned.evaluation.tested
-    if why or (same_episodes and set(seeds) == set(place.found.seeds) == set(base.found.seeds)):
+    seen_all = all(each.has_no_luck or set(each.found.seeds) == set(seeds) for each in (place, base))
+    if why or (same_episodes and seen_all):
         return answer
     ours, its = on_both(place, base, seeds)
     return answer.replace(accuracy=float(ours.mean()), baseline_accuracy=float(its.mean()))
@@ -210,7 +208,8 @@ def obstacle(layout: TableLayout, place: Place, other: Place, what: str = "other
 def among_best(section: Sequence[Place], spread: SeedSpread) -> set[Place]:
     """The places of a section that no other is shown to exceed; none where nothing is to be compared.
 
-    Dunnett's constant bounds the largest of a row's comparisons with all the others, so each may be tried.
+    Dunnett's constant bounds the largest of a row's comparisons with all the others, so each may be tried. Rows without
+    a seed or episodes in common are compared unpaired.
     """
     rivals = [place for place in section if place.found.accuracies is not None]
     if len(rivals) < 2:
@@ -223,6 +222,6 @@ def among_best(section: Sequence[Place], spread: SeedSpread) -> set[Place]:
 
 
 def _below(place: Place, rival: Place, spread: SeedSpread, rows: int) -> bool:
-    if place.found.bank != rival.found.bank or not common_seeds(place, rival):
-        return False
-    return shown_below(compare(rival, place, spread).method, rows)
+    paired = place.found.bank == rival.found.bank and common_seeds(place, rival)
+    method = compare(rival, place, spread).method if paired else compare_unpaired(rival, place, spread)
+    return shown_below(method, rows)

@@ -85,7 +85,7 @@ def take_look(
             continue
         layout = by_name[rule.table]
         columns = places_of(layout, cells, records, today)
-        spread = spread_of(columns, functools.partial(trained_elsewhere, layout, cells, records, today))
+        spread = spread_of(layout, columns, functools.partial(trained_elsewhere, layout, cells, records, today))
         places = {name_of(place.planned): place for places in columns for place in places if place.planned is not None}
         for row, course in asking.items():
             ours, theirs = places[row], places[course.question.baseline]

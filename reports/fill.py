@@ -67,7 +67,7 @@ def gather(
     sections = tuple(map(tuple, places_of(layout, cells, records, today)))
     if not sections:
         raise ValueError(f"no cell is planned for table {layout.name}; plan cells for it, or leave it out")
-    spread = spread_of(sections, lambda: trained_elsewhere(layout, cells, records, today))
+    spread = spread_of(layout, sections, lambda: trained_elsewhere(layout, cells, records, today))
     return Gathered(layout, sections, spread, records, looks, earlier)
 
 
@@ -246,7 +246,11 @@ def _to_published(
         return Comparison(obstacles=obstacles or ("no interval published",), departures=departures)
     difference = accuracy - theirs.accuracy
     half, verdict = against_published(
-        difference, ci95, their_ci95, *spread.of_cell(place), 1 if place.shares_one_training else len(place.found.seeds)
+        difference,
+        ci95,
+        their_ci95,
+        *spread.of_cell(place),
+        1 if place.shares_one_training or place.shared_start else len(place.found.seeds),
     )
     return Comparison(difference=difference, ci95=half, their_ci95=their_ci95, verdict=verdict)
 

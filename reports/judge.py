@@ -89,8 +89,6 @@ class _Tried:
     names: str
     """`row − other row`."""
     compared: Compared
-    sd: float
-    """Of a training's residual, as in `SeedSpread.sd_of`."""
     margin: float
     looked: _Looked | None = None
     """What the sweep's looks say, if they compare the two rows: their interval is right at every look."""
@@ -178,8 +176,7 @@ def _case(claim: Claim, gathered: Gathered, section: Sequence[Place], backbone: 
                 obstacles.append(f"{names}: {why}")
             else:
                 each = compare(place, other, gathered.spread)
-                sd, margin = gathered.spread.sd_of(place), margin_of(layout, place, other)
-                tried.append(_Tried(relation, names, each, sd, margin, looked))
+                tried.append(_Tried(relation, names, each, margin_of(layout, place, other), looked))
     if not asserted:
         obstacles.append("its rows are not planned")
     if claim.kind == "saturates" and not any(each.says is Says.NOT_ABOVE for each in asserted):
@@ -380,7 +377,7 @@ def _more_seeds(case: _Case, comparisons: int) -> int | None:
         if min(each.p_holds, each.p_fails) >= LEVEL / comparisons:
             if each.looked:
                 return None
-            more = needed_for(each.from_bound, each.sd, rows, comparisons, each.margin).more_seeds
+            more = needed_for(each.from_bound, rows, comparisons, each.margin).more_seeds
             if more is None:
                 return None
             found.append(more)

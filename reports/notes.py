@@ -120,10 +120,11 @@ def _intervals(cells: Sequence[tuple[Section, Cell]], spread: SeedSpread) -> str
         f" {_either(counts)} seeds, whose accuracies are averaged for each episode; sd is the standard deviation of "
         "the n seeds' means."
     )
-    if spread.cell_freedom > 0:
+    pooled = spread.together
+    if pooled.cell_freedom > 0:
         text += (
-            f" Total covers episodes and seeds, with a cell's sd over seeds of {percent(spread.cell_variance**0.5)}, "
-            f"pooled over cells ({freedom(spread.cell_freedom)}, Student's t)."
+            f" Total covers episodes and seeds, with a cell's sd over seeds of {percent(pooled.cell_variance**0.5)}, "
+            f"pooled over cells ({freedom(pooled.cell_freedom)}, Student's t)."
         )
     return text
 
@@ -349,10 +350,10 @@ def _published(cells: Sequence[tuple[Section, Cell]], spread: SeedSpread) -> str
     text = f"Paper: {'; '.join(sources)}."
     compared = [cell for _, cell in cells if cell.to_published and cell.to_published.difference is not None]
     if compared:
-        sd, margin = percent(spread.cell_variance**0.5), points(PAPER_MARGIN)
+        sd, margin = percent(spread.together.cell_variance**0.5), points(PAPER_MARGIN)
         known = (
-            f"of {sd} ({freedom(spread.cell_freedom)})"
-            if spread.cell_freedom > 0
+            f"of {sd} ({freedom(spread.together.cell_freedom)})"
+            if spread.together.cell_freedom > 0
             else f"of {sd}, which is assumed, so nothing is decided"
         )
         text += (

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -12,7 +11,7 @@ import numpy as np
 from dmf.records.staleness import Today
 from reports.collect import Collected, collect
 from reports.layouts import TableLayout
-from reports.places import Place, common_seeds, on_both
+from reports.places import Place, common_seeds, is_single, on_both
 from reports.statistics.cells import Samples
 from reports.statistics.pairs import (
     Estimate,
@@ -20,7 +19,7 @@ from reports.statistics.pairs import (
     PairedTest,
     of_methods,
     of_methods_alone,
-    of_methods_assumed,
+    of_methods_given,
     paired,
 )
 from reports.statistics.spread import ENOUGH, Spread, cell_spread, pooled, section_spreads, without_odd_rows
@@ -44,52 +43,78 @@ class Source(StrEnum):
 
 
 @dataclass(frozen=True)
+class SettingsSpread:
+    """The seeds' part in the sections that have the same values of the table's `columns`, which train alike."""
+
+    residual: Spread
+    cell_variance: float
+    """Of a cell's accuracy over seeds, in `cell_freedom` degrees of freedom, without odd rows; 0 degrees: assumed."""
+    cell_freedom: float
+
+
+@dataclass(frozen=True)
 class SeedSpread:
     """The seeds' part in differences and in cells."""
 
-    residual: Spread
+    together: SettingsSpread
     """Of all sections together."""
+    of_settings: dict[tuple[str, ...], SettingsSpread]
+    """For each value of the table's `columns` that has two seeds: luck weighs less in a longer training."""
     of_section: dict[SectionKey, Spread]
-    """A section's own where it has enough rows and seeds, else that of all."""
+    """A section's own where it has enough rows and seeds, else that of its settings."""
     elsewhere: frozenset[SectionKey]
-    """Sections that have not enough, and whose trainings other sections count too, so that `residual` lacks them."""
+    """Sections that have not enough, and whose trainings other sections count too, so that their settings' spread
+    lacks them."""
     source: Source
     odd: frozenset[str]
     """Keys of the trainings of rows that spread more than the others."""
-    cell_variance: float
-    """Of a cell's accuracy over seeds, in `cell_freedom` degrees of freedom, without odd rows; 0 if assumed."""
-    cell_freedom: float
 
-    def of(self, place: Place) -> Spread:
-        """The residual spread of a place's section."""
-        return self.of_section.get(_key(place), self.residual)
-
-    def of_cell(self, place: Place) -> tuple[float, float]:
-        """Variance over seeds of a place's accuracy, and its degrees of freedom; an odd row's is its own."""
-        if (
-            place.found.accuracies is None
-            or len(place.found.seeds) < 2
-            or not self.odd & set(place.found.training_keys)
-        ):
-            return self.cell_variance, self.cell_freedom
-        return float(place.found.accuracies.mean(axis=1).var(ddof=1)), len(place.found.seeds) - 1.0
-
-    def is_counted_elsewhere(self, place: Place) -> bool:
-        """Whether the variance for a place's section may hold its trainings as they did in another section."""
-        return _key(place) in self.elsewhere
-
-    def sd_of(self, place: Place) -> float:
-        """Of a training's residual in a place's section."""
-        return ASSUMED_SD if self.source is Source.ASSUMED else float(np.sqrt(self.of(place).variance))
+    @property
+    def residual(self) -> Spread:
+        """Of all sections together."""
+        return self.together.residual
 
     @property
     def sd(self) -> float:
         """Of a training's residual in all sections."""
         return ASSUMED_SD if self.source is Source.ASSUMED else float(np.sqrt(self.residual.variance))
 
+    def of(self, place: Place) -> Spread:
+        """The residual spread of a place's section."""
+        return self.of_section.get(_key(place), self._settings(place).residual)
+
+    def of_cell(self, place: Place) -> tuple[float, float]:
+        """Variance over seeds of a place's accuracy, and its degrees of freedom; an odd row's is its own."""
+        accuracies = place.found.accuracies
+        if accuracies is not None and len(accuracies) > 1 and self.is_odd(place):
+            return float(accuracies.mean(axis=1).var(ddof=1)), len(accuracies) - 1.0
+        settings = self._settings(place)
+        return settings.cell_variance, settings.cell_freedom
+
+    def of_training(self, place: Place, blocked: bool) -> tuple[float, float]:
+        """Variance of one training's luck, and its degrees of freedom, 0 where it is assumed.
+
+        Of the residual alone if the seed is `blocked`: what it adds to all rows cancels.
+        """
+        if not blocked or self.is_odd(place):
+            return self.of_cell(place)
+        residual = self.of(place)
+        return (float(residual.variance), float(residual.freedom)) if residual.freedom else (ASSUMED_SD**2, 0.0)
+
+    def is_odd(self, place: Place) -> bool:
+        """Whether a row spreads more than the others."""
+        return bool(self.odd & set(place.found.training_keys))
+
+    def is_counted_elsewhere(self, place: Place) -> bool:
+        """Whether the variance for a place's section may hold its trainings as they did in another section."""
+        return _key(place) in self.elsewhere
+
+    def _settings(self, place: Place) -> SettingsSpread:
+        return self.of_settings.get(place.column.settings, self.together)
+
 
 def _key(place: Place) -> SectionKey:
-    return dataclasses.replace(place.column, settings=()), _episodes(place.found)
+    return place.column, _episodes(place.found)
 
 
 def _episodes(found: Collected) -> str:
@@ -97,35 +122,49 @@ def _episodes(found: Collected) -> str:
     return found.bank if found.accuracies is None else f"{found.bank}, {found.accuracies.shape[1]}"
 
 
-def spread_of(columns: Iterable[Sequence[Place]], rest_of_sweep: Callable[[], Iterable[Trained]]) -> SeedSpread:
+def spread_of(
+    layout: TableLayout, columns: Iterable[Sequence[Place]], rest_of_sweep: Callable[[], Iterable[Trained]]
+) -> SeedSpread:
     """That of a table's rows; where they are too few, with `rest_of_sweep`, which is not called else."""
     own = [(place.planned, place.found) for places in columns for place in places if place.planned]
-    sections = _sections(own)
+    sections = _sections(layout, own)
     source = Source.TABLE
     if pooled(sections.once).freedom < ENOUGH:
         datasets = {planned.config.data.name for planned, _ in own}
         others = [each for each in rest_of_sweep() if each[0].config.data.name in datasets]
-        wider = _sections([*own, *others])
+        wider = _sections(layout, [*own, *others])
         if pooled(wider.once).freedom > pooled(sections.once).freedom:
             sections, source = wider, Source.SWEEP
-    left, odd_rows = without_odd_rows(sections.once)
-    odd = {
-        key for section, rows in zip(sections.trainings, odd_rows, strict=True) for row in rows for key in section[row]
-    }
-    residual = pooled(left)
-    if not residual.freedom:
-        source = Source.ASSUMED
-    of_section = dict(zip(sections.keys, section_spreads(sections.without(odd), residual), strict=True))
-    variance, freedom = cell_spread(left)
+    every: list[Samples] = []
+    odd, of_settings, of_section = set[str](), {}, {}
+    for settings in dict.fromkeys(column.settings for column, _ in sections.keys):
+        alike = [number for number, (column, _) in enumerate(sections.keys) if column.settings == settings]
+        left, odd_rows = without_odd_rows([sections.once[number] for number in alike])
+        for number, rows in zip(alike, odd_rows, strict=True):
+            odd.update(key for row in rows for key in sections.trainings[number][row])
+        every += left
+        found = _settings_spread(left)
+        if found.residual.freedom:
+            of_settings[settings] = found
+    together = _settings_spread(every)
+    means = sections.without(odd)
+    for (column, episodes), own_means in zip(sections.keys, means, strict=True):
+        of_alike = of_settings.get(column.settings, together).residual
+        (of_section[column, episodes],) = section_spreads([own_means], of_alike)
+    pools = [together.residual, *(each.residual for each in of_settings.values())]
     return SeedSpread(
-        residual,
+        together,
+        of_settings,
         of_section,
-        frozenset(key for key in sections.partly_counted if of_section[key] is residual),
-        source,
+        frozenset(key for key in sections.partly_counted if any(of_section[key] is pool for pool in pools)),
+        source if together.residual.freedom else Source.ASSUMED,
         frozenset(odd),
-        float(variance) if freedom > 0 else ASSUMED_SD**2,
-        float(freedom),
     )
+
+
+def _settings_spread(left: Sequence[Samples]) -> SettingsSpread:
+    variance, freedom = cell_spread(left)
+    return SettingsSpread(pooled(left), float(variance) if freedom > 0 else ASSUMED_SD**2, float(freedom))
 
 
 def trained_elsewhere(
@@ -162,13 +201,13 @@ class _Sections:
         return left
 
 
-def _sections(trained: Iterable[Trained]) -> _Sections:
-    """Of all trainings that have a seed; raw pixels have none."""
+def _sections(layout: TableLayout, trained: Iterable[Trained]) -> _Sections:
+    """Of all trainings that have a seed; raw pixels have none. Other tables' are told apart by this one's `columns`."""
     sections: dict[SectionKey, dict[str, dict[int, tuple[float, str]]]] = {}
     for planned, found in trained:
         if found.accuracies is None or not planned.config.seeded:
             continue
-        rows = sections.setdefault((Column.of(planned), _episodes(found)), {})
+        rows = sections.setdefault((Column.of(planned, layout), _episodes(found)), {})
         row = rows.setdefault(planned.config.replace(training__seed=0).key, {})
         for seed, mean, name in zip(found.seeds, found.accuracies.mean(axis=1), found.records, strict=True):
             row[seed] = float(mean), name.partition("/")[0]
@@ -198,12 +237,16 @@ class Compared:
     method: Estimate
     """Of the methods; with one seed in common by the variance of other rows, or by the assumed one."""
     test: PairedTest
-    assumed: bool = False
-    """Whether the seeds' standard deviation is."""
+    seed_variance: float
+    """What one seed adds to the variance of the difference."""
+    sd: float
+    """Of one training's luck, from which that is."""
+    pooled: bool
+    """Whether it is that of other rows too, with further seeds as well."""
     sd_freedom: float | None = None
-    """With one seed in common, degrees of freedom of the standard deviation of other rows; None if it is assumed."""
+    """With one seed in common, degrees of freedom of `sd`; None if it is assumed."""
     single: bool = False
-    """Whether one of the two is a single training (`Place.shares_one_training`), so that no further seed adds to it."""
+    """Whether it rests on the luck of one training (`is_single`), so that no further seed adds to it."""
 
     @property
     def seeds(self) -> int:
@@ -213,18 +256,49 @@ class Compared:
 
 def compare(ours: Place, theirs: Place, spread: SeedSpread) -> Compared:
     """Over the seeds that both have, of which there must be one."""
-    seeds = common_seeds(ours, theirs)
-    pair = paired(*on_both(ours, theirs, seeds))
-    if pair.seeds == 1:
-        known = spread.source is not Source.ASSUMED
-        method = of_methods(pair, spread.of(ours)) if known else of_methods_assumed(pair, ASSUMED_SD)
-        single = ours.shares_one_training or theirs.shares_one_training
-        freedom = float(spread.of(ours).freedom) if known else None
-        return Compared(pair, method, PairedTest.TWO_MODELS, assumed=not known, sd_freedom=freedom, single=single)
+    pair = paired(*on_both(ours, theirs, common_seeds(ours, theirs)))
     # A method without a seed has no luck to share: the seeds' common part stays in the difference.
-    both_seeded = all(place.planned is not None and place.planned.config.seeded for place in (ours, theirs))
-    odd = bool(spread.odd & {*ours.found.training_keys, *theirs.found.training_keys})
+    blocked = all(place.planned is not None and place.planned.config.seeded for place in (ours, theirs))
+    odd = spread.is_odd(ours) or spread.is_odd(theirs)
+    if pair.seeds == 1:
+        return _of_one_seed(ours, theirs, spread, pair, blocked, pooled=blocked and not odd)
     # Where other sections count these trainings, the other rows' squares would be the pair's own again.
-    if not both_seeded or odd or spread.is_counted_elsewhere(ours):
-        return Compared(pair, of_methods_alone(pair), PairedTest.OWN)
-    return Compared(pair, of_methods(pair, spread.of(ours)), PairedTest.POOLED)
+    pooled = blocked and not odd and not spread.is_counted_elsewhere(ours)
+    variance = 2 * float(spread.of(ours).variance) if pooled else float(pair.over_seeds)
+    method = of_methods(pair, spread.of(ours)) if pooled else of_methods_alone(pair)
+    test = PairedTest.POOLED if pooled else PairedTest.OWN
+    return Compared(pair, method, test, variance, float(np.sqrt(variance / 2)), pooled)
+
+
+def _of_one_seed(ours: Place, theirs: Place, spread: SeedSpread, pair: Pair, blocked: bool, pooled: bool) -> Compared:
+    single = is_single(ours, theirs)
+    lucky = [place for place in (ours, theirs) if not place.has_no_luck]
+    parts = [spread.of_training(place, blocked and not single) for place in lucky]
+    variance = sum(variance for variance, _ in parts)
+    freedom = min((freedom for _, freedom in parts), default=np.inf)
+    return Compared(
+        pair,
+        of_methods_given(pair, variance, freedom or np.inf),
+        PairedTest.TWO_MODELS,
+        variance,
+        float(np.sqrt(variance / max(len(lucky), 1))),
+        pooled,
+        sd_freedom=freedom or None,
+        single=single,
+    )
+
+
+def compare_unpaired(ours: Place, theirs: Place, spread: SeedSpread) -> Estimate:
+    """The same of the methods where nothing pairs the two: the variances of both cells add up, over episodes too."""
+    difference, variance, known = 0.0, 0.0, np.inf
+    for sign, place in ((1, ours), (-1, theirs)):
+        accuracies = place.found.accuracies
+        assert accuracies is not None
+        of_episodes = accuracies.mean(axis=0)
+        difference += sign * float(of_episodes.mean())
+        variance += float(of_episodes.var(ddof=1)) / len(of_episodes)
+        if not place.has_no_luck:
+            of_seeds, freedom = spread.of_cell(place)
+            variance += of_seeds / (1 if place.shared_start or place.shares_one_training else len(accuracies))
+            known = min(known, freedom or np.inf)
+    return Estimate(difference, float(np.sqrt(variance)), known)

@@ -381,6 +381,126 @@ def test_one_pre_training_is_one_training_however_many_seeds_start_from_it(
     assert found["ProtoNet"].seed_sd == pytest.approx(0.004)
 
 
+def test_a_single_training_differs_by_the_whole_luck_of_a_seed(records: InMemory) -> None:
+    """What a seed adds to all rows cancels between trainings of that seed, but not against weights from a file."""
+    luck, tested = (0.03, -0.02, -0.02, 0.01), EvaluationConfig(episodes=60)
+    cells = [
+        planned("1", tested, (0, 1, 2, 3), model__method=method) for method in ("proto_net", "matching_net", "dmf")
+    ]
+    weights = {"model.weights": "w.safetensors", "model.weights_sha256": "a" * 64}
+    config = ExperimentConfig().with_paths({"model.method": "classifier_baseline", **weights})
+    one = PlannedCell(table="1", config=config, evaluation=tested.resolve(config), seeds=(0,))
+    random = np.random.default_rng(0)
+    for cell in (*cells, one):
+        for seed in cell.seeds:
+            mean = 0.5 + (luck[seed] if cell is not one else 0) + random.normal(0, 0.001)
+            records.tested(cell, mean + random.normal(0, 0.005, 60), seed)
+    found = {cell.label: cell for cell in fill(TABLES["1"], [*cells, one], records).sections[0].cells if cell.accuracy}
+    against = found["Classifier-Baseline"].to_baseline
+    assert against is not None and against.single and against.sd_used is not None and against.sd_freedom is not None
+    assert against.sd_used == pytest.approx(np.std(luck, ddof=1), rel=0.1) and against.sd_freedom < 3.1
+    assert against.method_low is not None and against.method_high is not None
+    assert against.method_low < -0.05 < 0.0 < against.method_high, (
+        "the file's weights are as good as the others on average"
+    )
+    assert all(cell.best for cell in found.values())
+
+
+def test_rows_without_luck_are_compared_over_all_seeds_of_the_other(records: InMemory) -> None:
+    means, tested = np.array([0.58, 0.62, 0.60, 0.64]), EvaluationConfig(episodes=60)
+    proto = planned("1", tested, (0, 1, 2, 3), model__method="proto_net")
+    raw = planned("1", tested, model__method="raw_pixels")
+    for seed, mean in enumerate(means):
+        records.tested(proto, np.full(60, mean), seed)
+    records.tested(raw, np.full(60, 0.5))
+    against = only(fill(TABLES["1"], [proto, raw], records))["raw pixels, cosine"].to_baseline
+    half = stats.t.ppf(0.975, 3) * means.std(ddof=1) / 2
+    assert against is not None and (against.test, against.seeds) == (PairedTest.OWN, (0, 1, 2, 3))
+    assert (against.difference, against.low) == (pytest.approx(-0.11), pytest.approx(-0.11 - half))
+    assert against.verdict is Verdict.WORSE and words.explained(against) == "worse, own variance"
+    # With one seed of the other, its luck alone is in the difference: half an assumed point, over no episodes' spread.
+    first = only(fill(TABLES["1"], [proto.replace(seeds=(0,)), raw], records))["raw pixels, cosine"].to_baseline
+    assert first is not None and first.method_high == pytest.approx(-0.08 + stats.t.ppf(0.975, 59) * 0.005)
+
+
+def test_raw_pixels_may_be_what_others_are_compared_with(records: InMemory) -> None:
+    layout = TABLES["1"].replace(baseline="raw_pixels", compare=(("dmf", "raw_pixels"),))
+    cells = several("1", {"proto_net": 0.6, "dmf": 0.7, "raw_pixels": 0.3}, records, "model__method", (0, 1, 2))
+    table = fill(layout, cells, records)
+    found = {cell.label: cell for cell in table.sections[0].cells if cell.accuracy is not None}
+    assert [found[label].to_baseline.verdict for label in ("ProtoNet", "DMF")] == [Verdict.BETTER, Verdict.BETTER]
+    (asked,) = table.sections[0].asked
+    assert asked.against.verdict is Verdict.BETTER and asked.against.baseline == "raw pixels, cosine"
+
+
+def test_with_one_common_seed_a_row_that_spreads_more_has_its_own_spread(records: InMemory) -> None:
+    cells = several("2d", {0: 0.50, 1: 0.50, 2: 0.50, 3: 0.50}, records, "model__alignment", tuple(range(6)), sd=0.002)
+    means = 0.5 + 0.05 * (-1.0) ** np.arange(6)
+    for seed in range(6):
+        records.tested(cells[2], np.full(60, means[seed]) + np.arange(60) * 1e-4, seed)
+    first = cells[0].replace(seeds=(0,))
+    found = only(fill(TABLES["2d"], [first, *cells[1:]], records))
+    odd, other = found["2"].to_baseline, found["1"].to_baseline
+    assert odd is not None and other is not None and odd.sd_used is not None and other.sd_used is not None
+    assert odd.sd_used == pytest.approx(means.std(ddof=1) / np.sqrt(2), rel=0.01) and other.sd_used < 0.003
+    assert (odd.sd_freedom, other.sd_freedom) == (5, 5)
+    assert odd.method_low is not None and odd.method_low < 0 and found["2"].best
+
+
+def test_rows_that_always_agree_need_no_seeds_since_none_would_do(records: InMemory) -> None:
+    cells = pair(seeds=(0, 1, 2))
+    for cell in cells:
+        for seed in cell.seeds:
+            records.tested(cell, np.array([0.4, 0.6, 0.4, 0.5]) + 0.01 * seed, seed)
+    against = only(fill(TABLES["2a"], cells, records))["with dynamic sampling"].to_baseline
+    assert against is not None and words.explained(against) == "undecided"
+
+
+@pytest.mark.parametrize(
+    "start",
+    [{"start.head": "linear", "start.seed": 0}, {"model.weights": "w.safetensors", "model.weights_sha256": "a" * 64}],
+    ids=["a pre-training of one seed", "weights from a file"],
+)
+def test_seeds_do_not_show_the_luck_of_what_they_all_start_from(records: InMemory, start: dict[str, Any]) -> None:
+    def cell(method: str, **paths: Any) -> PlannedCell:
+        config = ExperimentConfig().with_paths({"model.method": method, **paths})
+        return PlannedCell(table="1", config=config, evaluation=FOUR.resolve(config), seeds=(0, 1, 2))
+
+    name = "feat" if "start.head" in start else "matching_net"
+    cells = [cell("proto_net"), cell(name, **start), cell("dmf", **({} if "start.head" in start else start))]
+    random = np.random.default_rng(0)
+    for each, mean in zip(cells, (0.5, 0.6, 0.7), strict=True):
+        for seed in each.seeds:
+            records.tested(each, mean + random.normal(0, 0.001) + random.normal(0, 0.001, 4), seed)
+    layout = TABLES["1"].replace(compare=(("dmf", name),))
+    section = fill(layout, cells, records).sections[0]
+    of_start = next(each for each in section.cells if each.accuracy == pytest.approx(0.6, abs=0.01)).to_baseline
+    assert of_start is not None and of_start.single and of_start.verdict is Verdict.UNDECIDED
+    assert of_start.more_seeds is None
+    (asked,) = section.asked
+    shared = "start.head" not in start
+    assert asked.against.single is not shared and (asked.against.verdict is Verdict.BETTER) is shared
+
+
+def test_lengths_of_training_do_not_lend_each_other_their_luck(records: InMemory) -> None:
+    """Luck weighs less in a longer training: with that of the long ones, the short ones would seem to be decided."""
+    layout = TABLES["2d"].replace(columns=("training.epochs",))
+    evaluation, cells = EvaluationConfig(episodes=60), []
+    gains = {10: (0.07, 0.05, 0.03), 20: (0.011, 0.010, 0.009), 40: (0.0102, 0.0100, 0.0098)}
+    for epochs, of_seeds in gains.items():
+        for alignment in (0, "ode"):
+            paths = {"training__epochs": epochs, "model__alignment": alignment}
+            cells.append(planned("2d", evaluation, (0, 1, 2), **paths, **GLYPHS))
+            for seed, gain in enumerate(of_seeds):
+                mean = 0.5 + (gain if alignment == "ode" else 0)
+                records.tested(cells[-1], np.full(60, mean), seed)
+    table = fill(layout, cells, records)
+    for section, of_seeds in zip(table.sections, gains.values(), strict=True):
+        against = next(cell.to_baseline for cell in section.cells if cell.to_baseline and cell.accuracy)
+        half = stats.t.ppf(0.975, 2) * np.std(of_seeds, ddof=1) / np.sqrt(3)
+        assert against.low == pytest.approx(np.mean(of_seeds) - half)
+
+
 def test_a_row_that_spreads_more_has_its_own_interval_against_the_paper(records: InMemory) -> None:
     values = (0, 1, 2, 3, "ode")
     cells = several("2d", dict.fromkeys(values, 0.8), records, "model__alignment", (0, 1, 2), sd=0.001)
@@ -394,14 +514,19 @@ def test_a_row_that_spreads_more_has_its_own_interval_against_the_paper(records:
     assert odd.to_published is not None and odd.to_published.verdict == "undecided"
 
 
-def test_bold_is_no_row_that_another_one_on_its_episodes_exceeds(records: InMemory) -> None:
-    cells = [planned("2c", EvaluationConfig(episodes=60), (0, 1, 2), model__groups=g) for g in (1, 64, 160)]
+def test_rows_on_other_episodes_or_seeds_are_compared_unpaired_for_bold(records: InMemory) -> None:
+    """Seeds' sd is .002 and that of episodes .01 / sqrt(60): means .3 apart differ, and those .001 apart do not."""
+    groups = (1, 64, 160, 320, 640)
+    banks, seeds = ("one", "one", "other", "other", "one"), ((0, 1, 2),) * 4 + ((3, 4, 5),)
+    cells = [
+        planned("2c", EvaluationConfig(episodes=60), s, model__groups=g) for g, s in zip(groups, seeds, strict=True)
+    ]
     random = np.random.default_rng(0)
-    for cell, mean, bank in zip(cells, (0.3, 0.6, 0.61), ("one", "one", "other"), strict=True):
-        for seed in (0, 1, 2):
+    for cell, mean, bank in zip(cells, (0.3, 0.6, 0.601, 0.3, 0.3), banks, strict=True):
+        for seed in cell.seeds:
             records.tested(cell, np.full(60, mean + random.normal(0, 0.002)) + random.normal(0, 0.01, 60), seed, bank)
     found = only(fill(TABLES["2c"], cells, records))
-    assert [found[label].best for label in ("1", "64", "160")] == [False, True, True]
+    assert {group for group in groups if found[str(group)].best} == {64, 160}
 
 
 def test_methods_without_a_seed_stay_out_of_the_spread(records: InMemory) -> None:

@@ -14,7 +14,7 @@ from reports.statistics.pairs import (
     Pair,
     of_methods,
     of_methods_alone,
-    of_methods_assumed,
+    of_methods_given,
     of_two_models,
     paired,
 )
@@ -184,7 +184,7 @@ def test_methods_by_hand() -> None:
     assert (capped.error, capped.freedom) == (pytest.approx(np.sqrt(0.00050899 / 2), rel=1e-5), 3)
     assert of_methods(pair, Spread(np.array(0.0004), 1)).error == pytest.approx(alone.error)
     # Assumed: 2 * .01^2 / 2, with the 3 degrees of the episodes
-    assumed = of_methods_assumed(pair, 0.01)
+    assumed = of_methods_given(pair, 2 * 0.01**2, np.inf)
     assert (assumed.error, assumed.half) == (pytest.approx(0.01), pytest.approx(0.03182446))
 
 

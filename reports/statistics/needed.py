@@ -30,8 +30,10 @@ def needed(pair: Pair, variance: float, rows: int, comparisons: int, margin: flo
     A verdict comes with `POWER` where the standard error is small enough for the difference found to be told from 0,
     or from the margin, at this table's level. Where the error that the episodes leave is too large for any number of
     seeds, the answer is the number of episodes at which they leave half of the error that would do. Where difference
-    and margin are 0, as at 100 %, nothing would do.
+    and margin are 0, as at 100 %, nothing would do, nor where nothing varies, as between rows that always agree.
     """
+    if not 2 * variance + pair.episodes_part > 0:
+        return Needed()
     seeds = np.arange(pair.seeds + 1, MOST_SEEDS + 1)
     own = (seeds - 1).astype(np.float64)
     freedom = np.asarray(freedom_of_methods(own, max(rows - 2, 0) * own))

@@ -17,10 +17,10 @@ from reports.statistics.spread import Spread
 
 LEVEL = 0.05
 """Significance level; intervals are 95 %."""
-SATTERTHWAITE_FROM, ADDED_BELOW = 5.5, 0.3
+SATTERTHWAITE_FROM, ADDED_BELOW, ADDED_ALONE = 5.5, 0.3, 0.15
 """Degrees of freedom f of the seeds' variance from which on Satterthwaite's n for the sum of both parts count. Below,
 f + `ADDED_BELOW` (1 - 1 / f) (n - f) count: with few, the variance may come out so small by chance that the sum would
-seem to be known well."""
+seem to be known well. By the pair's variance alone, f is the least, and `ADDED_ALONE` takes the place of it."""
 
 OTHERS_SHARE, OTHERS_AT_MOST = 0.25, 1.12
 """The weight of other rows' squares in the variance of a pair, whose own have S - 1: so much of their degrees of
@@ -173,15 +173,15 @@ def _weight_of_others(own: Numbers, others: Numbers) -> Numbers:
 
 def of_methods_alone(pair: Pair) -> Estimate:
     """The same by the pair's own variance over seeds, with S - 1 degrees of freedom; needs two seeds."""
-    return _joined(pair, pair.over_seeds / pair.seeds, pair.seeds - 1)
+    return _joined(pair, pair.over_seeds / pair.seeds, pair.seeds - 1, ADDED_ALONE)
 
 
-def of_methods_assumed(pair: Pair, sd: float) -> Estimate:
-    """The same if a training's residual had the standard deviation `sd`; the episodes' degrees of freedom remain."""
-    return Estimate(pair.mean, np.sqrt(2 * sd**2 / pair.seeds + pair.episodes_part), float(pair.episodes - 1))
+def of_methods_given(pair: Pair, variance: float, freedom: float) -> Estimate:
+    """The same if a seed moves the difference with `variance`, of `freedom` degrees; infinite where it is assumed."""
+    return _joined(pair, variance / pair.seeds, freedom)
 
 
-def _joined(pair: Pair, seeds_part: Numbers, freedom: float) -> Estimate:
+def _joined(pair: Pair, seeds_part: Numbers, freedom: float, added: float = ADDED_BELOW) -> Estimate:
     """Both parts of a variance, the seeds' with few degrees of `freedom` and the episodes' with many.
 
     The seeds' part is at least what the rest alone, divided by seeds and episodes, adds to it, so that seeds
@@ -193,5 +193,5 @@ def _joined(pair: Pair, seeds_part: Numbers, freedom: float) -> Estimate:
     uncertainty = seeds_part**2 / freedom + episodes_part**2 / (pair.episodes - 1)
     joined = np.divide(error**4, uncertainty, out=np.full(np.shape(error), float(freedom)), where=uncertainty > 0)
     if freedom < SATTERTHWAITE_FROM:
-        joined = freedom + ADDED_BELOW * (1 - 1 / max(freedom, 1)) * (joined - freedom)
+        joined = freedom + added * (1 - 1 / max(freedom, 1)) * (joined - freedom)
     return Estimate(pair.mean, error, np.minimum(joined, pair.episodes - 1))
