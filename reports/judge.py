@@ -279,7 +279,10 @@ def _doubled(p: Numbers) -> float:
 def judge(claims: Iterable[Claim], tables: Sequence[Gathered]) -> tuple[Judged, ...]:
     """Each claim about each section and backbone that it is about; one that no section is about is not tested."""
     found: list[tuple[Claim, list[_Case]]] = [(claim, _cases(claim, tables)) for claim in claims]
-    tested = [case for _, cases in found for case in cases if case.of_methods]
+    every = [case for _, cases in found for case in cases]
+    tested = [case for case in every if case.of_methods]
+    # Those of one seed will be adjusted with the others once they have the seeds that they are told to take.
+    comparisons = sum(bool(case.tried) for case in every)
     p_values: dict[int, tuple[float, float]] = {}
     if tested:
         holds, fails = adjust(np.array([c.p_holds for c in tested]), np.array([c.p_fails for c in tested]))
@@ -289,7 +292,7 @@ def judge(claims: Iterable[Claim], tables: Sequence[Gathered]) -> tuple[Judged, 
         judged
         for claim, cases in found
         for judged in (
-            [_judged(case, p_values.get(id(case)), max(len(tested), 1)) for case in cases]
+            [_judged(case, p_values.get(id(case)), comparisons) for case in cases]
             or [_untested(claim, layouts[claim.table])]
         )
     )

@@ -15,7 +15,7 @@ from orchestrator.report import report
 from orchestrator.spec.file import spec_from
 from orchestrator.spec.plan import SweepPlan, plan
 from reports.claims import CLAIMS, Claim, Relation, Says, relations
-from reports.fill import gather
+from reports.fill import gather, tabulate
 from reports.judge import Judged, Outcome, _p_holds, by_paper, judge
 from reports.layouts import TABLES
 from reports.render import claims as render_claims
@@ -117,6 +117,17 @@ def test_the_seeds_that_a_claim_takes_are_counted_from_what_it_must_be_told_from
     # A claim that a row is above fails once the difference is told from the margin, which is above 0: −0.53 points, as
     # noise makes it, is farther from that than +0.57 is from 0.
     assert more_seeds(-0.003, above=[64, 1]) < more_seeds(0.008, above=[64, 1])
+
+
+def test_claims_that_repeat_a_tables_rows_take_its_seeds() -> None:
+    """All of them will be adjusted together once they have these, so they are counted while they have one."""
+    planned = sweep(seeds=(0,))
+    records = records_with(planned, {1: 0.60, 4: 0.611, 16: 0.612, 64: 0.613})
+    gathered = gather(TABLES["2c"], planned.cells, records)
+    rows = [cell.to_baseline for cell in tabulate(gathered).sections[0].cells if cell.to_baseline]
+    asked = [row.more_seeds for row in rows if row.more_seeds is not None]
+    claims = [claim(above=[groups, 1]) for groups in GROUPS[1:]]
+    assert len(asked) == 3 and [each.more_seeds for each in judge(claims, [gathered])] == asked
 
 
 def test_one_seed_decides_no_claim() -> None:
