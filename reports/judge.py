@@ -8,6 +8,7 @@ Where a sweep adds seeds until rows are decided, claims are judged by the interv
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -316,7 +317,7 @@ def _backbones(section: Sequence[Place]) -> list[str]:
 
 def _judged(case: _Case, p_values: tuple[float, float] | None, comparisons: int) -> Judged:
     claim, layout, column = case.claim, case.gathered.layout, case.section[0].column
-    said, published_evidence = by_paper(claim, layout, column.dataset, column.way, (column.shot,))
+    said, published_evidence = by_paper(claim, layout, column.dataset, case.backbone, column.way, (column.shot,))
     outcome = _outcome(case, p_values)
     return Judged(
         sentence=claim.say,
@@ -342,7 +343,7 @@ def _outcome(case: _Case, p_values: tuple[float, float] | None) -> Outcome:
 
 
 def _untested(claim: Claim, layout: TableLayout) -> Judged:
-    said, evidence = by_paper(claim, layout, ABLATED[0], 5, claim.shots or (1, 5))
+    said, evidence = by_paper(claim, layout, "", "", 5, claim.shots or (1, 5))
     return Judged(
         sentence=claim.say,
         source=claim.source,
@@ -387,21 +388,39 @@ def _more_seeds(case: _Case, comparisons: int) -> int | None:
     return max(found, default=None)
 
 
-def by_paper(claim: Claim, layout: TableLayout, dataset: str, way: int, shots: Sequence[int]) -> tuple[Outcome, str]:
-    """Whether a claim holds of the published numbers themselves, and the differences."""
-    values = [row.value for row in layout.values if row.published]
-    shown, outcomes = [], []
-    for shot in shots:
-        for relation in relations(claim, values):
-            difference = _published_difference(relation, layout, dataset, way, shot)
-            if difference is None:
-                continue
-            text = f"{named(relation, layout)}: {percent(difference, signed=True)}"
-            shown.append(f"{text} ({shot}-shot)" if len(shots) > 1 else text)
-            outcomes.append(_agrees(relation, difference, layout.margin))
-    if not outcomes:
-        return Outcome.NOT_TESTED, "no published number for its rows"
-    return (Outcome.HOLDS if all(outcomes) else Outcome.FAILS), "; ".join(shown)
+def by_paper(
+    claim: Claim, layout: TableLayout, dataset: str, backbone: str, way: int, shots: Sequence[int]
+) -> tuple[Outcome, str]:
+    """Whether a claim holds of the published numbers themselves, and the differences.
+
+    As in the table's own column, these are of one source and one backbone. In a table of methods that is ours or, where
+    no two of the claim's rows are published with it, the first with which they are. The claim fails by one relation; it
+    holds only if all have numbers.
+    """
+    data = dataset if dataset in DATASETS and not layout.components else ABLATED[0]
+    backbones = (ABLATED[1],) if layout.components else (published.backbone_in_paper(backbone), *published.BACKBONES)
+    sources = dict.fromkeys(number.source for shot in shots for number in published.of_paper(data, way, shot))
+    for each, source in itertools.product(backbones, sources):
+        found = [
+            (shot, relation, difference)
+            for shot in shots
+            for relation, difference in _published_differences(claim, layout, source, (each, data, way, shot))
+        ]
+        if any(difference is not None for _, _, difference in found):
+            break
+    else:
+        return Outcome.NOT_TESTED, "no two of its rows are published together with one backbone"
+    shown, outcomes = [], set[bool | None]()
+    for shot, relation, difference in found:
+        of = [f"{shot}-shot"] if len(shots) > 1 else []
+        if not layout.components:
+            of.append(published.BACKBONES[each] + ("" if data == dataset else f" on {DATASETS[data]}"))
+        told = "not published together" if difference is None else percent(difference, signed=True)
+        where = f" ({', '.join(of)})" if of else ""
+        shown.append(f"{named(relation, layout)}: {told}{where}")
+        outcomes.add(None if difference is None else _agrees(relation, difference, layout.margin))
+    holds = Outcome.NOT_TESTED if None in outcomes else Outcome.HOLDS
+    return (Outcome.FAILS if False in outcomes else holds), "; ".join(shown)
 
 
 def _agrees(relation: Relation, difference: float, margin: float) -> bool:
@@ -412,18 +431,15 @@ def _agrees(relation: Relation, difference: float, margin: float) -> bool:
     return abs(difference - relation.by) < 1e-4 + 1e-9  # both are rounded to 0.01 points
 
 
-def _published_difference(relation: Relation, layout: TableLayout, dataset: str, way: int, shot: int) -> float | None:
-    """Of the paper's numbers; of a method with several backbones, that with the backbone of the other or the best."""
-    data = dataset if dataset in DATASETS and not layout.components else ABLATED[0]
-    names = [next((row.published for row in layout.values if is_same(row.value, v)), None) for v in relation[:2]]
-    found = [
-        [number for number in published.of_paper(data, way, shot) if name is not None and number.method == name]
-        for name in names
-    ]
-    if not all(found):
-        return None
-    backbones = {n.backbone for n in found[0]} & {n.backbone for n in found[1]}
-    ours, theirs = (
-        max(number.accuracy for number in numbers if not backbones or number.backbone in backbones) for numbers in found
-    )
-    return ours - theirs
+def _published_differences(
+    claim: Claim, layout: TableLayout, source: str, place: tuple[str, str, int, int]
+) -> list[tuple[Relation, float | None]]:
+    """What a claim says of the rows that a source has for a backbone, data set, way and shot, with the differences."""
+    of_layout = [(row.value, row.published) for row in layout.values if row.published]
+    numbers = [(value, published.in_paper(name, *place)) for value, name in of_layout]
+    found = [(value, number.accuracy) for value, number in numbers if number and number.source == source]
+    differences: list[tuple[Relation, float | None]] = []
+    for relation in relations(claim, [value for value, _ in found]):
+        pair = [accuracy for wanted in relation[:2] for value, accuracy in found if is_same(value, wanted)]
+        differences.append((relation, pair[0] - pair[1] if len(pair) == 2 else None))
+    return differences

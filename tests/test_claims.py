@@ -18,6 +18,7 @@ from reports.claims import CLAIMS, Claim, Relation, Says, relations
 from reports.fill import gather, tabulate
 from reports.judge import Judged, Outcome, _p_holds, by_paper, judge
 from reports.layouts import TABLES
+from reports.published import ABLATED
 from reports.render import claims as render_claims
 from reports.statistics.pairs import Estimate
 from tests.records_in_memory import InMemory
@@ -194,17 +195,47 @@ PAPER = {
     "One alignment adds 0.77 points in 5-shot tasks.": "fails",
     "More fixed alignments hurt in 5-shot tasks.": "holds",
     "The ODE is best.": "holds",
-    "DMF beats ProtoNet.": "holds",
+    "DMF beats ProtoNet.": "not tested",
     "DMF beats CAN.": "holds",
     "DMF beats FEAT.": "holds",
 }
 
 
+def by_the_paper(each: Claim, shots: tuple[int, ...], place: tuple[str, str] = ABLATED) -> tuple[Outcome, str]:
+    return by_paper(each, TABLES[each.table], *place, 5, shots)
+
+
 def test_the_papers_own_numbers_contradict_two_of_its_claims() -> None:
-    found = {each.say: by_paper(each, TABLES[each.table], "mini_imagenet", 5, each.shots or (1, 5)) for each in CLAIMS}
+    found = {each.say: by_the_paper(each, each.shots or (1, 5)) for each in CLAIMS}
     assert {say: str(outcome) for say, (outcome, _) in found.items()} == PAPER
     assert found["One alignment adds 1.28 points in 1-shot tasks."][1] == "alignments 1 − alignments 0: +3.06"
     assert found["One alignment adds 0.77 points in 5-shot tasks."][1] == "alignments 1 − alignments 0: +1.90"
+    assert found["DMF beats CAN."][1] == "DMF − CAN: +3.91 (1-shot, ResNet-12); DMF − CAN: +3.27 (5-shot, ResNet-12)"
+
+
+def test_the_papers_numbers_are_compared_with_one_backbone_only() -> None:
+    """DMF has 67.76 with ResNet-12, ProtoNet 49.42 with Conv4; FEAT has 65.10 with WRN-28 and 66.78 with ResNet-12."""
+    nothing = (Outcome.NOT_TESTED, "no two of its rows are published together with one backbone")
+    beats_proto_net, beats_feat = (claim(table="1", above=["dmf", other]) for other in ("proto_net", "feat"))
+    assert by_the_paper(beats_proto_net, (1,)) == nothing
+    assert by_the_paper(claim(table="1", falls=["dmf", "classifier_baseline", "proto_net"]), (1,)) == nothing
+    assert by_the_paper(beats_feat, (1,)) == (Outcome.HOLDS, "DMF − FEAT: +0.98 (ResNet-12)")
+    told = "DMF − FEAT: +0.98 (ResNet-12 on miniImageNet)"
+    assert by_the_paper(beats_feat, (1,), ("glyphs", "conv64f")) == (Outcome.HOLDS, told)
+    for best, backbone, others in (("dmf", "resnet12", 5), ("relation_net", "conv4_relu", 3)):
+        said, evidence = by_the_paper(claim(table="1", best=best), (1,), ("mini_imagenet", backbone))
+        assert said is Outcome.HOLDS and evidence.count("−") == others, evidence
+        assert evidence.count("(Conv4)" if best == "relation_net" else "(ResNet-12)") == others
+    for place in (("mini_imagenet", "conv64f"), ("mini_imagenet", "wrn28")):  # its first place is another source's
+        assert by_the_paper(claim(table="1", above=["centroid_alignment", "proto_net"]), (1,), place) == nothing
+
+
+def test_a_claim_does_not_hold_by_the_paper_while_it_lacks_some_number() -> None:
+    said, evidence = by_the_paper(claim(table="1", falls=["dmf", "feat", "meta_baseline"]), (1,))
+    assert said is Outcome.NOT_TESTED
+    assert evidence == "DMF − FEAT: +0.98 (ResNet-12); FEAT − Meta-Baseline: not published together (ResNet-12)"
+    said, _ = by_the_paper(claim(table="1", falls=["feat", "dmf", "meta_baseline"]), (1,))
+    assert said is Outcome.FAILS
 
 
 @pytest.mark.parametrize(
