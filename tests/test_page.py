@@ -203,6 +203,30 @@ def test_accuracy_against_groups_has_the_published_curve(table: Table) -> None:
     assert "var(--paper)" in figure and "var(--ours)" in figure
 
 
+def test_each_backbone_has_its_own_published_numbers() -> None:
+    """FEAT has 66.78 with ResNet-12 and 65.10 with WRN-28 in Table 1; Conv4's numbers are of rows that are not here."""
+    names = {"resnet12": ("feat", "dmf"), "wrn28": ("feat", "proto_net"), "conv64f": ("proto_net",)}
+    records, cells = InMemory(), []
+    for backbone, methods in names.items():
+        for method in methods:
+            cells.append(planned("1", TEN, model__method=method, model__backbone=backbone))
+            if backbone != "conv64f":
+                records.tested(cells[-1], episodes(0.5, 10))
+    table = fill(TABLES["1"], cells, records)
+    figure = levels(table, table.sections[0], "l")
+    (description,) = re.findall(r"<desc[^>]*>(.*?)</desc>", figure, re.DOTALL)
+    said = description.partition("paper, ")[2]
+    assert sorted(said.removesuffix(".").split(". paper, ")) == [
+        "ResNet-12: FEAT: 66.78; DMF: 67.76",
+        "WRN-28: FEAT: 65.10",
+    ]
+    assert "var(--paper)" not in figure, "a published curve has the colour of its backbone's rows"
+    caption = plain(to_html([table], "t"))
+    lines = re.findall(r"Ours, ([^:]+):", description)
+    assert set(lines) == {"ResNet-12", "WRN-28"}
+    assert f"episodes: ● {lines[0]}; ● {lines[1]}; ◇ paper, " in caption
+
+
 def test_values_that_are_no_numbers_are_points_without_a_line() -> None:
     cells = [planned("2d", TEN, model__alignment=alignment) for alignment in (0, 1, "ode")]
     records = InMemory()

@@ -18,7 +18,7 @@ from reports.render.columns import Column, Part, printed, title
 from reports.render.curves import MOST_SEEDS, Find, accuracy_curves, lines_of, loss_curves
 from reports.render.forest import forest
 from reports.render.groups import groups
-from reports.render.levels import levels
+from reports.render.levels import legend, levels
 from reports.render.pivot import pivot
 from reports.render.summary import MOST_FINDINGS, Claim, claims_for_page, counted, findings, name_of
 from reports.render.wrapping import harmless, words
@@ -122,7 +122,7 @@ def _shown(table: Table, find: Find | None, runs: Mapping[str, str]) -> dict[str
             cell.to_baseline and cell.to_baseline.is_of_models for section in table.sections for cell in section.cells
         ),
         "levels": [
-            {"label": section.label, "svg": figure}
+            {"label": section.label, "svg": figure, "legend": legend(table, section)}
             for number, section in enumerate(table.sections)
             if (figure := levels(table, section, f"levels-{name}-{number}"))
         ],
