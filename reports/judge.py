@@ -55,6 +55,8 @@ class Judged(Value):
     ours: Outcome
     evidence: str
     """Ours, with 95 % intervals, or why there are none."""
+    hindrance: str = ""
+    """Why it is not tested, where that is not for want of results."""
     more_seeds: int | None = None
     """How many more seeds would probably decide an undecided claim."""
     p_holds: float | None = None
@@ -130,6 +132,8 @@ class _Case:
     tried: tuple[_Tried, ...]
     obstacles: tuple[str, ...]
     """Why some of its relations are not tried."""
+    hindrances: tuple[str, ...]
+    """Those of them that further results do not remove."""
 
     @property
     def of_methods(self) -> bool:
@@ -160,7 +164,7 @@ def _case(claim: Claim, gathered: Gathered, section: Sequence[Place], backbone: 
     rows = [place for place in section if _counts(place, claim, backbone)]
     values = [place.row.value for place in rows]
     distinct = [value for number, value in enumerate(values) if not any(is_same(value, v) for v in values[:number])]
-    tried, obstacles = [], []
+    tried, obstacles, hindrances = [], [], []
     asserted = relations(claim, [*distinct, *_absent(claim, layout, backbone, distinct)])
     by_looks = courses(gathered.looks, layout.name) if gathered.looks else {}
     for relation in asserted:
@@ -175,6 +179,8 @@ def _case(claim: Claim, gathered: Gathered, section: Sequence[Place], backbone: 
                 looked, why = _looked(by_looks, place, other)
             if other is None or why:
                 obstacles.append(f"{names}: {why}")
+                if not (other and why in (place.found.state, f"other row {other.found.state}")):
+                    hindrances.append(obstacles[-1])
             else:
                 each = compare(place, other, gathered.spread)
                 tried.append(_Tried(relation, names, each, margin_of(layout, place, other), looked))
@@ -182,7 +188,8 @@ def _case(claim: Claim, gathered: Gathered, section: Sequence[Place], backbone: 
         obstacles.append("its rows are not planned")
     if claim.kind == "saturates" and not any(each.says is Says.NOT_ABOVE for each in asserted):
         obstacles.append(f"no row above {layout.name_of(layout.label_of(claim.saturates))}: {State.NOT_PLANNED}")
-    return _Case(claim, gathered, section, backbone, tuple(tried), tuple(dict.fromkeys(obstacles)))
+    why_not = tuple(dict.fromkeys(obstacles)), tuple(dict.fromkeys(hindrances))
+    return _Case(claim, gathered, section, backbone, tuple(tried), *why_not)
 
 
 def _absent(claim: Claim, layout: TableLayout, backbone: str, planned: Sequence[RowValue]) -> list[RowValue]:
@@ -196,14 +203,19 @@ def _absent(claim: Claim, layout: TableLayout, backbone: str, planned: Sequence[
 def _pairs(layout: TableLayout, ours: Sequence[Place], theirs: Sequence[Place]) -> Iterator[tuple[Place, Place | None]]:
     """Every variant of two rows, each with the variant of the other row that is most like it; each is in some pair."""
     paired: list[Place] = []
+    alone: list[Place] = []
     for place in ours if theirs else ():
-        other = nearest(layout, place, theirs)
-        paired += [other] if other else []
-        yield place, other
+        if other := nearest(layout, place, theirs):
+            paired.append(other)
+            yield place, other
+        else:
+            alone.append(place)
     for left in theirs if ours else ():
         alike = None if left in paired else nearest(layout, left, ours)
         if alike:
+            alone = [place for place in alone if place is not alike]
             yield alike, left
+    yield from ((place, None) for place in alone)
 
 
 def _looked(by_looks: dict[str, Course], place: Place, other: Place) -> tuple[_Looked | None, str]:
@@ -328,6 +340,7 @@ def _judged(case: _Case, p_values: tuple[float, float] | None, comparisons: int)
         published_evidence=published_evidence,
         ours=outcome,
         evidence="; ".join([*map(_shown, case.tried), *case.obstacles]),
+        hindrance="; ".join(case.hindrances) if outcome is Outcome.NOT_TESTED else "",
         more_seeds=_more_seeds(case, comparisons) if outcome is Outcome.UNDECIDED else None,
         p_holds=p_values[0] if p_values else None,
         p_fails=p_values[1] if p_values else None,

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from dmf.config import EvaluationConfig
 from orchestrator.report import report
 from orchestrator.spec.file import spec_from
 from orchestrator.spec.plan import SweepPlan, plan
@@ -22,8 +23,10 @@ from reports.published import ABLATED
 from reports.render import claims as render_claims
 from reports.statistics.pairs import Estimate
 from tests.records_in_memory import InMemory
+from tests.records_in_memory import planned as planned_cell
 
 GROUPS = (1, 4, 16, 64)
+FIFTY = EvaluationConfig(episodes=50)
 BEST = {"say": "64 is best.", "table": "2c", "best": 64}
 
 
@@ -142,6 +145,39 @@ def test_a_claim_about_rows_that_are_not_planned_is_not_tested() -> None:
     (each,) = judged([claim(above=[64, 1])], RISING, groups=(1, 4))
     assert each.ours is Outcome.NOT_TESTED
     assert each.evidence == "groups 64: not planned"
+
+
+def claims_of_methods(seeds: dict[str, tuple[int, ...]], *claims: Claim) -> tuple[Judged, ...]:
+    """Claims about Table 1 with rows of these seeds, each a point below the one before."""
+    records, cells = InMemory(), []
+    for number, (method, those) in enumerate(seeds.items()):
+        backbone = {} if method == "raw_pixels" else {"model__backbone": "conv64f"}
+        cells.append(planned_cell("1", FIFTY, those, model__method=method, **backbone))
+        for seed in those:
+            own = np.random.default_rng([number, seed])
+            records.tested(cells[-1], 0.6 - 0.01 * number + own.normal(0, 0.002) + own.normal(0, 0.01, 50), seed)
+    return judge(claims, [gather(TABLES["1"], cells, records)])
+
+
+def test_a_row_without_a_backbone_is_compared_on_either_side() -> None:
+    seeds = {"dmf": (0, 1, 2), "proto_net": (0, 1, 2), "raw_pixels": (0,)}
+    pairs = (["proto_net", "raw_pixels"], ["raw_pixels", "proto_net"])
+    one, other = claims_of_methods(seeds, *(claim(table="1", above=pair) for pair in pairs))
+    assert one.ours is other.ours is Outcome.UNDECIDED
+    assert one.evidence.startswith("ProtoNet − raw pixels, cosine: ") and "no row" not in one.evidence
+
+
+def test_what_keeps_a_claim_from_being_tested_is_said() -> None:
+    """More results do not pair rows of other seeds; they do test a row that is not planned."""
+    seeds = {"dmf": (0, 1), "proto_net": (2, 3)}
+    pairs = (["dmf", "proto_net"], ["dmf", "feat"])
+    found = claims_of_methods(seeds, *(claim(table="1", above=pair) for pair in pairs))
+    told = "DMF − ProtoNet: not paired: the other row has other seeds"
+    assert [each.hindrance for each in found] == [told, ""]
+    console = Console(record=True, width=200)
+    console.print(render_claims.to_terminal(found))
+    text = console.export_text()
+    assert f"- It is so. (miniImageNet, 5-way 1-shot, Conv4) not tested: {told}\n- 1 more not tested, for want" in text
 
 
 def test_a_claim_may_fail_by_the_rows_that_there_are() -> None:

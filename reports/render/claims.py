@@ -31,7 +31,7 @@ def outcome(judged: Judged) -> str:
 
 
 def to_terminal(claims: Sequence[Judged]) -> Group:
-    """A paragraph per claim that is tested; the others are counted, and are in the files."""
+    """A paragraph per claim that is tested, and a line per claim that cannot be; the others are counted."""
     lines = [Text(TITLE, style="bold")]
     tested = [each for each in claims if each.ours is not Outcome.NOT_TESTED]
     for each in tested:
@@ -39,8 +39,12 @@ def to_terminal(claims: Sequence[Judged]) -> Group:
         lines.append(Text(harmless(f"    ours: {each.evidence}")))
         if each.published is not Outcome.NOT_TESTED:
             lines.append(Text(harmless(f"    paper: {each.published}, {each.published_evidence}")))
-    if left := len(claims) - len(tested):
-        lines.append(Text(f"- {left} {'more ' if tested else ''}not tested, for want of results"))
+    hindered = [each for each in claims if each.hindrance]
+    for each in hindered:
+        said = (harmless(f"- {each.sentence} ({each.where}) "), (outcome(each), STYLES[each.ours]))
+        lines.append(Text.assemble(*said, harmless(f": {each.hindrance}")))
+    if left := len(claims) - len(tested) - len(hindered):
+        lines.append(Text(f"- {left} {'more ' if tested or hindered else ''}not tested, for want of results"))
     return Group(*lines, Text(NOTE), Text(""))
 
 
