@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from dmf.values import printable
 from reports.cells import AgainstBaseline, Cell, Section
@@ -60,9 +60,9 @@ def notes(sections: Sequence[Section], planned: Sequence[PlannedCell], spread: S
     said = [
         _protocol(planned),
         _intervals(cells, spread),
-        _methods(compared, spread),
-        _looked_at(compared, spread),
-        _models(compared, cells, spread),
+        _methods(sections, spread),
+        _looked_at(sections, spread),
+        _models(compared, planned, spread, any(cell.seed_sd is not None for _, cell in cells)),
         _other_classes(cells),
         *_asked(sections),
         *_recipes(cells),
@@ -86,9 +86,26 @@ def _compared(sections: Sequence[Section]) -> list[AgainstBaseline]:
     return [*to_baseline, *(each.against for section in sections for each in section.asked)]
 
 
-def _of_methods(compared: Sequence[AgainstBaseline]) -> list[AgainstBaseline]:
-    """Those whose p-values are adjusted together."""
-    return [each for each in compared if each.p_holm is not None]
+def _is_adjusted(each: AgainstBaseline) -> bool:
+    """Whether its p-value is adjusted together with others."""
+    return each.p_holm is not None
+
+
+def _is_looked_at(each: AgainstBaseline) -> bool:
+    return each.look_level is not None
+
+
+def _differences(sections: Sequence[Section], counts: Callable[[AgainstBaseline], bool]) -> str:
+    """`Differences from ProtoNet`, from whatever the comparisons that count are with."""
+    to_baseline = [cell.to_baseline for section in sections for cell in section.cells if cell.to_baseline]
+    parts = [f"from {' or '.join(found)}"] if (found := _baselines(filter(counts, to_baseline))) else []
+    if any(counts(each.against) for section in sections for each in section.asked):
+        parts.append("of further pairs of rows")
+    return f"Differences {' and '.join(parts)} on the same episodes and seeds"
+
+
+def _baselines(made: Iterable[AgainstBaseline]) -> list[str]:
+    return list(dict.fromkeys(each.baseline for each in made))
 
 
 def _protocol(planned: Sequence[PlannedCell]) -> str:
@@ -129,8 +146,9 @@ def _intervals(cells: Sequence[tuple[Section, Cell]], spread: SeedSpread) -> str
     return text
 
 
-def _methods(compared: Sequence[AgainstBaseline], spread: SeedSpread) -> str:
-    made = _of_methods(compared)
+def _methods(sections: Sequence[Section], spread: SeedSpread) -> str:
+    compared = _compared(sections)
+    made = list(filter(_is_adjusted, compared))
     if not made:
         return ""
     margin = _margins(made)
@@ -139,7 +157,7 @@ def _methods(compared: Sequence[AgainstBaseline], spread: SeedSpread) -> str:
         if len(made) == 1
         else f"the {len(made)} comparisons of methods in this table and the two hypotheses of each"
     )
-    text = f"Differences from {made[0].baseline} on the same episodes and seeds, with 95 % intervals in brackets. "
+    text = f"{_differences(sections, _is_adjusted)}, with 95 % intervals in brackets. "
     text += _blocks(spread)
     text += (
         f"p is for no difference, adjusted by Holm's method for {adjusted}. Better and worse: p below 0.05. Same "
@@ -168,16 +186,19 @@ def _own_variance(made: Sequence[AgainstBaseline]) -> str:
     )
 
 
-def _looked_at(compared: Sequence[AgainstBaseline], spread: SeedSpread) -> str:
+def _looked_at(sections: Sequence[Section], spread: SeedSpread) -> str:
     """What the intervals of looks rest on; `look_notes` says by what rule they decide."""
-    made = [each for each in compared if each.look_level is not None]
+    compared = _compared(sections)
+    made = list(filter(_is_looked_at, compared))
     if not made:
         return ""
-    text = f"Differences from {made[0].baseline} on the same episodes and seeds, as looks found them. "
+    text = f"{_differences(sections, _is_looked_at)}, as looks found them. "
     return text + _blocks(spread).rstrip() + _own_variance(made) + _needed(compared)
 
 
-def _models(compared: Sequence[AgainstBaseline], cells: Sequence[tuple[Section, Cell]], spread: SeedSpread) -> str:
+def _models(
+    compared: Sequence[AgainstBaseline], planned: Sequence[PlannedCell], spread: SeedSpread, several_seeds: bool
+) -> str:
     against = [each for each in compared if each.is_of_models]
     if not against:
         return ""
@@ -187,18 +208,25 @@ def _models(compared: Sequence[AgainstBaseline], cells: Sequence[tuple[Section, 
         f"the one for the method takes a seeds' sd of {_range([each.sd_used or 0.0 for each in against], percent)}, "
     )
     if spread.source is Source.ASSUMED:
-        several = any(cell.seed_sd is not None for _, cell in cells)
-        why = "no two rows of a section have two seeds in common" if several else "no row here has several seeds"
-        text += f"which is assumed, because {why}."
+        why = "no two rows of a section are trained" if several_seeds else "no row here is trained"
+        text += f"which is assumed, because {why} with {'two common' if several_seeds else 'several'} seeds."
     else:
         text += f"as found in {spread.source} ({freedom(spread.residual.freedom)})."
     text += f" The margin of a verdict is {margin} points."
     if any(each.single for each in against):
-        text += (
-            " A single training: its pre-training has a fixed seed and nothing is trained after it, so that further "
-            "seeds would add nothing to it."
-        )
-    return text if _of_methods(compared) else text + _needed(against)
+        text += f" A single training: {_why_single(planned)}, so that further seeds would add nothing to it."
+    return text if any(map(_is_adjusted, compared)) else text + _needed(against)
+
+
+def _why_single(planned: Sequence[PlannedCell]) -> str:
+    """Why seeds make no difference to rows that are one training."""
+    configs = [cell.config for cell in planned if not cell.config.seeded]
+    reasons = []
+    if any(config.stage is not None for config in configs):
+        reasons.append("its pre-training has a fixed seed and nothing is trained after it")
+    if any(any(config.weights) for config in configs):
+        reasons.append("its weights are those of a file and nothing is trained after them")
+    return ", or ".join(reasons)
 
 
 def _other_classes(cells: Sequence[tuple[Section, Cell]]) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -57,13 +59,49 @@ def test_one_comparison_is_singular() -> None:
 @pytest.mark.parametrize(
     ("seeds", "why"),
     [
-        (((0,), (0,)), "no row here has several seeds"),
-        (((0,), (0, 1, 2)), "no two rows of a section have two seeds in common"),
+        (((0,), (0,)), "no row here is trained with several seeds"),
+        (((0,), (0, 1, 2)), "no two rows of a section are trained with two common seeds"),
     ],
 )
 def test_the_reason_for_an_assumed_spread_is_the_true_one(seeds: tuple[tuple[int, ...], ...], why: str) -> None:
     cells = [row(groups, each) for groups, each in zip((1, 64), seeds, strict=True)]
     assert f"which is assumed, because {why}." in note_with(fill(TABLES["2c"], cells, records_of(cells)), "One seed")
+
+
+@pytest.mark.parametrize(
+    ("paths", "why"),
+    [
+        (
+            {"start__head": "linear", "start__seed": 0},
+            "its pre-training has a fixed seed and nothing is trained after it",
+        ),
+        (
+            {"model__weights": "/x/w.pt", "model__weights_sha256": "a" * 64},
+            "its weights are those of a file and nothing is trained after them",
+        ),
+    ],
+)
+def test_why_a_row_is_a_single_training(paths: dict[str, Any], why: str) -> None:
+    methods = [("proto_net", {}), ("classifier_baseline", paths)]
+    cells = [planned("1", TEST, (0, 1, 2), model__method=method, **more) for method, more in methods]
+    table = fill(TABLES["1"], cells, records_of(cells))
+    assert [len(cell.seeds_done) for cell in table.sections[0].cells if cell.seeds_planned] == [3, 3]
+    note = note_with(table, "A single training")
+    assert f"A single training: {why}, so that further seeds would add nothing to it." in note
+    assert "which is assumed, because no two rows of a section are trained with two common seeds." in note
+
+
+def test_what_differences_are_from() -> None:
+    """From the baseline, of the further pairs that a sweep asks for, or of both."""
+    further = TABLES["2c"].replace(compare=((160, 64), (640, 320)))
+    for groups, layout, told in (
+        ((1, 64), TABLES["2c"], "from groups 1"),
+        ((1, 64, 160), further, "from groups 1 and of further pairs of rows"),
+        ((64, 160, 320, 640), further, "of further pairs of rows"),
+    ):
+        cells = [row(each, (0, 1, 2)) for each in groups]
+        note = note_with(fill(layout, cells, records_of(cells)), "Holm's method")
+        assert note.startswith(f"Differences {told} on the same episodes and seeds, with 95 % intervals in brackets.")
 
 
 def test_the_freedom_of_a_spread_is_that_of_the_rows_that_show_it() -> None:

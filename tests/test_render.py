@@ -134,6 +134,19 @@ def sections(table: Table) -> str:
     return "### ".join(to_markdown(table).split("### ")[2:])
 
 
+def test_the_caption_of_one_column_tells_only_of_the_columns_that_are_there() -> None:
+    """Rows that no paper has, without the baseline: neither a published number nor a difference."""
+    records, cells = InMemory(), [planned("2c", TEN, (0, 1), model__groups=groups) for groups in (8, 32)]
+    for number, cell in enumerate(cells):
+        for seed in cell.seeds:
+            records.tested(cell, episodes(0.5 + 0.1 * number, 10, seed), seed)
+    layout = TABLES["2c"].replace(compare=((32, 8),), values=())
+    (caption,) = [line for line in to_latex_column(fill(layout, cells, records)).splitlines() if "caption{" in line]
+    assert "Ours: mean and 95" in caption and "Paper" not in caption and "Difference" not in caption
+    (caption,) = [line for line in to_latex_column(table_2c()).splitlines() if "caption{" in line]
+    assert "Paper: published numbers" in caption
+
+
 def latex_grids(text: str) -> list[list[str]]:
     """The lines of each tabular that end a row."""
     bodies = re.findall(r"\\toprule(.*?)\\bottomrule", text, re.DOTALL)

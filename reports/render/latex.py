@@ -56,7 +56,7 @@ def to_latex(table: Table) -> str:
     return (
         "\n".join(
             [
-                *_head(table, "table*", "footnotesize", 4),
+                *_head(table, f"{table.title}. {table.verdict}", "table*", "footnotesize", 4),
                 *(line for part in parts for line in (*_grid(table, part, r"\textwidth"), r"\medskip")),
                 r"\begin{minipage}{\textwidth}\scriptsize\raggedright",
                 *(rf"{note}\par" for note in notes),
@@ -80,19 +80,33 @@ def to_latex_column(table: Table) -> str:
     cells = [cell for section in table.sections for cell in section.cells]
     shown = [column for column in shown if column.wraps or any(column.text(cell) != NOTHING for cell in cells)]
     return (
-        "\n".join([*_head(table, "table", "scriptsize", 2.5), *_grid(table, shown, r"\columnwidth"), r"\end{table}"])
+        "\n".join(
+            [
+                *_head(table, _caption(table, shown), "table", "scriptsize", 2.5),
+                *_grid(table, shown, r"\columnwidth"),
+                r"\end{table}",
+            ]
+        )
         + "\n"
     )
 
 
-def _head(table: Table, environment: str, size: str, gap: float) -> list[str]:
-    caption = f"{table.title}. {table.verdict}"
-    if environment == "table":
+def _caption(table: Table, shown: Sequence[_Printed]) -> str:
+    """What the columns shown hold."""
+    texts_of = [column.text for column in shown]
+    caption = (
+        f"{table.title}: accuracy in %. Ours: mean and 95 % interval over test episodes; bold: not shown to be below "
+        "the best."
+    )
+    if _published in texts_of:
         of = f" of {table.published_header.removeprefix('paper ').strip('()')}" if "(" in table.published_header else ""
-        caption = (
-            f"{table.title}: accuracy in %. Ours: mean and 95 % interval over test episodes; bold: not shown to be "
-            f"below the best. Paper: published numbers{of}. Difference: from {table.baseline}, with {intervals(table)}."
-        )
+        caption += f" Paper: published numbers{of}."
+    if texts.to_baseline in texts_of:
+        caption += f" Difference: from {table.baseline}, with {intervals(table)}."
+    return caption
+
+
+def _head(table: Table, caption: str, environment: str, size: str, gap: float) -> list[str]:
     return [
         PACKAGES,
         rf"\begin{{{environment}}}[t]",
