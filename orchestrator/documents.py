@@ -17,7 +17,8 @@ from operator import itemgetter
 from pathlib import Path
 
 import jinja2
-from scipy.stats import spearmanr
+import numpy as np
+from scipy.stats import spearmanr, ttest_1samp
 
 from dmf.config import AnyTraining, ExperimentConfig
 from dmf.machine.files import write_text
@@ -34,7 +35,8 @@ from reports.render.claims import to_markdown as claims_to_markdown
 from reports.render.drawing import alone
 from reports.render.markdown import to_markdown
 from reports.render.methods import described
-from reports.words import explained, percent
+from reports.statistics.pairs import LEVEL
+from reports.words import explained, p_value, percent
 from reports.words import verdict as word_of
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
@@ -97,6 +99,21 @@ class Told:
         (found,) = [cell for cell in self.table(table).sections[section].cells if cell.is_baseline]
         return found
 
+    def change(self, table: str, row: str, first: int, last: int) -> Change:
+        """How a row's difference from the baseline changes from one section to another, seed by seed."""
+        before, after = self._gaps(table, row, first), self._gaps(table, row, last)
+        return Change(tuple(after[seed] - before[seed] for seed in before if seed in after))
+
+    def _gaps(self, table: str, row: str, section: int) -> dict[int, float]:
+        """By seed, a row's accuracy less its baseline's."""
+        ours, theirs = map(self._by_seed, (self.cell(table, row, section), self.baseline(table, section)))
+        return {seed: ours[seed] - theirs[seed] for seed in ours if seed in theirs}
+
+    def _by_seed(self, cell: Cell) -> dict[int, float]:
+        made = [origin for origin in cell.origins if origin.counts]
+        tests = [self.archive.how_tested(origin.training_key, origin.evaluation_key) for origin in made]
+        return {origin.seed: test.accuracy for origin, test in zip(made, tests, strict=True) if test}
+
     def order(self, table: str, section: int = 0) -> Order:
         """The methods of a section by our accuracy, best first, with what is published of them on miniImageNet.
 
@@ -155,6 +172,23 @@ class Order:
         """Spearman's rank correlation of the two, in [-1, 1]."""
         ours, theirs = zip(*((cell.accuracy, their.accuracy) for cell, their in self.rows), strict=True)
         return float(spearmanr(ours, theirs).statistic)
+
+
+@dataclass(frozen=True)
+class Change:
+    """A difference of two rows in one section less that in another, by seed: seeds are blocks."""
+
+    by_seed: tuple[float, ...]
+
+    @property
+    def sentence(self) -> str:
+        """Its mean, and whether a t-test over seeds shows that there is one."""
+        p = float(ttest_1samp(self.by_seed, 0.0).pvalue)
+        shown = "shows" if p < LEVEL else "does not show"
+        return (
+            f"{percent(float(np.mean(self.by_seed)), signed=True)} points; a t-test over its {len(self.by_seed)} seeds "
+            f"{shown} that it changes at all (p {p_value(p)})"
+        )
 
 
 @dataclass(frozen=True)

@@ -101,6 +101,34 @@ def test_a_figure_is_a_file_that_is_checked_like_a_document(tmp_path: Path) -> N
     assert "20: 0.00 " in figure and "40: +8.00 " in figure and "80: +20.00 " in figure
 
 
+@pytest.mark.parametrize(
+    ("last", "told"),
+    [
+        (-0.06, "−5.00 points; a t-test over its 3 seeds shows that it changes at all (p 0.013)"),
+        (0.0, "−3.00 points; a t-test over its 3 seeds does not show that it changes at all (p 0.188)"),
+    ],
+)
+def test_a_change_of_a_difference_is_tested_over_seeds(last: float, told: str, tmp_path: Path) -> None:
+    """By hand: changes of −4, −5 and −6 points have mean −5 and sd 1, so t is −5 √3; of −4, −5 and 0 it is −1.96."""
+    layout = TableLayout(name="longer", title="L", rows="model.alignment", columns=("training.epochs",), baseline=0)
+    cells, records = [], InMemory()
+    for epochs, gains in ((20, (0.1, 0.1, 0.1)), (40, (0.06, 0.05, 0.1 + last))):
+        for alignment in (0, 1):
+            paths = {"training__epochs": epochs, "model__alignment": alignment}
+            cells.append(planned("longer", TEN, (0, 1, 2), **paths))
+            for seed, gain in enumerate(gains):
+                records.tested(cells[-1], [0.5 + 0.1 * seed + alignment * gain] * 10, seed)
+    ledger = Ledger(tmp_path / "runs")
+    ledger.write_plan(SweepPlan(format=2, name="s", about="", cells=tuple(cells), tables=(layout,)))
+    for record in records.trainings.values():
+        ledger.write_training(record)
+    for exam in records.evaluations.values():
+        ledger.write_evaluation(exam)
+    write_archive(ledger, ["s"], tmp_path / "s.dmfa")
+    change = documents.Told("s", tmp_path).change("longer", "1", 0, 1)
+    assert change.by_seed == pytest.approx((-0.04, -0.05, last)) and change.sentence == told
+
+
 def test_our_order_of_methods_is_compared_with_the_published_one(tmp_path: Path) -> None:
     """By hand: ranks 1, 2, 3 beside 1, 3, 2 have Spearman's correlation 1 - 6 (1 + 1) / (3 * 8)."""
     ours = {"proto_net": 0.5, "relation_net": 0.7, "matching_net": 0.6, "raw_pixels": 0.3}
