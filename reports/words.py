@@ -82,9 +82,13 @@ def explained(comparison: AgainstBaseline) -> str:
 
 
 def intervals(table: Table) -> str:
-    """What a table's differences have: its 95 % interval, or that of looks, which is wider."""
-    looked = any(c.to_baseline and c.to_baseline.look_level is not None for s in table.sections for c in s.cells)
-    return "the interval of its last look" if looked else "its 95 % interval"
+    """What a table's differences have: its 95 % interval, or that of a row's last look, which is wider."""
+    shown = [c.to_baseline for s in table.sections for c in s.cells if c.to_baseline and c.to_baseline.low is not None]
+    looked = [each for each in shown if each.look_level is not None]
+    if not looked:
+        return "its 95 % interval"
+    others = "" if len(looked) == len(shown) else ", or its 95 % interval where no look decides"
+    return f"the interval of its last look{others}"
 
 
 def margins(table: Table) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import re
 import shutil
@@ -32,6 +34,7 @@ from reports.fill import fill, gather
 from reports.judge import Outcome, judge
 from reports.layouts import TABLES
 from reports.looks import Looks, agreed, asked_now, chance_spent, courses
+from reports.render.data import to_csv
 from reports.render.latex import to_latex_column
 from reports.render.page import to_html
 from reports.statistics.pairs import of_methods, paired
@@ -398,7 +401,11 @@ def test_a_report_prints_what_the_looks_found(ended: tuple[SweepPlan, Path, Trai
     assert f"{100 * levels(5, 3)[0]:.2g}, {100 * levels(5, 3)[1]:.2g}" in rule
     assert "Looks so far: 2 of 3 decided, 1 undecided with the most seeds." in printed.notes
     assert any("Seeds are blocks" in note and "as looks found them" in note for note in printed.notes)
-    assert "with the interval of its last look" in to_latex_column(printed)
+    assert r"with the interval of its last look.}" in to_latex_column(printed)
+    fields = {row["row"]: row["look_level"] for row in csv.DictReader(io.StringIO(to_csv(printed)))}
+    assert {row: float(fields[row]) for row in rows} == pytest.approx(
+        {row: each.look_level for row, each in rows.items()}, rel=5e-3
+    )
     page = to_html([printed], "looks")
     assert "with the interval of its last look:" in page and "The band is the margin of 0.5 points, within" in page
     fixed = to_latex_column(fill(TABLES["2c"], asked_now(planned.cells, looks), ledger))
@@ -423,6 +430,10 @@ def test_rows_outside_the_rule_have_an_interval_and_no_verdict(tmp_path: Path) -
     assert (aside.verdict, aside.obstacle, aside.seeds) == (None, "not to be decided", (0, 1))
     assert aside.difference is not None and aside.low is not None
     assert asked.verdict is not None
+    assert "with the interval of its last look, or its 95" in to_latex_column(table(planned, ledger))
+    fields = {row["row"]: row["look_level"] for row in csv.DictReader(io.StringIO(to_csv(table(planned, ledger))))}
+    assert asked.look_level is not None
+    assert fields["16 of 64 channels"] == f"{asked.look_level:.3g}" and fields["4 of 64 channels"] == ""
     # A table of which nothing is to be decided has a fixed number of seeds, and the verdicts of one.
     free = against(table(planned, ledger, "2d"))
     assert all(row.p_holm is not None and row.verdict for row in free.values())

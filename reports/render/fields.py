@@ -1,4 +1,4 @@
-"""The CSV fields of each column. Numbers are percent or percentage points with two decimals."""
+"""The CSV fields of each column. Numbers are percent or percentage points with two decimals; p and levels are not."""
 
 from __future__ import annotations
 
@@ -59,13 +59,17 @@ def to_published(cell: Cell) -> Fields:
 
 
 def to_baseline(cell: Cell) -> Fields:
-    """A row minus its baseline: of the methods, or with one seed of two models."""
+    """A row minus its baseline: of the methods, or with one seed of two models.
+
+    The interval is of 95 %, or of the level of the row's last look, which is then given.
+    """
     comparison = cell.to_baseline
     return {
         "baseline": comparison.baseline if comparison else None,
         "minus_baseline": plain(comparison.difference) if comparison else None,
         "minus_baseline_low": plain(comparison.low) if comparison else None,
         "minus_baseline_high": plain(comparison.high) if comparison else None,
+        "look_level": f"{comparison.look_level:.3g}" if comparison and comparison.look_level is not None else None,
         "minus_baseline_of": ("models" if comparison.is_of_models else "methods")
         if comparison and comparison.test
         else None,
