@@ -84,8 +84,8 @@ class AgainstBaseline(Value):
     sd_freedom: float | None = None
     """Degrees of freedom of `sd_used`; None if it is assumed."""
     single: bool = False
-    """Whether one side is a single training however many seeds are asked for, since its pre-training has a fixed one:
-    no further seeds decide it."""
+    """Whether one side is a single training however many seeds are asked for, or all its seeds start from one: no
+    further seeds decide it."""
     test: PairedTest | None = None
     seeds: tuple[int, ...] = ()
     """Seeds that both sides have."""

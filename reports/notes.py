@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from dmf.values import printable
 from reports.cells import AgainstBaseline, Cell, Section
 from reports.collect import State
+from reports.places import shared_start
 from reports.published import BACKBONES, LIBRARY
 from reports.spreads import SeedSpread, Source
 from reports.statistics.needed import POWER
@@ -205,27 +206,40 @@ def _models(
     margin = _margins(against)
     text = (
         "One seed decides nothing about methods. The interval for two models is that of a paired t-test over episodes; "
-        f"the one for the method takes a seeds' sd of {_range([each.sd_used or 0.0 for each in against], percent)}, "
+        f"the one for the method takes a seeds' sd of {' or '.join(_sds(against, spread, several_seeds))}. The margin "
+        f"of a verdict is {margin} points."
     )
-    if spread.source is Source.ASSUMED:
-        why = "no two rows of a section are trained" if several_seeds else "no row here is trained"
-        text += f"which is assumed, because {why} with {'two common' if several_seeds else 'several'} seeds."
-    else:
-        text += f"as found in {spread.source} ({freedom(spread.residual.freedom)})."
-    text += f" The margin of a verdict is {margin} points."
     if any(each.single for each in against):
         text += f" A single training: {_why_single(planned)}, so that further seeds would add nothing to it."
     return text if any(map(_is_adjusted, compared)) else text + _needed(against)
 
 
+def _sds(against: Sequence[AgainstBaseline], spread: SeedSpread, several_seeds: bool) -> Iterator[str]:
+    """The seeds' sds that comparisons of one seed take, and where they are from."""
+    known = [each for each in against if each.sd_freedom is not None]
+    assumed = [each for each in against if each.sd_freedom is None]
+    if known:
+        degrees = sorted({each.sd_freedom or 0.0 for each in known})
+        least = f"{degrees[0]:.3g} to " if len(degrees) > 1 else ""
+        source = Source.TABLE if spread.source is Source.ASSUMED else spread.source
+        sds = _range([each.sd_used or 0.0 for each in known], percent)
+        yield f"{sds}, as found in {source} ({least}{freedom(degrees[-1])})"
+    if assumed:
+        why = "no two rows of a section are trained" if several_seeds else "no row here is trained"
+        sds = _range([each.sd_used or 0.0 for each in assumed], percent)
+        yield f"{sds}, which is assumed, because {why} with {'two common' if several_seeds else 'several'} seeds"
+
+
 def _why_single(planned: Sequence[PlannedCell]) -> str:
-    """Why seeds make no difference to rows that are one training."""
+    """Why seeds make no difference to rows that are one training, or start from one."""
     configs = [cell.config for cell in planned if not cell.config.seeded]
     reasons = []
     if any(config.stage is not None for config in configs):
         reasons.append("its pre-training has a fixed seed and nothing is trained after it")
     if any(any(config.weights) for config in configs):
         reasons.append("its weights are those of a file and nothing is trained after them")
+    if any(shared_start(cell.config) for cell in planned if cell.config.seeded):
+        reasons.append("all its seeds start from one pre-training or file, from which the other row does not start")
     return ", or ".join(reasons)
 
 

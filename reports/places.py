@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from dmf.config import ExperimentConfig
 from dmf.records.staleness import Today
 from reports.collect import Collected, State, collect
 from reports.layouts import TableLayout
@@ -42,22 +43,24 @@ class Place:
 
     @property
     def shared_start(self) -> tuple[str | None, ...]:
-        """What all its seeds start from, and whose luck they therefore do not show; empty if nothing.
-
-        The key of a pre-training with a fixed seed, or the file of the weights.
-        """
-        config = self.planned.config if self.planned else None
-        if config is None:
-            return ()
-        if config.start is not None and config.start.seed is not None:
-            return (config.stages[0].key,)
-        return tuple(config.weights) if any(config.weights) else ()
+        """As `shared_start` has it."""
+        return shared_start(self.planned.config) if self.planned else ()
 
     def of_seeds(self, seeds: tuple[int, ...]) -> Samples:
         """Accuracies [len(seeds), E]; without luck, those of any seed."""
         if self.has_no_luck and self.found.accuracies is not None:
             return np.repeat(self.found.accuracies[:1], len(seeds), axis=0)
         return self.found.of_seeds(seeds)
+
+
+def shared_start(config: ExperimentConfig) -> tuple[str | None, ...]:
+    """What all seeds of a training start from, and whose luck they therefore do not show; empty if nothing.
+
+    The key of a pre-training with a fixed seed, or the file of the weights.
+    """
+    if config.start is not None and config.start.seed is not None:
+        return (config.stages[0].key,)
+    return config.weights if any(config.weights) else ()
 
 
 def places_of(

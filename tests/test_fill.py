@@ -404,6 +404,10 @@ def test_a_single_training_differs_by_the_whole_luck_of_a_seed(records: InMemory
         "the file's weights are as good as the others on average"
     )
     assert all(cell.best for cell in found.values())
+    notes = fill(TABLES["1"], [*cells, one], records).notes
+    assert any(
+        f"a seeds' sd of {100 * against.sd_used:.2f}, as found in this table's rows (3 d" in note for note in notes
+    )
 
 
 def test_rows_without_luck_are_compared_over_all_seeds_of_the_other(records: InMemory) -> None:
@@ -473,7 +477,9 @@ def test_seeds_do_not_show_the_luck_of_what_they_all_start_from(records: InMemor
         for seed in each.seeds:
             records.tested(each, mean + random.normal(0, 0.001) + random.normal(0, 0.001, 4), seed)
     layout = TABLES["1"].replace(compare=(("dmf", name),))
-    section = fill(layout, cells, records).sections[0]
+    table = fill(layout, cells, records)
+    (section,) = table.sections
+    assert any("A single training: all its seeds start from one pre-training or file" in note for note in table.notes)
     of_start = next(each for each in section.cells if each.accuracy == pytest.approx(0.6, abs=0.01)).to_baseline
     assert of_start is not None and of_start.single and of_start.verdict is Verdict.UNDECIDED
     assert of_start.more_seeds is None

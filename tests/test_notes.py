@@ -88,7 +88,7 @@ def test_why_a_row_is_a_single_training(paths: dict[str, Any], why: str) -> None
     assert [len(cell.seeds_done) for cell in table.sections[0].cells if cell.seeds_planned] == [3, 3]
     note = note_with(table, "A single training")
     assert f"A single training: {why}, so that further seeds would add nothing to it." in note
-    assert "which is assumed, because no two rows of a section are trained with two common seeds." in note
+    assert "as found in this table's rows (2 degrees of freedom)" in note, "ProtoNet's cells spread, over three seeds"
 
 
 def test_what_differences_are_from() -> None:
