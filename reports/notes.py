@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
 
 from dmf.values import printable
 from reports.cells import AgainstBaseline, Cell, Section
@@ -20,6 +21,8 @@ from reports.tables import Column, PlannedCell
 from reports.words import counted, explained, freedom, holds, interval, over_classes, percent, points
 from reports.words import verdict as word_of
 
+COMMIT = 12
+"""Digits of a commit that a note names."""
 PLAIN = frozenset({State.NOT_PLANNED, State.MISSING, State.RUNNING, State.NOT_EVALUATED})
 """States that need no note if they hold for all seeds of a cell."""
 
@@ -76,6 +79,7 @@ def notes(sections: Sequence[Section], planned: Sequence[PlannedCell], spread: S
         *_counts(cells),
         *_images(cells),
         *_accepted(cells),
+        *_versions(cells, planned),
         *_absences(cells),
     ]
     return tuple(note for note in said if note)
@@ -241,6 +245,26 @@ def _why_single(planned: Sequence[PlannedCell]) -> str:
     if any(shared_start(cell.config) for cell in planned if cell.config.seeded):
         reasons.append("all its seeds start from one pre-training or file, from which the other row does not start")
     return ", or ".join(reasons)
+
+
+def _versions(cells: Sequence[tuple[Section, Cell]], planned: Sequence[PlannedCell]) -> Iterator[str]:
+    """Whose trainings were made by several versions of their code, or on other devices than the rest."""
+    configs = {key: cell.config for cell in planned for key in cell.training_keys}
+    made: dict[tuple[Any, ...], dict[str, str]] = {}
+    devices = Counter[str]()
+    for origin in (each for _, cell in cells for each in cell.origins if each.counts and each.code):
+        config = configs[origin.training_key]
+        # Code that a training runs differs with these, and so does its hash.
+        alike = config.model.method, config.model.backbone_name, len(config.stages), any(config.weights)
+        commit = (origin.commit or "an unknown commit")[:COMMIT]
+        made.setdefault((*alike, origin.device_type), {}).setdefault(origin.code, commit)
+        devices[origin.device_type] += 1
+    versions = {method: commits for (method, *_), commits in made.items() if len(commits) > 1}
+    if versions:
+        told = "; ".join(f"{method} ({', '.join(commits.values())})" for method, commits in versions.items())
+        yield f"Several versions of its code, whose numbers may differ for that, trained {told}."
+    if len(devices) > 1:
+        yield f"CPUs made {counted(devices['cpu'], 'training')} and GPUs {counted(devices['cuda'], 'training')}."
 
 
 def _other_classes(cells: Sequence[tuple[Section, Cell]]) -> str:

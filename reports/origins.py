@@ -25,6 +25,7 @@ class Origin(Value):
     code: str = ""
     """Hash of the code that trained it; empty if not known."""
     device: str = ""
+    device_type: Literal["cpu", "cuda"] = "cpu"
     data_fingerprint: str = ""
     image_sizes: str = ""
     seconds: float | None = None
@@ -58,6 +59,7 @@ def _origin(seed: int, key: str, evaluation_key: str, counts: bool, records: Rec
             "commit": made.git_commit,
             "code": made.code,
             "device": made.device,
+            "device_type": made.device_type,
             "data_fingerprint": made.data_fingerprint,
             "image_sizes": made.image_sizes,
         }

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from dmf.config import EvaluationConfig
+from dmf.records.records import Provenance
 from reports.cells import AgainstBaseline, Table
 from reports.fill import fill, gather
 from reports.layouts import TABLES
@@ -89,6 +90,31 @@ def test_why_a_row_is_a_single_training(paths: dict[str, Any], why: str) -> None
     note = note_with(table, "A single training")
     assert f"A single training: {why}, so that further seeds would add nothing to it." in note
     assert "as found in this table's rows (2 degrees of freedom)" in note, "ProtoNet's cells spread, over three seeds"
+
+
+def test_trainings_by_several_versions_of_the_code_are_named() -> None:
+    """Records in an archive are not judged by today's code, so that a table may mix what several versions made."""
+    cells = [row(groups, (0, 1)) for groups in (1, 64)]
+    records = records_of(cells)
+    first = next(iter(records.trainings))
+
+    def with_code(key: str, **changed: Any) -> None:
+        made = {"git_commit": "c" * 40, "code": "1" * 16, "device": "a CPU", "versions": {}, "threads": 1}
+        images = {"data_fingerprint": "d" * 64, "image_sizes": "84x84"}
+        records.trainings[key] = records.trainings[key].replace(provenance=Provenance(**made | images | changed))
+
+    for key in records.trainings:
+        with_code(key)
+    assert not any(
+        "versions of its code" in note or "GPUs" in note for note in fill(TABLES["2c"], cells, records).notes
+    )
+    with_code(first, code="2" * 16, git_commit="e" * 40)
+    told = "Several versions of its code, whose numbers may differ for that, trained dmf (eeeeeeeeeeee, cccccccccccc)."
+    assert note_with(fill(TABLES["2c"], cells, records), "Several versions") == told
+    with_code(first, code="2" * 16, device_type="cuda")  # other code runs there
+    table = fill(TABLES["2c"], cells, records)
+    assert not any("Several versions" in note for note in table.notes)
+    assert note_with(table, "CPUs made") == "CPUs made 3 trainings and GPUs 1 training."
 
 
 def test_what_differences_are_from() -> None:
