@@ -32,6 +32,8 @@ ASSUMED_SD = 0.005
 Trained = tuple[PlannedCell, Collected]
 SectionKey = tuple[Column, str]
 """Task and episodes."""
+Alike = tuple[str, str, tuple[str, ...]]
+"""What trainings of sections have in common if they train alike, as `_training_of` has it."""
 
 
 class Source(StrEnum):
@@ -43,8 +45,8 @@ class Source(StrEnum):
 
 
 @dataclass(frozen=True)
-class SettingsSpread:
-    """The seeds' part in the sections that have the same values of the table's `columns`, which train alike."""
+class SpreadOfAlike:
+    """The seeds' part in the sections that train alike: the same data, and the same values of the table's `columns`."""
 
     residual: Spread
     cell_variance: float
@@ -56,15 +58,15 @@ class SettingsSpread:
 class SeedSpread:
     """The seeds' part in differences and in cells."""
 
-    together: SettingsSpread
+    together: SpreadOfAlike
     """Of all sections together."""
-    of_settings: dict[tuple[str, ...], SettingsSpread]
-    """For each value of the table's `columns` that has two seeds: luck weighs less in a longer training."""
+    of_alike: dict[Alike, SpreadOfAlike]
+    """Of those that train alike, where they have two seeds: luck weighs less in a longer training, or near 100 %."""
     of_section: dict[SectionKey, Spread]
-    """A section's own where it has enough rows and seeds, else that of its settings."""
+    """A section's own where it has enough rows and seeds, else that of those that train alike."""
     elsewhere: frozenset[SectionKey]
-    """Sections that have not enough, and whose trainings other sections count too, so that their settings' spread
-    lacks them."""
+    """Sections that have not enough, and whose trainings other sections count too, so that what they use instead lacks
+    them."""
     source: Source
     odd: frozenset[str]
     """Keys of the trainings of rows that spread more than the others."""
@@ -81,15 +83,15 @@ class SeedSpread:
 
     def of(self, place: Place) -> Spread:
         """The residual spread of a place's section."""
-        return self.of_section.get(_key(place), self._settings(place).residual)
+        return self.of_section.get(_key(place), self._alike(place).residual)
 
     def of_cell(self, place: Place) -> tuple[float, float]:
         """Variance over seeds of a place's accuracy, and its degrees of freedom; an odd row's is its own."""
         accuracies = place.found.accuracies
         if accuracies is not None and len(accuracies) > 1 and self.is_odd(place):
             return float(accuracies.mean(axis=1).var(ddof=1)), len(accuracies) - 1.0
-        settings = self._settings(place)
-        return settings.cell_variance, settings.cell_freedom
+        alike = self._alike(place)
+        return alike.cell_variance, alike.cell_freedom
 
     def of_training(self, place: Place, blocked: bool) -> tuple[float, float]:
         """Variance of one training's luck, and its degrees of freedom, 0 where it is assumed.
@@ -109,8 +111,12 @@ class SeedSpread:
         """Whether the variance for a place's section may hold its trainings as they did in another section."""
         return _key(place) in self.elsewhere
 
-    def _settings(self, place: Place) -> SettingsSpread:
-        return self.of_settings.get(place.column.settings, self.together)
+    def _alike(self, place: Place) -> SpreadOfAlike:
+        return self.of_alike.get(_training_of(place.column), self.together)
+
+
+def _training_of(column: Column) -> Alike:
+    return column.dataset, column.trained_on, column.settings
 
 
 def _key(place: Place) -> SectionKey:
@@ -136,25 +142,25 @@ def spread_of(
         if pooled(wider.once).freedom > pooled(sections.once).freedom:
             sections, source = wider, Source.SWEEP
     every: list[Samples] = []
-    odd, of_settings, of_section = set[str](), {}, {}
-    for settings in dict.fromkeys(column.settings for column, _ in sections.keys):
-        alike = [number for number, (column, _) in enumerate(sections.keys) if column.settings == settings]
-        left, odd_rows = without_odd_rows([sections.once[number] for number in alike])
-        for number, rows in zip(alike, odd_rows, strict=True):
+    odd, of_alike, of_section = set[str](), {}, {}
+    for alike in dict.fromkeys(_training_of(column) for column, _ in sections.keys):
+        numbers = [number for number, (column, _) in enumerate(sections.keys) if _training_of(column) == alike]
+        left, odd_rows = without_odd_rows([sections.once[number] for number in numbers])
+        for number, rows in zip(numbers, odd_rows, strict=True):
             odd.update(key for row in rows for key in sections.trainings[number][row])
         every += left
-        found = _settings_spread(left)
+        found = _spread_of_alike(left)
         if found.residual.freedom:
-            of_settings[settings] = found
-    together = _settings_spread(every)
+            of_alike[alike] = found
+    together = _spread_of_alike(every)
     means = sections.without(odd)
     for (column, episodes), own_means in zip(sections.keys, means, strict=True):
-        of_alike = of_settings.get(column.settings, together).residual
-        (of_section[column, episodes],) = section_spreads([own_means], of_alike)
-    pools = [together.residual, *(each.residual for each in of_settings.values())]
+        pool = of_alike.get(_training_of(column), together).residual
+        (of_section[column, episodes],) = section_spreads([own_means], pool)
+    pools = [together.residual, *(each.residual for each in of_alike.values())]
     return SeedSpread(
         together,
-        of_settings,
+        of_alike,
         of_section,
         frozenset(key for key in sections.partly_counted if any(of_section[key] is pool for pool in pools)),
         source if together.residual.freedom else Source.ASSUMED,
@@ -162,9 +168,9 @@ def spread_of(
     )
 
 
-def _settings_spread(left: Sequence[Samples]) -> SettingsSpread:
+def _spread_of_alike(left: Sequence[Samples]) -> SpreadOfAlike:
     variance, freedom = cell_spread(left)
-    return SettingsSpread(pooled(left), float(variance) if freedom > 0 else ASSUMED_SD**2, float(freedom))
+    return SpreadOfAlike(pooled(left), float(variance) if freedom > 0 else ASSUMED_SD**2, float(freedom))
 
 
 def trained_elsewhere(

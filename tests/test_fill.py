@@ -488,23 +488,31 @@ def test_seeds_do_not_show_the_luck_of_what_they_all_start_from(records: InMemor
     assert asked.against.single is not shared and (asked.against.verdict is Verdict.BETTER) is shared
 
 
-def test_lengths_of_training_do_not_lend_each_other_their_luck(records: InMemory) -> None:
+@pytest.mark.parametrize(
+    ("columns", "path", "values"),
+    [(("training.epochs",), "training__epochs", (10, 20, 40)), ((), "data__name", ("glyphs", "cifar_fs", "omniglot"))],
+    ids=["lengths of training", "data sets"],
+)
+def test_trainings_that_are_not_alike_do_not_lend_each_other_their_luck(
+    records: InMemory, columns: tuple[str, ...], path: str, values: tuple[Any, ...]
+) -> None:
     """Luck weighs less in a longer training: with that of the long ones, the short ones would seem to be decided."""
-    layout = TABLES["2d"].replace(columns=("training.epochs",))
+    layout = TABLES["2d"].replace(columns=columns)
     evaluation, cells = EvaluationConfig(episodes=60), []
-    gains = {10: (0.07, 0.05, 0.03), 20: (0.011, 0.010, 0.009), 40: (0.0102, 0.0100, 0.0098)}
-    for epochs, of_seeds in gains.items():
+    every = ((0.07, 0.05, 0.03), (0.011, 0.010, 0.009), (0.0102, 0.0100, 0.0098))
+    gains = dict(zip(values, every, strict=True))
+    for value, of_seeds in gains.items():
         for alignment in (0, "ode"):
-            paths = {"training__epochs": epochs, "model__alignment": alignment}
-            cells.append(planned("2d", evaluation, (0, 1, 2), **paths, **GLYPHS))
+            paths = {**GLYPHS, path: value, "model__alignment": alignment}
+            cells.append(planned("2d", evaluation, (0, 1, 2), **paths))
             for seed, gain in enumerate(of_seeds):
                 mean = 0.5 + (gain if alignment == "ode" else 0)
                 records.tested(cells[-1], np.full(60, mean), seed)
     table = fill(layout, cells, records)
-    for section, of_seeds in zip(table.sections, gains.values(), strict=True):
-        against = next(cell.to_baseline for cell in section.cells if cell.to_baseline and cell.accuracy)
-        half = stats.t.ppf(0.975, 2) * np.std(of_seeds, ddof=1) / np.sqrt(3)
-        assert against.low == pytest.approx(np.mean(of_seeds) - half)
+    found = [cell.to_baseline for section in table.sections for cell in section.cells if cell.accuracy]
+    halves = [stats.t.ppf(0.975, 2) * np.std(of_seeds, ddof=1) / np.sqrt(3) for of_seeds in every]
+    lows = [np.mean(of_seeds) - half for of_seeds, half in zip(every, halves, strict=True)]
+    assert sorted(against.low for against in found if against) == pytest.approx(sorted(lows))
 
 
 def test_a_row_that_spreads_more_has_its_own_interval_against_the_paper(records: InMemory) -> None:
