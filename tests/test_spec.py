@@ -299,8 +299,8 @@ def test_every_sweep_file_is_sound_and_opens_with_its_command(path: Path) -> Non
     assert any(f"python -m orchestrator.sweep sweeps/{path.name}" in line for line in comments)
 
 
-OWN_TERMS = {"demo": 2, "aa": 6, "search": 1, "glyphs_5shot": 1, "glyphs_anil": 1}
-"""Seeds of sweeps that are not about methods alone: the demo takes at most six minutes; an A/A test; a search."""
+OWN_TERMS = {"demo": 2, "aa": 6, "search": 1, "glyphs_5shot": 1, "glyphs_anil": 1, "glyphs_short": 8}
+"""Seeds of sweeps with other numbers of them: a demo of six minutes, an A/A test, a search, one seed, fresh seeds."""
 
 
 @pytest.mark.parametrize("path", [*SWEEPS, *sorted(SWEEPS[0].parent.glob("study/*.yaml"))], ids=lambda path: path.stem)
