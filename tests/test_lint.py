@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from torch import nn
 
+from dmf.methods.proto_net.config import ProtoNetConfig
 from dmf.methods.proto_net.model import ProtoNet
 from orchestrator.costs.canary import canary, first_outputs
 from orchestrator.spec.baselines import pairs
@@ -176,9 +178,16 @@ def test_a_canary_scores_methods_that_learn_nothing_from_episodes() -> None:
     assert said[-1] == "2 of 2 rows gave other outputs than the baseline after one step"
 
 
+class Forgetful(ProtoNet):
+    """A method that does not read its settings."""
+
+    @classmethod
+    def build(cls, backbone: nn.Module, config: ProtoNetConfig, base_classes: int) -> Forgetful:
+        return cls(backbone)
+
+
 def test_a_canary_finds_switches_that_do_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A method that forgets to read its settings."""
-    monkeypatch.setattr("dmf.methods.dmf.model.DMF", ProtoNet)
+    monkeypatch.setattr("dmf.methods.dmf.model.DMF", Forgetful)
     assert canary(tables(), say=lambda line: None) == (
         (
             "table 2a: this switch changes nothing: after one training step, with dynamic sampling has the same "

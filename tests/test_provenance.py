@@ -86,7 +86,7 @@ def test_a_copy_has_the_same_hashes(copy: Path) -> None:
         ("dmf/evaluation/evaluate.py", "1.96 * accuracies", "2 * accuracies", EVERY),
         ("dmf/episodes.py", "import torch\n", "import torch\nDRAWN_OTHERWISE = 1\n", EVERY),
         ("dmf/methods/dmf/model.py", "self.", "self. ", DMF),
-        ("dmf/methods/proto_net/model.py", "return -self", "return -2 * self", PROTO_NET),
+        ("dmf/methods/proto_net/model.py", "-self.log_scale.exp()", "-2 * self.log_scale.exp()", PROTO_NET),
         ("dmf/training/episodic.py", "math.ceil(", "math.floor(", EPISODIC),
         ("dmf/training/pretraining.py", "loss = F.cross", "loss = 2 * F.cross", of("started", "stage")),
         ("dmf/backbones/conv64f.py", "nn.LeakyReLU(slope)", "nn.LeakyReLU(2 * slope)", of("conv64f")),
