@@ -168,10 +168,11 @@ class Order:
     rows: tuple[tuple[Cell, Published], ...]
 
     @property
-    def correlation(self) -> float:
-        """Spearman's rank correlation of the two, in [-1, 1]."""
+    def sentence(self) -> str:
+        """Spearman's rank correlation of the two, with the p value of there being none."""
         ours, theirs = zip(*((cell.accuracy, their.accuracy) for cell, their in self.rows), strict=True)
-        return float(spearmanr(ours, theirs).statistic)
+        found = spearmanr(ours, theirs)
+        return f"{float(found.statistic):.2f} (p {p_value(float(found.pvalue))})".replace("-", "−")
 
 
 @dataclass(frozen=True)
