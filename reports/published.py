@@ -216,8 +216,11 @@ def identity(config: ExperimentConfig) -> dict[str, Any]:
 
 
 def start_of(config: ExperimentConfig) -> str:
-    """`pre-trained KEY` (of the pre-training without its seed) or `weights HASH` (of a file), of 8 digits; `random`."""
-    stage = config.replace(training__seed=0).stage
-    if stage:
-        return f"pre-trained {stage.key[:8]}"
+    """`pre-trained KEY` (of the pre-training without its seed) or `weights HASH` (of a file), of 8 digits; `random`.
+
+    Earlier trainings of the method follow from its own settings, such as IDeMe-Net's `model.rounds`.
+    """
+    for stage in config.replace(training__seed=0).stages:
+        if stage.kind == "pretraining":
+            return f"pre-trained {stage.key[:8]}"
     return f"weights {content[:8]}" if (content := config.weights[1]) else "random"

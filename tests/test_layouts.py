@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from dmf.config import ExperimentConfig
 from orchestrator.spec.file import spec_from
 from orchestrator.spec.lint import lint
 from orchestrator.spec.plan import SweepPlan, plan
@@ -216,3 +217,14 @@ def test_near_a_ceiling_the_table_uses_and_says_the_smaller_margin() -> None:
     (section,) = fill(TableLayout.from_dict(RATES), cells, near).sections
     (against,) = [cell.to_baseline for cell in section.cells if cell.to_baseline]
     assert 0.0035 < against.margin < 0.0045
+
+
+def test_rounds_of_one_pre_training_differ_in_rounds_alone() -> None:
+    """The second round starts from the first one, which the number of rounds already says."""
+    layout = TableLayout(name="rounds", title="Rounds", rows="model.rounds", baseline=1)
+    first = ExperimentConfig().with_paths({"model.method": "ideme_net", "start.head": "linear"})
+    second = first.with_paths({"model.rounds": 2})
+    assert first.stage is not None and second.stage is not None and first.stage.key != second.stage.key
+    assert layout.also_differs(second, first) == ()
+    other = second.with_paths({"start.training.epochs": 7})
+    assert layout.also_differs(other, first) == ("start",)
