@@ -245,13 +245,7 @@ def _to_published(
     if obstacles or their_ci95 is None:
         return Comparison(obstacles=obstacles or ("no interval published",), departures=departures)
     difference = accuracy - theirs.accuracy
-    half, verdict = against_published(
-        difference,
-        ci95,
-        their_ci95,
-        *spread.of_cell(place),
-        1 if place.shares_one_training or place.shared_start else len(place.found.seeds),
-    )
+    half, verdict = against_published(difference, ci95, their_ci95, *spread.of_cell(place), place.independent_seeds)
     return Comparison(difference=difference, ci95=half, their_ci95=their_ci95, verdict=verdict)
 
 

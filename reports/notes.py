@@ -250,19 +250,18 @@ def _why_single(planned: Sequence[PlannedCell]) -> str:
 def _versions(cells: Sequence[tuple[Section, Cell]], planned: Sequence[PlannedCell]) -> Iterator[str]:
     """Whose trainings were made by several versions of their code, or on other devices than the rest."""
     configs = {key: cell.config for cell in planned for key in cell.training_keys}
+    origins = {each.training_key: each for _, cell in cells for each in cell.origins if each.counts and each.code}
     made: dict[tuple[Any, ...], dict[str, str]] = {}
-    devices = Counter[str]()
-    for origin in (each for _, cell in cells for each in cell.origins if each.counts and each.code):
-        config = configs[origin.training_key]
+    for key, origin in origins.items():
+        config = configs[key]
         # Code that a training runs differs with these, and so does its hash.
         alike = config.model.method, config.model.backbone_name, len(config.stages), any(config.weights)
-        commit = (origin.commit or "an unknown commit")[:COMMIT]
+        commit = origin.commit[:COMMIT] if origin.commit else "an unknown commit"
         made.setdefault((*alike, origin.device_type), {}).setdefault(origin.code, commit)
-        devices[origin.device_type] += 1
-    versions = {method: commits for (method, *_), commits in made.items() if len(commits) > 1}
+    versions = [f"{method} ({', '.join(each.values())})" for (method, *_), each in made.items() if len(each) > 1]
     if versions:
-        told = "; ".join(f"{method} ({', '.join(commits.values())})" for method, commits in versions.items())
-        yield f"Several versions of its code, whose numbers may differ for that, trained {told}."
+        yield f"Several versions of its code, whose numbers may differ for that, trained {'; '.join(versions)}."
+    devices = Counter(origin.device_type for origin in origins.values())
     if len(devices) > 1:
         yield f"CPUs made {counted(devices['cpu'], 'training')} and GPUs {counted(devices['cuda'], 'training')}."
 

@@ -46,6 +46,11 @@ class Place:
         """As `shared_start` has it."""
         return shared_start(self.planned.config) if self.planned else ()
 
+    @property
+    def independent_seeds(self) -> int:
+        """How many of its seeds show luck of their own: one if they all share a start."""
+        return 1 if self.shared_start else len(self.found.seeds)
+
     def of_seeds(self, seeds: tuple[int, ...]) -> Samples:
         """Accuracies [len(seeds), E]; without luck, those of any seed."""
         if self.has_no_luck and self.found.accuracies is not None:

@@ -305,6 +305,6 @@ def compare_unpaired(ours: Place, theirs: Place, spread: SeedSpread) -> Estimate
         variance += float(of_episodes.var(ddof=1)) / len(of_episodes)
         if not place.has_no_luck:
             of_seeds, freedom = spread.of_cell(place)
-            variance += of_seeds / (1 if place.shared_start or place.shares_one_training else len(accuracies))
+            variance += of_seeds / place.independent_seeds
             known = min(known, freedom or np.inf)
     return Estimate(difference, float(np.sqrt(variance)), known)

@@ -111,10 +111,20 @@ def test_trainings_by_several_versions_of_the_code_are_named() -> None:
     with_code(first, code="2" * 16, git_commit="e" * 40)
     told = "Several versions of its code, whose numbers may differ for that, trained dmf (eeeeeeeeeeee, cccccccccccc)."
     assert note_with(fill(TABLES["2c"], cells, records), "Several versions") == told
+    with_code(first, code="2" * 16, git_commit=None)
+    assert "(an unknown commit, cccccccccccc)" in note_with(fill(TABLES["2c"], cells, records), "Several versions")
     with_code(first, code="2" * 16, device_type="cuda")  # other code runs there
     table = fill(TABLES["2c"], cells, records)
     assert not any("Several versions" in note for note in table.notes)
     assert note_with(table, "CPUs made") == "CPUs made 3 trainings and GPUs 1 training."
+    also = [cell.replace(evaluation__shot=5) for cell in cells]
+    for cell in also:
+        for seed in cell.seeds:
+            made = records.trainings[cell.of_seed(seed).key]
+            records.tested(cell, np.full(40, 0.7), seed, bank="other")
+            records.trainings[made.key] = made
+    twice = fill(TABLES["2c"], [*cells, *also], records)
+    assert note_with(twice, "CPUs made") == "CPUs made 3 trainings and GPUs 1 training.", "each counts once"
 
 
 def test_what_differences_are_from() -> None:
