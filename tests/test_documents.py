@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from orchestrator.spec.plan import SweepPlan
 from orchestrator.store.archive import write_archive
 from orchestrator.store.ledger import Ledger
 from reports.layouts import TableLayout
+from reports.tables import PlannedCell
 from tests.records_in_memory import InMemory, episodes, planned
 
 TEN = EvaluationConfig(episodes=10)
@@ -47,22 +49,30 @@ def test_figures_say_what_the_archives_say_and_no_other_is_left() -> None:
     assert set((documents.DOCS / documents.FIGURES).glob("*")) == set(figures)
 
 
+def archive(cells: Sequence[PlannedCell], records: InMemory, path: Path, *tables: TableLayout) -> None:
+    """An archive of the sweep `s`, with a store beside it that it is from."""
+    ledger = Ledger(path.parent / "runs")
+    ledger.write_plan(SweepPlan(format=2, name="s", about="", cells=tuple(cells), tables=tables))
+    for record in records.trainings.values():
+        ledger.write_training(record)
+    for exam in records.evaluations.values():
+        ledger.write_evaluation(exam)
+    write_archive(ledger, ["s"], path)
+
+
 @pytest.fixture
 def docs(tmp_path: Path) -> Path:
     """A folder of documents with one template, and an archive of two rows."""
     cells = [planned("2d", TEN, (0,), model__alignment=alignment) for alignment in (0, "ode")]
-    ledger, records = Ledger(tmp_path / "runs"), InMemory()
-    ledger.write_plan(SweepPlan(format=2, name="s", about="Rows.", cells=tuple(cells)))
+    records = InMemory()
     for cell, accuracy in zip(cells, (0.5, 0.75), strict=True):
         records.tested(cell, [accuracy] * 10)
-    for record in records.trainings.values():
-        epoch = Epoch(epoch=1, loss=1.0, losses={}, learning_rate=0.1, seconds=90.0)
-        ledger.write_training(record.replace(seconds=90.0, provenance=MADE, history=(epoch,)))
-    for exam in records.evaluations.values():
-        ledger.write_evaluation(exam)
+    epoch = Epoch(epoch=1, loss=1.0, losses={}, learning_rate=0.1, seconds=90.0)
+    for key, record in records.trainings.items():
+        records.trainings[key] = record.replace(seconds=90.0, provenance=MADE, history=(epoch,))
     (tmp_path / "docs/templates").mkdir(parents=True)
     (tmp_path / "docs/templates/page.md.jinja").write_text(TEMPLATE)
-    write_archive(ledger, ["s"], tmp_path / "docs/study/s.dmfa")
+    archive(cells, records, tmp_path / "docs/study/s.dmfa")
     return tmp_path / "docs"
 
 
@@ -87,15 +97,9 @@ def test_a_figure_is_a_file_that_is_checked_like_a_document(tmp_path: Path) -> N
             paths = {"training__epochs": epochs, "model__alignment": alignment}
             cells.append(planned("longer", TEN, (0,), **paths))
             records.tested(cells[-1], episodes(accuracy, 10))
-    ledger = Ledger(tmp_path / "runs")
-    ledger.write_plan(SweepPlan(format=2, name="s", about="", cells=tuple(cells), tables=(layout,)))
-    for record in records.trainings.values():
-        ledger.write_training(record)
-    for exam in records.evaluations.values():
-        ledger.write_evaluation(exam)
     (tmp_path / "docs/templates").mkdir(parents=True)
     (tmp_path / "docs/templates/page.md.jinja").write_text('{{ sweep("s").along("longer") }}')
-    write_archive(ledger, ["s"], tmp_path / "docs/study/s.dmfa")
+    archive(cells, records, tmp_path / "docs/study/s.dmfa", layout)
     (page, text), (path, figure) = documents.documents(tmp_path / "docs")
     assert text == "![5-way 1-shot: 1](figures/s-longer-0.svg)" and path == page.parent / "figures/s-longer-0.svg"
     assert "20: 0.00 " in figure and "40: +8.00 " in figure and "80: +20.00 " in figure
@@ -118,13 +122,7 @@ def test_a_change_of_a_difference_is_tested_over_seeds(last: float, told: str, t
             cells.append(planned("longer", TEN, (0, 1, 2), **paths))
             for seed, gain in enumerate(gains):
                 records.tested(cells[-1], [0.5 + 0.1 * seed + alignment * gain] * 10, seed)
-    ledger = Ledger(tmp_path / "runs")
-    ledger.write_plan(SweepPlan(format=2, name="s", about="", cells=tuple(cells), tables=(layout,)))
-    for record in records.trainings.values():
-        ledger.write_training(record)
-    for exam in records.evaluations.values():
-        ledger.write_evaluation(exam)
-    write_archive(ledger, ["s"], tmp_path / "s.dmfa")
+    archive(cells, records, tmp_path / "s.dmfa", layout)
     change = documents.Told("s", tmp_path).change("longer", "1", 0, 1)
     assert change.by_seed == pytest.approx((-0.04, -0.05, last)) and change.sentence == told
 
@@ -132,17 +130,12 @@ def test_a_change_of_a_difference_is_tested_over_seeds(last: float, told: str, t
 def test_our_order_of_methods_is_compared_with_the_published_one(tmp_path: Path) -> None:
     """By hand: ranks 1, 2, 3 beside 1, 3, 2 have Spearman's correlation 1 - 6 (1 + 1) / (3 * 8)."""
     ours = {"proto_net": 0.5, "relation_net": 0.7, "matching_net": 0.6, "raw_pixels": 0.3}
-    ledger, records, cells = Ledger(tmp_path / "runs"), InMemory(), []
+    records, cells = InMemory(), []
     for method, accuracy in ours.items():
         paths = {"model__method": method} | ({"model__backbone": "conv64f"} if method != "raw_pixels" else {})
         cells.append(planned("1", TEN, (0,), **paths))
         records.tested(cells[-1], episodes(accuracy, 10))
-    ledger.write_plan(SweepPlan(format=2, name="s", about="", cells=tuple(cells)))
-    for record in records.trainings.values():
-        ledger.write_training(record)
-    for exam in records.evaluations.values():
-        ledger.write_evaluation(exam)
-    write_archive(ledger, ["s"], tmp_path / "s.dmfa")
+    archive(cells, records, tmp_path / "s.dmfa")
     order = documents.Told("s", tmp_path).order("1")
     published = {cell.label: theirs.accuracy for cell, theirs in order.rows}
     assert published == {"RelationNet": 0.5044, "MatchingNet": 0.4356, "ProtoNet": 0.4942}
