@@ -9,10 +9,10 @@ cells; given a training's key, everything about that training, including the tra
 
 States: running; failed (with the reason; a search retries it, a sweep retries faults of the machine, and others with
 --retry-failed); damaged (a record or the weights are not what was written; --retrain-damaged puts them aside); blocked
-(its pre-training failed, diverged, is stale or damaged); no weights (a test is missing, and the weights
-that it needs were not kept); stale (made by other code or from other images than today's); started (it will continue
-from its checkpoint); untested; missing; diverged; done. A search also has stopped (it fell behind) and impossible
-(values that no model can have).
+(what it starts from failed, diverged, is stale, damaged or blocked, or has no weights); no weights (a test is missing,
+and the weights that it needs were not kept; --retrain-lost retrains it); stale (made by other code or from other images
+than today's); started (it will continue from its checkpoint); untested; missing; diverged; done. A search also has
+stopped (it fell behind) and impossible (values that no model can have).
 
 A bit that a disk loses without a trace, so that a file keeps its time and size, is found when the file is read again:
 --verify reads all of them. Exit status: 0 if every training is done, diverged, stopped or impossible (for one KEY:

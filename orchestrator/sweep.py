@@ -39,7 +39,7 @@ from orchestrator.report import report
 from orchestrator.running.deciding import decide_rows
 from orchestrator.running.interrupts import Interrupted, Signals, Stopped
 from orchestrator.running.options import Options
-from orchestrator.running.order import stages_first, with_stages
+from orchestrator.running.order import startable, with_stages
 from orchestrator.running.progress import Progress
 from orchestrator.running.watch import SweepWatch
 from orchestrator.spec.file import read_spec
@@ -60,7 +60,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("dmf.sweep")
 
-ANEW = ("retry_diverged", "retry_failed", "retrain_stale", "retrain_damaged")
+ANEW = ("retry_diverged", "retry_failed", "retrain_stale", "retrain_damaged", "retrain_lost")
 """Options that retrain something."""
 OF_PARTS = ("calibrate", "only", "budget", *ANEW)
 """Options about the trials that a file names; a search makes up its own."""
@@ -294,6 +294,12 @@ def _parser() -> argparse.ArgumentParser:
         help="put trainings whose records or weights are damaged aside, and retrain them",
     )
     parser.add_argument(
+        "--retrain-lost",
+        action="store_true",
+        help="put trainings whose weights were not kept, and which missing tests or other trainings need, aside, and "
+        "retrain them",
+    )
+    parser.add_argument(
         "--trial-timeout",
         type=_duration,
         metavar="TIME",
@@ -458,9 +464,10 @@ class Rounds:
         spec, ledger, options, today = self.spec, self.ledger, self.options, Today(self.options.accept_stale)
         before = {trial.key: standing(trial, ledger, today) for trial in asked}
         wanted = _wanted(options)
-        todo = stages_first(t for t in asked if before[t.key].runs or before[t.key].state in wanted)
+        to_run = [t for t in asked if before[t.key].runs or before[t.key].state in wanted]
+        todo, lost, left = startable(to_run, asked, before, ledger, today, options.retrain_lost)
         states = {t.key: before[t.key].state for t in todo if not before[t.key].again}
-        anew = {key for key, state in states.items() if state in ("diverged", "stale", "damaged")}
+        anew = lost | {key for key, state in states.items() if state in ("diverged", "stale", "damaged", "no weights")}
         whole = {trial.key: before[trial.key].whole(trial) for trial in todo}
         costs = estimate(todo, ledger, Calibration.of(ledger.store), anew, whole)
         if options.budget and todo:
@@ -469,6 +476,8 @@ class Rounds:
         ended = sum(each.ended for each in before.values()) - sum(before[trial.key].ended for trial in todo)
         work = _work(before, [trial.key for trial in todo])
         say(f"{spec.name}: {counted(len(asked), 'training')}, {ended} done, {work}")
+        for key, why in left.items():
+            say(f"{key} {self.names[key]}: left as it is, since {why}")
         if not todo:
             return
         if not self.costs:  # looks go on with the same images
@@ -546,7 +555,7 @@ def run_sweep(
 
 def _put_doubtful_looks_aside(planned: SweepPlan, ledger: Ledger, options: Options) -> None:
     """What was seen in trainings that are now retrained decides nothing: the looks begin anew."""
-    states = {"stale": options.retrain_stale, "damaged": options.retrain_damaged}
+    states = {"stale": options.retrain_stale, "damaged": options.retrain_damaged, "no weights": options.retrain_lost}
     if not any(states.values()) or ledger.looks(planned.name) is None:
         return
     today = Today(options.accept_stale)
@@ -597,7 +606,7 @@ def _affordable(
 def _wanted(options: Options) -> set[str]:
     """States whose trials the user asks to run, besides those that run anyway."""
     asked = {"failed": options.retry_failed, "diverged": options.retry_diverged}
-    asked |= {"stale": options.retrain_stale, "damaged": options.retrain_damaged}
+    asked |= {"stale": options.retrain_stale, "damaged": options.retrain_damaged, "no weights": options.retrain_lost}
     asked["blocked"] = any(asked.values())
     return {state for state, given in asked.items() if given}
 
@@ -644,6 +653,8 @@ def summary(
         lines.append("stale: use them with --accept-stale, or retrain them with --retrain-stale")
     if counts["damaged"]:
         lines.append("damaged: put them aside and retrain them with --retrain-damaged")
+    if counts["no weights"]:
+        lines.append("no weights: put them aside and retrain them with --retrain-lost")
     if any(each.state == "failed" and not each.again for each in standings.values()):
         lines.append("failed: once the cause is gone, retry them with --retry-failed")
     return "\n".join(lines)

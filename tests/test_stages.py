@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ from orchestrator.store.ledger import Ledger
 from orchestrator.store.standing import Today, standing
 from orchestrator.sweep import main as sweep
 from tests.conftest import SMALL_TRAINING
+from tests.sites import unchecked
 from tests.tiny import SETTINGS
 
 STAGE = """
@@ -363,3 +365,97 @@ def test_the_command_trains_the_pre_training_first(place: Path, capsys: pytest.C
     assert len(list(Path("runs/trainings").iterdir())) == 2
     assert train_command(command) == 0
     assert capsys.readouterr().out.startswith("already done")
+
+
+@pytest.fixture
+def lost(place: Path, capsys: pytest.CaptureFixture[str]) -> Ledger:
+    """A store with a pre-training whose weights are gone, and one of the trainings that start from it."""
+    Path("transfer.yaml").write_text(SWEEP)
+    assert sweep(["transfer.yaml", "--executor", "local", "--only", "*classifier_baseline*"]) == 0
+    capsys.readouterr()
+    ledger = Ledger(Path("runs").resolve())
+    (ledger.folder(stage_key()) / BEST).unlink()
+    return ledger
+
+
+def stage_key() -> str:
+    stage = configs()["proto_net"].stage
+    assert stage is not None
+    return stage.key
+
+
+def made_by_other_code(ledger: Ledger, key: str) -> Path:
+    """Make a training's record one of other code; return its path."""
+    path = ledger.folder(key) / "training.json"
+    record = unchecked(path)
+    record["provenance"]["code"] = "0" * 16
+    path.write_text(json.dumps(record))
+    return path
+
+
+def superseded(ledger: Ledger) -> list[str]:
+    return sorted(path.name.split("-")[0] for path in (ledger.store / "superseded").glob("*"))
+
+
+def test_without_its_pre_trainings_weights_nothing_starts(lost: Ledger, capsys: pytest.CaptureFixture[str]) -> None:
+    assert sweep(["transfer.yaml", "--plan"]) == 0
+    why = f"its pre-training {stage_key()} has ended and its weights were not kept; --retrain-lost puts it aside"
+    said = capsys.readouterr().out
+    assert "4 trainings" not in said and "2 done, 2 blocked" in said and said.count(why) == 2
+    assert sweep(["transfer.yaml", "--executor", "local"]) == 1
+    said = capsys.readouterr().out
+    assert "0 to run, 2 left as they are (2 blocked)" in said and said.count(why) == 2
+    assert set(lost.kept_keys()) == {stage_key(), configs()["classifier_baseline"].key} and not superseded(lost)
+
+
+def test_lost_weights_are_made_anew_for_those_that_need_them(lost: Ledger, capsys: pytest.CaptureFixture[str]) -> None:
+    done = configs()["classifier_baseline"].key
+    before = (lost.folder(done) / "training.json").read_bytes()
+    assert sweep(["transfer.yaml", "--executor", "local", "--retrain-lost"]) == 0, capsys.readouterr().out
+    assert superseded(lost) == [stage_key()] and (lost.folder(done) / "training.json").read_bytes() == before
+    records = [lost.training(config.key) for config in configs().values()]
+    starts = {record.start.weights for record in records if record and record.start}
+    assert starts == {weights_checksum(lost.folder(stage_key()) / BEST)}, "the same bits as before"
+    (lost.folder(stage_key()) / BEST).unlink()
+    capsys.readouterr()
+    assert sweep(["transfer.yaml", "--executor", "local", "--retrain-lost"]) == 0
+    assert "4 done, 0 to run" in capsys.readouterr().out, "nothing needs them any more"
+
+
+def test_what_cannot_start_is_not_put_aside(lost: Ledger, capsys: pytest.CaptureFixture[str]) -> None:
+    """A stale training that is to be retrained, and whose pre-training's weights are gone."""
+    done = configs()["classifier_baseline"].key
+    path = made_by_other_code(lost, done)
+    stale = ["transfer.yaml", "--executor", "local", "--only", "*classifier_baseline*", "--retrain-stale"]
+    assert sweep(stale) == 1
+    said = capsys.readouterr().out
+    assert "1 done, 0 to run, 1 left as they are (1 stale)" in said and path.is_file() and not superseded(lost)
+    assert f"left as it is, since its pre-training {stage_key()} has ended and its weights were not kept" in said
+    assert sweep([*stale, "--retrain-lost"]) == 0, capsys.readouterr().out
+    assert superseded(lost) == sorted([stage_key(), done])
+
+
+def test_a_blocked_training_does_not_start_from_what_is_stale(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Not even where something else is retried."""
+    Path("transfer.yaml").write_text(SWEEP)
+    assert sweep(["transfer.yaml", "--executor", "local", "--only", stage_key()]) == 0
+    ledger = Ledger(Path("runs").resolve())
+    made_by_other_code(ledger, stage_key())
+    assert sweep(["transfer.yaml", "--executor", "local", "--retry-failed"]) == 1
+    assert "0 to run, 4 left as they are (1 stale, 3 blocked)" in capsys.readouterr().out
+    assert set(ledger.kept_keys()) == {stage_key()}
+
+
+@pytest.mark.usefixtures("chained")
+def test_a_chain_of_lost_weights_is_made_anew_from_its_beginning(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("chain.yaml").write_text(CHAIN)
+    pretraining, earlier, last = plan(spec_from(yaml.safe_load(CHAIN))).trials()
+    assert sweep(["chain.yaml", "--executor", "local"]) == 0
+    ledger = Ledger(Path("runs").resolve())
+    for trial in (pretraining, earlier):
+        (ledger.folder(trial.key) / BEST).unlink()
+    ledger.forget(last.key)
+    assert sweep(["chain.yaml", "--executor", "local", "--retrain-lost"]) == 0, capsys.readouterr().out
+    assert superseded(ledger) == sorted([pretraining.key, earlier.key])

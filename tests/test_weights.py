@@ -47,7 +47,7 @@ def test_another_test_is_refused_with_what_to_do(store: Path) -> None:
     assert record is not None and record.outcome == "finished" and len(ledger.evaluations(CONFIG.key)) == 1
     stands = standing(Trial(CONFIG, (TEST, MORE)), ledger, Today())
     assert (stands.state, stands.runs, stands.ended) == ("no weights", False, False)
-    assert f"remove its folder trainings/{CONFIG.key} from the store to train it anew" in stands.why
+    assert stands.why.endswith("its weights were not kept; --retrain-lost puts it aside and retrains it")
 
 
 def test_the_command_that_tests_says_the_same(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -88,10 +88,14 @@ def test_a_sweep_keeps_records_only_and_tells_why_it_can_not_test_more(
     assert len(trials) == 3 and list(site.ledger.store.rglob("*.safetensors")) == []
     assert site.run("evaluation.episodes=5") == 1
     assert "3 trainings: 2 no weights, 1 diverged" in site.said
-    assert f"{trials[0].key} has ended and its weights were not kept" in site.said and "Traceback" not in site.said
+    assert f"{trials[0].key}: tests are missing, and its weights were not kept" in site.said
+    assert "no weights: put them aside and retrain them with --retrain-lost" in site.said
+    assert "Traceback" not in site.said
     assert status.main(["tiny", "--store", str(site.ledger.store)]) == 1
     assert "2 no weights, 1 diverged" in capsys.readouterr().out
     assert site.run() == 0, site.said
+    assert site.run("evaluation.episodes=5", "--retrain-lost") == 0, site.said
+    assert len(list((site.ledger.store / "superseded").iterdir())) == 2
 
 
 def test_a_search_can_not_do_without_weights() -> None:

@@ -35,6 +35,7 @@ LEFT_ALONE: dict[str, str] = {
     "failed": "failed ones did so in an earlier start and are left alone: --retry-failed tries them again",
     "stale": "stale ones are left alone: --accept-stale uses them, --retrain-stale retrains them",
     "damaged": "damaged ones are left alone: --retrain-damaged puts them aside and retrains them",
+    "no weights": "those without weights are left alone: --retrain-lost puts them aside and retrains them",
 }
 
 

@@ -31,5 +31,6 @@ class Options:
     accept_stale: bool
     retrain_stale: bool
     retrain_damaged: bool
+    retrain_lost: bool
     trial_timeout: float | None
     """Seconds; None: a trial may hang for ever."""

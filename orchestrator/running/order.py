@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable, Mapping
 
 from dmf.config import AnyTraining
 from dmf.records.records import Failure
+from dmf.records.staleness import Today
 from dmf.values import Damaged
 from orchestrator.spec.plan import Trial
 from orchestrator.store.ledger import Ledger
+from orchestrator.store.standing import Standing, start_blocked
 
 
 def stages_first(trials: Iterable[Trial]) -> tuple[Trial, ...]:
@@ -27,6 +29,53 @@ def with_stages(chosen: Iterable[Trial], trials: Iterable[Trial]) -> tuple[Trial
     """The `chosen` trials and those that they start from, in the order of `trials`."""
     wanted = {each.key for trial in chosen for each in (*trial.config.stages, trial.config)}
     return tuple(trial for trial in trials if trial.key in wanted)
+
+
+def startable(
+    chosen: Iterable[Trial],
+    asked: Iterable[Trial],
+    stands: Mapping[str, Standing],
+    ledger: Ledger,
+    today: Today,
+    retrain_lost: bool,
+) -> tuple[tuple[Trial, ...], set[str], dict[str, str]]:
+    """The `chosen` trials that can run, with what is made anew for them; `stands` are those of all `asked`.
+
+    Where `retrain_lost`, trainings that have ended, and whose weights others need and were not kept, are made anew.
+    Returns all that run, the keys of these trainings, and why each of the others cannot start, by its key.
+    """
+    by_key = {trial.key: trial for trial in asked}
+    found: dict[str, Trial] = {}
+    lost: set[str] = set()
+    left: dict[str, str] = {}
+    for trial in stages_first(chosen):
+        stage = trial.config.stage
+        if stage is not None and stage.key not in found and stands[trial.key].state != "untested":
+            gone = _without_weights(trial, found, stands, ledger) if retrain_lost else []
+            lost.update(gone)
+            found |= {key: by_key[key] for key in gone}
+            if stage.key in left:
+                left[trial.key] = left[stage.key]
+                continue
+            if not gone and (blocked := start_blocked(trial.config, ledger, today)):
+                left[trial.key] = blocked[0]
+                continue
+        found[trial.key] = trial
+    return stages_first(found.values()), lost, left
+
+
+def _without_weights(trial: Trial, found: Container[str], stands: Mapping[str, Standing], ledger: Ledger) -> list[str]:
+    """Keys of trainings that have ended, and without whose weights a trial cannot start, first to last.
+
+    Those `found` run before it.
+    """
+    gone: list[str] = []
+    for stage in reversed(trial.config.stages):
+        record = stands[stage.key].record
+        if stage.key in found or record is None or record.outcome != "finished" or ledger.has_weights(stage.key):
+            break
+        gone.insert(0, stage.key)
+    return gone
 
 
 def without_start(config: AnyTraining, ledger: Ledger) -> Failure | None:

@@ -7,7 +7,7 @@ from typing import Literal
 
 from dmf.config import AnyTraining, EvaluationConfig
 from dmf.records.facts import Ended, MadeBy
-from dmf.records.records import FORMAT, Going, damaged_weights, without_weights
+from dmf.records.records import FORMAT, Going, damaged_weights
 from dmf.records.staleness import Today
 from dmf.values import Damaged
 from orchestrator.spec.plan import Trial
@@ -16,10 +16,19 @@ from orchestrator.store.ledger import Ledger
 
 State = ledgers.State | Literal["stale", "no weights", "blocked"]
 """`stale`: made or begun by other code or from other images than today's. `no weights`: trained, but evaluations are
-missing and their weights were not kept. `blocked`: its pre-training failed, diverged, is stale or damaged. `damaged`: a
-record or the weights that tests need are not what was written, or cannot be read."""
-BLOCKS = {"failed": "failed", "diverged": "diverged", "stale": "is stale", "damaged": "is damaged"}
-"""States of a pre-training that keep others from starting, in words."""
+missing and their weights were not kept. `blocked`: what it starts from failed, diverged, is stale, damaged or blocked,
+or has no weights. `damaged`: a record or the weights that tests need are not what was written, or cannot be read."""
+BLOCKS = {
+    "failed": "failed",
+    "diverged": "diverged",
+    "stale": "is stale",
+    "damaged": "is damaged",
+    "blocked": "is blocked",
+}
+"""States of a training that keep those which start from it from starting, in words."""
+
+
+RETRAIN_LOST = "--retrain-lost puts it aside and retrains it"
 
 
 @dataclass(frozen=True)
@@ -72,6 +81,24 @@ def standing(trial: Trial, ledger: Ledger, today: Today) -> Standing:
     return Standing(state, why, again, record, frozenset(made), None if isinstance(going, ValueError) else going)
 
 
+def start_blocked(config: AnyTraining, ledger: Ledger, today: Today) -> tuple[str, bool] | None:
+    """Why a training cannot start from the one before it, and whether the next start retries that one.
+
+    None: it can, or that one has yet to be made.
+    """
+    stage = config.stage
+    if stage is None:
+        return None
+    before = standing(Trial(stage, (), starts_others=True), ledger, today)
+    told = f"its {stage.as_start} {stage.key}"
+    if before.state in BLOCKS:
+        why = f"{told} {BLOCKS[before.state]}"
+        return f"{why}: {before.why}" if before.why else why, before.again
+    if before.state == "done" and not ledger.has_weights(stage.key):
+        return f"{told} has ended and its weights were not kept; {RETRAIN_LOST}", False
+    return None
+
+
 def _judged(
     trial: Trial,
     ledger: Ledger,
@@ -81,11 +108,9 @@ def _judged(
     going: Going | ValueError | None,
 ) -> tuple[State, str, bool]:
     """State, reason and whether it is retried, from how the training ended, what made its tests, and how far it is."""
-    if trial.config.stage is not None and record is None:
-        before = standing(Trial(trial.config.stage, (), starts_others=True), ledger, today)
-        if before.state in BLOCKS:
-            why = f"its {trial.config.stage.as_start} {trial.config.stage.key} {BLOCKS[before.state]}"
-            return "blocked", f"{why}: {before.why}" if before.why else why, before.again
+    blocked = start_blocked(trial.config, ledger, today) if record is None else None
+    if blocked:
+        return "blocked", *blocked
     if isinstance(going, Damaged):
         return "damaged", f"{' '.join(str(going).split())}; the training starts from its beginning", True
     failed = record is not None and record.outcome == "failed"
@@ -103,7 +128,7 @@ def _judged(
         if ledger.has_damaged_weights(trial.key):
             return "damaged", damaged_weights(trial.key), False
         if state == "untested":
-            return "no weights", without_weights(trial.key), False
+            return "no weights", f"tests are missing, and its weights were not kept; {RETRAIN_LOST}", False
     return state, record.failure.reason if record and record.failure else "", False
 
 
