@@ -1,6 +1,7 @@
 """Print the tables of sweeps, and write them to files: `python -m orchestrator.report [SWEEP ...]`.
 
-`--diff A B` compares two stores instead: what changed in every cell that both have, by how much, and tested.
+`--diff A B` compares two stores or archives instead: what changed in every cell that both have, by how much, and
+whether that is more than chance.
 """
 
 from __future__ import annotations
@@ -267,8 +268,8 @@ def _parser() -> argparse.ArgumentParser:
         nargs=2,
         type=address_option,
         metavar=("A", "B"),
-        help="compare two stores, folders or buckets, sweep by sweep; written as markdown, csv and json. Records keep "
-        "no date, so a store is compared with an earlier state only if you kept a copy of it",
+        help="compare two stores (folders or buckets) or archives, sweep by sweep; written as markdown, csv and json. "
+        "Records keep no date, so a store is compared with an earlier state only if you kept a copy of it",
     )
     return parser
 

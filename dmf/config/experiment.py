@@ -44,6 +44,7 @@ class HeadConfig(Value):
     """The classifier of a pre-training, on the backbone's feature map."""
 
     head: Head = "linear"
+    """The head of the pre-trained classifier. A sweep file that does not set it has no pre-training."""
     head_scale: Positive = 10.0
     """Factor of the logits of every head but `linear`."""
     head_margin: Margin = 0.0

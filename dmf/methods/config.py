@@ -17,8 +17,8 @@ Smoothing = Annotated[float, Field(ge=0, le=0.5)]
 class MethodConfig(Value):
     """Base class of the methods' configurations."""
 
-    method: str
-    """The method's name. Subclasses narrow it to a Literal, which pydantic uses to tell configurations apart."""
+    method: str  # subclasses narrow it to a Literal, which pydantic uses to tell configurations apart
+    """The method, by the name in the heading of its table; `docs/methods.md` describes each."""
     learns: ClassVar[bool] = True
     """Whether the method is trained on episodes. Without it, there are no epochs and no seeds."""
     needs_start: ClassVar[bool] = False

@@ -1,14 +1,17 @@
 """Writes docs/sweep_files.md from the types that read sweep files: `python -m orchestrator.spec.document`.
 
 The page holds every key with its values, default and meaning; its introduction is `sweep_files.md.jinja` beside it.
+With `--check` it writes nothing, and fails where the page is out of date.
 """
 
 from __future__ import annotations
 
+import argparse
 import ast
 import inspect
 import itertools
 import json
+import sys
 import textwrap
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -19,8 +22,10 @@ from pydantic import TypeAdapter
 from pydantic.fields import FieldInfo
 
 from dmf.config import METHODS, RECIPES, ExperimentConfig, StartConfig
+from dmf.machine.files import write_text
 from dmf.values import Value
 from orchestrator.spec.model import GIVEN_BY_SEEDS, Decide, Evaluation, Part, Range, Resources, Search, SweepSpec
+from orchestrator.text import complain
 from reports.claims import Claim
 from reports.layouts import NamedRow, TableLayout
 
@@ -28,6 +33,8 @@ PAGE = Path(__file__).resolve().parents[2] / "docs" / "sweep_files.md"
 TEMPLATE = Path(__file__).with_name("sweep_files.md.jinja")
 ORDINARY = 10**6
 """Limits from here on are there to refuse mistakes, and are not told."""
+Row = tuple[str, str, str, str]
+"""A parameter or key, its values, default and meaning."""
 OF_A_SWEEP: dict[str, tuple[type[Value], ...]] = {
     "Keys of the file": (SweepSpec,),
     "Keys of `seeds`, to decide rows": (Decide,),
@@ -59,7 +66,7 @@ def _fields(kinds: Sequence[type[Value]]) -> Iterator[tuple[type[Value], str, Fi
             yield kind, field.alias or name, field
 
 
-def _parameters() -> Iterator[tuple[str, str, list[tuple[str, str, str, str]]]]:
+def _parameters() -> Iterator[tuple[str, str, list[Row]]]:
     """Title, docstring and rows of each section of the parameters; `model` has one for each method."""
     for section, field in ExperimentConfig.model_fields.items():
         if section == "model":
@@ -67,15 +74,28 @@ def _parameters() -> Iterator[tuple[str, str, list[tuple[str, str, str, str]]]]:
             for method, kind in METHODS.items():
                 own = [row for row in _rows(kind, "model") if row[0] not in seen]
                 seen |= {row[0] for row in own}
-                yield f"`model.*` of `{method}`", _first(kind), own
+                yield f"`model.*` of `{method}`", _first(kind), [_of_all_methods(row) for row in own]
         elif section == "start":
-            yield "`start.*`", _first(StartConfig), list(_rows(StartConfig, "start"))
+            rows = _rows(StartConfig, "start")
+            yield "`start.*`", _first(StartConfig), [_asked(row) for row in rows]
         else:
             assert isinstance(field.annotation, type) and issubclass(field.annotation, Value)
             yield f"`{section}.*`", _first(field.annotation), list(_rows(field.annotation, section))
 
 
-def _rows(kind: type[Value], above: str) -> Iterator[tuple[str, str, str, str]]:
+def _of_all_methods(row: Row) -> Row:
+    """The row of `model.method` with every method's name; each configuration only takes its own."""
+    name, _, default, meaning = row
+    return (name, ", ".join(f"`{method}`" for method in METHODS), default, meaning) if name == "`model.method`" else row
+
+
+def _asked(row: Row) -> Row:
+    """The row of `start.head` without a default: there is no pre-training unless it is set."""
+    name, values, _, meaning = row
+    return (name, values, "–", meaning) if name == "`start.head`" else row
+
+
+def _rows(kind: type[Value], above: str) -> Iterator[Row]:
     for name, field in kind.model_fields.items():
         if isinstance(field.annotation, type) and issubclass(field.annotation, Value):
             yield from _rows(field.annotation, f"{above}.{name}")
@@ -83,7 +103,7 @@ def _rows(kind: type[Value], above: str) -> Iterator[tuple[str, str, str, str]]:
             yield _row(f"{above}.{name}", kind, field, name)
 
 
-def _row(shown: str, kind: type[Value], field: FieldInfo, name: str = "") -> tuple[str, str, str, str]:
+def _row(shown: str, kind: type[Value], field: FieldInfo, name: str = "") -> Row:
     default = "required" if field.is_required() else _default(field.get_default(call_default_factory=True))
     names = [own for own, each in kind.model_fields.items() if (each.alias or own) == (name or shown)]
     return f"`{shown}`", _values(field), default, _meaning(kind, names[0])
@@ -180,6 +200,23 @@ def _recipes() -> list[tuple[str, str, str, str]]:
     ]
 
 
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m orchestrator.spec.document",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--check", action="store_true", help="write nothing; fail if the page is out of date")
+    if not parser.parse_args(arguments).check:
+        write_text(PAGE, page())
+        print(PAGE)
+        return 0
+    if PAGE.is_file() and PAGE.read_text(encoding="utf-8") == page():
+        return 0
+    complain(f"{PAGE.name} is out of date; run python -m orchestrator.spec.document")
+    return 1
+
+
 if __name__ == "__main__":
-    PAGE.write_text(page(), encoding="utf-8")
-    print(PAGE)
+    sys.exit(main())

@@ -323,7 +323,7 @@ class Decide(Value):
     """Seeds that a sweep adds until rows are decided."""
 
     decide: Annotated[tuple[str, ...], BeforeValidator(_as_names)]
-    """Tables (`2d`) and rows of them (`2d: ODE`), or `ALL`."""
+    """Tables (`2d`) and rows of them (`2d: ODE`), or the word `all`."""
     at_most: Annotated[int, Field(ge=2, le=100)]
     """Seeds of a row: 0, 1, ... up to so many."""
 

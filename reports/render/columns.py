@@ -233,7 +233,7 @@ def _costs() -> list[Column]:
         Column(
             "ms per test episode",
             texts.episode_time,
-            lambda cell: {"test_episode_ms": None if cell.episode_seconds is None else texts.episode_time(cell)},
+            lambda cell: {"test_episode_ms": texts.episode_milliseconds(cell)},
             order=lambda cell: cell.episode_seconds,
             part=Part.COST,
             optional=True,
