@@ -35,7 +35,6 @@ from reports.render.claims import to_markdown as claims_to_markdown
 from reports.render.drawing import alone
 from reports.render.markdown import to_markdown
 from reports.render.methods import described
-from reports.statistics.pairs import LEVEL
 from reports.words import explained, p_value, percent
 from reports.words import verdict as word_of
 
@@ -183,12 +182,11 @@ class Change:
 
     @property
     def sentence(self) -> str:
-        """Its mean, and whether a t-test over seeds shows that there is one."""
+        """Its mean, and the p value of there being none, by a t-test over seeds."""
         p = float(ttest_1samp(self.by_seed, 0.0).pvalue)
-        shown = "shows" if p < LEVEL else "does not show"
         return (
-            f"{percent(float(np.mean(self.by_seed)), signed=True)} points; a t-test over its {len(self.by_seed)} seeds "
-            f"{shown} that it changes at all (p {p_value(p)})"
+            f"{percent(float(np.mean(self.by_seed)), signed=True)} points (p {p_value(p)} for no change, by a t-test "
+            f"over {len(self.by_seed)} seeds)"
         )
 
 

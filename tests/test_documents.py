@@ -108,8 +108,8 @@ def test_a_figure_is_a_file_that_is_checked_like_a_document(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("last", "told"),
     [
-        (-0.06, "−5.00 points; a t-test over its 3 seeds shows that it changes at all (p 0.013)"),
-        (0.0, "−3.00 points; a t-test over its 3 seeds does not show that it changes at all (p 0.188)"),
+        (-0.06, "−5.00 points (p 0.013 for no change, by a t-test over 3 seeds)"),
+        (0.0, "−3.00 points (p 0.188 for no change, by a t-test over 3 seeds)"),
     ],
 )
 def test_a_change_of_a_difference_is_tested_over_seeds(last: float, told: str, tmp_path: Path) -> None:
