@@ -80,6 +80,7 @@ def notes(sections: Sequence[Section], planned: Sequence[PlannedCell], spread: S
         *_images(cells),
         *_accepted(cells),
         *_versions(cells, planned),
+        *_starts(cells, planned),
         *_absences(cells),
     ]
     return tuple(note for note in said if note)
@@ -264,6 +265,24 @@ def _versions(cells: Sequence[tuple[Section, Cell]], planned: Sequence[PlannedCe
     devices = Counter(origin.device_type for origin in origins.values())
     if len(devices) > 1:
         yield f"CPUs made {counted(devices['cpu'], 'training')} and GPUs {counted(devices['cuda'], 'training')}."
+
+
+def _starts(cells: Sequence[tuple[Section, Cell]], planned: Sequence[PlannedCell]) -> Iterator[str]:
+    """Which rows start from a pre-training of the same key, but not from the same weights."""
+    started = [config for cell in planned if cell.config.stage is not None for config in cell.trainings]
+    stages = {config.key: config.stage.key for config in started if config.stage is not None}
+    rows: dict[str, dict[str, dict[str, None]]] = {}
+    for _, cell in cells:
+        for origin in cell.origins:
+            stage = stages.get(origin.training_key)
+            if origin.counts and origin.start_weights and stage is not None:
+                rows.setdefault(stage, {}).setdefault(origin.start_weights, {})[cell.label] = None
+    apart = [" against ".join(", ".join(labels) for labels in by.values()) for by in rows.values() if len(by) > 1]
+    if apart:
+        yield (
+            "Some pre-trainings were made anew and came out differently, so these rows do not start from the same "
+            f"weights: {'; '.join(dict.fromkeys(apart))}."
+        )
 
 
 def _other_classes(cells: Sequence[tuple[Section, Cell]]) -> str:

@@ -26,6 +26,8 @@ class Origin(Value):
     """Hash of the code that trained it; empty if not known."""
     device: str = ""
     device_type: Literal["cpu", "cuda"] = "cpu"
+    start_weights: str | None = None
+    """SHA-256 of the weights of the pre-training or earlier training that it started from."""
     data_fingerprint: str = ""
     image_sizes: str = ""
     seconds: float | None = None
@@ -73,6 +75,7 @@ def _origin(seed: int, key: str, evaluation_key: str, counts: bool, records: Rec
             "failure": printable(ended.failure.reason) if ended.failure else "",
             "seconds": ended.seconds,
             "peak_bytes": ended.peak_bytes,
+            "start_weights": ended.start_weights,
             **known,
         }
     )

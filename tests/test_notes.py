@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from dmf.config import EvaluationConfig
-from dmf.records.records import Provenance
+from dmf.records.records import Provenance, Started
 from reports.cells import AgainstBaseline, Table
 from reports.fill import fill, gather
 from reports.layouts import TABLES
@@ -125,6 +125,27 @@ def test_trainings_by_several_versions_of_the_code_are_named() -> None:
             records.trainings[made.key] = made
     twice = fill(TABLES["2c"], [*cells, *also], records)
     assert note_with(twice, "CPUs made") == "CPUs made 3 trainings and GPUs 1 training.", "each counts once"
+
+
+def test_rows_that_start_from_other_weights_of_one_pre_training_are_named() -> None:
+    """It was made anew on another kind of machine, say, after some of them were trained."""
+    methods = ("classifier_baseline", "feat", "meta_baseline")
+    cells = [planned("1", TEST, (0, 1), model__method=method, start__head="linear") for method in methods]
+    records = records_of(cells)
+
+    def starting(cell: PlannedCell, seed: int, weights: str) -> None:
+        config = cell.of_seed(seed)
+        assert config.stage is not None
+        start = Started(key=config.stage.key, weights=weights * 64)
+        records.trainings[config.key] = records.trainings[config.key].replace(start=start)
+
+    for cell in cells:
+        starting(cell, 0, "a")
+        starting(cell, 1, "b")
+    assert not any("made anew" in note for note in fill(TABLES["1"], cells, records).notes)
+    starting(cells[1], 1, "c")
+    told = "do not start from the same weights: FEAT against Classifier-Baseline, Meta-Baseline."
+    assert note_with(fill(TABLES["1"], cells, records), "made anew").endswith(told)
 
 
 def test_what_differences_are_from() -> None:

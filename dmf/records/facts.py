@@ -49,6 +49,8 @@ class Ended(Checked):
     peak_bytes: int | None = None
     best_validation_accuracy: float | None = None
     provenance: MadeBy | None = None
+    start_weights: Annotated[str | None, Field(validation_alias=AliasPath("start", "weights"))] = None
+    """SHA-256 of the weights that it started from; None if these were random, or of a file."""
     data_root: Annotated[str | None, Field(validation_alias=AliasPath("config", "data", "root"))] = None
 
     @property
