@@ -467,7 +467,11 @@ class Rounds:
         to_run = [t for t in asked if before[t.key].runs or before[t.key].state in wanted]
         todo, lost, left = startable(to_run, asked, before, ledger, today, options.retrain_lost)
         states = {t.key: before[t.key].state for t in todo if not before[t.key].again}
-        anew = lost | {key for key, state in states.items() if state in ("diverged", "stale", "damaged", "no weights")}
+        anew = {key for key, state in states.items() if state in ("diverged", "stale", "damaged", "no weights")}
+        for trial in todo:  # what began from weights that are made again does not go on from there
+            if any(stage.key in anew for stage in trial.config.stages) and ledger.begun(trial.key):
+                anew.add(trial.key)
+        anew |= lost
         whole = {trial.key: before[trial.key].whole(trial) for trial in todo}
         costs = estimate(todo, ledger, Calibration.of(ledger.store), anew, whole)
         if options.budget and todo:

@@ -16,10 +16,13 @@ from dmf.config import EvaluationConfig
 from dmf.records.records import EvaluationRecord, Failure, Provenance
 from dmf.values import Value
 from orchestrator import archive, forget, report, results, status
-from orchestrator.spec.plan import SweepPlan
+from orchestrator.spec.file import spec_from
+from orchestrator.spec.plan import SweepPlan, plan
 from orchestrator.store.archive import Archive, import_archive, write_archive
 from orchestrator.store.ledger import Ledger
+from orchestrator.store.searches import SearchResults, Tried, results_path
 from tests.records_in_memory import InMemory, planned
+from tests.sites import unchecked
 
 TEN = EvaluationConfig(episodes=10)
 SECRET = "/home/someone/images"
@@ -385,3 +388,134 @@ def test_a_damaged_record_is_named_and_nothing_is_written(ledger: Ledger, tmp_pa
     with pytest.raises(ValueError, match="is damaged"):
         write_archive(ledger, [], tmp_path / "y.dmfa")
     assert list(tmp_path.glob("*y.dmfa*")) == []
+
+
+@pytest.mark.parametrize(
+    ("member", "changed"),
+    [
+        ("evaluations.jsonl", {"training_key": "../../../outside", "evaluation_key": "../../evil"}),
+        ("trainings.jsonl", {"key": "../../../outside", "format": 1}),
+    ],
+)
+def test_a_record_whose_key_is_a_path_is_refused(
+    file: Path, member: str, changed: dict[str, object], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import hashlib
+
+    def change(members: dict[str, bytes]) -> None:
+        first, *others = members[member].splitlines()
+        members[member] = b"\n".join([json.dumps(json.loads(first) | changed).encode(), *others]) + b"\n"
+        sums = json.loads(members["manifest.json"])["sha256"]
+        manifest(sha256=sums | {member: hashlib.sha256(members[member]).hexdigest()})(members)
+
+    rewritten(change)(file)
+    before = sorted(tmp_path.rglob("*"))
+    assert archive.main(["import", str(file), "--store", str(tmp_path / "new")]) == 2
+    assert "has a record of '../../../outside', which is no key" in capsys.readouterr().err
+    added = [path.name for path in sorted(tmp_path.rglob("*")) if path.is_file() and path not in before]
+    assert added == ["driver.lock"]
+
+
+def test_damaged_weights_are_told_in_a_sentence(
+    trainings: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = Ledger(tmp_path / "runs")
+    record = json.loads((trainings / "ended/training.json").read_text())
+    shutil.copytree(trainings / "ended", store.folder(record["key"]))
+    training = store.training(record["key"])
+    assert training is not None and training.config.kind == "experiment"
+    cell = {"table": "2d", "config": training.config, "evaluation": TEN.resolve(training.config)}
+    store.write_plan(SweepPlan.from_dict({"format": 2, "name": "s", "about": "", "cells": [plain(cell)]}))
+    file = tmp_path / "w.dmfa"
+    write_archive(store, [], file, weights=True)
+    name, whole = f"weights/{record['key']}.safetensors", file.read_bytes()
+    with zipfile.ZipFile(file) as opened:
+        start = opened.getinfo(name).header_offset + 30 + len(name)
+    broken = bytearray(whole)
+    broken[start + 1000] ^= 0x10
+    file.write_bytes(broken)
+    assert archive.main(["import", str(file), "--store", str(tmp_path / "1")]) == 2
+    assert "w.dmfa is damaged" in capsys.readouterr().err
+    file.write_bytes(whole)
+    rewritten(lambda members: members.pop(name))(file)
+    assert archive.main(["import", str(file), "--store", str(tmp_path / "2")]) == 2
+    assert f"w.dmfa is damaged in {name}" in capsys.readouterr().err
+
+
+def test_tests_of_a_model_that_nothing_is_known_of_do_not_travel(ledger: Ledger, tmp_path: Path) -> None:
+    """They would become those of another model of that key."""
+    key = next(key for key in ledger.kept_keys() if ledger.evaluations(key))
+    there = Ledger(tmp_path / "there")
+    shutil.copytree(ledger.store, there.store)
+    shutil.rmtree(there.folder(key) / "evaluations")
+    (ledger.folder(key) / "training.json").unlink()
+    write_archive(ledger, [], tmp_path / "a.dmfa")
+    found = Archive(tmp_path / "a.dmfa")
+    assert not [exam for exam in found.exams if exam[0] == key]
+    assert import_archive(found, there).conflicts == () and not there.evaluations(key)
+
+
+def test_an_ended_training_is_not_added_to_one_that_has_begun(
+    ledger: Ledger, file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its record would stand beside weights of an earlier epoch."""
+    key = next(key for key in ledger.kept_keys() if ledger.evaluations(key))
+    there = Ledger(tmp_path / "there")
+    there.folder(key).mkdir(parents=True)
+    (there.folder(key) / "best.safetensors").write_bytes(b"weights of its first epoch")
+    assert archive.main(["import", str(file), "--store", str(there.store)]) == 1
+    assert f"`python -m orchestrator.forget training {key} --store {there.name} --yes`" in capsys.readouterr().err
+    assert there.training(key) is None and not there.evaluations(key)
+    assert set(there.kept_keys()) >= set(ledger.kept_keys()) - {key}
+
+
+def test_looks_that_were_put_aside_stay_where_they_are(ledger: Ledger, tmp_path: Path) -> None:
+    (ledger.sweep_folder("s") / "looks-20261121T101010-ab12.json").write_text("{}\n")
+    write_archive(ledger, [], tmp_path / "a.dmfa")
+    assert list(Archive(tmp_path / "a.dmfa").plans()) == ["s"]
+
+
+def test_what_a_search_has_tried_is_in_its_archive(tmp_path: Path) -> None:
+    given = {"data.name": "glyphs", "data.image_size": 28, "model.backbone": "conv64f"}
+    search = {"trials": 1, "parameters": {"model.groups": {"choice": [1, 64]}}}
+    spec = spec_from({"name": "look", "set": given, "search": search})
+    assert spec.search is not None
+    ledger, records, base = Ledger(tmp_path / "runs"), InMemory(), spec.config_for({})
+    config = base.with_paths({"model.groups": 64})
+    ledger.write_plan(plan(spec))
+    records.ended(config)
+    ledger.write_training(records.trainings[config.key])
+    tried = Tried(values={"model.groups": 64}, key=config.key, accuracy=0.5, epochs=95, outcome="finished")
+    parameters = spec.search.parameters.given()
+    SearchResults(base=base, parameters=parameters, trials=1, tried=(tried,)).write(results_path(ledger, "look"))
+    write_archive(ledger, [], tmp_path / "a.dmfa")
+    assert list(Archive(tmp_path / "a.dmfa").trainings) == [config.key]
+
+
+def test_records_of_a_version_with_fewer_fields_are_the_same(ledger: Ledger, file: Path) -> None:
+    key = ledger.kept_keys()[0]
+    path = ledger.folder(key) / "training.json"
+    record = unchecked(path)
+    assert record.pop("start", "none") is None and record.pop("validation", "none") is None
+    path.write_text(json.dumps(record))
+    assert import_archive(Archive(file), ledger).conflicts == ()
+
+
+@pytest.mark.parametrize(
+    ("root", "told"),
+    [
+        ("/home/Jane Doe/my birds", "ValueError: .../0.png: cannot be decoded; data.root='.../my_birds'"),
+        (".", "ValueError: ./train/a/0.png: cannot be decoded; data.root='.'"),
+    ],
+)
+def test_a_path_with_blanks_is_not_in_it(root: str, told: str, tmp_path: Path) -> None:
+    cell = planned("1", TEN, data__name="birds", data__root=root, model__method="proto_net")
+    ledger, records = Ledger(tmp_path / "runs"), InMemory()
+    ledger.write_plan(SweepPlan(format=2, name="s", about="", cells=(cell,)))
+    reason = f"ValueError: {root}/train/a/0.png: cannot be decoded; data.root={root!r}"
+    records.ended(cell.config, "failed", Failure(reason=reason))
+    ledger.write_training(records.trainings[cell.config.key])
+    write_archive(ledger, [], tmp_path / "a.dmfa")
+    (record,) = Archive(tmp_path / "a.dmfa").trainings.values()
+    assert record.failure is not None
+    assert record.failure.reason == told

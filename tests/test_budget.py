@@ -93,3 +93,15 @@ def test_a_name_that_nothing_has_is_answered_with_what_there_is() -> None:
     many = [Trial(ExperimentConfig().replace(training__seed=seed), (), ("1",)) for seed in range(12)]
     with pytest.raises(ValueError, match="and 2 more, table 1$"):
         select(many, labels(trial.config for trial in many), ["nothing"])
+
+
+def test_what_a_training_starts_from_comes_before_it() -> None:
+    """Even where the seed of a pre-training is none of the sweep's."""
+    base = ExperimentConfig().with_paths({"model.method": "proto_net", "start.head": "linear", "start.seed": 0})
+    trainings = [base.replace(training__seed=seed) for seed in SEEDS]
+    stage = trainings[0].stage
+    assert stage is not None and stage == trainings[1].stage
+    first, *others = trials = [Trial(stage, (), starts_others=True), *(Trial(each, ()) for each in trainings)]
+    costs = {trial.key: Cost(1.0, 1.0, 1.0, None, "records") for trial in trials}
+    assert within(trials, costs, 3.5, 1, SEEDS) == (first, *others)
+    assert within(trials, costs, 2.5, 1, SEEDS) == (first, others[0])

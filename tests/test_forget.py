@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 import shutil
+import socket
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -93,7 +96,7 @@ def test_a_training_goes_and_who_asks_for_it_is_told(
     assert f"{shared.key} is asked for by one, two, whose next start trains it again" in said
     assert ledger.state(shared) == "missing" and shared.key not in ledger.kept_keys()
     assert main(["training", "none", *at]) == 2
-    assert "no training none" in capsys.readouterr().err
+    assert "no training 'none'" in capsys.readouterr().err
     with ledger.driving():
         assert main(["training", trials["one"][0].key, *at, "--yes"]) == 2
     assert "is in use by process" in capsys.readouterr().err
@@ -193,3 +196,53 @@ def test_temporary_files_of_ended_processes_go(
         assert main(["temporary", "--yes"]) == 0
         assert Path(ours).is_dir() and all(folder.is_dir() for folder in kept)
     assert not any(folder.exists() for folder in gone)
+
+
+@pytest.mark.parametrize("key", ["", "..", "../sweeps/one", "."])
+def test_what_is_no_key_is_refused(
+    store: tuple[Ledger, dict[str, list[Trial]]], key: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Such as an unset variable of the shell."""
+    ledger, _ = store
+    before = files(ledger.store) - {"driver.lock"}
+    assert main(["training", key, "--store", str(ledger.store), "--yes"]) == 2
+    assert f"no training {key!r} in" in capsys.readouterr().err
+    assert files(ledger.store) - {"driver.lock"} >= before
+
+
+def test_a_damaged_plan_keeps_the_trainings_that_it_may_ask_for(
+    store: tuple[Ledger, dict[str, list[Trial]]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    ledger, trials = store
+    path = ledger.sweep_folder("two") / "plan.json"
+    damaged = bytearray(path.read_bytes())
+    damaged[100] ^= 1
+    path.write_bytes(damaged)
+    assert main(["sweep", "one", "--store", str(ledger.store), "--yes"]) == 2
+    assert "it is not known which trainings sweep two asks for" in capsys.readouterr().err
+    assert set(ledger.kept_keys()) == {trial.key for each in trials.values() for trial in each}
+
+
+@pytest.fixture
+def short_path() -> Iterator[Path]:
+    """A folder whose path leaves room for a socket's name."""
+    with tempfile.TemporaryDirectory(dir="/tmp") as path:
+        yield Path(path)
+
+
+def test_the_files_of_a_ray_that_a_command_started_stay(
+    short_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its session is named after the process of `ray start`, which has ended; its daemons listen in it."""
+    monkeypatch.setattr("tempfile.tempdir", str(short_path))
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    session = short_path / "ray" / f"session_2026-01-02_03-04-05_678901_{ended.pid}"
+    (session / "sockets").mkdir(parents=True)
+    with socket.socket(socket.AF_UNIX) as daemon:
+        daemon.bind(str(session / "sockets" / "raylet"))
+        daemon.listen()
+        assert main(["temporary", "--yes"]) == 0
+        assert session.exists()
+    assert main(["temporary", "--yes"]) == 0
+    assert not session.exists(), capsys.readouterr().out

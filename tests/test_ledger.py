@@ -53,9 +53,18 @@ def test_a_plan_that_can_not_be_read_is_left_out(tmp_path: Path, caplog: pytest.
 
 
 def test_a_driver_removes_what_a_killed_one_left_of_ray_s(tmp_path: Path) -> None:
-    (tmp_path / "ray" / "launch" / "trial").mkdir(parents=True)
+    (tmp_path / "ray" / "s-20260101T000000-0123ab" / "trial").mkdir(parents=True)
     with Ledger(tmp_path).driving():
         assert list((tmp_path / "ray").iterdir()) == []
+
+
+def test_a_folder_of_the_users_is_not_taken_for_ray_s(tmp_path: Path) -> None:
+    """As where --store names a folder with other things."""
+    mine = tmp_path / "ray" / "python" / "mine.py"
+    mine.parent.mkdir(parents=True)
+    mine.write_text("mine")
+    with Ledger(tmp_path).driving():
+        assert mine.read_text() == "mine"
 
 
 def test_the_state_follows_the_files(tmp_path: Path) -> None:

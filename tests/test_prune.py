@@ -24,7 +24,7 @@ def store(tmp_path: Path) -> Ledger:
     run_trial(CONFIG, (TEST,), ledger.store)
     ledger.supersede(CONFIG.key)
     run_trial(CONFIG, (TEST,), ledger.store)
-    for number, name in enumerate(("older", "newer")):
+    for number, name in enumerate(("0" * 16, "1" * 16)):
         (ledger.store / "code" / name).mkdir(parents=True)
         (ledger.store / "code" / name / "a.py").write_text("code")
         os.utime(ledger.store / "code" / name, (number, number))
@@ -42,7 +42,7 @@ def test_it_says_what_it_would_remove_and_removes_it_with_yes(
     said = capsys.readouterr().out
     assert said.count("would remove") == 4 and "remove them with --yes" in said
     assert f"would remove the work folder of a killed process: {store.store}/work/{CONFIG.key}, 5 B" in said
-    assert f"a copy of the code of an earlier sweep: {store.store}/code/older, 4 B" in said
+    assert f"a copy of the code of an earlier sweep: {store.store}/code/0000000000000000, 4 B" in said
     assert files(store.store) - {"driver.lock", "store.id"} == before
     assert main(["--store", str(store.store), "--yes"]) == 0
     assert "removed 4 folders and files" in capsys.readouterr().out
@@ -74,3 +74,13 @@ def test_what_a_living_process_works_on_stays(store: Ledger, capsys: pytest.Capt
 
 def test_sizes() -> None:
     assert [size(count) for count in (0, 999, 12_000, 3_400_000_000)] == ["0 B", "999 B", "12 KB", "3.4 GB"]
+
+
+def test_folders_of_the_users_are_not_taken_for_the_stores(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """As where --store names a folder with other things."""
+    for name in ("code/thesis", "code/old", "work/paper"):
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "mine").write_text("mine")
+    main(["--store", str(tmp_path), "--yes"])
+    capsys.readouterr()
+    assert {"code/thesis/mine", "code/old/mine", "work/paper/mine"} <= files(tmp_path)

@@ -459,3 +459,21 @@ def test_a_chain_of_lost_weights_is_made_anew_from_its_beginning(
     ledger.forget(last.key)
     assert sweep(["chain.yaml", "--executor", "local", "--retrain-lost"]) == 0, capsys.readouterr().out
     assert superseded(ledger) == sorted([pretraining.key, earlier.key])
+
+
+def test_what_began_from_stale_weights_begins_anew_with_them(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """With --retrain-stale; it would go on from a checkpoint of the earlier weights."""
+    Path("transfer.yaml").write_text(SWEEP)
+    planned = plan(spec_from(yaml.safe_load(SWEEP)))
+    stage, begun = planned.trials()[:2]
+    ledger = Ledger(Path("runs").resolve())
+
+    def stop(_: object) -> None:
+        raise KeyboardInterrupt
+
+    run_trial(stage.config, (), ledger.store)
+    with pytest.raises(KeyboardInterrupt):
+        run_trial(begun.config, begun.evaluations, ledger.store, stop)
+    made_by_other_code(ledger, stage.key)
+    assert sweep(["transfer.yaml", "--executor", "local", "--only", begun.key, "--retrain-stale"]) == 0
+    assert superseded(ledger) == sorted([stage.key, begun.key]), capsys.readouterr().out

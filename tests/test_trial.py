@@ -127,3 +127,15 @@ def test_images_that_appear_later_are_found_by_the_next_trial(tmp_path: Path) ->
         with pytest.raises((ValueError, OSError), match=reason):
             images_of(config)
         (tmp_path / "nowhere").mkdir(exist_ok=True)
+
+
+def test_tests_of_an_earlier_model_go_when_a_training_is_made_anew(tmp_path: Path) -> None:
+    """Its record was damaged, and removed as the message says."""
+    ledger = Ledger(tmp_path)
+    run_trial(CONFIG, (TEST,), tmp_path)
+    (before,) = ledger.evaluations(CONFIG.key)
+    ledger.write_evaluation(before.replace(seconds=-1.0))
+    (ledger.folder(CONFIG.key) / "training.json").unlink()
+    run_trial(CONFIG, (TEST,), tmp_path)
+    (after,) = ledger.evaluations(CONFIG.key)
+    assert after.seconds > 0 and after.correct == before.correct

@@ -8,6 +8,7 @@ import re
 from collections.abc import Sequence
 
 from orchestrator.costs.estimates import Cost
+from orchestrator.running.order import stages_first
 from orchestrator.spec.plan import Trial
 
 UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
@@ -30,8 +31,9 @@ def within(
 ) -> tuple[Trial, ...]:
     """The most wanted trials that should end within `seconds`, in the order in which to run them.
 
-    Started trials come first, then the first of the sweep's `seeds` for every cell, then the second; ties keep the
-    file's order. The first trial that would end too late ends the selection: no cheaper one overtakes it.
+    Started trials come first, then the first of the sweep's `seeds` for every cell, then the second, each after what it
+    starts from; ties keep the file's order. The first trial that would end too late ends the selection: no cheaper one
+    overtakes it.
     """
     ends = [0.0] * at_a_time
     chosen = []
@@ -57,7 +59,7 @@ def in_order(trials: Sequence[Trial], costs: dict[str, Cost], seeds: Sequence[in
     def wanted(trial: Trial) -> tuple[bool, int]:
         return not costs[trial.key].earlier_seconds, rank.get(trial.config.training.seed, len(rank))
 
-    return sorted(trials, key=wanted)
+    return list(stages_first(sorted(trials, key=wanted)))
 
 
 def select(trials: Sequence[Trial], labels: dict[str, str], patterns: Sequence[str]) -> tuple[Trial, ...]:

@@ -11,7 +11,7 @@ from dmf.records.staleness import Today
 from dmf.values import Damaged
 from orchestrator.spec.plan import Trial
 from orchestrator.store.ledger import Ledger
-from orchestrator.store.standing import Standing, start_blocked
+from orchestrator.store.standing import RETRAIN_LOST, Standing, start_blocked
 
 
 def stages_first(trials: Iterable[Trial]) -> tuple[Trial, ...]:
@@ -88,7 +88,10 @@ def without_start(config: AnyTraining, ledger: Ledger) -> Failure | None:
     except Damaged as error:
         return Failure(kind="stage", reason=f"{told} is damaged: {' '.join(str(error).split())}")
     if ended is not None and ended.outcome == "finished":
-        return None
+        key = config.stage.key
+        if ledger.has_weights(key) or ledger.has_damaged_weights(key):  # a trial tells of damaged ones
+            return None
+        return Failure(kind="stage", reason=f"{told} has ended and its weights were not kept; {RETRAIN_LOST}")
     if ended is None:
         return Failure(kind="stage", reason=f"{told} has not ended")
     reason = f": {ended.failure.reason}" if ended.failure else ""

@@ -80,6 +80,7 @@ def run_trial(
             ledger.reopen(config.key)
             record = None
         if record is None:
+            ledger.drop_tests(config.key)  # of a training whose record somebody has removed
             _check_checkpoints(folder)
             _check_stage(config, ledger)
             record = _trained(config, evaluations, ledger, on_epoch)

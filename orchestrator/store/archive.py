@@ -23,7 +23,7 @@ import re
 import socket
 import zipfile
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -37,7 +37,7 @@ from dmf.machine.files import replacing
 from dmf.records.checkpoints import read_checkpoint_of
 from dmf.records.classes import drawn_classes, sums_by_class
 from dmf.records.facts import Curves, Ended, Tested
-from dmf.records.records import BEST, EVALUATIONS, RECORD, EvaluationRecord, Kept, TrainingRecord
+from dmf.records.records import BEST, CONFIG, EVALUATIONS, RECORD, EvaluationRecord, Kept, TrainingRecord, training_from
 from dmf.values import Checked, Damaged, Value, describe, sealed, shown, unsealed
 from orchestrator.spec.plan import SweepPlan
 from orchestrator.store.ledger import LOOKS, PLAN, Ledger
@@ -50,8 +50,19 @@ MEMBER = re.compile(
     rf"{MANIFEST}|{TRAININGS}|{EXAMS}|{ANSWERS}|sweeps/[a-z0-9][a-z0-9_-]{{0,99}}/[a-z_]+\.json|"
     r"weights/[0-9a-f]{16}\.safetensors"
 )
+KEY = re.compile(r"[0-9a-f]{16}")
+"""Keys of trainings and evaluations, which become names of files."""
+SEARCH = "search.json"
+READERS: dict[str, Callable[[str], Value]] = {
+    CONFIG: training_from,
+    RECORD: TrainingRecord.model_validate_json,
+    EVALUATIONS: EvaluationRecord.model_validate_json,
+}
+"""How the files of trainings are read, by their names or their folder's."""
 PATH = re.compile(r"(?<![\w.:/])~?(?:/[^\s/:'\",;()\[\]]+)+")
 """An absolute path, or one below a home folder, in a message."""
+BROKEN = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError)
+"""What zipfile raises for a damaged archive; RuntimeError, where a bit says that a member is encrypted."""
 MOST_BYTES = 2**36
 """Members that claim to be larger together are refused."""
 
@@ -78,7 +89,7 @@ def write_archive(ledger: Ledger, sweeps: Iterable[str], path: Path, weights: bo
     names = list(dict.fromkeys(sweeps)) or sorted(plans)
     if unknown := [name for name in names if name not in plans]:
         raise ValueError(f"no sweep {', '.join(map(shown, unknown))}; there are {', '.join(sorted(plans)) or 'none'}")
-    asked = {trial.key: trial for name in names for trial in plans[name].trials()}
+    asked = {key for name in names for key in _keys(ledger, plans[name])}
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as aside, zipfile.ZipFile(aside, "w", zipfile.ZIP_DEFLATED, compresslevel=6) as file:
         sums: dict[str, str] = {}
@@ -91,6 +102,8 @@ def write_archive(ledger: Ledger, sweeps: Iterable[str], path: Path, weights: bo
 
         for name in names:
             for kept in sorted(ledger.sweep_folder(name).glob("*.json")):
+                if not MEMBER.fullmatch(f"sweeps/{name}/{kept.name}"):
+                    continue  # looks that were put aside decide nothing
                 add(f"sweeps/{name}/{kept.name}", _line(_portable(json.loads(unsealed(kept.read_bytes(), str(kept))))))
         trainings, exams, answers = [], [], []
         for key in sorted(asked):
@@ -98,6 +111,8 @@ def write_archive(ledger: Ledger, sweeps: Iterable[str], path: Path, weights: bo
             if record is not None:
                 trainings.append(_line(_portable(record.model_dump(mode="json"))))  # with the name of its method
             for exam in sorted((ledger.folder(key) / EVALUATIONS).glob("[!.]*.json")):
+                if record is None:
+                    break  # tests of a model that nothing is known of
                 head, counts = _without_answers(exam)
                 exams.append(_line(_portable(head)))
                 answers.append(counts)
@@ -117,6 +132,14 @@ def write_archive(ledger: Ledger, sweeps: Iterable[str], path: Path, weights: bo
     return manifest
 
 
+def _keys(ledger: Ledger, plan: SweepPlan) -> set[str]:
+    """The trainings of a sweep, also under the keys that they had in format 1, or those that a search has tried."""
+    search = ledger.sweep_folder(plan.name) / SEARCH
+    tried = json.loads(unsealed(search.read_bytes(), str(search)))["tried"] if search.is_file() else ()
+    former = {key for cell in plan.cells for key in cell.former_keys}
+    return {trial.key for trial in plan.trials()} | former | {each["key"] for each in tried}
+
+
 def _line(value: Any) -> bytes:
     return json.dumps(value, separators=(",", ":")).encode() + b"\n"
 
@@ -134,35 +157,50 @@ def _without_answers(path: Path) -> tuple[dict[str, Any], bytes]:
 
 
 def _weights(ledger: Ledger, key: str) -> bytes:
-    path = ledger.folder(key) / BEST
+    path = ledger.whole_folder(key) / BEST
     if not path.is_file():
         raise ValueError(f"the weights of training {key} were not kept; leave out --weights")
     read_checkpoint_of(Kept, path)  # refuses damaged weights
     return path.read_bytes()
 
 
-def _portable(value: Any) -> Any:
-    """Plain data without what only the machine knows: paths of images, stack traces, paths, users and hosts in text."""
+def _portable(value: Any, places: frozenset[str] | None = None) -> Any:
+    """Plain data without what only the machine knows: paths of images, stack traces, paths, users and hosts in text.
+
+    `places` are folders of images that the data is about; None: those that it names.
+    """
+    places = frozenset(_roots(value)) if places is None else places
     if isinstance(value, list):
-        return [_portable(each) for each in value]
+        return [_portable(each, places) for each in value]
     if not isinstance(value, dict):
         return value
     # A model's `weights` are a path, a record's are a checksum.
     gone = {"root", "traceback", *(("weights",) if "weights_sha256" in value else ())}
-    found = {name: _portable(each) for name, each in value.items() if name not in gone}
+    found = {name: _portable(each, places) for name, each in value.items() if name not in gone}
     for name in ("reason", "data_doubts"):
         if isinstance(found.get(name), str):
-            found[name] = _anonymous(found[name])
+            found[name] = _anonymous(found[name], places)
         elif isinstance(found.get(name), list):
-            found[name] = [_anonymous(each) if isinstance(each, str) else each for each in found[name]]
+            found[name] = [_anonymous(each, places) if isinstance(each, str) else each for each in found[name]]
     return found
 
 
-def _anonymous(text: str) -> str:
+def _roots(value: Any) -> Iterator[str]:
+    """Every place of images in plain data."""
+    for each in value if isinstance(value, list) else value.values() if isinstance(value, dict) else ():
+        yield from _roots(each)
+    if isinstance(value, dict) and isinstance(value.get("root"), str):
+        yield value["root"]
+
+
+def _anonymous(text: str, places: Iterable[str] = ()) -> str:
+    for place in sorted(places, key=len, reverse=True):  # they may hold blanks, which end a path in a message
+        if place.startswith(("/", "~")) and Path(place).name:
+            text = text.replace(place, "/" + re.sub(r"\W", "_", Path(place).name))
     text = PATH.sub(lambda found: f".../{found[0].rpartition('/')[2]}", text)
     for name, stands_for in ((socket.gethostname(), "HOST"), (_user(), "USER")):
         if len(name) > 2:
-            text = re.sub(rf"\b{re.escape(name)}\b", stands_for, text)
+            text = re.sub(rf"(?<![\w.]){re.escape(name)}\b", stands_for, text)
     return text
 
 
@@ -202,7 +240,7 @@ class Archive:
                         f"{FORMAT}; update dmf"
                     )
                 self._members = {name: file.read(name) for name in self._small(file)}
-        except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
+        except BROKEN as error:
             raise Damaged(
                 f"{path} is damaged or no archive of sweeps ({error}); give a folder, or another copy"
             ) from None
@@ -240,10 +278,15 @@ class Archive:
         found = {}
         for line in self._members[TRAININGS].splitlines():
             record = self._parsed(TrainingRecord, line)
+            self._check_keys(record.key)
             if record.format > 1 and record.config.key != record.key:
                 raise ValueError(f"{self.path}: training {record.key} has the configuration of {record.config.key}")
             found[record.key] = record
         return found
+
+    def _check_keys(self, *keys: str) -> None:
+        if wrong := [key for key in keys if not KEY.fullmatch(key)]:
+            raise ValueError(f"{self.path} has a record of {shown(wrong[0])}, which is no key; it is not read")
 
     def _parsed(self, kind: type[Any], line: bytes) -> Any:
         try:
@@ -259,6 +302,7 @@ class Archive:
             head = json.loads(line)
             placeholder = {} if head.get("episode_accuracies") else {"correct": [[0]]}
             record = self._parsed(EvaluationRecord, _line(head | placeholder))
+            self._check_keys(record.training_key, record.evaluation_key)
             found[record.training_key, record.evaluation_key] = _Exam(record, start)
             if not record.episode_accuracies:
                 start += record.config.tested * record.config.way
@@ -307,7 +351,10 @@ class Archive:
         with zipfile.ZipFile(self.path) as file:
             for name, expected in self.manifest.sha256.items():
                 if name.startswith("weights/"):
-                    data = file.read(name)
+                    try:
+                        data = file.read(name)
+                    except (*BROKEN, KeyError) as error:
+                        raise Damaged(f"{self.path} is damaged in {name} ({error}); get another copy") from None
                     if hashlib.sha256(data).hexdigest() != expected:
                         raise Damaged(f"{self.path} is damaged: {name} is not what was written; get another copy")
                     yield name.removeprefix("weights/").removesuffix(".safetensors"), data
@@ -383,13 +430,19 @@ def import_archive(archive: Archive, ledger: Ledger) -> Imported:
         wanted[f"trainings/{key}/config.json"] = _file(training.config)
         wanted[_record(key)] = _file(training)
     other_models = {conflict.path for conflict in others}
+    for name, plan in archive.plans().items():
+        if _is_another(name, plan, wanted, ledger, other_models):
+            for file in [each for each in wanted if each.startswith(f"sweeps/{name}/") and not each.endswith(PLAN)]:
+                del wanted[file]
     for training_key, evaluation_key in archive.exams:
         record = archive.evaluation(training_key, evaluation_key)
         assert record is not None
-        if _record(training_key) not in other_models:
+        if training_key in archive.trainings and _record(training_key) not in other_models:
             wanted[f"trainings/{training_key}/{EVALUATIONS}/{evaluation_key}.json"] = _file(record)
     for key, data in archive.weights():
-        if _record(key) not in other_models:
+        if key in archive.trainings and _record(key) not in other_models:
+            if ledger.has_weights(key):
+                ledger.whole_folder(key)  # a bucket's, to compare them
             wanted[f"trainings/{key}/{BEST}"] = data
     added, there, conflicts = [], 0, []
     for name, data in wanted.items():
@@ -407,6 +460,14 @@ def import_archive(archive: Archive, ledger: Ledger) -> Imported:
     return Imported(tuple(added), there, (*others, *conflicts))
 
 
+def _is_another(name: str, plan: SweepPlan, wanted: dict[str, bytes], ledger: Ledger, other_models: set[str]) -> bool:
+    """Whether the store has another sweep of this name, or other models of its trainings: its looks are not of them."""
+    path = ledger.sweep_folder(name) / PLAN
+    if path.exists() and not _same(path, wanted[f"sweeps/{name}/{PLAN}"]):
+        return True
+    return any(_record(trial.key) in other_models for trial in plan.trials())
+
+
 def _record(key: str) -> str:
     return f"trainings/{key}/{RECORD}"
 
@@ -415,6 +476,13 @@ def _other_model(training: TrainingRecord, ledger: Ledger) -> Conflict | None:
     """The conflict of an archive's training with another one of its key in the store; None if there is none."""
     name = _record(training.key)
     path = ledger.store / name
+    if not path.exists() and (ledger.begun(training.key) or ledger.has_weights(training.key)):
+        return Conflict(
+            name,
+            "a training of this key has begun there, and nothing of the archive's was added; to take that one, first "
+            f"run `python -m orchestrator.forget training {training.key} --store {ledger.name} --yes`, then import "
+            "again",
+        )
     if not path.exists() or _same(path, _file(training)):
         return None
     told = "it was left as it is, and nothing of the archive's training, its tests and weights was added"
@@ -447,6 +515,15 @@ def _same(path: Path, data: bytes) -> bool:
         return path.read_bytes() == data
     try:
         ours, theirs = (json.loads(unsealed(each, str(path))) for each in (path.read_bytes(), data))
+    except ValueError:
+        return False
+    if _portable(ours) == _portable(theirs):
+        return True
+    read = READERS.get(path.parent.name if path.parent.name == EVALUATIONS else path.name)
+    if read is None:
+        return False
+    try:  # an earlier version wrote fewer fields
+        ours, theirs = (read(json.dumps(each)).model_dump(mode="json") for each in (ours, theirs))
     except ValueError:
         return False
     return bool(_portable(ours) == _portable(theirs))

@@ -13,11 +13,14 @@ from pathlib import Path
 from dmf.data.kept import KeptImages, kept_images
 from dmf.machine.files import TEMPORARY, taken
 from dmf.machine.paths import default_cache_dir
+from dmf.values import Damaged
 from orchestrator.spec.plan import SweepPlan
 from orchestrator.store.ledger import Ledger
 from orchestrator.store.leftovers import Leftover, drop, folder_of
 from orchestrator.store.searches import results_of
 
+KEY = re.compile(r"[0-9a-f]{16}")
+"""Matches the key of a training."""
 OF_RAY = re.compile(r"session_[0-9_-]+_(\d+)")
 """Matches the folder of a Ray in its temporary folder; the number is its driver's process."""
 
@@ -27,17 +30,24 @@ def of_sweep(ledger: Ledger, name: str) -> tuple[list[Leftover], list[str]]:
 
     Raises ValueError if there is no such sweep, or a process works on one of the trainings.
     """
-    plans = {other: ledger.plan(other) for other in {*ledger.plans(), name}}
+    plans = {other: _plan(ledger, other) for other in {*ledger.sweeps(), name}}
     others = {key for other, plan in plans.items() if other != name for key in _keys(ledger, plan)}
     own = [key for key in dict.fromkeys(_keys(ledger, plans[name])) if ledger.sizes(f"trainings/{key}")]
     going = [_in_store(ledger, "the plan and the looks of a sweep", f"sweeps/{name}")]
     return [*going, *(of_training(ledger, key) for key in own if key not in others)], [k for k in own if k in others]
 
 
+def _plan(ledger: Ledger, name: str) -> SweepPlan:
+    try:
+        return ledger.plan(name)
+    except Damaged as error:
+        raise ValueError(f"{error}; until then it is not known which trainings sweep {name} asks for") from None
+
+
 def of_training(ledger: Ledger, key: str) -> Leftover:
     """A training's records and weights. Raises ValueError if there are none, or a process works on it."""
-    if not ledger.sizes(f"trainings/{key}"):
-        raise ValueError(f"no training {key} in {ledger.name}; `python -m orchestrator.status` lists their keys")
+    if not (KEY.fullmatch(key) and ledger.sizes(f"trainings/{key}")):
+        raise ValueError(f"no training {key!r} in {ledger.name}; `python -m orchestrator.status` lists their keys")
     if ledger.running(key):
         raise ValueError(f"a process works on training {key}; wait for it or end it, then start again")
     return _in_store(ledger, "a training, with its records and weights", f"trainings/{key}")
@@ -93,8 +103,16 @@ def of_temporary_files() -> Iterator[Leftover]:
             yield folder_of("a temporary folder of a process that has ended", path)
     for path in sorted(room.glob("ray/session_*")):
         named = OF_RAY.fullmatch(path.name)
-        if named and path.is_dir() and not path.is_symlink() and not _lives(named[1]):
+        if named and path.is_dir() and not path.is_symlink() and not (_lives(named[1]) or _has_sockets(path)):
             yield folder_of("files of a Ray that has ended", path)
+
+
+def _has_sockets(session: Path) -> bool:
+    """Whether a process listens in a Ray's folder: `ray start`, whose number it has, ends when its Ray has begun."""
+    try:
+        return f" {session}/" in Path("/proc/net/unix").read_text(errors="replace")
+    except OSError:
+        return True
 
 
 def _lives(process: str) -> bool:

@@ -63,6 +63,8 @@ log = logging.getLogger("dmf.ledger")
 
 IDENTITY = "store.id"
 PLAN, LOOKS = "plan.json", "looks.json"
+OF_TUNE = re.compile(r".+-[0-9]{8}T[0-9]{6}-[0-9a-f]{6}")
+"""Matches the name of a folder of Ray Tune's in ray/ (`running.tune`); the store may be a folder with other things."""
 SECONDS_BETWEEN_TRIES = 5.0
 """Interval between attempts to become an object store's driver."""
 
@@ -393,6 +395,10 @@ class Ledger:
         """Delete a training's record, so that it continues from its checkpoint."""
         self._drop(self.folder(key) / RECORD)
 
+    def drop_tests(self, key: str) -> None:
+        """Delete the tests of a training, which are of another model once it is trained again."""
+        self._drop(*(self.folder(key) / EVALUATIONS).glob("[!.]*.json"))
+
     def forget(self, key: str) -> None:
         """Delete a training's record and checkpoints, so that it starts from scratch.
 
@@ -486,12 +492,17 @@ class Ledger:
     def plans(self) -> dict[str, SweepPlan]:
         """The plans of all sweeps started here, by name; one that cannot be read is left out with a warning."""
         found = {}
-        for path in sorted(self.store.glob(f"sweeps/*/{PLAN}")):
+        for name in self.sweeps():
             try:
-                found[path.parent.name] = self.plan(path.parent.name)
+                found[name] = self.plan(name)
             except (ValueError, OSError) as error:
+                path = self.sweep_folder(name) / PLAN
                 log.warning("%s cannot be read, that sweep is left out: %s", path, " ".join(str(error).split())[:300])
         return found
+
+    def sweeps(self) -> list[str]:
+        """The names of all sweeps started here, of damaged plans too."""
+        return [path.parent.name for path in sorted(self.store.glob(f"sweeps/*/{PLAN}"))]
 
     def no_longer_planned(self, plan: SweepPlan) -> list[str]:
         """Keys of trainings that the sweep's last start asked for and `plan` does not."""
@@ -528,7 +539,8 @@ class Ledger:
         """
         with self._alone(wait):
             for left in self.store.glob("ray/*"):
-                shutil.rmtree(left, ignore_errors=True)
+                if OF_TUNE.fullmatch(left.name):
+                    shutil.rmtree(left, ignore_errors=True)
             self.all_ended()
             yield self
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -10,6 +11,9 @@ from pathlib import Path
 
 from dmf.machine.files import taken
 from orchestrator.store.ledger import Ledger
+
+OURS = re.compile(r"\.?[0-9a-f]{16}(\..*)?")
+"""Matches the names in code/ and work/, which are hashes, also of a copy that was not finished."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +50,7 @@ def drop(ledger: Ledger, folder: str, names: Iterable[str]) -> None:
 
 
 def _code(store: Path) -> Iterator[Leftover]:
-    copies = [path for path in store.glob("code/*") if path.is_dir()]
+    copies = [path for path in store.glob("code/*") if path.is_dir() and OURS.fullmatch(path.name)]
     newest = max(copies, key=lambda path: path.stat().st_mtime_ns, default=None)
     for path in sorted(copies):
         if path != newest:
@@ -55,7 +59,7 @@ def _code(store: Path) -> Iterator[Leftover]:
 
 def _killed(store: Path) -> Iterator[Leftover]:
     for path in sorted(store.glob("work/*")):
-        if not _in_use(path / "driver.lock"):
+        if OURS.fullmatch(path.name) and not _in_use(path / "driver.lock"):
             yield folder_of("the work folder of a killed process", path)
     for path in sorted([*store.glob("trainings/*/.*.*.*"), *store.glob("trainings/*/evaluations/.*")]):
         if not _in_use(store / "trainings" / path.relative_to(store).parts[1] / ".lock"):
