@@ -21,6 +21,7 @@ from orchestrator.spec.plan import SweepPlan, plan
 from orchestrator.store.archive import Archive, import_archive, write_archive
 from orchestrator.store.ledger import Ledger
 from orchestrator.store.searches import SearchResults, Tried, results_path
+from tests import test_looks
 from tests.records_in_memory import InMemory, planned
 from tests.sites import unchecked
 
@@ -228,20 +229,26 @@ def test_what_several_machines_trained_is_joined(ledger: Ledger, tmp_path: Path)
     assert joined.kept_keys() == keys
 
 
-def test_weights_travel_where_asked(trainings: Path, tmp_path: Path) -> None:
-    store = Ledger(tmp_path / "runs")
+def store_with_weights(trainings: Path, where: Path) -> tuple[Ledger, str]:
+    """A store with a sweep of one training and its weights, and the training's key."""
+    store = Ledger(where)
     record = json.loads((trainings / "ended/training.json").read_text())
     shutil.copytree(trainings / "ended", store.folder(record["key"]))
     training = store.training(record["key"])
     assert training is not None and training.config.kind == "experiment"
     cell = {"table": "2d", "config": training.config, "evaluation": TEN.resolve(training.config)}
     store.write_plan(SweepPlan.from_dict({"format": 2, "name": "s", "about": "", "cells": [plain(cell)]}))
+    return store, training.key
+
+
+def test_weights_travel_where_asked(trainings: Path, tmp_path: Path) -> None:
+    store, key = store_with_weights(trainings, tmp_path / "runs")
     assert archive.main(["export", "--store", str(store.store), "-o", str(tmp_path / "w.dmfa"), "--weights"]) == 0
     there = Ledger(tmp_path / "there")
     import_archive(Archive(tmp_path / "w.dmfa"), there)
-    name = f"{record['key']}/best.safetensors"
+    name = f"{key}/best.safetensors"
     assert (there.store / "trainings" / name).read_bytes() == (store.store / "trainings" / name).read_bytes()
-    (store.folder(record["key"]) / "best.safetensors").unlink()
+    (store.folder(key) / "best.safetensors").unlink()
     with pytest.raises(ValueError, match="were not kept; leave out --weights"):
         write_archive(store, [], tmp_path / "x.dmfa", weights=True)
     assert not (tmp_path / "x.dmfa").exists()
@@ -419,16 +426,10 @@ def test_a_record_whose_key_is_a_path_is_refused(
 def test_damaged_weights_are_told_in_a_sentence(
     trainings: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    store = Ledger(tmp_path / "runs")
-    record = json.loads((trainings / "ended/training.json").read_text())
-    shutil.copytree(trainings / "ended", store.folder(record["key"]))
-    training = store.training(record["key"])
-    assert training is not None and training.config.kind == "experiment"
-    cell = {"table": "2d", "config": training.config, "evaluation": TEN.resolve(training.config)}
-    store.write_plan(SweepPlan.from_dict({"format": 2, "name": "s", "about": "", "cells": [plain(cell)]}))
+    store, key = store_with_weights(trainings, tmp_path / "runs")
     file = tmp_path / "w.dmfa"
     write_archive(store, [], file, weights=True)
-    name, whole = f"weights/{record['key']}.safetensors", file.read_bytes()
+    name, whole = f"weights/{key}.safetensors", file.read_bytes()
     with zipfile.ZipFile(file) as opened:
         start = opened.getinfo(name).header_offset + 30 + len(name)
     broken = bytearray(whole)
@@ -519,3 +520,32 @@ def test_a_path_with_blanks_is_not_in_it(root: str, told: str, tmp_path: Path) -
     (record,) = Archive(tmp_path / "a.dmfa").trainings.values()
     assert record.failure is not None
     assert record.failure.reason == told
+
+
+def test_every_method_of_format_1_is_in_its_archive(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path / "runs")
+    shutil.copytree(Path(__file__).parent / "format_1", ledger.store)
+    write_archive(ledger, [], tmp_path / "a.dmfa")
+    assert sorted(Archive(tmp_path / "a.dmfa").trainings) == sorted(ledger.kept_keys())
+
+
+def test_looks_at_other_trainings_than_the_stores_are_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The store has trained the same sweep by itself, and took no look before it was killed."""
+    planned = plan(spec_from(test_looks.SWEEP))
+    there, here = Ledger(tmp_path / "there"), Ledger(tmp_path / "here")
+    test_looks.run(planned, there.store)
+    there.write_plan(planned)
+    write_archive(there, [], tmp_path / "a.dmfa")
+    drawn = test_looks.drawn
+    monkeypatch.setattr(test_looks, "drawn", lambda cell, seed: 1 - drawn(cell, seed))
+    test_looks.Trainer(planned, here)(planned.asked(None).trials())
+    here.write_plan(planned)
+    for key in here.kept_keys():
+        training = here.training(key)
+        assert training is not None
+        here.write_training(training.replace(seconds=7.0))
+    found = Archive(tmp_path / "a.dmfa")
+    assert found.looks(planned.name) is not None
+    assert import_archive(found, here).conflicts != () and here.looks(planned.name) is None
+    import_archive(found, Ledger(tmp_path / "empty"))
+    assert Ledger(tmp_path / "empty").looks(planned.name) is not None, "a store without trainings of its own takes them"

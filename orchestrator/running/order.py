@@ -11,7 +11,7 @@ from dmf.records.staleness import Today
 from dmf.values import Damaged
 from orchestrator.spec.plan import Trial
 from orchestrator.store.ledger import Ledger
-from orchestrator.store.standing import RETRAIN_LOST, Standing, start_blocked
+from orchestrator.store.standing import Standing, start_blocked
 
 
 def stages_first(trials: Iterable[Trial]) -> tuple[Trial, ...]:
@@ -49,19 +49,29 @@ def startable(
     lost: set[str] = set()
     left: dict[str, str] = {}
     for trial in stages_first(chosen):
-        stage = trial.config.stage
+        stage, why = trial.config.stage, ""
         if stage is not None and stage.key not in found and stands[trial.key].state != "untested":
             gone = _without_weights(trial, found, stands, ledger) if retrain_lost else []
-            lost.update(gone)
-            found |= {key: by_key[key] for key in gone}
             if stage.key in left:
-                left[trial.key] = left[stage.key]
-                continue
-            if not gone and (blocked := start_blocked(trial.config, ledger, today)):
-                left[trial.key] = blocked[0]
-                continue
-        found[trial.key] = trial
+                why = left[stage.key]
+            elif gone:
+                lost.update(gone)
+                found |= {key: by_key[key] for key in gone}
+            else:
+                why = _why_blocked(trial, stands[trial.key], ledger, today)
+        if why:
+            left[trial.key] = why
+        else:
+            found[trial.key] = trial
     return stages_first(found.values()), lost, left
+
+
+def _why_blocked(trial: Trial, stands: Standing, ledger: Ledger, today: Today) -> str:
+    """Why a trial cannot start from the one before it; empty if it can."""
+    if stands.record is None:
+        return stands.why if stands.state == "blocked" else ""
+    blocked = start_blocked(trial.config, ledger, today)
+    return blocked[0] if blocked else ""
 
 
 def _without_weights(trial: Trial, found: Container[str], stands: Mapping[str, Standing], ledger: Ledger) -> list[str]:
@@ -88,10 +98,7 @@ def without_start(config: AnyTraining, ledger: Ledger) -> Failure | None:
     except Damaged as error:
         return Failure(kind="stage", reason=f"{told} is damaged: {' '.join(str(error).split())}")
     if ended is not None and ended.outcome == "finished":
-        key = config.stage.key
-        if ledger.has_weights(key) or ledger.has_damaged_weights(key):  # a trial tells of damaged ones
-            return None
-        return Failure(kind="stage", reason=f"{told} has ended and its weights were not kept; {RETRAIN_LOST}")
+        return None
     if ended is None:
         return Failure(kind="stage", reason=f"{told} has not ended")
     reason = f": {ended.failure.reason}" if ended.failure else ""

@@ -40,7 +40,8 @@ from dmf.records.facts import Curves, Ended, Tested
 from dmf.records.records import BEST, CONFIG, EVALUATIONS, RECORD, EvaluationRecord, Kept, TrainingRecord, training_from
 from dmf.values import Checked, Damaged, Value, describe, sealed, shown, unsealed
 from orchestrator.spec.plan import SweepPlan
-from orchestrator.store.ledger import LOOKS, PLAN, Ledger
+from orchestrator.store.ledger import KEY, LOOKS, PLAN, Ledger
+from orchestrator.store.searches import keys_of
 from reports.looks import Looks
 
 FORMAT = 1
@@ -48,11 +49,8 @@ SUFFIX = ".dmfa"
 MANIFEST, TRAININGS, EXAMS, ANSWERS = "manifest.json", "trainings.jsonl", "evaluations.jsonl", "answers.bin"
 MEMBER = re.compile(
     rf"{MANIFEST}|{TRAININGS}|{EXAMS}|{ANSWERS}|sweeps/[a-z0-9][a-z0-9_-]{{0,99}}/[a-z_]+\.json|"
-    r"weights/[0-9a-f]{16}\.safetensors"
+    rf"weights/{KEY.pattern}\.safetensors"
 )
-KEY = re.compile(r"[0-9a-f]{16}")
-"""Keys of trainings and evaluations, which become names of files."""
-SEARCH = "search.json"
 READERS: dict[str, Callable[[str], Value]] = {
     CONFIG: training_from,
     RECORD: TrainingRecord.model_validate_json,
@@ -61,8 +59,9 @@ READERS: dict[str, Callable[[str], Value]] = {
 """How the files of trainings are read, by their names or their folder's."""
 PATH = re.compile(r"(?<![\w.:/])~?(?:/[^\s/:'\",;()\[\]]+)+")
 """An absolute path, or one below a home folder, in a message."""
-BROKEN = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError)
-"""What zipfile raises for a damaged archive; RuntimeError, where a bit says that a member is encrypted."""
+BROKEN = (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError)
+"""What zipfile raises for a damaged archive; RuntimeError, where a bit says that a member is encrypted or packed in
+another way."""
 MOST_BYTES = 2**36
 """Members that claim to be larger together are refused."""
 
@@ -133,11 +132,8 @@ def write_archive(ledger: Ledger, sweeps: Iterable[str], path: Path, weights: bo
 
 
 def _keys(ledger: Ledger, plan: SweepPlan) -> set[str]:
-    """The trainings of a sweep, also under the keys that they had in format 1, or those that a search has tried."""
-    search = ledger.sweep_folder(plan.name) / SEARCH
-    tried = json.loads(unsealed(search.read_bytes(), str(search)))["tried"] if search.is_file() else ()
-    former = {key for cell in plan.cells for key in cell.former_keys}
-    return {trial.key for trial in plan.trials()} | former | {each["key"] for each in tried}
+    """The trainings of a sweep, also under the keys that they had in format 1."""
+    return {*keys_of(ledger, plan), *(key for cell in plan.cells for key in cell.former_keys)}
 
 
 def _line(value: Any) -> bytes:

@@ -15,12 +15,10 @@ from dmf.machine.files import TEMPORARY, taken
 from dmf.machine.paths import default_cache_dir
 from dmf.values import Damaged
 from orchestrator.spec.plan import SweepPlan
-from orchestrator.store.ledger import Ledger
+from orchestrator.store.ledger import KEY, Ledger
 from orchestrator.store.leftovers import Leftover, drop, folder_of
-from orchestrator.store.searches import results_of
+from orchestrator.store.searches import keys_of
 
-KEY = re.compile(r"[0-9a-f]{16}")
-"""Matches the key of a training."""
 OF_RAY = re.compile(r"session_[0-9_-]+_(\d+)")
 """Matches the folder of a Ray in its temporary folder; the number is its driver's process."""
 
@@ -31,8 +29,8 @@ def of_sweep(ledger: Ledger, name: str) -> tuple[list[Leftover], list[str]]:
     Raises ValueError if there is no such sweep, or a process works on one of the trainings.
     """
     plans = {other: _plan(ledger, other) for other in {*ledger.sweeps(), name}}
-    others = {key for other, plan in plans.items() if other != name for key in _keys(ledger, plan)}
-    own = [key for key in dict.fromkeys(_keys(ledger, plans[name])) if ledger.sizes(f"trainings/{key}")]
+    others = {key for other, plan in plans.items() if other != name for key in keys_of(ledger, plan)}
+    own = [key for key in dict.fromkeys(keys_of(ledger, plans[name])) if ledger.sizes(f"trainings/{key}")]
     going = [_in_store(ledger, "the plan and the looks of a sweep", f"sweeps/{name}")]
     return [*going, *(of_training(ledger, key) for key in own if key not in others)], [k for k in own if k in others]
 
@@ -55,15 +53,7 @@ def of_training(ledger: Ledger, key: str) -> Leftover:
 
 def asking_for(ledger: Ledger, key: str) -> list[str]:
     """The sweeps that ask for a training, and would train it again."""
-    return [name for name, plan in ledger.plans().items() if key in _keys(ledger, plan)]
-
-
-def _keys(ledger: Ledger, plan: SweepPlan) -> list[str]:
-    """The keys of all that a sweep, or a search, has asked for or may ask for."""
-    if plan.cells:
-        return [trial.key for trial in plan.trials()]
-    tried = results_of(ledger, plan.name)
-    return [each.key for each in tried.tried] if tried else []
+    return [name for name, plan in ledger.plans().items() if key in keys_of(ledger, plan)]
 
 
 def _in_store(ledger: Ledger, what: str, folder: str) -> Leftover:

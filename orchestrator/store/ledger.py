@@ -63,6 +63,8 @@ log = logging.getLogger("dmf.ledger")
 
 IDENTITY = "store.id"
 PLAN, LOOKS = "plan.json", "looks.json"
+KEY = re.compile(r"[0-9a-f]{16}")
+"""Matches keys of trainings and evaluations, which are names of folders and files."""
 OF_TUNE = re.compile(r".+-[0-9]{8}T[0-9]{6}-[0-9a-f]{6}")
 """Matches the name of a folder of Ray Tune's in ray/ (`running.tune`); the store may be a folder with other things."""
 SECONDS_BETWEEN_TRIES = 5.0

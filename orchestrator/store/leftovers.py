@@ -10,9 +10,9 @@ from functools import partial
 from pathlib import Path
 
 from dmf.machine.files import taken
-from orchestrator.store.ledger import Ledger
+from orchestrator.store.ledger import KEY, Ledger
 
-OURS = re.compile(r"\.?[0-9a-f]{16}(\..*)?")
+OURS = re.compile(rf"\.?{KEY.pattern}(\..*)?")
 """Matches the names in code/ and work/, which are hashes, also of a copy that was not finished."""
 
 

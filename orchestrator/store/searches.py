@@ -14,6 +14,7 @@ from dmf.config import ExperimentConfig
 from dmf.records.records import TrainingRecord
 from dmf.values import Checked, Damaged, Fraction, Value
 from orchestrator.spec.model import Range, Search, SweepSpec
+from orchestrator.spec.plan import SweepPlan
 from orchestrator.store.ledger import Ledger
 
 log = logging.getLogger("dmf.ledger")
@@ -68,6 +69,14 @@ def results_of(ledger: Ledger, name: str) -> SearchResults | None:
     """What a search has tried; None if there is no search of that name."""
     path = results_path(ledger, name)
     return SearchResults.read(path) if path.is_file() else None
+
+
+def keys_of(ledger: Ledger, plan: SweepPlan) -> list[str]:
+    """The keys of all that a sweep, or a search, has asked for or may ask for."""
+    if plan.cells:
+        return [trial.key for trial in plan.trials()]
+    tried = results_of(ledger, plan.name)
+    return [each.key for each in tried.tried] if tried else []
 
 
 def kept(spec: SweepSpec, ledger: Ledger) -> SearchResults:
